@@ -1,0 +1,1 @@
+"""lsc-graph: will the gradients of this ONNX model survive depth and time?"""

@@ -1,0 +1,59 @@
+"""The one form that every recurrence is brought to: a step body, looped over time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lsc_graph.results import Direction, Form
+
+
+@dataclass(frozen=True)
+class StateVariable:
+    """A state that the step body reads (`before`, at t-1) and writes (`after`, at t).
+
+    `initial` and `final` name values of the main graph; None means zeros, or unused.
+    `shape` is one sample's, as the body sees it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    before: str
+    after: str
+    initial: str | None
+    final: str | None
+
+
+@dataclass(frozen=True)
+class StepSequence:
+    """A value of the main graph that the body reads or writes one slice of per step.
+
+    `body` names the slice in the body, `main` the whole sequence, `axis` is time in it, and
+    `reverse` says that step k handles slice T-1-k.
+    """
+
+    body: str
+    main: str
+    axis: int
+    reverse: bool
+
+
+@dataclass(frozen=True)
+class RecurrentSite:
+    """One recurrence: `body` is a self-contained model whose inputs are states, slices and captures.
+
+    `captures` maps body inputs to main-graph values that stay the same at every step.
+    A streaming site's body is the whole model: it has no node, and its slices are model inputs.
+    """
+
+    id: str
+    form: Form
+    node: str
+    direction: Direction
+    num_steps: int
+    body: ir.Model
+    states: tuple[StateVariable, ...]
+    inputs: tuple[StepSequence, ...]
+    outputs: tuple[StepSequence, ...]
+    captures: dict[str, str]

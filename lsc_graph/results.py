@@ -1,0 +1,248 @@
+"""What an audit found: frozen, JSON-ready data that needs neither torch nor numpy.
+
+`Analysis` is the one object that every report reads; `docs/audit.schema.json` is its JSON form.
+Field order here is key order there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+SCHEMA_VERSION = "1.0"
+
+
+class Form(StrEnum):
+    """How a recurrence was exported."""
+
+    FUSED_OP = "fused_op"
+    SCAN = "scan"
+    LOOP = "loop"
+    UNROLLED = "unrolled"
+    STREAMING = "streaming"
+
+
+class Direction(StrEnum):
+    """Which way a recurrence runs through time."""
+
+    FORWARD = "forward"
+    REVERSE = "reverse"
+    BIDIRECTIONAL = "bidirectional"
+
+
+class Verdict(StrEnum):
+    """What the gradients do over the depth and time that were measured."""
+
+    STABLE = "stable"
+    SUBEXPONENTIAL = "subexponential"
+    EXPLODING = "exploding"
+    VANISHING = "vanishing"
+    INCONCLUSIVE = "inconclusive"
+
+
+@dataclass(frozen=True)
+class Tool:
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """The file as it was read. `num_parameters` counts the elements of floating-point initializers."""
+
+    path: str | None
+    sha256: str
+    producer: str
+    opsets: dict[str, int]
+    num_nodes: int
+    num_parameters: int
+
+
+@dataclass(frozen=True)
+class InputFacts:
+    """One model input as the audit fed it. `source` says in words where shape and values came from."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Agreement of the torch view with ONNX Runtime on the audit's own inputs.
+
+    `max_abs_error` is the largest difference over `num_values` compared outputs and final states,
+    all within `atol + rtol * |reference|`.
+    """
+
+    max_abs_error: float
+    provider: str
+    rtol: float
+    atol: float
+    num_values: int
+
+
+@dataclass(frozen=True)
+class StateFacts:
+    name: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    id: str
+    form: Form
+    node: str
+    direction: Direction
+    num_steps: int
+    states: tuple[StateFacts, ...]
+    layer_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A candidate that was looked at and not taken for a recurrence, with the reason."""
+
+    candidate: str
+    finder: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean over (sample, step) points; `std_error` is that of the mean (nan-free; 0 for one point)."""
+
+    mean: float
+    std_error: float
+    min: float
+    max: float
+    num_points: int
+
+
+@dataclass(frozen=True)
+class DepthEdgeFacts:
+    """One depth edge: statistics of M_depth's active block from layer `source` (theory section 3).
+
+    `radius` is None where the block is not square; `norm` is the top singular value.
+    `block` says in words which block was taken, e.g. "h -> h, 64 x 64".
+    """
+
+    source: str
+    block: str
+    radius: Statistics | None
+    gain: Statistics
+    norm: Statistics | None
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """One layer. Time statistics run over steps 1..T-1, depth statistics over 0..T-1.
+
+    `depth_radius` and `depth_gain` are those of the single depth edge, where there is just one;
+    with several, `depth_gain` is that of the concatenated blocks and `depth_radius` is None.
+    """
+
+    id: str
+    name: str
+    recurrence: str | None
+    state_size: int
+    time_radius: Statistics | None
+    time_gain: Statistics | None
+    depth_from: tuple[str, ...]
+    depth_radius: Statistics | None
+    depth_gain: Statistics | None
+    depth_edges: tuple[DepthEdgeFacts, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The depth x time grid. Paths run from the first layer's first state to the last layer's last.
+
+    "First" and "last layer" are all layers of least and greatest depth (both directions of a
+    bidirectional one); a reverse layer's first state is at the last time.
+    `log10_num_gradient_paths` is None when there is no path.
+    """
+
+    num_layers: int
+    num_steps: int
+    num_gradient_paths: str
+    log10_num_gradient_paths: float | None
+
+
+@dataclass(frozen=True)
+class GrowthPoint:
+    """Growth from the cell dt steps and dl layers before the last one, in decades; None is log10 of 0."""
+
+    dt: int
+    dl: int
+    log10_num_paths: float | None
+    measured_log10: float | None
+    coherent_log10: float | None
+    incoherent_log10: float | None
+    coherence: float | None
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Growth at the farthest cell, and the table of all of them.
+
+    The three factors (theory section 4) add up to `measured_log10`:
+    `paths_log10` = 1/2 log10 N, `local_log10` = log10 rms norm of one path's product,
+    `interference_log10` = coherence * 1/2 log10 N.
+    `coherence` is None where there is a single path. `std_error` is that of `measured_log10` over samples.
+    """
+
+    dt: int
+    dl: int
+    measured_log10: float | None
+    coherent_log10: float | None
+    incoherent_log10: float | None
+    coherence: float | None
+    std_error: float | None
+    paths_log10: float | None
+    local_log10: float | None
+    interference_log10: float | None
+    table: tuple[GrowthPoint, ...]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """`stability_index` is a^p + b^p with p = 2 / (1 + coherence); `recommended_target` is 2^(-1/p)."""
+
+    label: Verdict
+    reasons: tuple[str, ...]
+    stability_index: float | None
+    recommended_target: float | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    schema_version: str
+    tool: Tool
+    model: ModelFacts
+    inputs: tuple[InputFacts, ...]
+    parity: Parity
+    recurrences: tuple[Recurrence, ...]
+    refusals: tuple[Refusal, ...]
+    layers: tuple[LayerFacts, ...]
+    grid: Grid
+    growth: Growth
+    verdict: Judgement
+    warnings: tuple[str, ...]
+    timing_seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found without running the model."""
+
+    schema_version: str
+    tool: Tool
+    model: ModelFacts
+    inputs: tuple[InputFacts, ...]
+    recurrences: tuple[Recurrence, ...]
+    refusals: tuple[Refusal, ...]
+    layers: tuple[LayerFacts, ...]
+    grid: Grid
+    warnings: tuple[str, ...]
