@@ -1,10 +1,20 @@
-"""The cell graph: layers, and who depends on whom at which time lag."""
+"""The cell graph: layers, and who depends on whom at which time lag.
+
+State variables are the nodes of a graph whose edges are direct dataflow with time lag 0 (within one
+step) or 1 (from the step before). Its strongly connected components are the layers: the h and c of an
+LSTM fall into one. Everything between two layers (linear, norm, residual) belongs to the depth edge.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lsc_graph.recurrence.site import StateVariable
+import networkx as nx
+import onnx_ir as ir
+
+from lsc_graph.recurrence.dataflow import direct_sources
+from lsc_graph.recurrence.site import RecurrentSite, StateVariable
 
 
 @dataclass(frozen=True)
@@ -43,3 +53,122 @@ class CellGraph:
     layers: tuple[Layer, ...]
     depth_edges: tuple[DepthEdge, ...]
     num_steps: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one layer's step reads: names of values in the body of its site.
+
+    `below_now` are other layers' states at the same step (lag 0), `below_before` at the step before
+    (lag 1); `slices` and `captures` are the body's other inputs.
+    """
+
+    layer: Layer
+    site: RecurrentSite
+    below_now: tuple[StateVariable, ...]
+    below_before: tuple[StateVariable, ...]
+    slices: tuple[str, ...]
+    captures: tuple[str, ...]
+
+
+def is_differentiable(site: RecurrentSite, state: StateVariable) -> bool:
+    """Whether a state is of a floating-point type; counters and masks are carried, but are no layers."""
+    value = next(value for value in site.body.graph.inputs if value.name == state.before)
+    return value.dtype is None or value.dtype.is_floating_point()
+
+
+def cells_of_site(site: RecurrentSite, first_index: int = 0) -> tuple[Cell, ...]:
+    """The layers inside one site's step, in depth order.
+
+    Args:
+        site: the recurrence.
+        first_index: number of the first layer's id.
+    """
+    states = tuple(state for state in site.states if is_differentiable(site, state))
+    reached = _reached(site, states)
+    graph: nx.DiGraph[str] = nx.DiGraph()
+    graph.add_nodes_from(state.name for state in states)
+    for target in states:
+        names = reached[target.name]
+        graph.add_edges_from(
+            (source.name, target.name) for source in states if {source.before, source.after} & names
+        )
+    order = {state.name: position for position, state in enumerate(states)}
+    condensed = nx.condensation(graph)
+    key = {node: min(order[name] for name in condensed.nodes[node]["members"]) for node in condensed}
+    cells = []
+    for node in nx.lexicographical_topological_sort(condensed, key.__getitem__):
+        members = tuple(state for state in states if state.name in condensed.nodes[node]["members"])
+        cells.append(_cell(site, members, states, reached, f"layer_{first_index + len(cells)}"))
+    return tuple(cells)
+
+
+def _reached(site: RecurrentSite, states: Sequence[StateVariable]) -> dict[str, set[str]]:
+    """For each state: the states (before, after) and body inputs that its new value is directly computed from."""
+    values = body_values(site.body.graph)
+    stops = {values[state.after] for state in states} | set(site.body.graph.inputs)
+    return {
+        state.name: {str(value.name) for value in direct_sources(values[state.after], stops)}
+        for state in states
+    }
+
+
+def body_values(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Inputs and node outputs of a graph by name."""
+    values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+    return {str(value.name): value for value in values}
+
+
+def _cell(
+    site: RecurrentSite,
+    members: tuple[StateVariable, ...],
+    states: Sequence[StateVariable],
+    reached: dict[str, set[str]],
+    layer_id: str,
+) -> Cell:
+    names: set[str] = set().union(*(reached[state.name] for state in members))
+    others = [state for state in states if state not in members]
+    reverse = any(sequence.reverse for sequence in site.inputs)
+    carried = {state.before for state in site.states} - {state.before for state in states}
+    layer = Layer(
+        id=layer_id,
+        name=_layer_name(site, members, len(states)),
+        recurrence=site.recurrence,
+        states=members,
+        state_size=sum(size(state.shape) for state in members),
+        time_step=-1 if reverse else 1,
+    )
+    return Cell(
+        layer=layer,
+        site=site,
+        below_now=tuple(state for state in others if state.after in names),
+        below_before=tuple(state for state in others if state.before in names),
+        slices=tuple(s.body for s in site.inputs if s.body in names),
+        captures=tuple(name for name in (*site.captures, *sorted(carried)) if name in names),
+    )
+
+
+def _layer_name(site: RecurrentSite, members: Sequence[StateVariable], num_states: int) -> str:
+    if len(members) == num_states and not site.inputs[0].axis < 0:
+        return site.id
+    return ", ".join(state.name for state in members)
+
+
+def size(shape: Iterable[int]) -> int:
+    """The number of elements of a shape."""
+    total = 1
+    for dim in shape:
+        total *= dim
+    return total
+
+
+def depth_edges_within(cells: Sequence[Cell]) -> tuple[DepthEdge, ...]:
+    """The depth edges between the layers of one step, lag 0 and lag 1."""
+    owner = {state.name: cell.layer.id for cell in cells for state in cell.layer.states}
+    edges = []
+    for cell in cells:
+        now = dict.fromkeys(owner[state.name] for state in cell.below_now)
+        before = dict.fromkeys(owner[state.name] for state in cell.below_before)
+        edges += [DepthEdge(source, cell.layer.id, 0) for source in now]
+        edges += [DepthEdge(source, cell.layer.id, 1) for source in before]
+    return tuple(edges)

@@ -44,10 +44,12 @@ class RecurrentSite:
     """One recurrence: `body` is a self-contained model whose inputs are states, slices and captures.
 
     `captures` maps body inputs to main-graph values that stay the same at every step.
-    A streaming site's body is the whole model: it has no node, and its slices are model inputs.
+    A streaming site's body is the whole model, and its slices are model inputs and outputs (`axis` -1:
+    a new leading axis). `recurrence` is shared by the two directions of one bidirectional operator.
     """
 
     id: str
+    recurrence: str
     form: Form
     node: str
     direction: Direction

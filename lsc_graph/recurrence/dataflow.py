@@ -1,0 +1,49 @@
+"""Who is computed from whom, in one graph, values captured by nested graphs included."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import onnx_ir as ir
+
+
+def inputs_of(node: ir.Node) -> Iterator[ir.Value]:
+    """Every value that a node reads: its inputs, and what its subgraphs capture from outside."""
+    yield from (value for value in node.inputs if value is not None)
+    for graph in subgraphs_of(node):
+        inner = {value for nested in graph for value in nested.outputs} | set(graph.inputs)
+        inner |= set(graph.initializers.values())
+        read = [value for nested in graph for value in inputs_of(nested)] + list(graph.outputs)
+        yield from (value for value in read if value not in inner)
+
+
+def subgraphs_of(node: ir.Node) -> Iterator[ir.Graph]:
+    """The graphs in a node's attributes (the branches of If, the bodies of Loop and Scan)."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def direct_sources(value: ir.Value, stops: Collection[ir.Value]) -> set[ir.Value]:
+    """The members of `stops` that `value` is computed from without passing through another one."""
+    found: set[ir.Value] = set()
+    seen: set[ir.Node] = set()
+    pending = [value.producer()]
+    while pending:
+        node = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        for source in inputs_of(node):
+            if source in stops:
+                found.add(source)
+            else:
+                pending.append(source.producer())
+    return found
+
+
+def depends(value: ir.Value, source: ir.Value) -> bool:
+    """Whether `value` is, or is computed from, `source`."""
+    return value is source or source in direct_sources(value, {source})

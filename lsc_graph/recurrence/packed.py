@@ -1,0 +1,224 @@
+"""Packed states: one tensor that holds several state variables, such as [2, B, H] for h and c.
+
+The output is seen to be a concatenation; if every reader of the input takes a piece of it, the input
+is replaced by one input per piece, and the pieces become state variables of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+import onnx_ir as ir
+
+_ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Neg", "Clip", "Max", "Min"))
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """A packed state after splitting along `axis`: new graph inputs and the values written for each piece."""
+
+    axis: int
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+
+def unpack(graph: ir.Graph, before: ir.Value, after: ir.Value) -> Unpacked | None:
+    """Split a packed state in place, in front of every reader; None (and no change) if it is not packed.
+
+    The packed output stays an output of the graph; the packed input is removed from its inputs.
+    """
+    found = _concatenation(after)
+    if found is None:
+        return None
+    axis, sizes = found
+    offsets = [0, *accumulate(sizes)]
+    for node in before.consumers():
+        if node.op_type == "Split":
+            _slices_for_split(graph, node, axis)
+    readers = [_reader(use.node, use.idx, axis, offsets) for use in before.uses()]
+    if before in graph.outputs or any(reader is None for reader in readers):
+        return None
+    pieces = [_new_input(before, axis, size, index) for index, size in enumerate(sizes)]
+    for reader in readers:
+        assert reader is not None
+        reader.rewire(pieces)
+    position = graph.inputs.index(before)
+    graph.inputs[position : position + 1] = pieces
+    written = [_named(graph, v, f"{after.name}.{i}") for i, v in enumerate(_distribute(graph, after, axis))]
+    return Unpacked(axis, tuple(str(p.name) for p in pieces), tuple(str(w.name) for w in written))
+
+
+def _concatenation(value: ir.Value) -> tuple[int, list[int]] | None:
+    """Axis and sizes of the concatenation behind `value`, seen through elementwise operators."""
+    node = value.producer()
+    if node is None or value.shape is None:
+        return None
+    if node.op_type == "Concat":
+        axis = node.attributes.get_int("axis", 0) % len(value.shape)
+        shapes = [piece.shape for piece in node.inputs if piece is not None]
+        sizes = [shape[axis] if shape is not None else None for shape in shapes]
+        if len(sizes) < 2 or not all(isinstance(size, int) for size in sizes):
+            return None
+        return axis, [int(size) for size in sizes if isinstance(size, int)]
+    if node.op_type not in _ELEMENTWISE:
+        return None
+    for operand in node.inputs:
+        found = _concatenation(operand) if operand is not None and operand.shape == value.shape else None
+        others = [other for other in node.inputs if other is not None and other is not operand]
+        if found is not None and all(_is_constant_along(other, value, found[0]) for other in others):
+            return found
+    return None
+
+
+def _is_constant_along(operand: ir.Value, value: ir.Value, axis: int) -> bool:
+    if operand.shape is None or value.shape is None:
+        return False
+    position = axis - (len(value.shape) - len(operand.shape))
+    return position < 0 or operand.shape[position] == 1
+
+
+def _distribute(graph: ir.Graph, value: ir.Value, axis: int) -> list[ir.Value]:
+    """The value of each piece, with the elementwise operators around the concatenation applied to it."""
+    node = value.producer()
+    assert node is not None
+    if node.op_type == "Concat":
+        return [piece for piece in node.inputs if piece is not None]
+    index = next(i for i, x in enumerate(node.inputs) if x is not None and _concatenation(x) is not None)
+    packed = node.inputs[index]
+    assert packed is not None
+    written = []
+    for number, piece in enumerate(_distribute(graph, packed, axis)):
+        operands = [piece if i == index else operand for i, operand in enumerate(node.inputs)]
+        copy = ir.node(node.op_type, operands, dict(node.attributes), name=f"{node.name}.{number}")
+        result = copy.outputs[0]
+        result.name, result.dtype, result.shape = f"{value.name}.part{number}", value.dtype, piece.shape
+        graph.insert_after(node, copy)
+        written.append(result)
+    return written
+
+
+def _named(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
+    """A value of its own for one piece, even where pieces coincide or are graph inputs."""
+    node = ir.node("Identity", [value], name=name)
+    node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, value.dtype, value.shape
+    graph.append(node)
+    return node.outputs[0]
+
+
+def _slices_for_split(graph: ir.Graph, node: ir.Node, axis: int) -> None:
+    """Replace a Split along `axis` by one Slice for each of its outputs."""
+    data = node.inputs[0]
+    shapes = [output.shape for output in node.outputs]
+    if data is None or data.shape is None or any(shape is None for shape in shapes):
+        return
+    if node.attributes.get_int("axis", 0) % len(data.shape) != axis:
+        return
+    offsets = [0, *accumulate(int(shape[axis]) for shape in shapes if shape is not None)]
+    for index, output in enumerate(list(node.outputs)):
+        bounds = [offsets[index], offsets[index + 1], axis]
+        operands = [_integer(graph, f"{output.name}.slice.{i}", bound) for i, bound in enumerate(bounds)]
+        piece = ir.node("Slice", [data, *operands], name=f"{output.name}.slice")
+        piece.outputs[0].name, piece.outputs[0].shape = f"{output.name}.sliced", output.shape
+        piece.outputs[0].dtype = output.dtype
+        graph.insert_before(node, piece)
+        ir.convenience.replace_all_uses_with(output, piece.outputs[0], replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def _integer(graph: ir.Graph, name: str, number: int) -> ir.Value:
+    value = ir.val(name, const_value=ir.tensor(np.array([number], dtype=np.int64), name=name))
+    graph.register_initializer(value)
+    return value
+
+
+def _new_input(before: ir.Value, axis: int, size: int, index: int) -> ir.Value:
+    dims = list(before.shape or ())
+    dims[axis] = size
+    return ir.val(f"{before.name}.{index}", dtype=before.dtype, shape=dims)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A node that reads only piece `piece`: input `operand` takes `constant` instead, if there is one."""
+
+    node: ir.Node
+    index: int
+    piece: int
+    constants: tuple[tuple[int, np.ndarray], ...]
+
+    def rewire(self, pieces: Sequence[ir.Value]) -> None:
+        self.node.replace_input_with(self.index, pieces[self.piece])
+        for operand, array in self.constants:
+            value = self.node.inputs[operand]
+            assert value is not None
+            assert self.node.graph is not None
+            name = f"{value.name}.{self.node.name or self.node.outputs[0].name}.{operand}"
+            shifted = ir.val(name, const_value=ir.tensor(array, name=name))
+            self.node.graph.register_initializer(shifted)
+            self.node.replace_input_with(operand, shifted)
+
+
+def _reader(node: ir.Node, index: int, axis: int, offsets: Sequence[int]) -> _Reader | None:
+    if index != 0:
+        return None
+    if node.op_type == "Gather":
+        return _gather_reader(node, axis, offsets)
+    if node.op_type == "Slice":
+        return _slice_reader(node, axis, offsets)
+    return None
+
+
+def _gather_reader(node: ir.Node, axis: int, offsets: Sequence[int]) -> _Reader | None:
+    data, indices = node.inputs[0], constant(node.inputs[1])
+    rank = len(data.shape) if data is not None and data.shape is not None else 0
+    if rank == 0 or indices is None or node.attributes.get_int("axis", 0) % rank != axis:
+        return None
+    wanted = np.where(indices < 0, indices + offsets[-1], indices)
+    piece = _piece(int(wanted.min()), int(wanted.max()) + 1, offsets)
+    return None if piece is None else _Reader(node, 0, piece, ((1, wanted - offsets[piece]),))
+
+
+def _slice_reader(node: ir.Node, axis: int, offsets: Sequence[int]) -> _Reader | None:
+    data = node.inputs[0]
+    starts, ends = constant(node.inputs[1]), constant(node.inputs[2])
+    if data is None or data.shape is None or starts is None or ends is None:
+        return None
+    axes = _optional(node, 3, np.arange(len(starts)))
+    steps = _optional(node, 4, np.ones_like(starts))
+    if axes is None or steps is None or np.any(steps != 1):
+        return None
+    position = np.flatnonzero(axes % len(data.shape) == axis)
+    if len(position) != 1:
+        return None
+    at = int(position[0])
+    start, end, _ = slice(int(starts[at]), int(ends[at])).indices(offsets[-1])
+    piece = _piece(start, end, offsets)
+    if piece is None:
+        return None
+    starts, ends = starts.copy(), ends.copy()
+    starts[at], ends[at] = start - offsets[piece], end - offsets[piece]
+    return _Reader(node, 0, piece, ((1, starts), (2, ends)))
+
+
+def _optional(node: ir.Node, index: int, default: np.ndarray) -> np.ndarray | None:
+    if index >= len(node.inputs) or node.inputs[index] is None:
+        return default
+    return constant(node.inputs[index])
+
+
+def _piece(start: int, end: int, offsets: Sequence[int]) -> int | None:
+    """The piece that holds [start, end) entirely."""
+    for index in range(len(offsets) - 1):
+        if offsets[index] <= start < end <= offsets[index + 1]:
+            return index
+    return None
+
+
+def constant(value: ir.Value | None) -> np.ndarray | None:
+    """The array of an initializer; None for a value that is computed."""
+    if value is None or value.const_value is None:
+        return None
+    return np.asarray(value.const_value.numpy())

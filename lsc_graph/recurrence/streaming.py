@@ -1,0 +1,187 @@
+"""Streaming exports: a model that is one step, with its states as pairs of graph inputs and outputs.
+
+A pair is an output of the same type and shape as an input that it is computed from. Several outputs
+may fit several inputs; the assignment is taken only when structure or names leave a single reading
+(`state`/`stateN`, `h`/`hn`, `past_0`/`present_0`), and is otherwise refused with its readings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import networkx as nx
+import onnx_ir as ir
+
+from lsc_graph.errors import UsageError
+from lsc_graph.recurrence.dataflow import direct_sources
+from lsc_graph.results import Refusal
+
+_STATE_WORDS = frozenset(
+    "state states hidden h c hc cell cells carry mem memory cache caches past present rnn lstm gru ssm s".split()
+)
+_NEXT = r"(?:n|_?next|_?new|_?out(?:put)?|_?o|_?after|_?final|_?updated|_?t1|_?tplus1)"
+_PREVIOUS = r"(?:_?in(?:put)?|_?prev(?:ious)?|_?old|_?before|_?init(?:ial)?|_?i|_?t0?)"
+
+
+@dataclass(frozen=True)
+class StatePair:
+    """One carried value: graph input `before`, graph output `after`, and how it was recognised."""
+
+    before: str
+    after: str
+    evidence: str
+
+
+def find_state_pairs(
+    model: ir.Model, declared: Sequence[tuple[str, str]] = ()
+) -> tuple[tuple[StatePair, ...], tuple[Refusal, ...]]:
+    """The state pairs of a normalised model (static shapes), and the candidates that were refused.
+
+    Args:
+        model: normalised model.
+        declared: (input, output) pairs given by hand; they are checked, taken, and override the search.
+
+    Raises:
+        UsageError: a declared pair names no such input or output, or cannot be a state.
+    """
+    given = tuple(_declared_pair(model, before, after) for before, after in declared)
+    if given:
+        return given, ()
+    candidates = _candidates(model)
+    passing, candidates = _split_pass_through(candidates)
+    assignment = _assign(candidates)
+    refusals = [_refuse(before, after, "its value passes through unchanged") for before, after in passing]
+    pairs: list[StatePair] = []
+    by_name = [pair for pair in assignment or [] if _named_as_state(str(pair[0].name), str(pair[1].name))]
+    by_structure = not by_name and _has_other_values(model, assignment or [])
+    for before, after in assignment or []:
+        if (before, after) in by_name or by_structure:
+            evidence = "structure and names" if by_name else "structure alone"
+            pairs.append(StatePair(str(before.name), str(after.name), evidence))
+        else:
+            refusals.append(_refuse(before, after, "same type and shape, but nothing says that it is a state"))
+    if assignment is None:
+        refusals += [_refuse(*pair, "several inputs fit this output") for pair in candidates]
+    return tuple(pairs), tuple(refusals)
+
+
+def _declared_pair(model: ir.Model, before: str, after: str) -> StatePair:
+    inputs = {str(value.name): value for value in model.graph.inputs}
+    outputs = {str(value.name): value for value in model.graph.outputs}
+    for name, known, what in ((before, inputs, "input"), (after, outputs, "output")):
+        if name not in known:
+            raise UsageError(
+                f"--state names no {what} of the model",
+                where=f"{before}:{after}",
+                got=name,
+                expected="one of " + ", ".join(known),
+            )
+    source, target = inputs[before], outputs[after]
+    if not _same_type(source, target):
+        raise UsageError(
+            "--state pairs values of different type or shape",
+            where=f"{before}:{after}",
+            got=f"{source.dtype} {source.shape} and {target.dtype} {target.shape}",
+            expected="an output that can be fed back as the input",
+        )
+    return StatePair(before, after, "declared by hand")
+
+
+def _same_type(source: ir.Value, target: ir.Value) -> bool:
+    return (
+        source.dtype == target.dtype
+        and source.shape is not None
+        and target.shape is not None
+        and source.shape == target.shape
+        and all(isinstance(dim, int) for dim in source.shape)
+    )
+
+
+def _candidates(model: ir.Model) -> list[tuple[ir.Value, ir.Value]]:
+    inputs = set(model.graph.inputs)
+    found = []
+    for output in model.graph.outputs:
+        reached = direct_sources(output, inputs)
+        found += [
+            (source, output)
+            for source in model.graph.inputs
+            if source in reached and len(source.shape or ()) > 0 and _same_type(source, output)
+        ]
+    return found
+
+
+def _split_pass_through(
+    candidates: list[tuple[ir.Value, ir.Value]],
+) -> tuple[list[tuple[ir.Value, ir.Value]], list[tuple[ir.Value, ir.Value]]]:
+    passing = [pair for pair in candidates if _unwrapped(pair[1]) is pair[0]]
+    return passing, [pair for pair in candidates if pair not in passing]
+
+
+def _unwrapped(value: ir.Value) -> ir.Value:
+    producer = value.producer()
+    while producer is not None and producer.op_type == "Identity" and producer.inputs[0] is not None:
+        value = producer.inputs[0]
+        producer = value.producer()
+    return value
+
+
+def _assign(candidates: list[tuple[ir.Value, ir.Value]]) -> list[tuple[ir.Value, ir.Value]] | None:
+    """The single consistent assignment of outputs to inputs, by names first; None if there are several."""
+    named = [pair for pair in candidates if _stem_match(str(pair[0].name), str(pair[1].name))]
+    taken = {value for pair in named for value in pair}
+    if len(taken) != 2 * len(named):
+        return None
+    rest = [pair for pair in candidates if not taken & set(pair)]
+    bipartite = nx.Graph((("in", before), ("out", after)) for before, after in rest)
+    matching = nx.bipartite.hopcroft_karp_matching(bipartite, [n for n in bipartite if n[0] == "out"])
+    chosen = [(before, after) for before, after in rest if matching.get(("in", before)) == ("out", after)]
+    return named + chosen if _is_unique(rest, chosen) else None
+
+
+def _is_unique(
+    candidates: list[tuple[ir.Value, ir.Value]], matching: list[tuple[ir.Value, ir.Value]]
+) -> bool:
+    """A maximum matching is unique iff no alternating cycle or even alternating path exists."""
+    arcs = nx.DiGraph()
+    for before, after in candidates:
+        forward = (before, after) in matching
+        arcs.add_edge(*((before, after) if forward else (after, before)))
+    if not nx.is_directed_acyclic_graph(arcs):
+        return False
+    matched = {value for pair in matching for value in pair}
+    return all(value in matched for pair in candidates for value in pair)
+
+
+def _named_as_state(before: str, after: str) -> bool:
+    words = set(re.split(r"[^a-z]+", f"{before} {after}".lower()))
+    stem = _stem_match(before, after)
+    return stem is not None and bool((words | {stem}) & _STATE_WORDS)
+
+
+def _stem_match(before: str, after: str) -> str | None:
+    """The common stem of a name and its successor, such as `h` for `h0_in` and `h0_out`; None if none."""
+    shared = _stems(before, _PREVIOUS) & _stems(after, _NEXT)
+    return max(shared, key=len) if shared else None
+
+
+def _stems(name: str, affix: str) -> set[str]:
+    text = re.sub(r"past|present|previous|prev|next|new(?=_)", "", name.lower()).strip("_./:")
+    bare = re.sub(rf"(?<=.){affix}(?=(?:[_.]?\d+)?$)", "", text)
+    return {stem.strip("_./:") for stem in (text, bare)} - {""} if text else {"past"}
+
+
+def _has_other_values(model: ir.Model, pairs: list[tuple[ir.Value, ir.Value]]) -> bool:
+    states = {value for pair in pairs for value in pair}
+    other_inputs = [value for value in model.graph.inputs if value not in states]
+    other_outputs = [value for value in model.graph.outputs if value not in states]
+    return bool(other_inputs) and bool(other_outputs)
+
+
+def _refuse(before: ir.Value, after: ir.Value, reason: str) -> Refusal:
+    return Refusal(
+        candidate=f"{before.name} -> {after.name}",
+        finder="streaming",
+        reason=f"{reason}; declare it with --state {before.name}:{after.name} if it is one",
+    )

@@ -1,0 +1,192 @@
+"""A recurrent site in torch: one module per cell, one for what the step emits, and the loop over time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lsc_graph.cells import Cell
+from lsc_graph.recurrence.site import RecurrentSite, StepSequence
+from lsc_graph.to_torch.segment import Parameters, Segment
+
+Values = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What one sample did in one site. Every tensor has time first, in true time order, length T.
+
+    `before` and `after` are keyed by state name, `slices` by body input, `captures` by body input
+    (no time axis). `outputs` and `final` are keyed by main-graph value.
+    """
+
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    slices: dict[str, Tensor]
+    captures: dict[str, Tensor]
+    outputs: dict[str, Tensor]
+    final: dict[str, Tensor]
+
+
+class CellModule(nn.Module):
+    """One layer's step: (own states, states below now, states below before, slices, captures) -> own states."""
+
+    def __init__(self, cell: Cell, opsets: dict[str, int], parameters: Parameters, scope: str) -> None:
+        super().__init__()
+        self.cell = cell
+        states = cell.layer.states
+        self.reads = (
+            *(("before", state.name) for state in states),
+            *(("after", state.name) for state in cell.below_now),
+            *(("before", state.name) for state in cell.below_before),
+            *(("slice", name) for name in cell.slices),
+            *(("capture", name) for name in cell.captures),
+        )
+        inputs = [
+            *(state.before for state in states),
+            *(state.after for state in cell.below_now),
+            *(state.before for state in cell.below_before),
+            *cell.slices,
+            *cell.captures,
+        ]
+        outputs = [state.after for state in states]
+        graph = cell.site.body.graph
+        self.segment = Segment(graph, inputs, outputs, opsets=opsets, parameters=parameters, scope=scope)
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """New own states from values in the order of `reads`."""
+        return self.segment(*values)  # type: ignore[no-any-return]
+
+
+class SiteModule(nn.Module):
+    """A recurrent site that can be run over time, its states kept apart at every step.
+
+    Args:
+        site: the recurrence.
+        cells: its layers in depth order.
+        opsets, parameters: as in `Segment`.
+        scope: prefix for the body's own initializers ("" where the body is the model itself).
+    """
+
+    def __init__(
+        self,
+        site: RecurrentSite,
+        cells: Sequence[Cell],
+        *,
+        opsets: dict[str, int],
+        parameters: Parameters,
+        scope: str = "",
+    ) -> None:
+        super().__init__()
+        self.site = site
+        self.is_reverse = bool(site.inputs) and all(sequence.reverse for sequence in site.inputs)
+        self.cells = nn.ModuleList(CellModule(cell, opsets, parameters, scope) for cell in cells)
+        layered = {state.name for cell in cells for state in cell.layer.states}
+        self.layered = [state for state in site.states if state.name in layered]
+        self.counters = [state for state in site.states if state.name not in layered]
+        inputs = [
+            *(state.after for state in self.layered),
+            *(state.before for state in site.states),
+            *(sequence.body for sequence in site.inputs),
+            *site.captures,
+        ]
+        outputs = [*(s.body for s in site.outputs), *(state.after for state in self.counters)]
+        self.emit = Segment(
+            site.body.graph,
+            list(dict.fromkeys(inputs)),
+            outputs,
+            opsets=opsets,
+            parameters=parameters,
+            scope=scope,
+        )
+
+    def run(self, slices: Values, initial: Values, captures: Values) -> Trajectory:
+        """Loop over time.
+
+        Args:
+            slices: per body input, the slices [T, ...] in true time order.
+            initial: per state name, the first state.
+            captures: per body input, the captured value.
+        """
+        state = dict(initial)
+        steps: list[tuple[int, dict[str, Tensor], dict[str, Tensor], tuple[Tensor, ...]]] = []
+        for time in self.times():
+            now = {name: value[time] for name, value in slices.items()}
+            after = self.step(state, now, captures)
+            emitted = self._emit(after, state, now, captures)
+            counters = emitted[len(self.site.outputs) :]
+            after_all = after | {s.name: v for s, v in zip(self.counters, counters, strict=True)}
+            steps.append((time, state, after_all, emitted))
+            state = after_all
+        steps.sort(key=lambda step: step[0])
+        return Trajectory(
+            before=_stacked([before for _, before, _, _ in steps]),
+            after=_stacked([after for _, _, after, _ in steps]),
+            slices=dict(slices),
+            captures=dict(captures),
+            outputs=self._collect([emitted for _, _, _, emitted in steps]),
+            final={s.final: state[s.name] for s in self.site.states if s.final},
+        )
+
+    def times(self) -> range:
+        """Time indices in the order in which they are processed."""
+        steps = range(self.site.num_steps)
+        return steps[::-1] if self.is_reverse else steps
+
+    def step(self, before: Values, slices: Values, captures: Values) -> dict[str, Tensor]:
+        """One step through all layers: state name -> new state, each a tensor of its own."""
+        after: dict[str, Tensor] = {}
+        for module in self.cells:
+            assert isinstance(module, CellModule)
+            pools = {"before": before, "after": after, "slice": slices, "capture": captures | before}
+            written = module(*(pools[kind][name] for kind, name in module.reads))
+            # Cloned so that a gradient is that of the state itself, not of what else it was computed with.
+            states = module.cell.layer.states
+            after |= {state.name: value.clone() for state, value in zip(states, written, strict=True)}
+        return after
+
+    def emit_all(self, after: Values, trajectory: Trajectory) -> dict[str, Tensor]:
+        """Main-graph outputs of the site when its states are `after` ([T, ...] per state name)."""
+        times = list(self.times())
+        emitted: dict[int, tuple[Tensor, ...]] = {}
+        for position, time in enumerate(times):
+            before = {name: value[time] for name, value in trajectory.before.items()}
+            if position:
+                before |= {name: value[times[position - 1]] for name, value in after.items()}
+            now = {name: value[time] for name, value in trajectory.slices.items()}
+            states = {name: value[time] for name, value in after.items()}
+            emitted[time] = self._emit(states, before, now, trajectory.captures)
+        outputs = self._collect([emitted[time] for time in sorted(emitted)])
+        finals = {s.final: after[s.name][times[-1]] for s in self.layered if s.final}
+        return outputs | finals
+
+    def _emit(
+        self, after: Values, before: Values, slices: Values, captures: Values
+    ) -> tuple[Tensor, ...]:
+        site = self.site
+        values: dict[str, Tensor] = {state.after: after[state.name] for state in self.layered}
+        values |= {state.before: before[state.name] for state in site.states}
+        values |= {name: slices[name] for name in slices} | {name: captures[name] for name in captures}
+        return self.emit(*(values[name] for name in self.emit.inputs))  # type: ignore[no-any-return]
+
+    def _collect(self, emitted: Sequence[tuple[Tensor, ...]]) -> dict[str, Tensor]:
+        collected = {}
+        for index, sequence in enumerate(self.site.outputs):
+            stacked = torch.stack([values[index] for values in emitted])
+            if sequence.reverse != self.is_reverse:
+                stacked = stacked.flip(0)
+            collected[sequence.main] = stacked if sequence.axis < 0 else stacked.movedim(0, sequence.axis)
+        return collected
+
+
+def slices_of(sequence: StepSequence, main: Tensor, *, is_reverse: bool) -> Tensor:
+    """The slices [T, ...] of a main-graph value, in true time order of a site that runs `is_reverse`."""
+    slices = main.movedim(sequence.axis, 0)
+    return slices if sequence.reverse == is_reverse else slices.flip(0)
+
+
+def _stacked(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([step[name] for step in steps]) for name in steps[0]} if steps else {}

@@ -1,0 +1,125 @@
+"""A piece of an ONNX graph as a differentiable torch function. The only module that knows onnx2fx."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx2fx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+import torch
+from torch import Tensor, nn
+
+from lsc_graph.errors import ConversionError
+
+
+class Parameters(nn.Module):
+    """The floating-point initializers of a model, each one a parameter that every segment shares."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._index: dict[str, str] = {}
+
+    def share(self, name: str, value: Tensor) -> nn.Parameter:
+        """The parameter of initializer `name`, made from `value` at the first call."""
+        if name not in self._index:
+            self._index[name] = f"p{len(self._index)}"
+            self.register_parameter(self._index[name], nn.Parameter(value))
+        return self[name]
+
+    def __getitem__(self, name: str) -> nn.Parameter:
+        parameter = getattr(self, self._index[name])
+        assert isinstance(parameter, nn.Parameter)
+        return parameter
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._index
+
+    def names(self) -> tuple[str, ...]:
+        """Initializer names, in order of first use."""
+        return tuple(self._index)
+
+
+class Segment(nn.Module):
+    """The values `outputs` of a graph as a function of its values `inputs`, both given by name.
+
+    Args:
+        graph: the graph to cut from; it is not changed.
+        inputs: names of the values to cut at; anything that is not needed is ignored.
+        outputs: names of the values to compute.
+        opsets: operator set versions.
+        parameters: shared store of the floating-point initializers.
+        scope: prefix of initializer names, for graphs that have a name space of their own.
+
+    Raises:
+        ConversionError: an operator has no torch counterpart.
+    """
+
+    def __init__(
+        self,
+        graph: ir.Graph,
+        inputs: Sequence[str],
+        outputs: Sequence[str],
+        *,
+        opsets: dict[str, int],
+        parameters: Parameters,
+        scope: str = "",
+    ) -> None:
+        super().__init__()
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        self.is_empty = not outputs
+        if not self.is_empty:
+            self.module = _convert(graph, self.inputs, self.outputs, opsets, parameters, scope)
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        if self.is_empty:
+            return ()
+        result = self.module(*values)
+        return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+
+def _convert(
+    graph: ir.Graph,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    opsets: dict[str, int],
+    parameters: Parameters,
+    scope: str,
+) -> nn.Module:
+    piece = ir.convenience.extract(graph, inputs, outputs)
+    piece.opset_imports.update(opsets)
+    origins = _rename(piece)
+    model = ir.Model(piece, ir_version=10)
+    passes.OutputFixPass()(model)
+    try:
+        with torch.no_grad():
+            module = onnx2fx.convert(ir.to_proto(model))
+    except (onnx2fx.Onnx2FxError, NotImplementedError, ValueError, KeyError) as error:
+        raise _conversion_error(error, outputs) from error
+    for safe_name, origin in origins.items():
+        value = getattr(module, safe_name)
+        if value.is_floating_point():
+            delattr(module, safe_name)
+            module.register_parameter(safe_name, parameters.share(scope + origin, value))
+    return module
+
+
+def _rename(piece: ir.Graph) -> dict[str, str]:
+    """Names that stay distinct as Python identifiers; returns new -> old for the initializers."""
+    for index, value in enumerate(piece.inputs):
+        value.name = f"x{index}"
+    origins = {}
+    for index, value in enumerate(list(piece.initializers.values())):
+        origins[f"p{index}"] = str(value.name)
+        value.name = f"p{index}"
+    return origins
+
+
+def _conversion_error(error: Exception, outputs: tuple[str, ...]) -> ConversionError:
+    return ConversionError(
+        "A part of the model has no torch counterpart",
+        where="the part that computes " + ", ".join(outputs[:3]),
+        got=" ".join(str(error).split()),
+        expected="operators that onnx2fx converts",
+        do="cut the model before this operator, or replace it, and audit that file",
+    )
