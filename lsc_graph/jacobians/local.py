@@ -1,0 +1,196 @@
+"""Local Jacobians of a whole run: M_time and M_depth for every layer and step (theory section 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lsc_graph.cells import DepthEdge, Layer
+from lsc_graph.jacobians.cell import cell_jacobians
+from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_below, ports_of, pull_rows, time_pairs
+from lsc_graph.recurrence.site import StateVariable
+from lsc_graph.to_torch.loop import CellModule, SiteModule, Values
+from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
+
+
+@dataclass(frozen=True)
+class DepthBlocks:
+    """The blocks d s[t_target, target] / d s[t_source, source] of one depth edge.
+
+    `blocks` is [P, n_target, n_source], one for each of `pairs` (t_source, t_target).
+    """
+
+    edge: DepthEdge
+    pairs: tuple[tuple[int, int], ...]
+    blocks: Tensor
+
+
+@dataclass(frozen=True)
+class LocalJacobians:
+    """One sample. `time` is [T, n, n] by layer id, at the time of the new state; `depth` as listed."""
+
+    time: dict[str, Tensor]
+    depth: tuple[DepthBlocks, ...]
+
+
+def local_jacobians(
+    program: SequenceProgram | StreamingProgram, run: Run, inputs: Values, generator: torch.Generator
+) -> LocalJacobians:
+    """All local Jacobians along the trajectories of one run.
+
+    Args:
+        program: the model.
+        run: what the sample did in it.
+        inputs: the sample's inputs, as they were given to `program`.
+        generator: randomness for finding which times the glue connects.
+    """
+    time: dict[str, Tensor] = {}
+    depth: list[DepthBlocks] = []
+    lower: list[Layer] = []
+    for index, (site, trajectory) in enumerate(zip(program.sites, run.trajectories, strict=True)):
+        assert isinstance(site, SiteModule)
+        glue = glue_below(program, index, run, inputs) if isinstance(program, SequenceProgram) else None
+        layers = [module.cell.layer for module in site.cells if isinstance(module, CellModule)]
+        for module in site.cells:
+            assert isinstance(module, CellModule)
+            jacobians = cell_jacobians(module, trajectory)
+            layer = module.cell.layer
+            time[layer.id] = _columns(jacobians, "before", layer.states)
+            depth += _within_step(jacobians, layer, [other for other in layers if other is not layer])
+            if glue is not None:
+                depth += _through_glue(jacobians, module, glue, lower, generator)
+        lower += layers
+    return LocalJacobians(time, tuple(depth))
+
+
+def _columns(
+    jacobians: dict[tuple[str, str], Tensor], kind: str, states: Sequence[StateVariable]
+) -> Tensor:
+    """[T, n_out, n_in] with respect to the given states, zero for those that are not read."""
+    like = next(iter(jacobians.values()))
+    columns = []
+    for state in states:
+        block = jacobians.get((kind, state.name))
+        width = int(torch.Size(state.shape).numel())
+        columns.append(like.new_zeros(*like.shape[:2], width) if block is None else block.flatten(2))
+    return torch.cat(columns, 2)
+
+
+def _within_step(
+    jacobians: dict[tuple[str, str], Tensor], layer: Layer, others: Sequence[Layer]
+) -> list[DepthBlocks]:
+    found = []
+    for other in others:
+        for kind, lag in (("after", 0), ("before", 1)):
+            if any((kind, state.name) in jacobians for state in other.states):
+                blocks = _columns(jacobians, kind, other.states)
+                shift = lag * layer.time_step
+                num_steps = blocks.shape[0]
+                times = [t for t in range(num_steps) if 0 <= t - shift < num_steps]
+                pairs = tuple((t - shift, t) for t in times)
+                found.append(DepthBlocks(DepthEdge(other.id, layer.id, shift), pairs, blocks[times]))
+    return found
+
+
+def _through_glue(
+    jacobians: dict[tuple[str, str], Tensor],
+    module: CellModule,
+    glue: Glue,
+    lower: Sequence[Layer],
+    generator: torch.Generator,
+) -> list[DepthBlocks]:
+    num_steps = next(iter(jacobians.values())).shape[0]
+    first = glue.site.times()[0]
+    connected: dict[Port, dict[str, Pairs]] = {}
+    for port in ports_of(module, glue.site):
+        pairs = time_pairs(glue, port, num_steps, first, generator)
+        if pairs:
+            connected[port] = pairs
+    if not connected:
+        return []
+    rows = {port: _rows(jacobians, port) for port in connected}
+    every = frozenset((t, t) for t in range(num_steps))
+    equal_times = all(
+        port.kind == "slice" and found <= every for port, names in connected.items() for found in names.values()
+    )
+    if equal_times:
+        pulled = _pull_equal_times(glue, rows)
+        return [_equal_times(layer, module.cell.layer, pulled) for layer in _reached(lower, connected)]
+    return _pull_pairs(glue, rows, connected, _reached(lower, connected), module.cell.layer, num_steps, first)
+
+
+def _rows(jacobians: dict[tuple[str, str], Tensor], port: Port) -> Tensor:
+    kind = "before" if port.kind == "initial" else port.kind
+    return jacobians[(kind, port.body)]
+
+
+def _reached(lower: Sequence[Layer], connected: dict[Port, dict[str, Pairs]]) -> list[Layer]:
+    names = {name for found in connected.values() for name in found}
+    return [layer for layer in lower if any(state.name in names for state in layer.states)]
+
+
+def _pull_equal_times(glue: Glue, rows: dict[Port, Tensor]) -> dict[str, Tensor]:
+    cotangents: dict[str, Tensor] = {}
+    for port, block in rows.items():
+        placed = port.place(block, None, glue.read[port.main])
+        cotangents[port.main] = cotangents[port.main] + placed if port.main in cotangents else placed
+    return pull_rows(glue, cotangents)
+
+
+def _equal_times(source: Layer, target: Layer, pulled: dict[str, Tensor]) -> DepthBlocks:
+    blocks = torch.cat([pulled[state.name].flatten(2) for state in source.states], 2).movedim(1, 0)
+    pairs = tuple((t, t) for t in range(blocks.shape[0]))
+    return DepthBlocks(DepthEdge(source.id, target.id), pairs, blocks)
+
+
+def _pull_pairs(
+    glue: Glue,
+    rows: dict[Port, Tensor],
+    connected: dict[Port, dict[str, Pairs]],
+    sources: Sequence[Layer],
+    target: Layer,
+    num_steps: int,
+    first: int,
+) -> list[DepthBlocks]:
+    blocks: dict[str, list[Tensor]] = {layer.id: [] for layer in sources}
+    pairs: dict[str, list[tuple[int, int]]] = {layer.id: [] for layer in sources}
+    for time in range(num_steps):
+        cotangents: dict[str, Tensor] = {}
+        for port, block in rows.items():
+            if port.kind == "initial" and time != first:
+                continue
+            placed = port.place(block[time], time, glue.read[port.main])
+            cotangents[port.main] = cotangents[port.main] + placed if port.main in cotangents else placed
+        if not cotangents:
+            continue
+        pulled = pull_rows(glue, cotangents)
+        for layer in sources:
+            names = [state.name for state in layer.states]
+            whole = torch.cat([pulled[name].flatten(2) for name in names], 2)
+            for source_time in _source_times(connected, names, time):
+                pairs[layer.id].append((source_time, time))
+                blocks[layer.id].append(whole[:, source_time])
+    return [
+        DepthBlocks(
+            DepthEdge(layer.id, target.id, time_pairs=tuple(pairs[layer.id])),
+            tuple(pairs[layer.id]),
+            torch.stack(blocks[layer.id]),
+        )
+        for layer in sources
+        if pairs[layer.id]
+    ]
+
+
+def _source_times(connected: dict[Port, dict[str, Pairs]], names: Sequence[str], time: int) -> list[int]:
+    found = {
+        source
+        for by_state in connected.values()
+        for name, pairs in by_state.items()
+        if name in names
+        for source, target in pairs
+        if target == time
+    }
+    return sorted(found)

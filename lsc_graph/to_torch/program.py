@@ -1,0 +1,187 @@
+"""The whole model in torch, cut at its states: preludes, loops over time, and what follows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+from torch import Tensor, nn
+
+from lsc_graph.cells import Cell, body_values
+from lsc_graph.recurrence.dataflow import direct_sources
+from lsc_graph.recurrence.find import Findings
+from lsc_graph.recurrence.site import RecurrentSite
+from lsc_graph.to_torch.loop import SiteModule, Trajectory, Values, slices_of
+from lsc_graph.to_torch.segment import Parameters, Segment
+
+
+@dataclass(frozen=True)
+class Run:
+    """One sample through a program: its outputs by name, and a trajectory per site.
+
+    Outputs of a streaming program have time first. `values` are the main-graph values that were computed
+    on the way; `boundaries` are a feed-forward program's layer outputs.
+    """
+
+    outputs: dict[str, Tensor]
+    trajectories: tuple[Trajectory, ...] = ()
+    values: dict[str, Tensor] | None = None
+    boundaries: tuple[Tensor, ...] = ()
+
+
+class SequenceProgram(nn.Module):
+    """A model that maps whole sequences: for each site a prelude and a loop, then a postlude.
+
+    Args:
+        findings: the recurrences and the lowered model.
+        cells: each site's layers.
+        parameters: shared store of the floating-point initializers.
+    """
+
+    def __init__(
+        self, findings: Findings, cells: Sequence[Sequence[Cell]], parameters: Parameters
+    ) -> None:
+        super().__init__()
+        graph, opsets = findings.model.graph, dict(findings.model.opset_imports)
+        self.input_names = [str(value.name) for value in graph.inputs]
+        self.output_names = [str(value.name) for value in graph.outputs]
+        self.sites = nn.ModuleList(
+            SiteModule(site, own, opsets=opsets, parameters=parameters, scope=f"{site.id}/")
+            for site, own in zip(findings.sites, cells, strict=True)
+        )
+        known = list(self.input_names)
+        preludes, self.reads_from_below = [], []
+        for site in findings.sites:
+            below = known[len(self.input_names) :]
+            self.reads_from_below.append(_computed_from(graph, reads_of(site), below))
+            preludes.append(Segment(graph, known, reads_of(site), opsets=opsets, parameters=parameters))
+            known = known + writes_of(site)
+        self.preludes = nn.ModuleList(preludes)
+        self.postlude = Segment(graph, known, self.output_names, opsets=opsets, parameters=parameters)
+
+    def forward(self, inputs: Values) -> Run:
+        """Run one sample; `inputs` by name, in the model's own shapes."""
+        values = dict(inputs)
+        trajectories = []
+        for prelude, site in zip(self.preludes, self.sites, strict=True):
+            assert isinstance(prelude, Segment) and isinstance(site, SiteModule)
+            read = compute(prelude, values)
+            trajectory = site.run(*site_inputs(site, read))
+            trajectories.append(trajectory)
+            values |= read | trajectory.outputs | trajectory.final
+        outputs = compute(self.postlude, values)
+        return Run(outputs, tuple(trajectories), values)
+
+    def reads_given_states(self, target: int, states: Values, run: Run, inputs: Values) -> dict[str, Tensor]:
+        """What site `target` reads from the main graph when the earlier sites' states are `states`.
+
+        This function has no recurrence in it: its derivative is that of the depth edges alone.
+        """
+        values = dict(inputs)
+        for index in range(target + 1):
+            prelude, site = self.preludes[index], self.sites[index]
+            assert isinstance(prelude, Segment) and isinstance(site, SiteModule)
+            read = compute(prelude, values)
+            if index == target:
+                return read
+            trajectory = run.trajectories[index]
+            slices, _, captures = site_inputs(site, read)
+            given = Trajectory(trajectory.before, {}, slices, captures, {}, {})
+            own = {state.name: states[state.name] for state in site.layered}
+            values |= read | site.emit_all(own, given)
+        raise IndexError(target)
+
+
+class StreamingProgram(nn.Module):
+    """A model that is one time step, run over time with its states fed back."""
+
+    def __init__(
+        self, findings: Findings, cells: Sequence[Sequence[Cell]], parameters: Parameters
+    ) -> None:
+        super().__init__()
+        (site,), (own,) = findings.sites, cells
+        opsets = dict(findings.model.opset_imports)
+        self.site = SiteModule(site, own, opsets=opsets, parameters=parameters)
+
+    @property
+    def sites(self) -> tuple[SiteModule, ...]:
+        return (self.site,)
+
+    def forward(self, inputs: Values, initial: Values) -> Run:
+        """Run one sample: `inputs` by name with time first, `initial` by state name."""
+        trajectory = self.site.run(inputs, initial, {})
+        return Run(trajectory.outputs, (trajectory,))
+
+
+class ChainProgram(nn.Module):
+    """A feed-forward model as the chain of its blocks.
+
+    Args:
+        model: normalised model.
+        boundaries: names of the values between the blocks, first to last.
+        parameters: shared store of the floating-point initializers.
+    """
+
+    def __init__(self, model: ir.Model, boundaries: Sequence[str], parameters: Parameters) -> None:
+        super().__init__()
+        graph, opsets = model.graph, dict(model.opset_imports)
+        self.input_names = [str(value.name) for value in graph.inputs]
+        self.output_names = [str(value.name) for value in graph.outputs]
+        sources = [self.input_names, *([name] for name in boundaries)]
+        targets = [*([name] for name in boundaries), self.output_names]
+        self.blocks = nn.ModuleList(
+            Segment(graph, source, target, opsets=opsets, parameters=parameters)
+            for source, target in zip(sources, targets, strict=True)
+        )
+
+    def forward(self, inputs: Values) -> Run:
+        """Run one sample; `inputs` by name, in the model's own shapes."""
+        values: tuple[Tensor, ...] = tuple(inputs[name] for name in self.input_names)
+        boundaries = []
+        for block in self.blocks[:-1]:
+            values = tuple(value.clone() for value in block(*values))
+            boundaries.append(values[0])
+        outputs = self.blocks[-1](*values)
+        return Run(dict(zip(self.output_names, outputs, strict=True)), boundaries=tuple(boundaries))
+
+
+def _computed_from(graph: ir.Graph, names: Sequence[str], sources: Sequence[str]) -> tuple[str, ...]:
+    """Those of `names` that are, or are computed from, any of `sources`."""
+    values = body_values(graph)
+    stops = {values[name] for name in sources}
+    computed = (name for name in names if name in values)
+    return tuple(n for n in computed if values[n] in stops or direct_sources(values[n], stops))
+
+
+def reads_of(site: RecurrentSite) -> list[str]:
+    """Main-graph values that a site reads: sequences, initial states, captures."""
+    names = [*(sequence.main for sequence in site.inputs)]
+    names += [state.initial for state in site.states if state.initial]
+    return list(dict.fromkeys([*names, *site.captures.values()]))
+
+
+def writes_of(site: RecurrentSite) -> list[str]:
+    """Main-graph values that a site writes: sequences and final states."""
+    names = [*(sequence.main for sequence in site.outputs)]
+    return [*names, *(state.final for state in site.states if state.final)]
+
+
+def compute(segment: Segment, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Run a segment on the values that it names."""
+    outputs = segment(*(values[name] for name in segment.inputs))
+    return dict(zip(segment.outputs, outputs, strict=True))
+
+
+def site_inputs(
+    site: SiteModule, read: Values
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Slices, initial states and captures of a site from the main-graph values that it reads."""
+    slices = {
+        sequence.body: slices_of(sequence, read[sequence.main], is_reverse=site.is_reverse)
+        for sequence in site.site.inputs
+    }
+    initial = {state.name: read[state.initial] for state in site.site.states if state.initial}
+    captures = {inner: read[outer] for inner, outer in site.site.captures.items()}
+    return slices, initial, captures
+
