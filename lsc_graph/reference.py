@@ -1,0 +1,62 @@
+"""ONNX Runtime as the reference that every number is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from lsc_graph.errors import AnalysisError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class Reference:
+    """A model in ONNX Runtime.
+
+    Args:
+        proto: the model, tensors in memory.
+        device: "cpu" or "cuda".
+
+    Raises:
+        AnalysisError: ONNX Runtime does not accept the model.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, device: str = "cpu") -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        providers = ["CPUExecutionProvider"]
+        if device == "cuda":
+            providers.insert(0, "CUDAExecutionProvider")
+        try:
+            self._session = onnxruntime.InferenceSession(
+                proto.SerializeToString(), options, providers=providers
+            )
+        except Exception as error:  # ONNX Runtime has no common base class for its errors.
+            raise AnalysisError("ONNX Runtime does not load the model", got=one_line(error)) from error
+        self.provider = self._session.get_providers()[0]
+        self.output_names = [output.name for output in self._session.get_outputs()]
+        self.input_names = [value.name for value in self._session.get_inputs()]
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Outputs by name.
+
+        Raises:
+            AnalysisError: the model does not run on these inputs.
+        """
+        names = list(outputs) if outputs is not None else self.output_names
+        known = {name: value for name, value in inputs.items() if name in self.input_names}
+        try:
+            values = self._session.run(names, known)
+        except Exception as error:  # as above
+            raise AnalysisError("The model does not run in ONNX Runtime", got=one_line(error)) from error
+        return dict(zip(names, values, strict=True))
+
+
+def one_line(error: Exception) -> str:
+    """An error's text on one line, without ONNX Runtime's source locations."""
+    text = " ".join(str(error).split())
+    return text[-400:]
