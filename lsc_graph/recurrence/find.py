@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lsc_graph.recurrence.dataflow import direct_sources
-from lsc_graph.recurrence.fused_ops import LoweredOp, lower_fused_ops
-from lsc_graph.recurrence.inline import inline_single_step_scans
+from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
 from lsc_graph.recurrence.packed import unpack
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
