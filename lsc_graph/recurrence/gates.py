@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.recurrence.activations import Activation, write_activation
@@ -22,8 +23,9 @@ Values = Mapping[str, ir.Value]
 def write_weights(writer: GraphWriter, op: FusedOp, direction: int) -> dict[str, ir.Value]:
     """Prepare one direction's weights in the graph around the step.
 
-    Returns: `W` [D, gH] and `R` [H, gH], transposed; `bias` [gH], or for GRU `Wb` and `Rb` [gH]; GRU without
-        linear_before_reset: `R_zr` [H, 2H] and `R_h` [H, H] in place of `R`; peepholes `P_i`, `P_o`, `P_f` [H].
+    Returns: `W` [D, gH] and `R` [H, gH], transposed; `bias` = Wb + Rb [gH]; peepholes `P_i`, `P_o`, `P_f` [H].
+        GRU with linear_before_reset: `Wb` and `Rb` [gH] instead of `bias`; without it: `R_zr` [H, 2H] and
+        `R_h` [H, H] instead of `R`.
     """
     hidden, rows = op.hidden_size, op.num_gates * op.hidden_size
     weights = {name: _transposed(writer, op, name, direction) for name in ("W", "R")}
@@ -33,7 +35,7 @@ def write_weights(writer: GraphWriter, op: FusedOp, direction: int) -> dict[str,
     if "B" in op.inputs:
         biases = _take(writer, op, "B", direction, (2 * rows,))
         weights["Wb"], weights["Rb"] = writer.split(biases, [rows, rows], 0, ["Wb", "Rb"])
-        if op.op_type != "GRU":
+        if not op.linear_before_reset:
             pair = [weights.pop("Wb"), weights.pop("Rb")]
             weights["bias"] = writer.op("Add", pair, "bias", [rows])
     if "P" in op.inputs:
@@ -58,7 +60,7 @@ def _take(
     value = op.inputs[name]
     if len(op.directions) == 1:
         return writer.op("Squeeze", [value, writer.integers([0])], name, shape)
-    index = writer.index(direction)
+    index = writer.constant(np.array(direction), "direction")
     return writer.op("Gather", [value, index], name, shape, axis=0)
 
 
@@ -96,7 +98,7 @@ def _gru_step(
 ) -> dict[str, ir.Value]:
     """h' = (1 - z) n + z h, with the reset gate before or behind the recurrent product."""
     hidden, h = op.hidden_size, states["h"]
-    from_x = _projected(writer, x, weights["W"], weights.get("Wb"), "x_projected")
+    from_x = _projected(writer, x, weights["W"], weights.get("Wb", weights.get("bias")), "x_projected")
     x_z, x_r, x_n = writer.split(from_x, [hidden] * 3, 1, ["x_z", "x_r", "x_n"])
     if op.linear_before_reset:
         from_h = _projected(writer, h, weights["R"], weights.get("Rb"), "h_projected")
@@ -104,14 +106,11 @@ def _gru_step(
         r = _gate(writer, op, acts[0], x_r, h_r, "r")
         h_n = writer.op("Mul", [r, h_n], "h_n_reset", h.shape)
     else:
-        bias_zr = bias_n = None
-        if "Rb" in weights:
-            bias_zr, bias_n = weights["Rb_zr"], weights["Rb_h"]
-        from_h = _projected(writer, h, weights["R_zr"], bias_zr, "h_projected")
+        from_h = _projected(writer, h, weights["R_zr"], None, "h_projected")
         h_z, h_r = writer.split(from_h, [hidden] * 2, 1, ["h_z", "h_r"])
         r = _gate(writer, op, acts[0], x_r, h_r, "r")
         reset = writer.op("Mul", [r, h], "h_reset", h.shape)
-        h_n = _projected(writer, reset, weights["R_h"], bias_n, "h_n")
+        h_n = _projected(writer, reset, weights["R_h"], None, "h_n")
     z = _gate(writer, op, acts[0], x_z, h_z, "z")
     n = _gate(writer, op, acts[1], x_n, h_n, "n")
     keep = writer.op("Mul", [z, h], "h_kept", h.shape)

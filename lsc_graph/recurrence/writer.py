@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.recurrence.dataflow import subgraphs_of
 
-Dim = int | ir.SymbolicDim | str | None
+Dim = int | ir.SymbolicDim | None
+Attribute = int | float | str | Sequence[int] | ir.TensorProtocol | ir.Graph
 
 
 class Names:
@@ -35,8 +36,7 @@ class Names:
         """`name`, with a number behind it if some name in use already starts with it and a dot."""
         return self._claim(name, lambda key: any(taken.startswith(f"{key}_") for taken in self._keys))
 
-    def _claim(self, name: str, taken: object) -> str:
-        assert callable(taken)
+    def _claim(self, name: str, taken: Callable[[str], bool]) -> str:
         candidate, count = name, 1
         while taken(_key(candidate)):
             count += 1
@@ -59,6 +59,12 @@ class GraphWriter:
         self._taken: set[str] = set()
         self._constants: dict[tuple[bytes, str, tuple[int, ...]], ir.Value] = {}
 
+    def child(self, name: str) -> GraphWriter:
+        """A writer into the same graph, with a longer prefix."""
+        writer = GraphWriter(f"{self.prefix}.{name}", self.dtype)
+        writer.nodes = self.nodes
+        return writer
+
     def op(
         self,
         op_type: str,
@@ -66,7 +72,7 @@ class GraphWriter:
         name: str,
         shape: Sequence[Dim] | None = None,
         dtype: ir.DataType | None = None,
-        **attributes: int | float | str | ir.TensorProtocol,
+        **attributes: Attribute,
     ) -> ir.Value:
         """Append a node with one output and return that output."""
         output = self.value(name, shape, dtype)
@@ -78,7 +84,7 @@ class GraphWriter:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         outputs: Sequence[ir.Value],
-        **attributes: int | float | str | Sequence[int] | ir.TensorProtocol | ir.Graph,
+        **attributes: Attribute,
     ) -> ir.Node:
         """Append a node that writes the given values."""
         node = ir.node(op_type, inputs, attributes, outputs=outputs, name=outputs[0].name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ class Trajectory:
     """What one sample did in one site. Every tensor has time first, in true time order, length T.
 
     `before` and `after` are keyed by state name, `slices` by body input, `captures` by body input
-    (no time axis). `outputs` and `final` are keyed by main-graph value.
+    (no time axis). `outputs` and `final` are keyed by main-graph value. `cells` holds the very tensors
+    that the run passed on as states, one per step: gradients are taken with respect to them.
     """
 
     before: dict[str, Tensor]
@@ -29,6 +30,7 @@ class Trajectory:
     captures: dict[str, Tensor]
     outputs: dict[str, Tensor]
     final: dict[str, Tensor]
+    cells: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 class CellModule(nn.Module):
@@ -129,6 +131,7 @@ class SiteModule(nn.Module):
             captures=dict(captures),
             outputs=self._collect([emitted for _, _, _, emitted in steps]),
             final={s.final: state[s.name] for s in self.site.states if s.final},
+            cells={s.name: [after[s.name] for _, _, after, _ in steps] for s in self.layered},
         )
 
     def times(self) -> range:

@@ -1,0 +1,90 @@
+"""Agreement of the torch view with ONNX Runtime, without which nothing is reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from lsc_graph.errors import ParityError
+from lsc_graph.reference import Array
+from lsc_graph.results import Parity
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Agreement means |torch - reference| <= atol + rtol |reference|, elementwise."""
+
+    rtol: float = 1e-3
+    atol: float = 1e-4
+
+
+@dataclass
+class ParityCheck:
+    """Collects comparisons; `failures` are (value name, largest error) in the order of comparison."""
+
+    tolerance: Tolerance
+    max_abs_error: float = 0.0
+    num_values: int = 0
+    failures: list[tuple[str, float]] = field(default_factory=list)
+
+    def compare(self, name: str, ours: Tensor, reference: Array) -> bool:
+        """Compare one value; the difference is kept, and counted as a failure beyond tolerance."""
+        mine = ours.detach().cpu().double().numpy()
+        theirs = np.asarray(reference, dtype=np.float64)
+        self.num_values += 1
+        if mine.shape != theirs.shape:
+            self.failures.append((f"{name} (shape {mine.shape}, not {theirs.shape})", float("inf")))
+            return False
+        error = np.abs(mine - theirs)
+        same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
+        error = np.where(same, 0.0, error)
+        largest = float(error.max(initial=0.0))
+        bound = self.tolerance.atol + self.tolerance.rtol * np.abs(theirs)
+        if np.all(same | (error <= bound)):
+            self.max_abs_error = max(self.max_abs_error, largest)
+            return True
+        self.failures.append((name, largest))
+        return False
+
+    def compare_all(self, ours: Mapping[str, Tensor], reference: Mapping[str, Array]) -> bool:
+        """Compare every value that the reference has."""
+        results = [self.compare(name, ours[name], value) for name, value in reference.items()]
+        return all(results)
+
+    def result(self, provider: str) -> Parity:
+        """The record for the report; to be called only when nothing failed."""
+        assert not self.failures
+        return Parity(
+            max_abs_error=self.max_abs_error,
+            provider=provider,
+            rtol=self.tolerance.rtol,
+            atol=self.tolerance.atol,
+            num_values=self.num_values,
+        )
+
+    def refusal(self, first_difference: str | None) -> ParityError:
+        """The error that says what differs, and where in the graph the difference begins."""
+        name, error = self.failures[0]
+        return ParityError(
+            "The torch view of the model disagrees with ONNX Runtime, so nothing is reported",
+            where=name,
+            got=f"a largest difference of {error:.3g}"
+            + (f"; the first value in the graph that differs is {first_difference}" if first_difference else ""),
+            expected=f"at most {self.tolerance.atol:g} + {self.tolerance.rtol:g} |reference|",
+            do="please report this model; the operator that computes that value is converted wrongly",
+        )
+
+
+def first_difference(
+    names: Iterable[str], ours: Mapping[str, Tensor], reference: Mapping[str, Array], tolerance: Tolerance
+) -> str | None:
+    """The first of `names` (in graph order) that differs beyond tolerance."""
+    for name in names:
+        if name in ours and name in reference:
+            check = ParityCheck(tolerance)
+            if not check.compare(name, ours[name], reference[name]):
+                return name
+    return None
