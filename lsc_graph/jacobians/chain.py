@@ -1,0 +1,72 @@
+"""Local Jacobians of a feed-forward chain: dense where that fits, else as operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from lsc_graph.cells import CellGraph
+from lsc_graph.jacobians.cell import batched_jacobians, flatten
+from lsc_graph.jacobians.grid import EdgeMap, Pull, dense
+from lsc_graph.to_torch.program import ChainProgram, Run
+from lsc_graph.unroll import GridNode
+
+MAX_DENSE_ELEMENTS = 2048 * 2048
+NUM_PROBES = 16
+
+
+@dataclass(frozen=True)
+class ChainBlock:
+    """M_depth of one block: `matrix` [n_out, n_in], or None where it is too large; `pull` in any case."""
+
+    source: str
+    target: str
+    shape: tuple[int, int]
+    matrix: Tensor | None
+    pull: Pull
+
+
+def chain_blocks(program: ChainProgram, run: Run, cells: CellGraph) -> tuple[ChainBlock, ...]:
+    """The depth Jacobian of every block but the first, at one sample."""
+    layers = [layer.id for layer in cells.layers]
+    return tuple(
+        _block(program.blocks[index], run.boundaries[index - 1], layers[index - 1], layers[index])
+        for index in range(1, len(layers))
+    )
+
+
+def _block(module: Callable[..., Sequence[Tensor]], state: Tensor, source: str, target: str) -> ChainBlock:
+    def function(value: Tensor) -> Tensor:
+        return flatten(module(value))
+
+    with torch.no_grad():
+        num_out = function(state).numel()
+    shape = (num_out, state.numel())
+    if shape[0] * shape[1] <= MAX_DENSE_ELEMENTS:
+        (matrix,) = batched_jacobians(function, [state[None]], [0])
+        flat = matrix[0].flatten(1)
+        return ChainBlock(source, target, shape, flat, dense(flat))
+    _, pullback = vjp(function, state)
+
+    def pull(cotangents: Tensor) -> Tensor:
+        (rows,) = vmap(pullback, chunk_size=NUM_PROBES)(cotangents.to(state))
+        return rows.flatten(1).double()
+
+    return ChainBlock(source, target, shape, None, pull)
+
+
+def chain_edges(blocks: Sequence[ChainBlock]) -> list[EdgeMap]:
+    """The chain as edges of a grid with one time step."""
+    return [EdgeMap(GridNode(b.source, 0), GridNode(b.target, 0), b.pull) for b in blocks]
+
+
+def probed_gain(block: ChainBlock, generator: torch.Generator) -> Tensor:
+    """Gain by Hutchinson's estimator: E ||M^T v||^2 = ||M||_F^2 for standard normal v (float64 scalar)."""
+    rows, columns = block.shape
+    probes = torch.randn(NUM_PROBES, rows, generator=generator, dtype=torch.float64)
+    squared = block.pull(probes).square().sum(1).mean()
+    return (squared / (rows * columns) ** 0.5).sqrt()
