@@ -1,0 +1,170 @@
+"""From the local Jacobians of all samples to each layer's radii and gains (theory section 3)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lsc_graph.cells import CellGraph, Layer, size
+from lsc_graph.jacobians.chain import ChainBlock, probed_gain
+from lsc_graph.jacobians.local import LocalJacobians
+from lsc_graph.jacobians.radius import gain, spectral_norm, spectral_radius
+from lsc_graph.jacobians.statistics import statistics_of
+from lsc_graph.results import DepthEdgeFacts, LayerFacts, Statistics
+
+
+@dataclass
+class _Points:
+    """Values at the points seen so far."""
+
+    radius: list[Tensor] = field(default_factory=list)
+    gain: list[Tensor] = field(default_factory=list)
+    norm: list[Tensor] = field(default_factory=list)
+    block: str = ""
+
+    def add(self, matrices: Tensor) -> None:
+        if matrices.shape[-1] == matrices.shape[-2]:
+            self.radius.append(spectral_radius(matrices).cpu())
+        self.gain.append(gain(matrices).cpu())
+        self.norm.append(spectral_norm(matrices).cpu())
+
+    def statistics(self, which: str) -> Statistics | None:
+        points = getattr(self, which)
+        return statistics_of(torch.cat([p.reshape(-1) for p in points])) if points else None
+
+
+class Summary:
+    """Collects radii and gains sample by sample.
+
+    Args:
+        exposed: per layer, the states that it shows to the layers above: the rows of the active block.
+    """
+
+    def __init__(self, exposed: Mapping[str, frozenset[str]]) -> None:
+        self._exposed = exposed
+        self._time: defaultdict[str, _Points] = defaultdict(_Points)
+        self._depth: defaultdict[tuple[str, str], _Points] = defaultdict(_Points)
+        self._joint: defaultdict[str, list[Tensor]] = defaultdict(list)
+        self.is_cut = True
+
+    def add(self, cells: CellGraph, local: LocalJacobians) -> None:
+        """One sample of a recurrent model. Time statistics leave out the first step, which has no step before it."""
+        layers = {layer.id: layer for layer in cells.layers}
+        for layer_id, matrices in local.time.items():
+            steps = matrices[1:] if layers[layer_id].time_step > 0 else matrices[:-1]
+            self.is_cut &= not bool(steps.any())
+            for block in _by_batch_entry(steps, layers[layer_id], layers[layer_id]):
+                self._time[layer_id].add(block)
+        joint: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
+        for depth in local.depth:
+            source, target = layers[depth.edge.source], layers[depth.edge.target]
+            self.is_cut &= not bool(depth.blocks.any())
+            active, words = self._active(depth.blocks, source, target)
+            self._depth[source.id, target.id].block = words
+            self._depth[source.id, target.id].add(active)
+            for (_, time), block in zip(depth.pairs, active, strict=True):
+                joint[target.id, time].append(block)
+        for (target_id, _), blocks in joint.items():
+            if len({block.shape[0] for block in blocks}) == 1:
+                self._joint[target_id].append(gain(torch.cat(blocks, 1)).cpu())
+
+    def add_chain(self, blocks: tuple[ChainBlock, ...], generator: torch.Generator) -> None:
+        """One sample of a feed-forward model."""
+        for block in blocks:
+            points = self._depth[block.source, block.target]
+            rows, columns = block.shape
+            points.block = f"{columns} -> {rows}"
+            if block.matrix is not None:
+                points.add(block.matrix[None])
+                value = gain(block.matrix)
+            else:
+                value = probed_gain(block, generator)
+                points.gain.append(value.cpu())
+            self.is_cut &= not bool(value > 0)
+            self._joint[block.target].append(value.cpu())
+
+    def _active(self, blocks: Tensor, source: Layer, target: Layer) -> tuple[Tensor, str]:
+        """The sub-block of M_depth between the states that carry the gradient in depth."""
+        rows, row_names = _indices(target, self._exposed.get(target.id, frozenset()))
+        fed = {
+            state.name
+            for state, (start, end) in zip(source.states, _ranges(source), strict=True)
+            if bool(blocks[:, :, start:end].any())
+        }
+        columns, column_names = _indices(source, frozenset(fed))
+        words = f"{column_names} -> {row_names}, {len(rows)} x {len(columns)}"
+        return blocks[:, rows][:, :, columns], words
+
+    def layers(self, cells: CellGraph) -> tuple[LayerFacts, ...]:
+        """The facts of every layer."""
+        return tuple(self._layer(cells, layer) for layer in cells.layers)
+
+    def _layer(self, cells: CellGraph, layer: Layer) -> LayerFacts:
+        sources = tuple(dict.fromkeys(e.source for e in cells.depth_edges if e.target == layer.id))
+        edges = tuple(self._edge(source, layer.id) for source in sources)
+        joint = self._joint.get(layer.id)
+        time = self._time.get(layer.id, _Points())
+        return LayerFacts(
+            id=layer.id,
+            name=layer.name,
+            recurrence=layer.recurrence,
+            state_size=layer.state_size,
+            time_radius=time.statistics("radius"),
+            time_gain=time.statistics("gain"),
+            depth_from=sources,
+            depth_radius=edges[0].radius if len(edges) == 1 else None,
+            depth_gain=statistics_of(torch.stack([j.reshape(()) for j in joint])) if joint else None,
+            depth_edges=edges,
+        )
+
+    def _edge(self, source: str, target: str) -> DepthEdgeFacts:
+        points = self._depth[source, target]
+        value = points.statistics("gain")
+        assert value is not None
+        return DepthEdgeFacts(
+            source, points.block, points.statistics("radius"), value, points.statistics("norm")
+        )
+
+
+def _ranges(layer: Layer) -> list[tuple[int, int]]:
+    """Where each state lies in the layer's flattened state."""
+    ranges, start = [], 0
+    for state in layer.states:
+        ranges.append((start, start + size(state.shape)))
+        start = ranges[-1][1]
+    return ranges
+
+
+def _indices(layer: Layer, names: frozenset[str]) -> tuple[list[int], str]:
+    """Positions of the named states (all of them if none is named), and their short names."""
+    chosen = [
+        (state, bounds)
+        for state, bounds in zip(layer.states, _ranges(layer), strict=True)
+        if not names or state.name in names
+    ]
+    indices = [index for _, (start, end) in chosen for index in range(start, end)]
+    return indices, "+".join(state.name.rsplit(".", 1)[-1] for state, _ in chosen)
+
+
+def _by_batch_entry(matrices: Tensor, target: Layer, source: Layer) -> list[Tensor]:
+    """The blocks of a layer whose states are a batch [B, H] of independent samples."""
+    shapes = [state.shape for state in source.states]
+    batch = shapes[0][0] if shapes and len(shapes[0]) == 2 else 1
+    if batch == 1 or source is not target or any(len(s) != 2 or s[0] != batch for s in shapes):
+        return [matrices]
+    blocks, rest = [], matrices.clone()
+    for entry in range(batch):
+        index = torch.tensor(
+            [
+                start + entry * shape[1] + offset
+                for shape, (start, _) in zip(shapes, _ranges(source), strict=True)
+                for offset in range(shape[1])
+            ]
+        )
+        blocks.append(matrices[:, index[:, None], index[None]])
+        rest[:, index[:, None], index[None]] = 0
+    return [matrices] if bool(rest.any()) else blocks
