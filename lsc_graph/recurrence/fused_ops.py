@@ -1,9 +1,10 @@
 """Fused ONNX recurrences (RNN, GRU, LSTM) rewritten as Scan nodes over a step of plain operators.
 
-One Scan per direction (ONNX operator Scan, opset >= 9). States come first, h then c, [B,H] each; the step reads
-x_t [B,D] and captures its weights from the graph around it, so that they lead back to their initializers
-whatever computes them. Sequences are in true time order, also in the reverse direction, on the axis that
-is time in X. Semantics are those of ONNX Runtime's CPU kernels (1.31); see also activations.py and gates.py:
+One Scan per direction (ONNX operator Scan, opset >= 9). States come first, h then c, [B,H] each; the step
+reads x_t [B,D] and captures its weights from the graph around it, so that they lead back to their
+initializers whatever computes them. Sequences are in true time order, also in the reverse direction, on
+the axis that is time in X. Semantics are those of ONNX Runtime's CPU kernels (1.31); see also
+activations.py and gates.py:
 
 - sequence_lens: a step past a sample's length leaves its states as they are and gives 0 in Y, in both
   directions; the reverse direction so starts at the last valid step from the initial state.
@@ -34,9 +35,9 @@ MIN_OPSET = 13
 class LoweredOp:
     """A fused node and the Scan nodes, one per direction in ONNX order, that took its place.
 
-    The Scans are in the graph that held the node: `scans[0].graph` tells a nested one. Scan outputs are the final
-    states, then the sequence of every state, then, where there are sequence lengths, the sequence y
-    with zeros past the end (without, y is the sequence of h).
+    The Scans are in the graph that held the node: `scans[0].graph` tells a nested one. Their outputs are
+    the final states, then the sequence of every state, then, where there are sequence lengths, the
+    sequence y with zeros past the end (without, y is the sequence of h).
     """
 
     node_name: str
@@ -53,7 +54,11 @@ def lower_fused_ops(model: ir.Model) -> tuple[LoweredOp, ...]:
         UnsupportedOpsetError: there is one, and the model's opset is below 13.
         AnalysisError: a node asks for what ONNX does not define, or its hidden size is not known.
     """
-    fused = [node for node in model.graph.all_nodes() if node.domain in ("", "ai.onnx") and node.op_type in NUM_GATES]
+    fused = [
+        node
+        for node in model.graph.all_nodes()
+        if node.domain in ("", "ai.onnx") and node.op_type in NUM_GATES
+    ]
     version = model.opset_imports.get("", 0)
     if fused and version < MIN_OPSET:
         raise UnsupportedOpsetError(
@@ -72,15 +77,18 @@ def _lower(node: ir.Node, names: Names) -> LoweredOp:
     writer = GraphWriter(op.name, op.dtype)
     masks = write_masks(writer, op)
     runs = [write_direction(writer, op, index, masks) for index in range(len(op.directions))]
-    outputs = {"Y": _joined(writer, [run.y for run in runs], "Y", op.layout + 1)}
-    for state in op.state_names:
-        outputs[f"Y_{state}"] = _joined(writer, [run.finals[state] for run in runs], f"Y_{state}", op.layout)
+    results = [([run.y for run in runs], "Y", op.layout + 1)]
+    results += [([run.finals[state] for run in runs], f"Y_{state}", op.layout) for state in op.state_names]
+    joined = [
+        (old, _joined(writer, *result))
+        for old, result in zip(node.outputs, results, strict=False)
+        if old.name
+    ]
     graph = node.graph
     assert graph is not None
     graph.insert_before(node, writer.nodes)
-    for old, new in zip(node.outputs, outputs.values(), strict=False):
-        if old.name:
-            replace_output(old, new)
+    for old, new in joined:
+        replace_output(old, new)
     graph.remove(node, safe=True)
     return LoweredOp(op.name, op.op_type, op.direction, tuple(run.scan for run in runs), op.state_names)
 
@@ -97,4 +105,4 @@ def _joined(writer: GraphWriter, values: list[ir.Value], name: str, axis: int) -
 def _unsqueezed(writer: GraphWriter, value: ir.Value, axis: int, name: str) -> ir.Value:
     shape = list(value.shape or ())
     shape.insert(axis, 1)
-    return writer.op("Unsqueeze", [value, writer.integers([axis])], f"{name}_one_way", shape)
+    return writer.op("Unsqueeze", [value, writer.integers([axis])], f"{name}_unsqueezed", shape)

@@ -17,7 +17,7 @@ _NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 
 @dataclass(frozen=True)
 class Masks:
-    """What sequence_lens says: `valid` [T,B,1] ([B,T,1] in layout 1) per step, `nonempty` [B,1] per sample."""
+    """What sequence_lens says: `valid` [T,B,1] ([B,T,1] in layout 1), and `nonempty` [B,1]."""
 
     valid: ir.Value
     nonempty: ir.Value
@@ -58,7 +58,9 @@ def _write_times(writer: GraphWriter, op: FusedOp) -> ir.Value:
     if isinstance(steps, int):
         return writer.constant(np.arange(steps, dtype=np.int32), "range")
     start, step = (writer.constant(np.array(n, dtype=np.int32), "number") for n in (0, 1))
-    length = writer.op("Squeeze", [_write_extent(writer, op, op.time_axis)], "num_steps", [], ir.DataType.INT64)
+    length = writer.op(
+        "Squeeze", [_write_extent(writer, op, op.time_axis)], "num_steps", [], ir.DataType.INT64
+    )
     length = writer.op("Cast", [length], "num_steps", [], ir.DataType.INT32, to=ir.DataType.INT32.value)
     return writer.op("Range", [start, length, step], "range", [None], ir.DataType.INT32)
 
@@ -104,19 +106,24 @@ def _inherit_scopes(scan: ir.Node, node: ir.Node) -> None:
 
 def _write_initial(writer: GraphWriter, op: FusedOp, index: int, state: str) -> ir.Value:
     """The initial state [B,H] of one direction; zeros where the node has none."""
-    given, shape, name = op.inputs.get(f"initial_{state}"), [op.batch_size, op.hidden_size], f"{state}_initial"
+    given, shape, name = (
+        op.inputs.get(f"initial_{state}"),
+        [op.batch_size, op.hidden_size],
+        f"{state}_initial",
+    )
     if given is not None and len(op.directions) == 1:
         return writer.op("Squeeze", [given, writer.integers([op.layout])], name, shape)
     if given is not None:
         direction = writer.constant(np.array(index), "direction")
         return writer.op("Gather", [given, direction], name, shape, axis=op.layout)
-    zeros = np.zeros(1, dtype=op.dtype.numpy())
+    zero = ir.tensor(np.zeros(1, dtype=op.dtype.numpy()))
     if isinstance(op.batch_size, int):
-        return writer.constant(np.broadcast_to(zeros, (op.batch_size, op.hidden_size)).copy(), "zeros")
+        zeros = ir.tensor(np.zeros((op.batch_size, op.hidden_size), dtype=op.dtype.numpy()))
+        return writer.op("Constant", [], name, shape, value=zeros)
     batch = _write_extent(writer, op, 1 - op.time_axis)
     extents = [batch, writer.integers([op.hidden_size])]
     extent = writer.op("Concat", extents, f"{name}_shape", [2], ir.DataType.INT64, axis=0)
-    return writer.op("ConstantOfShape", [extent], name, shape, value=ir.tensor(zeros))
+    return writer.op("ConstantOfShape", [extent], name, shape, value=zero)
 
 
 def _write_body(

@@ -84,7 +84,9 @@ def read_fused_op(node: ir.Node, name: str) -> FusedOp:
         AnalysisError: an attribute or a shape is not what ONNX allows, or the hidden size is not known.
     """
     inputs = {
-        key: value for key, value in zip(_INPUTS, node.inputs, strict=False) if value is not None and value.name
+        key: value
+        for key, value in zip(_INPUTS, node.inputs, strict=False)
+        if value is not None and value.name
     }
     direction = _direction(node, name)
     num_directions = 2 if direction is Direction.BIDIRECTIONAL else 1
@@ -171,7 +173,7 @@ def _hidden_size(node: ir.Node, inputs: dict[str, ir.Value], name: str) -> int:
 
 
 def _clip(node: ir.Node, name: str) -> float | None:
-    """The clip threshold. ONNX Runtime: RNN ignores a negative one, GRU and LSTM refuse all that are not > 0."""
+    """The clip threshold. In ONNX Runtime RNN ignores a negative one; GRU and LSTM refuse all but > 0."""
     if "clip" not in node.attributes:
         return None
     clip = float(node.attributes["clip"].as_float())
@@ -224,5 +226,7 @@ def _check_shapes(op: FusedOp, num_directions: int) -> None:
 def _fits(shape: Sequence[Dim], expected: Sequence[Dim]) -> bool:
     if len(shape) != len(expected):
         return False
-    known = [(a, b) for a, b in zip(shape, expected, strict=True) if isinstance(a, int) and isinstance(b, int)]
+    known = [
+        (a, b) for a, b in zip(shape, expected, strict=True) if isinstance(a, int) and isinstance(b, int)
+    ]
     return all(a == b for a, b in known)

@@ -23,7 +23,8 @@ Values = Mapping[str, ir.Value]
 def write_weights(writer: GraphWriter, op: FusedOp, direction: int) -> dict[str, ir.Value]:
     """Prepare one direction's weights in the graph around the step.
 
-    Returns: `W` [D, gH] and `R` [H, gH], transposed; `bias` = Wb + Rb [gH]; peepholes `P_i`, `P_o`, `P_f` [H].
+    Returns:
+        `W` [D, gH] and `R` [H, gH], transposed; `bias` = Wb + Rb [gH]; peepholes `P_i`, `P_o`, `P_f` [H].
         GRU with linear_before_reset: `Wb` and `Rb` [gH] instead of `bias`; without it: `R_zr` [H, 2H] and
         `R_h` [H, H] instead of `R`.
     """
@@ -54,7 +55,11 @@ def _transposed(writer: GraphWriter, op: FusedOp, name: str, direction: int) -> 
 
 
 def _take(
-    writer: GraphWriter, op: FusedOp, name: str, direction: int, shape: tuple[int | ir.SymbolicDim | None, ...]
+    writer: GraphWriter,
+    op: FusedOp,
+    name: str,
+    direction: int,
+    shape: tuple[int | ir.SymbolicDim | None, ...],
 ) -> ir.Value:
     """One direction of an input whose leading axis is the directions."""
     value = op.inputs[name]
@@ -84,7 +89,12 @@ def write_step(
 
 
 def _rnn_step(
-    writer: GraphWriter, op: FusedOp, acts: tuple[Activation, ...], x: ir.Value, states: Values, weights: Values
+    writer: GraphWriter,
+    op: FusedOp,
+    acts: tuple[Activation, ...],
+    x: ir.Value,
+    states: Values,
+    weights: Values,
 ) -> dict[str, ir.Value]:
     """h' = f(x W^T + h R^T + Wb + Rb)."""
     total = _projected(writer, x, weights["W"], weights.get("bias"), "x_projected")
@@ -94,7 +104,12 @@ def _rnn_step(
 
 
 def _gru_step(
-    writer: GraphWriter, op: FusedOp, acts: tuple[Activation, ...], x: ir.Value, states: Values, weights: Values
+    writer: GraphWriter,
+    op: FusedOp,
+    acts: tuple[Activation, ...],
+    x: ir.Value,
+    states: Values,
+    weights: Values,
 ) -> dict[str, ir.Value]:
     """h' = (1 - z) n + z h, with the reset gate before or behind the recurrent product."""
     hidden, h = op.hidden_size, states["h"]
@@ -120,7 +135,12 @@ def _gru_step(
 
 
 def _lstm_step(
-    writer: GraphWriter, op: FusedOp, acts: tuple[Activation, ...], x: ir.Value, states: Values, weights: Values
+    writer: GraphWriter,
+    op: FusedOp,
+    acts: tuple[Activation, ...],
+    x: ir.Value,
+    states: Values,
+    weights: Values,
 ) -> dict[str, ir.Value]:
     """c' = f c + i g;  h' = o tanh(c'); with input_forget f = 1 - i."""
     h, c = states["h"], states["c"]

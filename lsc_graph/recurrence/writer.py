@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -11,38 +12,50 @@ import onnx_ir as ir
 from lsc_graph.recurrence.dataflow import subgraphs_of
 
 Dim = int | ir.SymbolicDim | None
+Dims = Sequence[Dim] | ir.Shape
 Attribute = int | float | str | Sequence[int] | ir.TensorProtocol | ir.Graph
 
 
 class Names:
-    """The names in use in a model, values and nodes of nested graphs included.
+    """The names of a model's values and nodes, those in nested graphs included.
 
-    Names are compared as the Python identifiers that they become in torch (`a.b` clashes with `a/b`).
+    Names are told apart as the Python identifiers that they become in torch: `a.b` clashes with `a/b`.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
-        self._keys: set[str] = set()
-        self.add(graph)
-
-    def add(self, graph: ir.Graph) -> None:
-        """Take note of every name in `graph`."""
-        self._keys |= {_key(name) for name in _names_in(graph)}
-
-    def unique(self, name: str) -> str:
-        """`name`, with a number behind it if it is taken; the answer counts as taken from now on."""
-        return self._claim(name, lambda key: key in self._keys)
+        self._values = Counter(_key(value.name) for value in values_in(graph) if value.name)
+        self._nodes = Counter(_key(node.name) for node in graph.all_nodes() if node.name)
 
     def unique_prefix(self, name: str) -> str:
-        """`name`, with a number behind it if some name in use already starts with it and a dot."""
-        return self._claim(name, lambda key: any(taken.startswith(f"{key}_") for taken in self._keys))
-
-    def _claim(self, name: str, taken: Callable[[str], bool]) -> str:
+        """`name`, numbered if a name in use already starts with it and a dot; taken from now on."""
         candidate, count = name, 1
-        while taken(_key(candidate)):
+        while self._is_prefix(_key(candidate) + "_"):
             count += 1
             candidate = f"{name}_{count}"
-        self._keys.add(_key(candidate))
+        self._values[_key(candidate) + "_"] += 1
         return candidate
+
+    def renew(self, graph: ir.Graph) -> None:
+        """Rename the values and nodes of a nested graph whose names are used elsewhere in the model too."""
+        for value in values_in(graph):
+            if value.name:
+                value.name = _renewed(value.name, self._values)
+        for node in graph.all_nodes():
+            if node.name:
+                node.name = _renewed(node.name, self._nodes)
+
+    def _is_prefix(self, start: str) -> bool:
+        return any(key.startswith(start) for counter in (self._values, self._nodes) for key in counter)
+
+
+def _renewed(name: str, used: Counter[str]) -> str:
+    used[_key(name)] -= 1
+    candidate, count = name, 1
+    while used[_key(candidate)] > 0:
+        count += 1
+        candidate = f"{name}_{count}"
+    used[_key(candidate)] += 1
+    return candidate
 
 
 class GraphWriter:
@@ -50,10 +63,10 @@ class GraphWriter:
 
     Args:
         prefix: start of every name; no other name of the model may start with it.
-        dtype: floating-point type of the values, unless an operation says otherwise.
+        dtype: type of the values, unless an operation says otherwise.
     """
 
-    def __init__(self, prefix: str, dtype: ir.DataType) -> None:
+    def __init__(self, prefix: str, dtype: ir.DataType | None) -> None:
         self.prefix, self.dtype = prefix, dtype
         self.nodes: list[ir.Node] = []
         self._taken: set[str] = set()
@@ -70,7 +83,7 @@ class GraphWriter:
         op_type: str,
         inputs: Sequence[ir.Value | None],
         name: str,
-        shape: Sequence[Dim] | None = None,
+        shape: Dims | None = None,
         dtype: ir.DataType | None = None,
         **attributes: Attribute,
     ) -> ir.Value:
@@ -91,11 +104,10 @@ class GraphWriter:
         self.nodes.append(node)
         return node
 
-    def value(
-        self, name: str, shape: Sequence[Dim] | None = None, dtype: ir.DataType | None = None
-    ) -> ir.Value:
+    def value(self, name: str, shape: Dims | None = None, dtype: ir.DataType | None = None) -> ir.Value:
         """A new value, not yet computed by any node."""
-        return ir.val(self._name(name), dtype=dtype or self.dtype, shape=shape)
+        known = ir.Shape(shape) if shape is not None else None
+        return ir.val(self._name(name), dtype=dtype or self.dtype, shape=known)
 
     def split(
         self, value: ir.Value, sizes: Sequence[int], axis: int, names: Sequence[str]
@@ -111,6 +123,7 @@ class GraphWriter:
 
     def number(self, number: float) -> ir.Value:
         """A scalar constant of the writer's floating-point type."""
+        assert self.dtype is not None
         return self.constant(np.array(number, dtype=self.dtype.numpy()), "constant")
 
     def integers(self, numbers: Sequence[int]) -> ir.Value:
@@ -135,7 +148,7 @@ class GraphWriter:
 
 
 def replace_output(old: ir.Value, new: ir.Value) -> None:
-    """Let `new` take the place of `old` everywhere, under the name of `old`, whose node must go afterwards."""
+    """Let `new` take the place and the name of `old`, whose node is to be removed afterwards."""
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
     name, old.name = old.name, None
     new.name = name
@@ -153,11 +166,6 @@ def values_in(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from node.outputs
         for nested in subgraphs_of(node):
             yield from values_in(nested)
-
-
-def _names_in(graph: ir.Graph) -> Iterator[str]:
-    yield from (value.name for value in values_in(graph) if value.name)
-    yield from (node.name for node in graph.all_nodes() if node.name)
 
 
 def _key(name: str) -> str:
