@@ -63,7 +63,11 @@ def local_jacobians(
             if glue is not None:
                 depth += _through_glue(jacobians, module, glue, lower, generator)
         lower += layers
-    return LocalJacobians(time, tuple(depth))
+    # Spectra and growth are taken on the CPU in double precision, wherever the model runs.
+    return LocalJacobians(
+        {layer_id: blocks.detach().cpu() for layer_id, blocks in time.items()},
+        tuple(DepthBlocks(d.edge, d.pairs, d.blocks.detach().cpu()) for d in depth),
+    )
 
 
 def _columns(

@@ -42,10 +42,11 @@ class Summary:
 
     Args:
         exposed: per layer, the states that it shows to the layers above: the rows of the active block.
+        batched: layers whose states are [B, H], B independent entries of a batch.
     """
 
-    def __init__(self, exposed: Mapping[str, frozenset[str]]) -> None:
-        self._exposed = exposed
+    def __init__(self, exposed: Mapping[str, frozenset[str]], batched: frozenset[str] = frozenset()) -> None:
+        self._exposed, self._batched = exposed, batched
         self._time: defaultdict[str, _Points] = defaultdict(_Points)
         self._depth: defaultdict[tuple[str, str], _Points] = defaultdict(_Points)
         self._joint: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -57,7 +58,8 @@ class Summary:
         for layer_id, matrices in local.time.items():
             steps = matrices[1:] if layers[layer_id].time_step > 0 else matrices[:-1]
             self.is_cut &= not bool(steps.any())
-            for block in _by_batch_entry(steps, layers[layer_id], layers[layer_id]):
+            is_batched = layer_id in self._batched
+            for block in _by_batch_entry(steps, layers[layer_id]) if is_batched else [steps]:
                 self._time[layer_id].add(block)
         joint: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
         for depth in local.depth:
@@ -150,19 +152,16 @@ def _indices(layer: Layer, names: frozenset[str]) -> tuple[list[int], str]:
     return indices, "+".join(state.name.rsplit(".", 1)[-1] for state, _ in chosen)
 
 
-def _by_batch_entry(matrices: Tensor, target: Layer, source: Layer) -> list[Tensor]:
-    """The blocks of a layer whose states are a batch [B, H] of independent samples."""
-    shapes = [state.shape for state in source.states]
-    batch = shapes[0][0] if shapes and len(shapes[0]) == 2 else 1
-    if batch == 1 or source is not target or any(len(s) != 2 or s[0] != batch for s in shapes):
-        return [matrices]
+def _by_batch_entry(matrices: Tensor, layer: Layer) -> list[Tensor]:
+    """The diagonal blocks of a layer whose states are [B, H]; the whole, if entries of the batch interact."""
+    batch = layer.states[0].shape[0]
     blocks, rest = [], matrices.clone()
     for entry in range(batch):
         index = torch.tensor(
             [
-                start + entry * shape[1] + offset
-                for shape, (start, _) in zip(shapes, _ranges(source), strict=True)
-                for offset in range(shape[1])
+                start + entry * state.shape[1] + offset
+                for state, (start, _) in zip(layer.states, _ranges(layer), strict=True)
+                for offset in range(state.shape[1])
             ]
         )
         blocks.append(matrices[:, index[:, None], index[None]])

@@ -1,0 +1,332 @@
+"""The audit, readable from top to bottom: load, find, run, compare, measure, judge."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+
+import onnx
+import torch
+
+from lsc_graph.cells import CellGraph
+from lsc_graph.errors import UsageError
+from lsc_graph.exposure import exposed_states
+from lsc_graph.jacobians.meter import GrowthMeter
+from lsc_graph.jacobians.summary import Summary
+from lsc_graph.measure import check_against_autograd, measured_model
+from lsc_graph.paths import log10_of_count, num_gradient_paths
+from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
+from lsc_graph.reference import Array
+from lsc_graph.results import (
+    SCHEMA_VERSION,
+    Analysis,
+    Form,
+    Grid,
+    Growth,
+    InputFacts,
+    Inspection,
+    LayerFacts,
+    Recurrence,
+    StateFacts,
+    Tool,
+)
+from lsc_graph.sampling import Sample, make_samples, read_data
+from lsc_graph.stability import judge
+from lsc_graph.to_torch.parity import ParityCheck, Tolerance
+from lsc_graph.unroll import GridNode, first_states, last_states, unroll
+
+Source = str | os.PathLike[str] | bytes | onnx.ModelProto
+Progress = Callable[[str, float], None]
+HALF_TOLERANCE = Tolerance(rtol=2e-2, atol=1e-2)
+
+
+def audit(
+    model: Source,
+    *,
+    num_steps: int | None = None,
+    data: Mapping[str, Array] | str | os.PathLike[str] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    states: Sequence[tuple[str, str]] = (),
+    num_samples: int = 4,
+    seed: int = 0,
+    device: str = "auto",
+    progress: Callable[[str, float], None] | None = None,
+) -> Analysis:
+    """Whether a model's gradients survive its depth and time, and why.
+
+    Args:
+        model: path, bytes or ModelProto of an ONNX model.
+        num_steps: T; by default 32, or what the model's fixed shapes imply.
+        data: arrays by input name, or an .npz file of them; synthetic values otherwise. Leading axes
+            beyond the input's own rank are samples, and time for a streamed input.
+        inputs: fixed values by input name, as text: a number or a JSON list.
+        input_shapes: shapes by input name.
+        states: (input, output) pairs of a streaming model, where they are not found by themselves.
+        num_samples: how many samples to average over.
+        seed: of synthetic data, cotangents and signs.
+        device: "auto", "cpu" or "cuda".
+        progress: called as progress(stage, fraction done).
+
+    Returns:
+        The analysis. Every number in it was computed on a torch view that agrees with ONNX Runtime.
+
+    Raises:
+        UsageError: the request is wrong.
+        AnalysisError: the model cannot be analysed; `ParityError` if the torch view disagrees.
+    """
+    say = progress or (lambda stage, fraction: None)
+    clock = _Clock()
+    if num_samples < 1 or (num_steps is not None and num_steps < 1):
+        raise UsageError("--steps and --samples must be at least 1", got=f"{num_steps}, {num_samples}")
+    say("Loading and finding recurrences", 0.0)
+    given = read_data(data) if data is not None else {}
+    request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), given)
+    prepared = prepare(model, request)
+    clock.lap("prepare")
+    samples = _samples(prepared, given, num_samples, seed)
+    with torch.no_grad():
+        return _measure(prepared, samples, _device(device), seed, say, clock)
+
+
+def inspect(
+    model: Source,
+    *,
+    num_steps: int | None = None,
+    inputs: Mapping[str, str] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    states: Sequence[tuple[str, str]] = (),
+) -> Inspection:
+    """What `audit` would analyse, without measuring it: recurrences, layers, refused candidates.
+
+    Arguments and errors are those of `audit`.
+    """
+    request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), {})
+    prepared = prepare(model, request)
+    cells = prepared.cell_graph
+    return Inspection(
+        schema_version=SCHEMA_VERSION,
+        tool=_tool(),
+        model=prepared.loaded.facts,
+        inputs=_input_facts(prepared),
+        recurrences=_recurrences(prepared),
+        refusals=prepared.findings.refusals,
+        layers=_bare_layers(cells),
+        grid=_grid(cells),
+        warnings=_warnings(prepared),
+    )
+
+
+class _Clock:
+    """Seconds spent in each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+        self.seconds["total"] = now - self._start
+
+
+def _measure(
+    prepared: Prepared,
+    samples: Sequence[Sample],
+    device: str,
+    seed: int,
+    say: Progress,
+    clock: _Clock,
+) -> Analysis:
+    generator = torch.Generator().manual_seed(seed)
+    say("Converting to torch", 0.1)
+    model = measured_model(prepared, device, generator)
+    clock.lap("convert")
+    check = ParityCheck(HALF_TOLERANCE if prepared.is_half else Tolerance())
+    say("Comparing with ONNX Runtime", 0.2)
+    runs = []
+    for sample in samples:
+        runs.append(model.run(sample))
+        model.compare(sample, runs[-1], check)
+    clock.lap("parity")
+    exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
+    summary = Summary(exposed, _batched(prepared))
+    meter: GrowthMeter | None = None
+    cells = prepared.cell_graph
+    for number, (sample, run) in enumerate(zip(samples, runs, strict=True)):
+        say(f"Local Jacobians, sample {number + 1} of {len(samples)}", 0.3 + 0.6 * number / len(samples))
+        found, edges = model.edges(sample, run, summary)
+        clock.lap("jacobians")
+        if meter is None:
+            cells = found
+            meter = GrowthMeter(cells, unroll(cells), generator)
+            check_against_autograd(model, sample, edges, meter.order, meter.random_start(1))
+        meter.add(edges)
+        clock.lap("growth")
+    assert meter is not None
+    say("Judging", 0.95)
+    layers = summary.layers(cells)
+    growth = meter.growth(_Factors(layers))
+    warnings = _warnings(prepared)
+    if summary.is_cut:
+        warnings += (
+            "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold (spiking) or a Sign",
+        )
+    analysis = Analysis(
+        schema_version=SCHEMA_VERSION,
+        tool=_tool(),
+        model=prepared.loaded.facts,
+        inputs=_input_facts(prepared),
+        parity=check.result(model.reference.provider),
+        recurrences=_recurrences(prepared),
+        refusals=prepared.findings.refusals,
+        layers=layers,
+        grid=_grid(cells),
+        growth=growth,
+        verdict=_verdict(growth, layers, cells),
+        warnings=warnings,
+        timing_seconds=clock.seconds,
+    )
+    clock.lap("judge")
+    say("Done", 1.0)
+    return analysis
+
+
+class _Factors:
+    """The mean radius of an edge between grid nodes; the gain where there is no radius."""
+
+    def __init__(self, layers: Sequence[LayerFacts]) -> None:
+        self.time = {layer.id: layer.time_radius.mean for layer in layers if layer.time_radius}
+        self.depth = {
+            (edge.source, layer.id): (edge.radius or edge.gain).mean
+            for layer in layers
+            for edge in layer.depth_edges
+        }
+
+    def __call__(self, tail: GridNode, head: GridNode) -> float:
+        return self.time[head.layer] if tail.layer == head.layer else self.depth[tail.layer, head.layer]
+
+
+def _verdict(growth: Growth, layers: Sequence[LayerFacts], cells: CellGraph):  # type: ignore[no-untyped-def]
+    factors = _Factors(layers)
+    return judge(
+        growth=growth,
+        time_factors=tuple(factors.time.values()),
+        depth_factors=tuple(factors.depth.values()),
+        num_layers=len(layers),
+        num_steps=cells.num_steps,
+    )
+
+
+def _samples(
+    prepared: Prepared, data: Mapping[str, Array], num_samples: int, seed: int
+) -> tuple[Sample, ...]:
+    streaming = is_streaming(prepared)
+    carried = [carry.before for carry in prepared.findings.carried]
+    return make_samples(
+        prepared.plan,
+        data=data,
+        fixed=prepared.fixed,
+        domains=prepared.domains,
+        carried=carried,
+        num_steps=prepared.cell_graph.num_steps if streaming else None,
+        num_samples=num_samples,
+        seed=seed,
+    )
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted not in ("cpu", "cuda"):
+        raise UsageError("There is no such device", got=wanted, expected="auto, cpu or cuda")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda was asked for, but torch sees no CUDA device", do="use --device cpu")
+    return wanted
+
+
+def _tool() -> Tool:
+    return Tool("lsc-graph", version("lsc-graph"))
+
+
+def _batched(prepared: Prepared) -> frozenset[str]:
+    """Layers whose states are a batch of several independent entries (fused operators: [B, H])."""
+    return frozenset(
+        cell.layer.id
+        for own in prepared.cells
+        for cell in own
+        if cell.site.form is Form.FUSED_OP and cell.layer.states[0].shape[0] > 1
+    )
+
+
+def _recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
+    found: dict[str, Recurrence] = {}
+    for site, own in zip(prepared.findings.sites, prepared.cells, strict=True):
+        states = tuple(StateFacts(state.name, state.shape) for state in site.states)
+        ids = tuple(cell.layer.id for cell in own)
+        before = found.get(site.recurrence)
+        found[site.recurrence] = Recurrence(
+            id=site.recurrence,
+            form=site.form,
+            node=site.node if before is None else before.node,
+            direction=site.direction,
+            num_steps=site.num_steps,
+            states=states if before is None else before.states + states,
+            layer_ids=ids if before is None else before.layer_ids + ids,
+        )
+    return tuple(found.values())
+
+
+def _bare_layers(cells: CellGraph) -> tuple[LayerFacts, ...]:
+    sources = {
+        layer.id: tuple(dict.fromkeys(e.source for e in cells.depth_edges if e.target == layer.id))
+        for layer in cells.layers
+    }
+    return tuple(
+        LayerFacts(
+            id=layer.id,
+            name=layer.name,
+            recurrence=layer.recurrence,
+            state_size=layer.state_size,
+            time_radius=None,
+            time_gain=None,
+            depth_from=sources[layer.id],
+            depth_radius=None,
+            depth_gain=None,
+            depth_edges=(),
+        )
+        for layer in cells.layers
+    )
+
+
+def _grid(cells: CellGraph) -> Grid:
+    count = num_gradient_paths(unroll(cells), first_states(cells), last_states(cells))
+    return Grid(len(cells.layers), cells.num_steps, str(count), log10_of_count(count))
+
+
+def _input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
+    carried = {carry.before for carry in prepared.findings.carried}
+    return tuple(
+        InputFacts(
+            name=value.name,
+            dtype=str(value.dtype),
+            shape=prepared.plan.shapes[value.name],
+            source="state, zero at first" if value.name in carried else prepared.plan.sources[value.name],
+        )
+        for value in prepared.plan.inputs
+    )
+
+
+def _warnings(prepared: Prepared) -> tuple[str, ...]:
+    found = list(prepared.findings.warnings)
+    if prepared.is_half:
+        found.append(
+            f"16-bit model: run in float32 and compared within {HALF_TOLERANCE.atol:g} + "
+            f"{HALF_TOLERANCE.rtol:g} |reference|"
+        )
+    if _batched(prepared):
+        found.append("The batch is fixed to more than one: depth radii are those of the whole batch")
+    return tuple(found)

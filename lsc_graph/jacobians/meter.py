@@ -1,0 +1,196 @@
+"""Measured growth over all samples, the predictions beside it, and the three factors (theory section 4)."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import networkx as nx
+import torch
+from torch import Tensor
+
+from lsc_graph.cells import CellGraph
+from lsc_graph.jacobians.grid import EdgeMap
+from lsc_graph.jacobians.growth import Cotangents, backpropagate, log10_rms
+from lsc_graph.paths import log10_of_count, log10_path_sums, num_paths_from_each
+from lsc_graph.results import Growth, GrowthPoint
+from lsc_graph.unroll import GridNode, depths, last_states
+
+Factor = Callable[[GridNode, GridNode], float]
+_SMALL, _LARGE = 512, 4096
+
+
+@dataclass
+class _Lengths:
+    """log10 of cotangent lengths relative to those at the start, one tensor [K] per sample."""
+
+    plain: list[Tensor] = field(default_factory=list)
+    signed: list[Tensor] = field(default_factory=list)
+
+
+class GrowthMeter:
+    """Backpropagates random cotangents from the last states, sample by sample.
+
+    Args:
+        cells: the cell graph.
+        grid: its unrolled DAG.
+        generator: randomness of cotangents and signs.
+    """
+
+    def __init__(self, cells: CellGraph, grid: nx.DiGraph[GridNode], generator: torch.Generator) -> None:
+        self._cells, self._grid, self._generator = cells, grid, generator
+        self.order = list(nx.topological_sort(grid))
+        self._targets = list(last_states(cells))
+        self._sizes = {layer.id: layer.state_size for layer in cells.layers}
+        self._lengths: defaultdict[GridNode, _Lengths] = defaultdict(_Lengths)
+
+    def add(self, edges: Sequence[EdgeMap]) -> None:
+        """One sample's grid of local Jacobians."""
+        largest = max(self._sizes[node.layer] for node in self._targets)
+        plain, signed = (64, 256) if largest <= _SMALL else (64, 64) if largest <= _LARGE else (16, 16)
+        self._sweep(edges, plain, None)
+        if len(self.order) > len(self._cells.layers) > 1:
+            self._sweep(edges, signed, self._generator)
+
+    def _sweep(self, edges: Sequence[EdgeMap], count: int, signs: torch.Generator | None) -> None:
+        start = self.random_start(count)
+        found = backpropagate(edges, self.order, start, signs)
+        lengths = torch.stack([Cotangents.of(vectors).log10_norm for vectors in start.values()])
+        reference = log10_rms(lengths)
+        for node in self.order:
+            reached = found[node].log10_norm - reference if node in found else torch.tensor([-math.inf])
+            record = self._lengths[node]
+            (record.plain if signs is None else record.signed).append(reached)
+
+    def random_start(self, count: int) -> dict[GridNode, Tensor]:
+        """Standard normal cotangents [count, n] at each last state."""
+        return {
+            node: torch.randn(count, self._sizes[node.layer], generator=self._generator, dtype=torch.float64)
+            for node in self._targets
+        }
+
+    def growth(self, factor: Factor) -> Growth:
+        """The table over (dt, dl) and its farthest entry.
+
+        Args:
+            factor: the mean radius or gain of the edge between two grid nodes.
+        """
+        counts = num_paths_from_each(self._grid, self._targets)
+        coherent = log10_path_sums(self._grid, self._targets, lambda u, v, _: _log10(factor(u, v)))
+        squared = log10_path_sums(self._grid, self._targets, lambda u, v, _: 2 * _log10(factor(u, v)))
+        table = []
+        cells = self._by_lag()
+        for (dl, dt), nodes in sorted(cells.items()):
+            total = sum(counts.get(node, 0) for node in nodes)
+            table.append(
+                self._point(
+                    dt,
+                    dl,
+                    nodes,
+                    log10_num_paths=_minus(log10_of_count(total), math.log10(len(nodes))),
+                    coherent=_log10_mean([coherent.get(node, -math.inf) for node in nodes]),
+                    incoherent=_half(_log10_mean([squared.get(node, -math.inf) for node in nodes])),
+                )
+            )
+        return self._growth(table, cells)
+
+    def _by_lag(self) -> Mapping[tuple[int, int], list[GridNode]]:
+        """Grid nodes by (dl, dt): layers below the last, and steps before the last one of their direction."""
+        depth = depths(self._cells)
+        deepest = max(depth.values())
+        steps = {layer.id: layer.time_step for layer in self._cells.layers}
+        cells: defaultdict[tuple[int, int], list[GridNode]] = defaultdict(list)
+        for node in self.order:
+            dt = node.time if steps[node.layer] < 0 else self._cells.num_steps - 1 - node.time
+            cells[deepest - depth[node.layer], dt].append(node)
+        return cells
+
+    def _point(
+        self,
+        dt: int,
+        dl: int,
+        nodes: Sequence[GridNode],
+        *,
+        log10_num_paths: float | None,
+        coherent: float | None,
+        incoherent: float | None,
+    ) -> GrowthPoint:
+        measured, signed = self._measured(nodes)
+        return GrowthPoint(
+            dt=dt,
+            dl=dl,
+            log10_num_paths=log10_num_paths,
+            measured_log10=_finite(measured),
+            coherent_log10=coherent,
+            incoherent_log10=incoherent,
+            coherence=_coherence(measured, signed, log10_num_paths),
+        )
+
+    def _measured(self, nodes: Sequence[GridNode]) -> tuple[float, float]:
+        plain = [value for node in nodes for value in self._lengths[node].plain]
+        signed = [value for node in nodes for value in self._lengths[node].signed]
+        return log10_rms(torch.cat(plain)), log10_rms(torch.cat(signed)) if signed else math.nan
+
+    def _growth(
+        self, table: Sequence[GrowthPoint], cells: Mapping[tuple[int, int], Sequence[GridNode]]
+    ) -> Growth:
+        farthest = max(table, key=lambda point: (point.dl, point.dt))
+        nodes = cells[farthest.dl, farthest.dt]
+        _, signed = self._measured(nodes)
+        half = None if farthest.log10_num_paths is None else farthest.log10_num_paths / 2
+        local, interference = farthest.measured_log10, 0.0 if farthest.measured_log10 is not None else None
+        if farthest.coherence is not None and half is not None:
+            local, interference = signed - half, farthest.coherence * half
+        return Growth(
+            dt=farthest.dt,
+            dl=farthest.dl,
+            measured_log10=farthest.measured_log10,
+            coherent_log10=farthest.coherent_log10,
+            incoherent_log10=farthest.incoherent_log10,
+            coherence=farthest.coherence,
+            std_error=self._std_error(nodes),
+            paths_log10=half,
+            local_log10=local,
+            interference_log10=interference,
+            table=tuple(table),
+        )
+
+    def _std_error(self, nodes: Sequence[GridNode]) -> float | None:
+        """Of log10 of the growth, over samples."""
+        by_sample = zip(*(self._lengths[node].plain for node in nodes), strict=True)
+        logs = torch.tensor([log10_rms(torch.cat(lengths)) for lengths in by_sample], dtype=torch.float64)
+        if len(logs) < 2 or not bool(logs.isfinite().all()):
+            return None
+        return float(logs.std()) / math.sqrt(len(logs))
+
+
+def _coherence(measured: float, signed: float, log10_num_paths: float | None) -> float | None:
+    """kappa = log(measured / signed) / (1/2 log N)."""
+    if not log10_num_paths or not math.isfinite(measured) or not math.isfinite(signed):
+        return None
+    return (measured - signed) / (0.5 * log10_num_paths)
+
+
+def _log10(value: float) -> float:
+    return math.log10(value) if value > 0 else -math.inf
+
+
+def _log10_mean(logs: Sequence[float]) -> float | None:
+    top = max(logs)
+    if not math.isfinite(top):
+        return None
+    return top + math.log10(sum(10 ** (value - top) for value in logs) / len(logs))
+
+
+def _half(value: float | None) -> float | None:
+    return None if value is None else value / 2
+
+
+def _minus(value: float | None, other: float) -> float | None:
+    return None if value is None else value - other
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,304 @@
+"""One sample after another through the torch view: parity, local Jacobians, growth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from lsc_graph.cells import CellGraph
+from lsc_graph.errors import AnalysisError
+from lsc_graph.jacobians.chain import chain_blocks, chain_edges
+from lsc_graph.jacobians.cell import flatten
+from lsc_graph.jacobians.grid import EdgeMap, edge_maps
+from lsc_graph.jacobians.growth import backpropagate
+from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
+from lsc_graph.jacobians.summary import Summary
+from lsc_graph.prepare import Prepared, is_streaming
+from lsc_graph.recurrence.find import CarriedState
+from lsc_graph.reference import Array, Reference
+from lsc_graph.sampling import Sample
+from lsc_graph.to_torch.loop import SiteModule
+from lsc_graph.to_torch.parity import ParityCheck, Tolerance, first_difference
+from lsc_graph.to_torch.program import ChainProgram, Run, SequenceProgram, StreamingProgram, writes_of
+from lsc_graph.to_torch.segment import Parameters, Segment
+from lsc_graph.unroll import GridNode
+
+# Where float32 gradients are this small, they have lost their digits to underflow.
+_LOG10_TRUSTED = -25.0
+
+
+class Measured(Protocol):
+    """A model as the audit sees it: run a sample, compare it, take its grid of local Jacobians."""
+
+    parameters: Parameters
+
+    def run(self, sample: Sample) -> Run: ...
+
+    def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None: ...
+
+    def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]: ...
+
+    def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]: ...
+
+
+def measured_model(prepared: Prepared, device: str, generator: torch.Generator) -> Measured:
+    """The torch view of a prepared model, of the kind that fits it."""
+    if prepared.chain is not None:
+        return FeedForward(prepared, device, generator)
+    if is_streaming(prepared):
+        return Streaming(prepared, device, generator)
+    return Sequences(prepared, device, generator)
+
+
+class _Model:
+    """What the three kinds share."""
+
+    def __init__(self, prepared: Prepared, device: str, generator: torch.Generator) -> None:
+        self.prepared, self.device, self.generator = prepared, device, generator
+        self.parameters = Parameters()
+        self.reference = Reference(prepared.loaded.proto)
+        self.constants = prepared.plan.constants
+
+    def tensors(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+        """Arrays on the device, 16-bit floats as float32."""
+        return {
+            name: torch.from_numpy(np.ascontiguousarray(_single(value))).to(self.device)
+            for name, value in arrays.items()
+        }
+
+    def first_difference(
+        self, feed: Mapping[str, Array], given: Mapping[str, Tensor], tolerance: Tolerance
+    ) -> str | None:
+        """The first value of the graph at which torch and ONNX Runtime part.
+
+        Args:
+            feed: inputs of the normalised model.
+            given: values to start from in torch: the inputs, and what recurrences wrote.
+            tolerance: what counts as different.
+        """
+        graph = self.prepared.findings.model.graph
+        ours = {str(value.name) for node in graph for value in node.outputs if value.name}
+        names = [
+            name for node in self.prepared.normalized.graph.node for name in node.output if name in ours
+        ]
+        inputs = [str(value.name) for value in graph.inputs]
+        cut = [*inputs, *(name for name in given if name not in inputs)]
+        segment = Segment(
+            graph,
+            cut,
+            names,
+            opsets=dict(self.prepared.findings.model.opset_imports),
+            parameters=self.parameters,
+        ).to(self.device)
+        values = dict(zip(names, segment(*(given[name] for name in cut)), strict=True))
+        reference = Reference(_with_outputs(self.prepared.normalized, names)).run(feed, names)
+        name = first_difference(names, values, reference, tolerance)
+        return None if name is None else f"{name} ({self._producer(name)})"
+
+    def _producer(self, name: str) -> str:
+        nodes = (node for node in self.prepared.normalized.graph.node if name in node.output)
+        return next((f"{node.op_type} {node.name}".strip() for node in nodes), "unknown")
+
+
+class Sequences(_Model):
+    """A model with recurrences inside: one run is the whole sequence."""
+
+    def __init__(self, prepared: Prepared, device: str, generator: torch.Generator) -> None:
+        super().__init__(prepared, device, generator)
+        self.observed = _final_states(prepared.normalized)
+        program = SequenceProgram(prepared.findings, prepared.cells, self.parameters, self.observed)
+        self.program = program.to(device)
+        self.normalized = Reference(_with_outputs(prepared.normalized, self.observed))
+
+    def run(self, sample: Sample) -> Run:
+        return self.program(self.tensors(sample.inputs | sample.initial))  # type: ignore[no-any-return]
+
+    def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
+        feed = sample.inputs | sample.initial
+        check.compare_all(run.outputs, self.reference.run(feed | self.constants))
+        single = {name: _single(value) for name, value in feed.items()}
+        check.compare_all(run.outputs, self.normalized.run(single, self.observed))
+        if check.failures:
+            written = [name for site in self.prepared.findings.sites for name in writes_of(site)]
+            given = self.tensors(single) | {name: (run.values or {})[name] for name in written}
+            raise check.refusal(self.first_difference(single, given, check.tolerance))
+
+    def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
+        inputs = self.tensors(sample.inputs | sample.initial)
+        local = local_jacobians(self.program, run, inputs, self.generator)
+        cells = _with_found_edges(self.prepared.cell_graph, local)
+        summary.add(cells, local)
+        return cells, list(edge_maps(cells, local))
+
+    def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
+        return _loop_states(self.program.sites, run)
+
+
+class Streaming(_Model):
+    """A model that is one step: one run is a sequence of calls with the states fed back."""
+
+    def __init__(self, prepared: Prepared, device: str, generator: torch.Generator) -> None:
+        super().__init__(prepared, device, generator)
+        self.program = StreamingProgram(prepared.findings, prepared.cells, self.parameters).to(device)
+
+    def run(self, sample: Sample) -> Run:
+        pieces: dict[str, Array] = {}
+        for carry in self.prepared.findings.carried:
+            pieces |= _pieces(carry, sample.initial[carry.before], self.program.site)
+        return self.program(self.tensors(sample.inputs), self.tensors(pieces))  # type: ignore[no-any-return]
+
+    def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
+        state = dict(sample.initial)
+        for time in range(self.program.site.site.num_steps):
+            inputs = {name: value[time] for name, value in sample.inputs.items()}
+            outputs = self.reference.run(inputs | state | self.constants)
+            ours = {name: value[time] for name, value in run.outputs.items()}
+            check.compare_all(ours, outputs)
+            if check.failures:
+                single = {name: _single(value) for name, value in (inputs | state).items()}
+                given = self.tensors({name: single[name] for name in inputs})
+                for carry in self.prepared.findings.carried:
+                    given |= self.tensors(_pieces(carry, single[carry.before], self.program.site))
+                raise check.refusal(self.first_difference(single, given, check.tolerance))
+            state = {carry.before: outputs[carry.after] for carry in self.prepared.findings.carried}
+
+    def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
+        local = local_jacobians(self.program, run, {}, self.generator)
+        cells = self.prepared.cell_graph
+        summary.add(cells, local)
+        return cells, list(edge_maps(cells, local))
+
+    def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
+        return _loop_states(self.program.sites, run)
+
+
+class FeedForward(_Model):
+    """A model without recurrence: the chain of its blocks."""
+
+    def __init__(self, prepared: Prepared, device: str, generator: torch.Generator) -> None:
+        super().__init__(prepared, device, generator)
+        assert prepared.chain is not None
+        program = ChainProgram(prepared.findings.model, prepared.chain.boundaries, self.parameters)
+        self.program = program.to(device)
+
+    def run(self, sample: Sample) -> Run:
+        return self.program(self.tensors(sample.inputs | sample.initial))  # type: ignore[no-any-return]
+
+    def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
+        feed = sample.inputs | sample.initial
+        check.compare_all(run.outputs, self.reference.run(feed | self.constants))
+        if check.failures:
+            single = {name: _single(value) for name, value in feed.items()}
+            raise check.refusal(self.first_difference(single, self.tensors(single), check.tolerance))
+
+    def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
+        cells = self.prepared.cell_graph
+        blocks = chain_blocks(self.program, run, cells)
+        summary.add_chain(blocks, self.generator)
+        return cells, chain_edges(blocks)
+
+    def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
+        layers = self.prepared.cell_graph.layers
+        return {
+            GridNode(layer.id, 0): [tensor] for layer, tensor in zip(layers, run.boundaries, strict=True)
+        }
+
+
+def check_against_autograd(
+    model: Measured,
+    sample: Sample,
+    edges: Sequence[EdgeMap],
+    order: Sequence[GridNode],
+    start: Mapping[GridNode, Tensor],
+) -> None:
+    """Compare the gradient over the grid with plain backpropagation through the whole model.
+
+    If an edge were missing from the cell graph, or a block wrong, the two would differ.
+
+    Raises:
+        AnalysisError: they differ.
+    """
+    with torch.enable_grad():
+        tensors = model.state_tensors(model.run(sample))
+        device = next(iter(tensors.values()))[0].device
+        target = sum((flatten(tensors[n]) * start[n][0].to(device)).sum() for n in start)
+        flat = [tensor for node in order for tensor in tensors[node]]
+        if not isinstance(target, Tensor) or not target.requires_grad:
+            return
+        gradients = iter(torch.autograd.grad(target, flat, allow_unused=True))
+    found = backpropagate(edges, order, start)
+    for node in order:
+        parts = [next(gradients) for _ in tensors[node]]
+        ours = [torch.zeros_like(t) if g is None else g for t, g in zip(tensors[node], parts, strict=True)]
+        actual = flatten(ours).double().cpu()
+        expected = torch.zeros_like(actual)
+        if node in found:
+            if float(found[node].log10_norm[0]) < _LOG10_TRUSTED:
+                continue
+            expected = found[node].unit[0].cpu() * 10 ** float(found[node].log10_norm[0])
+        scale = max(float(expected.norm()), float(actual.norm()))
+        if scale > 0 and float((actual - expected).norm()) > 1e-2 * scale:
+            raise AnalysisError(
+                "The cell graph does not account for the whole gradient, so nothing is reported",
+                where=f"{node.layer}, step {node.time}",
+                got=f"a gradient of norm {float(expected.norm()):.4g} over the grid",
+                expected=f"{float(actual.norm()):.4g}, as backpropagation through the model gives",
+                do="please report this model",
+            )
+
+
+def _loop_states(sites: nn.ModuleList | Sequence[SiteModule], run: Run) -> dict[GridNode, list[Tensor]]:
+    found = {}
+    for site, trajectory in zip(sites, run.trajectories, strict=True):
+        assert isinstance(site, SiteModule)
+        for module in site.cells:
+            layer = module.cell.layer  # type: ignore[union-attr]
+            for time in range(site.site.num_steps):
+                found[GridNode(layer.id, time)] = [trajectory.cells[s.name][time] for s in layer.states]  # type: ignore[union-attr]
+    return found
+
+
+def _with_found_edges(cells: CellGraph, local: LocalJacobians) -> CellGraph:
+    """The cell graph with the depth edges that the run has shown."""
+    edges = tuple(dict.fromkeys(depth.edge for depth in local.depth))
+    return CellGraph(cells.layers, edges, cells.num_steps)
+
+
+def _pieces(carry: CarriedState, value: Array, site: SiteModule) -> dict[str, Array]:
+    """The state variables that a carried input consists of."""
+    if carry.axis is None:
+        return {carry.pieces[0]: value}
+    shapes = {state.before: state.shape for state in site.site.states}
+    lengths = [shapes[name][carry.axis] for name in carry.pieces]
+    parts = np.split(value, np.cumsum(lengths)[:-1], axis=carry.axis)
+    return dict(zip(carry.pieces, parts, strict=True))
+
+
+def _single(value: Array) -> Array:
+    is_half = value.dtype.itemsize == 2 and value.dtype.kind not in "iub"
+    return value.astype(np.float32) if is_half else value
+
+
+def _final_states(proto: onnx.ModelProto) -> list[str]:
+    """Names of the final states of the fused operators of the main graph."""
+    return [
+        name
+        for node in proto.graph.node
+        if node.op_type in ("RNN", "GRU", "LSTM")
+        for name in node.output[1:]
+        if name
+    ]
+
+
+def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of the model that also outputs the named values."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    known = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    return copy

@@ -1,0 +1,61 @@
+"""Half-precision models in single precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
+
+_HALF = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def is_half(proto: onnx.ModelProto) -> bool:
+    """Whether any initializer, input or cast of the model is of a 16-bit floating-point type."""
+    return any(_has_half(graph) for graph in _graphs(proto.graph))
+
+
+def _has_half(graph: GraphProto) -> bool:
+    stored = any(tensor.data_type in _HALF for tensor in graph.initializer)
+    declared = any(value.type.tensor_type.elem_type in _HALF for value in (*graph.input, *graph.output))
+    return stored or declared or any(attr.i in _HALF for attr in _type_attributes(graph))
+
+
+def in_single_precision(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model whose 16-bit floating-point values are float32."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for graph in _graphs(copy.graph):
+        for tensor in (*graph.initializer, *_tensor_attributes(graph)):
+            if tensor.data_type in _HALF:
+                tensor.CopyFrom(_single(tensor))
+        for attribute in _type_attributes(graph):
+            if attribute.i in _HALF:
+                attribute.i = TensorProto.FLOAT
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.elem_type in _HALF:
+                value.type.tensor_type.elem_type = TensorProto.FLOAT
+    return copy
+
+
+def _single(tensor: TensorProto) -> TensorProto:
+    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
+
+
+def _graphs(graph: GraphProto) -> Iterable[GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.type == AttributeProto.GRAPH else ()), *attribute.graphs):
+                yield from _graphs(inner)
+
+
+def _type_attributes(graph: GraphProto) -> Iterable[AttributeProto]:
+    for node in graph.node:
+        yield from (a for a in node.attribute if a.name in ("to", "dtype") and a.type == AttributeProto.INT)
+
+
+def _tensor_attributes(graph: GraphProto) -> Iterable[TensorProto]:
+    for node in graph.node:
+        yield from (a.t for a in node.attribute if a.type == AttributeProto.TENSOR)

@@ -1,0 +1,293 @@
+"""From a model file to its layers: everything that needs no run of the torch view."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from lsc_graph.cells import Cell, CellGraph, cells_of_site, depth_edges_within
+from lsc_graph.chain import Chain, find_chain
+from lsc_graph.errors import AnalysisError, NoLayersError, UsageError
+from lsc_graph.exposure import structural_depth_edges
+from lsc_graph.inputs import (
+    Domain,
+    InputPlan,
+    OpenInput,
+    apply_shapes,
+    candidate_sizes,
+    check_names,
+    declared_inputs,
+    domains,
+    first_that_runs,
+    is_batch,
+    open_dims,
+    parse_value,
+    shapes_for,
+    size_for_steps,
+    step_dims,
+    synthetic,
+)
+from lsc_graph.load import LoadedModel, load
+from lsc_graph.normalize import normalize, upgrade_opset
+from lsc_graph.precision import in_single_precision, is_half
+from lsc_graph.recurrence.find import Findings, find_recurrences
+from lsc_graph.reference import Array, Reference
+from lsc_graph.results import Form
+from lsc_graph.sampling import shape_from_data
+
+DEFAULT_NUM_STEPS = 32
+_RECURRENT_OPS = ("RNN", "GRU", "LSTM")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, as given."""
+
+    num_steps: int | None
+    values: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    states: Sequence[tuple[str, str]]
+    data: Mapping[str, Array]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready to be measured.
+
+    `proto` is the model as it was read, `normalized` what its recurrences were found in (before fused
+    operators were lowered). Exactly one of `cells` (recurrent) and `chain` (feed-forward) is used.
+    """
+
+    loaded: LoadedModel
+    proto: onnx.ModelProto
+    plan: InputPlan
+    domains: dict[str, Domain]
+    fixed: dict[str, Array]
+    normalized: onnx.ModelProto
+    findings: Findings
+    cells: tuple[tuple[Cell, ...], ...]
+    chain: Chain | None
+    cell_graph: CellGraph
+    is_half: bool
+
+
+def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: Request) -> Prepared:
+    """Load, normalise, find recurrences, build the cell graph.
+
+    Raises:
+        LscGraphError: as described in `lsc_graph.errors`.
+    """
+    loaded = load(source)
+    half = is_half(loaded.proto)
+    single = in_single_precision(loaded.proto) if half else loaded.proto
+    proto = upgrade_opset(single)
+    known = domains(proto)
+    declared = declared_inputs(proto)
+    for given, option in ((request.values, "--input"), (request.shapes, "--input-shape"), (request.data, "--data")):
+        check_names(given, declared, option)
+    plan, fixed = _Planner(proto, declared, known, request).plan()
+    model = normalize(proto, plan.shapes, plan.constants)
+    normalized = ir.to_proto(model)
+    findings = find_recurrences(
+        model, num_steps=request.num_steps or DEFAULT_NUM_STEPS, states=request.states
+    )
+    cells, chain, cell_graph = _layers(findings)
+    _check_steps(findings, request)
+    return Prepared(
+        loaded=loaded,
+        proto=single,
+        plan=plan,
+        domains=known,
+        fixed=fixed,
+        normalized=normalized,
+        findings=findings,
+        cells=cells,
+        chain=chain,
+        cell_graph=cell_graph,
+        is_half=half,
+    )
+
+
+def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | None, CellGraph]:
+    cells: list[tuple[Cell, ...]] = []
+    for site in findings.sites:
+        cells.append(cells_of_site(site, sum(map(len, cells))))
+    layers = tuple(cell.layer for own in cells for cell in own)
+    if not layers:
+        chain = find_chain(findings.model)
+        if not chain.boundaries:
+            raise NoLayersError(
+                "Neither a recurrence nor a block with weights was found",
+                got="; ".join(f"{r.candidate}: {r.reason}" for r in findings.refusals) or None,
+                expected="a recurrent model, or one with a chain of weighted blocks from inputs to outputs",
+                do="declare a streaming state with --state INPUT:OUTPUT",
+            )
+        return (), chain, chain.cells
+    lengths = {site.num_steps for site in findings.sites}
+    if len(lengths) > 1:
+        raise AnalysisError(
+            "The recurrences take different numbers of steps",
+            got=", ".join(f"{site.id}: {site.num_steps}" for site in findings.sites),
+            expected="one number of steps for all of them",
+            do="audit the parts as separate models",
+        )
+    within = tuple(edge for own in cells for edge in depth_edges_within(own))
+    edges = within + structural_depth_edges(findings, [own for own in cells if own])
+    return tuple(cells), None, CellGraph(layers, edges, lengths.pop())
+
+
+def _check_steps(findings: Findings, request: Request) -> None:
+    taken = {site.num_steps for site in findings.sites}
+    if request.num_steps is not None and taken and taken != {request.num_steps}:
+        raise UsageError(
+            "The model does not take the number of steps that --steps asks for",
+            got=f"--steps {request.num_steps}; the model's recurrences take {sorted(taken)}",
+            expected="the number of steps that the input shapes imply",
+            do="leave out --steps, or change the length with --input-shape",
+        )
+
+
+class _Planner:
+    """Finds concrete shapes and constants for all inputs."""
+
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        declared: Sequence[OpenInput],
+        known: Mapping[str, Domain],
+        request: Request,
+    ) -> None:
+        self.proto, self.known, self.request = proto, known, request
+        given = dict(request.shapes)
+        self.data_shapes: dict[str, tuple[int, ...]] = {}
+        for value in declared:
+            if value.name in request.data and value.name not in given:
+                self.data_shapes[value.name] = shape_from_data(value, request.data[value.name])
+        self.declared = tuple(declared)
+        self.inputs, _ = apply_shapes(declared, given | self.data_shapes)
+        self.fixed = {
+            value.name: parse_value(value.name, request.values[value.name], value.dtype)
+            for value in declared
+            if value.name in request.values
+        }
+        self._lengths: dict[tuple[tuple[str, int], ...], tuple[int, ...]] = {}
+
+    def plan(self) -> tuple[InputPlan, dict[str, Array]]:
+        dims = open_dims(self.inputs)
+        sizes = {dim: 1 if is_batch(dim) else 16 for dim in dims}
+        words = dict.fromkeys(dims, "a batch of one")
+        num_steps = self.request.num_steps or DEFAULT_NUM_STEPS
+        timed = step_dims(dims, sizes, self._num_steps) if dims else ()
+        for dim in timed:
+            sizes[dim] = size_for_steps(dim, num_steps, sizes, self._num_steps)
+            words[dim] = f"{num_steps} steps"
+        rest = [dim for dim in dims if dim not in timed and not is_batch(dim)]
+        if rest:
+            sizes |= first_that_runs(_with_ones(rest), lambda extra: self._try({**sizes, **extra}))
+            words |= dict.fromkeys(rest, "the first size tried with which the model runs")
+        shapes = shapes_for(self.inputs, sizes)
+        constants = self._constants(shapes)
+        plan = InputPlan(shapes, constants, self.inputs)
+        return replace(plan, sources=self._sources(words)), self.fixed
+
+    def _constants(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+        """Integer and boolean inputs of a single element: their value decides what the graph does."""
+        constants = {}
+        for value in self.inputs:
+            shape = shapes[value.name]
+            if np.issubdtype(value.dtype, np.floating) or int(np.prod(shape)) != 1:
+                continue
+            choices = self.known[value.name].choices
+            array = self.request.data.get(value.name, self.fixed.get(value.name, choices))
+            if array is None:
+                continue
+            constants[value.name] = np.asarray(array).reshape(-1)[-1].reshape(shape).astype(value.dtype)
+        return constants
+
+    def _num_steps(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """How many steps each fused recurrent operator or Scan takes at these sizes."""
+        key = tuple(sorted(sizes.items()))
+        if key not in self._lengths:
+            shapes = shapes_for(self.inputs, sizes)
+            try:
+                model = normalize(self.proto, shapes, self._constants(shapes))
+            except AnalysisError:
+                return ()
+            self._lengths[key] = tuple(_lengths_in(model.graph))
+        return self._lengths[key]
+
+    def _try(self, sizes: Mapping[str, int]) -> AnalysisError | None:
+        """None if the model runs at these sizes."""
+        shapes = shapes_for(self.inputs, sizes)
+        generator = np.random.default_rng(0)
+        feed = {
+            v.name: synthetic(self.known[v.name], shapes[v.name], v.dtype, generator) for v in self.inputs
+        }
+        feed |= self._constants(shapes)
+        feed |= {
+            v.name: np.broadcast_to(self.fixed[v.name], shapes[v.name]).astype(v.dtype)
+            for v in self.inputs
+            if v.name in self.fixed
+        }
+        try:
+            self.reference.run(feed)
+        except AnalysisError as error:
+            return error
+        return None
+
+    @property
+    def reference(self) -> Reference:
+        if not hasattr(self, "_reference"):
+            self._reference = Reference(self.proto)
+        return self._reference
+
+    def _sources(self, words: Mapping[str, str]) -> dict[str, str]:
+        """Where each input's shape and values came from, in words."""
+        sources = {}
+        for value in self.declared:
+            if value.name in self.request.data:
+                sources[value.name] = "given data"
+                continue
+            text = self.known[value.name].words
+            if value.name in self.fixed:
+                text = f"given value {self.request.values[value.name]}"
+            opened = [f"{dim}: {words[dim]}" for dim in value.open_dims if dim in words]
+            if value.name in self.request.shapes:
+                opened = ["given shape"]
+            sources[value.name] = "; ".join([text, *dict.fromkeys(opened)])
+        return sources
+
+
+def _lengths_in(graph: ir.Graph) -> Iterator[int]:
+    for node in graph:
+        if node.op_type in _RECURRENT_OPS and node.inputs[0] is not None:
+            shape, axis = node.inputs[0].shape, node.attributes.get_int("layout", 0)
+        elif node.op_type == "Scan" and node.inputs[-1] is not None:
+            shape = node.inputs[-1].shape
+            axis = (node.attributes.get_ints("scan_input_axes", None) or [0])[-1]
+        else:
+            continue
+        if shape is not None and isinstance(shape[axis], int):
+            yield int(shape[axis])
+
+
+def _with_ones(dims: Sequence[str]) -> Iterator[dict[str, int]]:
+    """Candidate sizes; for few dimensions also with all choices of some of them being 1."""
+    for sizes in candidate_sizes(dims):
+        masks = itertools.product((True, False), repeat=len(dims)) if len(dims) <= 3 else [(True,) * len(dims)]
+        for mask in masks:
+            yield {dim: sizes[dim] if big else 1 for dim, big in zip(dims, mask, strict=True)}
+
+
+def is_streaming(prepared: Prepared) -> bool:
+    """Whether one run of the model is one time step."""
+    return any(site.form is Form.STREAMING for site in prepared.findings.sites)
+
+
+Progress = Callable[[str, float], None]
