@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -13,12 +13,19 @@ from lsc_graph.to_torch.loop import CellModule, Trajectory
 MAX_BATCH_BYTES = 256 * 2**20
 
 
-def cell_jacobians(module: CellModule, trajectory: Trajectory) -> dict[tuple[str, str], Tensor]:
-    """Derivatives of a layer's new state with respect to everything that its cell reads.
+def cell_jacobians(
+    module: CellModule, trajectory: Trajectory, through: Collection[str] = ()
+) -> dict[tuple[str, str], Tensor]:
+    """Derivatives of a layer's new state with respect to the states that its cell reads.
+
+    Args:
+        module: the cell.
+        trajectory: where to take them.
+        through: slices and captures, by body input, to differentiate as well.
 
     Returns:
-        Per (kind, name) of `module.reads` that is of a floating-point type: a tensor
-        [T, n_out, *shape], the Jacobian at each step of the flattened, concatenated new state.
+        Per (kind, name) of `module.reads`: a tensor [T, n_out, *shape], the Jacobian at each step of
+        the flattened, concatenated new state.
     """
     pools = {
         "before": trajectory.before,
@@ -32,7 +39,11 @@ def cell_jacobians(module: CellModule, trajectory: Trajectory) -> dict[tuple[str
         value = pools[kind][name]
         is_constant = kind == "capture" and name in trajectory.captures
         points.append(value.expand(num_steps, *value.shape) if is_constant else value)
-    which = [index for index, point in enumerate(points) if point.is_floating_point()]
+    which = [
+        index
+        for index, (kind, name) in enumerate(module.reads)
+        if points[index].is_floating_point() and (kind in ("before", "after") or name in through)
+    ]
     jacobians = batched_jacobians(lambda *values: flatten(module(*values)), points, which)
     return {module.reads[index]: jacobian for index, jacobian in zip(which, jacobians, strict=True)}
 

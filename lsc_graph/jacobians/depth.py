@@ -94,8 +94,9 @@ class Port:
         return placed.movedim(0, self.axis + 1)
 
 
-def ports_of(module: CellModule, site: SiteModule) -> tuple[Port, ...]:
-    """Where a cell reads the main graph: slices, initial states, captures."""
+def ports_of(module: CellModule, glue: Glue) -> tuple[Port, ...]:
+    """Where a cell reads what depends on the states below: slices, initial states, captures."""
+    site = glue.site
     record: RecurrentSite = site.site
     ports = [
         Port("slice", s.body, s.main, s.axis, s.reverse != site.is_reverse)
@@ -107,11 +108,12 @@ def ports_of(module: CellModule, site: SiteModule) -> tuple[Port, ...]:
         for state in module.cell.layer.states
         if state.initial
     ]
-    return tuple(ports) + tuple(
+    ports += [
         Port("capture", body, main, 0, False)
         for body, main in record.captures.items()
         if body in module.cell.captures
-    )
+    ]
+    return tuple(port for port in ports if port.main in glue.read)
 
 
 Pairs = frozenset[tuple[int, int]]
@@ -119,9 +121,7 @@ Pairs = frozenset[tuple[int, int]]
 
 def time_pairs(glue: Glue, port: Port, num_steps: int, first: int, generator: torch.Generator) -> dict[str, Pairs]:
     """Which (t_source, t_target) a port connects, per state below: found by one-step cotangents."""
-    value = glue.read.get(port.main)
-    if value is None:
-        return {}
+    value = glue.read[port.main]
     times = [first] if port.kind == "initial" else list(range(num_steps))
     if port.kind == "slice":
         shape = value.movedim(port.axis, 0).shape[1:]

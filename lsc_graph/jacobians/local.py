@@ -56,12 +56,13 @@ def local_jacobians(
         layers = [module.cell.layer for module in site.cells if isinstance(module, CellModule)]
         for module in site.cells:
             assert isinstance(module, CellModule)
-            jacobians = cell_jacobians(module, trajectory)
+            ports = ports_of(module, glue) if glue is not None else ()
+            jacobians = cell_jacobians(module, trajectory, {port.body for port in ports})
             layer = module.cell.layer
             time[layer.id] = _columns(jacobians, "before", layer.states)
             depth += _within_step(jacobians, layer, [other for other in layers if other is not layer])
             if glue is not None:
-                depth += _through_glue(jacobians, module, glue, lower, generator)
+                depth += _through_glue(jacobians, module, glue, ports, lower, generator)
         lower += layers
     # Spectra and growth are taken on the CPU in double precision, wherever the model runs.
     return LocalJacobians(
@@ -103,13 +104,14 @@ def _through_glue(
     jacobians: dict[tuple[str, str], Tensor],
     module: CellModule,
     glue: Glue,
+    ports: Sequence[Port],
     lower: Sequence[Layer],
     generator: torch.Generator,
 ) -> list[DepthBlocks]:
     num_steps = next(iter(jacobians.values())).shape[0]
     first = glue.site.times()[0]
     connected: dict[Port, dict[str, Pairs]] = {}
-    for port in ports_of(module, glue.site):
+    for port in ports:
         pairs = time_pairs(glue, port, num_steps, first, generator)
         if pairs:
             connected[port] = pairs

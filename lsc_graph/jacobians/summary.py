@@ -26,11 +26,12 @@ class _Points:
     norm: list[Tensor] = field(default_factory=list)
     block: str = ""
 
-    def add(self, matrices: Tensor) -> None:
+    def add(self, matrices: Tensor, *, with_norm: bool) -> None:
         if matrices.shape[-1] == matrices.shape[-2]:
             self.radius.append(spectral_radius(matrices).cpu())
         self.gain.append(gain(matrices).cpu())
-        self.norm.append(spectral_norm(matrices).cpu())
+        if with_norm:
+            self.norm.append(spectral_norm(matrices).cpu())
 
     def statistics(self, which: str) -> Statistics | None:
         points = getattr(self, which)
@@ -60,14 +61,14 @@ class Summary:
             self.is_cut &= not bool(steps.any())
             is_batched = layer_id in self._batched
             for block in _by_batch_entry(steps, layers[layer_id]) if is_batched else [steps]:
-                self._time[layer_id].add(block)
+                self._time[layer_id].add(block, with_norm=False)
         joint: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
         for depth in local.depth:
             source, target = layers[depth.edge.source], layers[depth.edge.target]
             self.is_cut &= not bool(depth.blocks.any())
             active, words = self._active(depth.blocks, source, target)
             self._depth[source.id, target.id].block = words
-            self._depth[source.id, target.id].add(active)
+            self._depth[source.id, target.id].add(active, with_norm=True)
             for (_, time), block in zip(depth.pairs, active, strict=True):
                 joint[target.id, time].append(block)
         for (target_id, _), blocks in joint.items():
@@ -81,7 +82,7 @@ class Summary:
             rows, columns = block.shape
             points.block = f"{columns} -> {rows}"
             if block.matrix is not None:
-                points.add(block.matrix[None])
+                points.add(block.matrix[None], with_norm=True)
                 value = gain(block.matrix)
             else:
                 value = probed_gain(block, generator)

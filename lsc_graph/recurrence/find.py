@@ -21,7 +21,7 @@ class CarriedState:
     """A model input that receives a model output at the next call.
 
     `pieces` are the state variables that the input consists of, concatenated along `axis`
-    (a single one, and axis None, unless the state is packed).
+    (a single one, and axis None, unless the state is packed; none where another recurrence holds it).
     """
 
     before: str
@@ -70,7 +70,8 @@ def find_recurrences(
         return _streaming_findings(model, pairs, num_steps, refusals, looped)
     refusals += tuple(_single_step_refusal(op) for op in single)
     warnings = tuple(f"{p.before} -> {p.after} carries a recurrence's state from call to call" for p in pairs)
-    return Findings(model, _scan_sites(model, looped, lowered), (), refusals, warnings)
+    carried = tuple(CarriedState(pair.before, pair.after, (), None) for pair in pairs)
+    return Findings(model, _scan_sites(model, looped, lowered), carried, refusals, warnings)
 
 
 def _is_carried_by(model: ir.Model, pair: StatePair, looped: list[ir.Node]) -> bool:

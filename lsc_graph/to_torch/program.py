@@ -37,15 +37,20 @@ class SequenceProgram(nn.Module):
         findings: the recurrences and the lowered model.
         cells: each site's layers.
         parameters: shared store of the floating-point initializers.
+        observed: further values of the main graph to compute, such as final states.
     """
 
     def __init__(
-        self, findings: Findings, cells: Sequence[Sequence[Cell]], parameters: Parameters
+        self,
+        findings: Findings,
+        cells: Sequence[Sequence[Cell]],
+        parameters: Parameters,
+        observed: Sequence[str] = (),
     ) -> None:
         super().__init__()
         graph, opsets = findings.model.graph, dict(findings.model.opset_imports)
         self.input_names = [str(value.name) for value in graph.inputs]
-        self.output_names = [str(value.name) for value in graph.outputs]
+        self.output_names = list(dict.fromkeys([*(str(value.name) for value in graph.outputs), *observed]))
         self.sites = nn.ModuleList(
             SiteModule(site, own, opsets=opsets, parameters=parameters, scope=f"{site.id}/")
             for site, own in zip(findings.sites, cells, strict=True)
