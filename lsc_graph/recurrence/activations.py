@@ -1,16 +1,13 @@
 """The activation functions of the fused ONNX operators RNN, GRU and LSTM, as plain ONNX operators.
 
-Names, parameters and formulas: https://onnx.ai/onnx/operators/onnx__LSTM.html. Where a parameter is
-left out, ONNX Runtime does not do what the specification says, and ONNX Runtime is followed here:
+Names, parameters and formulas: https://onnx.ai/onnx/operators/onnx__LSTM.html. Names are read in any case, as
+ONNX Runtime does for GRU and LSTM. The next entry of activation_alpha and activation_beta goes to the next
+function that takes one.
 
-- GRU and LSTM: Affine, ScaledTanh and ThresholdedRelu take 0 for a missing alpha or beta (ONNX: 1, 1 and 1
-  for alpha). LeakyRelu (0.01), HardSigmoid (0.2, 0.5) and Elu (1) are as specified.
-- RNN: every missing alpha or beta is 0, so that LeakyRelu is Relu and HardSigmoid is 0. Entries belong to the
-  directions by position, whether or not the function takes one (GRU and LSTM, as specified, use
-  up the next entry only where a function takes one).
-- RNN tells names apart by case and quietly runs Tanh for one that it does not know; that is refused here.
-
-Seen in onnxruntime/core/providers/cpu/rnn/rnn.h and rnn_helpers.cc (ONNX Runtime 1.31).
+Where a parameter is left out, ONNX Runtime (1.31) is followed against the specification: Affine, ScaledTanh
+and ThresholdedRelu get alpha and beta 0, so that the first two are 0 everywhere and the last is Relu (ONNX:
+alpha 1). LeakyRelu (0.01), HardSigmoid (0.2, 0.5) and Elu (1) are as specified. (In the sources of older
+releases, RNN gets 0 for every parameter left out.)
 """
 
 from __future__ import annotations
@@ -53,7 +50,7 @@ class Activation:
 def resolve_activations(
     names: Sequence[str], alphas: Sequence[float], betas: Sequence[float], *, where: str
 ) -> tuple[Activation, ...]:
-    """The activations of a GRU or LSTM: a function that takes a parameter uses up the next one."""
+    """The activation functions by these names, with their parameters."""
     alpha, beta = iter(alphas), iter(betas)
     resolved = []
     for given in names:
@@ -71,42 +68,16 @@ def resolve_activations(
     return tuple(resolved)
 
 
-def resolve_rnn_activations(
-    names: Sequence[str], alphas: Sequence[float], betas: Sequence[float], *, where: str
-) -> tuple[Activation, ...]:
-    """The activations of an RNN, one per direction: parameters belong to them by position."""
-    for parameters, attribute in ((alphas, "activation_alpha"), (betas, "activation_beta")):
-        if parameters and len(parameters) < len(names):
-            raise AnalysisError(
-                f"RNN has fewer entries in {attribute} than directions",
-                where=where,
-                got=str(list(parameters)),
-                expected=f"{len(names)} entries, or none",
-            )
-    resolved = []
-    for index, given in enumerate(names):
-        if given not in _OPERATORS.values() and given.lower() != "tanh":
-            raise _unknown(given, where)
-        name = _OPERATORS[given.lower()]
-        alpha = alphas[index] if alphas and name in _TAKES_ALPHA else 0.0
-        beta = betas[index] if betas and name in _TAKES_BETA else 0.0
-        resolved.append(Activation(name, alpha, beta))
-    return tuple(resolved)
-
-
 def _next(parameters: Iterator[float], default: float) -> float:
     return float(next(parameters, default))
 
 
 def _unknown(name: str, where: str) -> AnalysisError:
-    known = ", ".join(_OPERATORS.values())
-    hint = _OPERATORS.get(name.lower())
     return AnalysisError(
         "Unknown activation function",
         where=where,
         got=name,
-        expected=f"one of {known}",
-        do=f"write {hint}: RNN tells upper from lower case" if hint else None,
+        expected="one of " + ", ".join(_OPERATORS.values()),
     )
 
 

@@ -8,8 +8,7 @@ activations.py and gates.py:
 
 - sequence_lens: a step past a sample's length leaves its states as they are and gives 0 in Y, in both
   directions; the reverse direction so starts at the last valid step from the initial state.
-- A sequence of length 0 ends GRU and LSTM in state 0, not in the initial state. (RNN ends in the initial
-  state in reverse; forward, ONNX Runtime reads outside its buffer, and the initial state is taken.)
+- A sequence of length 0 ends in state 0, not in its initial state.
 - layout = 1 follows the specification: ONNX Runtime has no kernel for it.
 """
 

@@ -94,7 +94,7 @@ def write_direction(outer: GraphWriter, op: FusedOp, index: int, masks: Masks | 
     scan.name = writer.prefix
     _inherit_scopes(scan, op.node)
     finals = dict(zip(initial, outputs[:num_states], strict=True))
-    if masks is not None and op.op_type != "RNN":
+    if masks is not None:
         finals = {state: _zero_unless(writer, masks.nonempty, finals[state], state) for state in finals}
     return Run(scan, outputs[-1] if masks else outputs[num_states], finals)
 

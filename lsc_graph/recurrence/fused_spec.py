@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.errors import AnalysisError
-from lsc_graph.recurrence.activations import Activation, resolve_activations, resolve_rnn_activations
+from lsc_graph.recurrence.activations import Activation, resolve_activations
 from lsc_graph.recurrence.writer import Dim
 from lsc_graph.results import Direction
 
@@ -143,10 +143,9 @@ def _activations(node: ir.Node, num_directions: int, name: str) -> tuple[Activat
             got=", ".join(names),
             expected=f"{per_direction * num_directions} for {node.op_type} in {num_directions} direction(s)",
         )
-    resolve = resolve_rnn_activations if node.op_type == "RNN" else resolve_activations
     alphas = node.attributes.get_floats("activation_alpha", [])
     betas = node.attributes.get_floats("activation_beta", [])
-    return resolve(names, list(alphas), list(betas), where=name)
+    return resolve_activations(names, list(alphas), list(betas), where=name)
 
 
 def _covers_all_steps(node: ir.Node, inputs: dict[str, ir.Value]) -> bool:
