@@ -93,6 +93,7 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         check_names(given, declared, option)
     plan, fixed = _Planner(proto, declared, known, request).plan()
     model = normalize(proto, plan.shapes, plan.constants)
+    _show_final_states(model.graph)
     normalized = ir.to_proto(model)
     findings = find_recurrences(
         model, num_steps=request.num_steps or DEFAULT_NUM_STEPS, states=request.states
@@ -112,6 +113,17 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         cell_graph=cell_graph,
         is_half=half,
     )
+
+
+def _show_final_states(graph: ir.Graph) -> None:
+    """Give every fused operator all of its outputs, so that its final states can be compared."""
+    for node in graph:
+        if node.op_type in _RECURRENT_OPS:
+            node.resize_outputs(3 if node.op_type == "LSTM" else 2)
+            for index, value in enumerate(node.outputs[1:]):
+                if not value.name:
+                    value.name = f"{node.outputs[0].name or node.name}.final_{'hc'[index]}"
+                value.dtype = value.dtype or (node.inputs[0].dtype if node.inputs[0] is not None else None)
 
 
 def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | None, CellGraph]:
