@@ -1,7 +1,7 @@
 """RNN, GRU and LSTM of ONNX in plain numpy, one sample and one unit of time at a time, and models of them.
 
-Written from https://onnx.ai/onnx/operators/onnx__LSTM.html (onnx__GRU, onnx__RNN), with what ONNX Runtime 1.31
-does where that page is silent: parameters left out, sequences of length 0, where clip applies.
+Written from https://onnx.ai/onnx/operators/onnx__LSTM.html (onnx__GRU, onnx__RNN), with what ONNX Runtime
+1.31 does where that page is silent: parameters left out, sequences of length 0, where clip applies.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnx2fx
+import onnx_ir as ir
 import onnxruntime
 import torch
 from onnx import helper
+
+from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
 
 NUM_GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 NUM_ACTIVATIONS = {"RNN": 1, "GRU": 2, "LSTM": 3}
@@ -230,6 +233,22 @@ def _activations(case: Case) -> list[tuple[str, float, float]]:
         beta = (betas.pop(0) if betas else DEFAULT_BETA[name]) if name in DEFAULT_BETA else 0.0
         chosen.append((name, alpha, beta))
     return chosen
+
+
+def lowered(model: onnx.ModelProto, *, inline: bool = False) -> tuple[onnx.ModelProto, tuple[LoweredOp, ...]]:
+    """The rewritten model, checked to be valid ONNX, and what was rewritten."""
+    rewritten = ir.from_proto(model)
+    ops = lower_fused_ops(rewritten)
+    if inline:
+        inline_single_step_scans(rewritten)
+    proto = ir.to_proto(rewritten)
+    onnx.checker.check_model(proto, full_check=True)
+    return proto, ops
+
+
+def op_types(model: onnx.ModelProto) -> set[str]:
+    """The operators of the main graph."""
+    return {node.op_type for node in model.graph.node}
 
 
 def run_ort(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

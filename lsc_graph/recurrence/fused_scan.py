@@ -39,15 +39,15 @@ def write_masks(writer: GraphWriter, op: FusedOp) -> Masks | None:
         return None
     batch, steps = op.batch_size, op.num_steps
     batch_axis, time_axis = 1 - op.time_axis, op.time_axis
-    lens_shape = [1, batch, 1] if time_axis == 0 else [batch, 1, 1]
+    columns_shape = [1, batch, 1] if time_axis == 0 else [batch, 1, 1]
+    rows_shape = [steps, 1, 1] if time_axis == 0 else [1, steps, 1]
     shape = [steps, batch, 1] if time_axis == 0 else [batch, steps, 1]
-    columns = writer.op(
-        "Unsqueeze", [lens, writer.integers([time_axis, 2])], "lens", lens_shape, ir.DataType.INT32
-    )
+    int32 = ir.DataType.INT32
+    columns = writer.op("Unsqueeze", [lens, writer.integers([time_axis, 2])], "lens", columns_shape, int32)
     times = _write_times(writer, op)
-    rows = writer.op("Unsqueeze", [times, writer.integers([batch_axis, 2])], "times", None, ir.DataType.INT32)
+    rows = writer.op("Unsqueeze", [times, writer.integers([batch_axis, 2])], "times", rows_shape, int32)
     valid = writer.op("Less", [rows, columns], "valid", shape, ir.DataType.BOOL)
-    column = writer.op("Unsqueeze", [lens, writer.integers([1])], "lens", [batch, 1], ir.DataType.INT32)
+    column = writer.op("Unsqueeze", [lens, writer.integers([1])], "lens_column", [batch, 1], int32)
     zero = writer.constant(np.array(0, dtype=np.int32), "zero")
     return Masks(valid, writer.op("Greater", [column, zero], "nonempty", [batch, 1], ir.DataType.BOOL))
 

@@ -37,7 +37,7 @@ class Names:
 
     def renew(self, graph: ir.Graph) -> None:
         """Rename the values and nodes of a nested graph whose names are used elsewhere in the model too."""
-        for value in values_in(graph):
+        for value in list(values_in(graph)):
             if value.name:
                 value.name = _renewed(value.name, self._values)
         for node in graph.all_nodes():
