@@ -22,6 +22,8 @@ from lsc_graph.reference import Array
 
 Dimension = int | str
 _BATCH = re.compile(r"batch|^n$|^b$|^bs$", re.IGNORECASE)
+_TIME = re.compile(r"time|seq|length|len$|step|frame|^t$|^l$", re.IGNORECASE)
+_ANONYMOUS = re.compile(r"^(unk|none|\?|-1|p2o\.|dynamic)", re.IGNORECASE)
 _SIZES = (64, 32, 48, 128, 256, 16, 96, 224, 320, 512, 8, 160, 192, 640, 1024, 1)
 _LAYOUT_OPS = frozenset(
     "Cast Identity Reshape Unsqueeze Squeeze Flatten Expand Transpose Slice Tile Concat Split Gather".split()
@@ -78,13 +80,19 @@ def _declared(value: onnx.ValueInfoProto) -> OpenInput:
 def _dimension(name: str, axis: int, dim: onnx.TensorShapeProto.Dimension) -> Dimension:
     if dim.HasField("dim_value") and dim.dim_value > 0:
         return int(dim.dim_value)
-    is_named = re.fullmatch(r"[A-Za-z_][\w.]*", dim.dim_param) and dim.dim_param.lower() not in ("none", "unk")
+    is_named = re.fullmatch(r"[A-Za-z_][\w.]*", dim.dim_param) and not _ANONYMOUS.match(dim.dim_param)
     return dim.dim_param if is_named else f"{name}[{axis}]"
 
 
-def is_batch(dim: str) -> bool:
-    """Whether an open dimension looks like a batch: by its name, or unnamed and first."""
-    return bool(_BATCH.search(dim.split("[")[0])) if "[" not in dim else dim.endswith("[0]")
+def batch_dims(inputs: Sequence[OpenInput]) -> frozenset[str]:
+    """The open dimensions that look like a batch: by name, or first and not named after time."""
+    first = {value.dims[0] for value in inputs if value.dims and isinstance(value.dims[0], str)}
+    return frozenset(
+        dim
+        for dim in open_dims(inputs)
+        if _BATCH.search(dim.split("[")[0] if "[" not in dim else "")
+        or (dim in first and ("[" in dim or not _TIME.search(dim)))
+    )
 
 
 def parse_value(name: str, text: str, dtype: np.dtype[np.generic]) -> Array:

@@ -20,12 +20,12 @@ from lsc_graph.inputs import (
     InputPlan,
     OpenInput,
     apply_shapes,
+    batch_dims,
     candidate_sizes,
     check_names,
     declared_inputs,
     domains,
     first_that_runs,
-    is_batch,
     open_dims,
     parse_value,
     shapes_for,
@@ -192,14 +192,15 @@ class _Planner:
 
     def plan(self) -> tuple[InputPlan, dict[str, Array]]:
         dims = open_dims(self.inputs)
-        sizes = {dim: 1 if is_batch(dim) else 16 for dim in dims}
+        batch = batch_dims(self.inputs)
+        sizes = {dim: 1 if dim in batch else 16 for dim in dims}
         words = dict.fromkeys(dims, "a batch of one")
         num_steps = self.request.num_steps or DEFAULT_NUM_STEPS
         timed = step_dims(dims, sizes, self._num_steps) if dims else ()
         for dim in timed:
             sizes[dim] = size_for_steps(dim, num_steps, sizes, self._num_steps)
             words[dim] = f"{num_steps} steps"
-        rest = [dim for dim in dims if dim not in timed and not is_batch(dim)]
+        rest = [dim for dim in dims if dim not in timed and dim not in batch]
         if rest:
             sizes |= first_that_runs(_with_ones(rest), lambda extra: self._try({**sizes, **extra}))
             words |= dict.fromkeys(rest, "the first size tried with which the model runs")

@@ -15,7 +15,8 @@ from lsc_graph.jacobians.grid import EdgeMap, Pull, dense
 from lsc_graph.to_torch.program import ChainProgram, Run
 from lsc_graph.unroll import GridNode
 
-MAX_DENSE_ELEMENTS = 2048 * 2048
+# Beyond this, dense eigenvalues would take seconds for every block and sample.
+MAX_DENSE_ELEMENTS = 2**19
 NUM_PROBES = 16
 
 

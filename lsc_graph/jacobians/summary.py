@@ -51,21 +51,30 @@ class Summary:
         self._time: defaultdict[str, _Points] = defaultdict(_Points)
         self._depth: defaultdict[tuple[str, str], _Points] = defaultdict(_Points)
         self._joint: defaultdict[str, list[Tensor]] = defaultdict(list)
-        self.is_cut = True
+        self._any_seen = self._any_nonzero = False
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there were local Jacobians and every one of them was exactly zero."""
+        return self._any_seen and not self._any_nonzero
+
+    def _note(self, is_nonzero: bool) -> None:
+        self._any_seen = True
+        self._any_nonzero |= is_nonzero
 
     def add(self, cells: CellGraph, local: LocalJacobians) -> None:
         """One sample of a recurrent model. Time statistics leave out the first step, which has no step before it."""
         layers = {layer.id: layer for layer in cells.layers}
         for layer_id, matrices in local.time.items():
             steps = matrices[1:] if layers[layer_id].time_step > 0 else matrices[:-1]
-            self.is_cut &= not bool(steps.any())
+            self._note(bool(steps.any()))
             is_batched = layer_id in self._batched
             for block in _by_batch_entry(steps, layers[layer_id]) if is_batched else [steps]:
                 self._time[layer_id].add(block, with_norm=False)
         joint: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
         for depth in local.depth:
             source, target = layers[depth.edge.source], layers[depth.edge.target]
-            self.is_cut &= not bool(depth.blocks.any())
+            self._note(bool(depth.blocks.any()))
             active, words = self._active(depth.blocks, source, target)
             self._depth[source.id, target.id].block = words
             self._depth[source.id, target.id].add(active, with_norm=True)
@@ -87,7 +96,7 @@ class Summary:
             else:
                 value = probed_gain(block, generator)
                 points.gain.append(value.cpu())
-            self.is_cut &= not bool(value > 0)
+            self._note(bool(value > 0))
             self._joint[block.target].append(value.cpu())
 
     def _active(self, blocks: Tensor, source: Layer, target: Layer) -> tuple[Tensor, str]:

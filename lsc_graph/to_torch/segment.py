@@ -20,11 +20,11 @@ class Parameters(nn.Module):
         super().__init__()
         self._index: dict[str, str] = {}
 
-    def share(self, name: str, value: Tensor) -> nn.Parameter:
+    def share(self, name: str, value: Tensor, *, is_trainable: bool) -> nn.Parameter:
         """The parameter of initializer `name`, made from `value` at the first call."""
         if name not in self._index:
             self._index[name] = f"p{len(self._index)}"
-            self.register_parameter(self._index[name], nn.Parameter(value))
+            self.register_parameter(self._index[name], nn.Parameter(value, requires_grad=is_trainable))
         return self[name]
 
     def __getitem__(self, name: str) -> nn.Parameter:
@@ -74,7 +74,10 @@ class Segment(nn.Module):
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         if self.is_empty:
             return ()
-        result = self.module(*values)
+        try:
+            result = self.module(*values)
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+            raise _conversion_error(error, self.outputs) from error
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
@@ -88,6 +91,7 @@ def _convert(
 ) -> nn.Module:
     piece = ir.convenience.extract(graph, inputs, outputs)
     piece.opset_imports.update(opsets)
+    statistics = _running_statistics(piece)
     origins = _rename(piece)
     model = ir.Model(piece, ir_version=10)
     passes.OutputFixPass()(model)
@@ -100,8 +104,16 @@ def _convert(
         value = getattr(module, safe_name)
         if value.is_floating_point():
             delattr(module, safe_name)
-            module.register_parameter(safe_name, parameters.share(scope + origin, value))
+            trainable = origin not in statistics
+            shared = parameters.share(scope + origin, value, is_trainable=trainable)
+            module.register_parameter(safe_name, shared)
     return module
+
+
+def _running_statistics(piece: ir.Graph) -> set[str]:
+    """Initializers that are the running mean or variance of a BatchNormalization."""
+    nodes = (node for node in piece if node.op_type == "BatchNormalization")
+    return {str(value.name) for node in nodes for value in node.inputs[3:5] if value is not None}
 
 
 def _rename(piece: ir.Graph) -> dict[str, str]:
