@@ -7,7 +7,8 @@ function that takes one.
 Where a parameter is left out, ONNX Runtime (1.31) is followed against the specification: Affine, ScaledTanh
 and ThresholdedRelu get alpha and beta 0, so that the first two are 0 everywhere and the last is Relu (ONNX:
 alpha 1). LeakyRelu (0.01), HardSigmoid (0.2, 0.5) and Elu (1) are as specified. (In the sources of older
-releases, RNN gets 0 for every parameter left out.)
+releases, RNN gets 0 for every parameter left out.) It is not followed where Softplus overflows, above 88 in
+single precision.
 """
 
 from __future__ import annotations

@@ -39,13 +39,22 @@ class Names:
         """Rename the values and nodes of a nested graph whose names are used elsewhere in the model too."""
         for value in list(values_in(graph)):
             if value.name:
-                value.name = _renewed(value.name, self._values)
+                _rename(value, _renewed(value.name, self._values))
         for node in graph.all_nodes():
             if node.name:
                 node.name = _renewed(node.name, self._nodes)
 
     def _is_prefix(self, start: str) -> bool:
         return any(key.startswith(start) for counter in (self._values, self._nodes) for key in counter)
+
+
+def _rename(value: ir.Value, name: str) -> None:
+    if value.name == name:
+        return
+    tensor = value.const_value
+    if tensor is not None:  # its name may be that in the TensorProto of the caller's model
+        value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+    value.name = name
 
 
 def _renewed(name: str, used: Counter[str]) -> str:

@@ -259,6 +259,14 @@ def test_activation_names_are_read_in_any_case(op_type: str) -> None:
     assert_same_as_original(random_case(op_type, activations=names))
 
 
+def test_softplus_stays_finite_where_onnx_runtime_overflows() -> None:
+    case = random_case("RNN", steps=1, activations=["Softplus"], scale=20.0)
+    model = case.model()
+    rewritten, _ = lowered(model)
+    assert np.isinf(run_ort(model, case.feeds(model))["Y"]).any()
+    assert_close(run_ort(rewritten, case.feeds(model)), case.expected())
+
+
 def test_two_nodes_of_the_same_name_get_distinct_names() -> None:
     case = random_case("GRU")
     model = case.model()

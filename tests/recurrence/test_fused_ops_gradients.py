@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import onnx
+import onnx2fx
+import onnx_ir as ir
 import pytest
 import torch
 from oracles_fused import Case, lowered, random_case, run_oracle, run_ort, run_torch
@@ -124,6 +127,44 @@ def test_activations_with_a_kink_or_parameters_have_the_right_slopes(name: str) 
             lambda s, d=direction: loss(run_oracle(moved(case, "R", s * d)), weights), 1e-5
         )
         assert gradients["R"].ravel()[index] == pytest.approx(expected, rel=1e-5, abs=1e-7)
+
+
+def body_as_model(scan: ir.Node) -> tuple[onnx.ModelProto, list[str]]:
+    """The step on its own, and the names of the captured values, which are its last inputs."""
+    body = scan.attributes["body"].as_graph()
+    inner = {*body.inputs, *(value for node in body for value in node.outputs)}
+    captured = list(
+        dict.fromkeys(v for node in body for v in node.inputs if v is not None and v not in inner)
+    )
+    graph = ir.serde.serialize_graph(body)
+    graph.input.extend(ir.serde.serialize_value(value) for value in captured)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return model, [str(value.name) for value in captured]
+
+
+@pytest.mark.parametrize(("op_type", "option"), [(op, option) for op in OPTIONS for option in OPTIONS[op]])
+def test_the_step_alone_in_torch_has_the_jacobian_of_one_step_under_vmap(op_type: str, option: dict) -> None:
+    case = make_case(op_type, option, "plain", np.float64)
+    rewritten, (op,) = lowered(case.model())
+    body, captured = body_as_model(op.scans[0])
+    rewritten.graph.output.extend(onnx.helper.make_tensor_value_info(name, 11, None) for name in captured)
+    outer = run_torch(rewritten, case.feeds(rewritten))
+    module, states = onnx2fx.convert(body), [torch.as_tensor(case.inputs["initial_h"][0])]
+    if op_type == "LSTM":
+        states.append(torch.as_tensor(case.inputs["initial_c"][0]))
+
+    def step(h: torch.Tensor, *others: torch.Tensor) -> torch.Tensor:
+        rows = [value[None] for value in (h, *others)]
+        return module(*rows, *(outer[name] for name in captured))[0][0]
+
+    x = torch.as_tensor(case.inputs["X"][0])
+    jacobian = torch.vmap(torch.func.jacrev(step))(*states, x)
+    for unit in range(case.hidden_size):
+        change = np.zeros_like(case.inputs["initial_h"])
+        change[..., unit] = 1e-6
+        plus, minus = (run_oracle(moved(case, "initial_h", s * change))["Y"][0, 0] for s in (1, -1))
+        np.testing.assert_allclose(jacobian[..., unit], (plus - minus) / 2e-6, rtol=1e-6, atol=1e-8)
 
 
 def test_beyond_the_clip_threshold_the_gradient_is_zero() -> None:

@@ -109,13 +109,15 @@ def test_bodies_that_use_the_same_names_are_kept_apart() -> None:
     again.CopyFrom(model.graph.node[0])
     again.name = "loop_again"
     again.input[:2] = ["p_last", "q_last"]
-    again.output[:] = ["p2", "q2", "", "", ""]
+    again.output[:] = ["p2", "q2", "sums2", "kept2", "swapped2"]
     body = next(attribute for attribute in again.attribute if attribute.name == "body").g
     body.initializer[0].CopyFrom(numpy_helper.from_array(np.array([7.0, 8.0, 9.0], np.float32), "scale"))
     model.graph.node.append(again)
     model.graph.output.append(onnx.helper.make_tensor_value_info("p2", onnx.TensorProto.FLOAT, [2, 3]))
     model.graph.output.append(onnx.helper.make_tensor_value_info("q2", onnx.TensorProto.FLOAT, [2, 3]))
+    untouched = model.SerializeToString(deterministic=True)
     rewritten = inlined(model)
+    assert model.SerializeToString(deterministic=True) == untouched
     names = all_names(rewritten)
     assert len(names) == len(set(names))
     assert_same(model, rewritten, feeds)
