@@ -65,7 +65,7 @@ def find_recurrences(
     looped = [node for node in model.graph if node.op_type == "Scan"]
     pairs, refusals = find_state_pairs(model, states)
     stepping = [pair for pair in pairs if states or not _is_carried_by(model, pair, looped)]
-    single = [op for op in lowered if not any(scan in looped for scan in op.scans)]
+    single = [op for op in lowered if all(scan.graph is None for scan in op.scans)]
     if stepping:
         return _streaming_findings(model, pairs, num_steps, refusals, looped)
     refusals += tuple(_single_step_refusal(op) for op in single)
