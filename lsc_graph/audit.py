@@ -322,6 +322,11 @@ def _input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
 
 def _warnings(prepared: Prepared) -> tuple[str, ...]:
     found = list(prepared.findings.warnings)
+    found += [
+        f"{refusal.candidate} is part of the glue or of a block: {refusal.reason}"
+        for refusal in prepared.findings.refusals
+        if refusal.finder in ("loop", "scan")
+    ]
     if prepared.is_half:
         found.append(
             f"16-bit model: run in float32 and compared within {HALF_TOLERANCE.atol:g} + "

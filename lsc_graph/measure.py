@@ -228,15 +228,14 @@ def check_against_autograd(
         tensors = model.state_tensors(model.run(sample))
         device = next(iter(tensors.values()))[0].device
         target = sum((flatten(tensors[n]) * start[n][0].to(device)).sum() for n in start)
-        flat = [tensor for node in order for tensor in tensors[node]]
+        flat = [tensor for node in order for tensor in tensors[node] if tensor.requires_grad]
         if not isinstance(target, Tensor) or not target.requires_grad:
             return
-        gradients = iter(torch.autograd.grad(target, flat, allow_unused=True))
+        gradients = dict(zip(map(id, flat), torch.autograd.grad(target, flat, allow_unused=True), strict=True))
     found = backpropagate(edges, order, start)
     for node in order:
-        parts = [next(gradients) for _ in tensors[node]]
-        ours = [torch.zeros_like(t) if g is None else g for t, g in zip(tensors[node], parts, strict=True)]
-        actual = flatten(ours).double().cpu()
+        parts = [(tensor, gradients.get(id(tensor))) for tensor in tensors[node]]
+        actual = flatten([torch.zeros_like(t) if g is None else g for t, g in parts]).double().cpu()
         expected = torch.zeros_like(actual)
         if node in found:
             if float(found[node].log10_norm[0]) < _LOG10_TRUSTED:

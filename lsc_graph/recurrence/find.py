@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -64,6 +64,7 @@ def find_recurrences(
     inline_single_step_scans(model)
     looped = [node for node in model.graph if node.op_type == "Scan"]
     pairs, refusals = find_state_pairs(model, states)
+    refusals += tuple(_unread_loops(model.graph))
     stepping = [pair for pair in pairs if states or not _is_carried_by(model, pair, looped)]
     single = [op for op in lowered if all(scan.graph is None for scan in op.scans)]
     if stepping:
@@ -80,6 +81,16 @@ def _is_carried_by(model: ir.Model, pair: StatePair, looped: list[ir.Node]) -> b
     after = next(value for value in model.graph.outputs if value.name == pair.after)
     stops = {inputs[pair.before], *(output for node in looped for output in node.outputs)}
     return inputs[pair.before] not in direct_sources(after, stops)
+
+
+def _unread_loops(graph: ir.Graph) -> Iterator[Refusal]:
+    """Loops that may hold recurrences which are not looked into."""
+    for node in graph.all_nodes():
+        nested = node.graph is not graph
+        if node.op_type == "Loop":
+            yield Refusal(str(node.name), "loop", "recurrences written as Loop are not analysed yet")
+        elif node.op_type == "Scan" and nested:
+            yield Refusal(str(node.name), "scan", "it lies inside another loop or a branch that stays open")
 
 
 def _single_step_refusal(op: LoweredOp) -> Refusal:
