@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 import onnx
+import onnx_ir as ir
 import torch
 
-from lsc_graph.cells import CellGraph
+from lsc_graph.cells import CellGraph, body_values
 from lsc_graph.errors import UsageError
 from lsc_graph.exposure import exposed_states
 from lsc_graph.jacobians.meter import GrowthMeter
@@ -18,6 +19,7 @@ from lsc_graph.jacobians.summary import Summary
 from lsc_graph.measure import check_against_autograd, measured_model
 from lsc_graph.paths import log10_of_count, num_gradient_paths
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
+from lsc_graph.recurrence.thresholds import cut_points
 from lsc_graph.reference import Array
 from lsc_graph.results import (
     SCHEMA_VERSION,
@@ -35,6 +37,7 @@ from lsc_graph.results import (
 from lsc_graph.sampling import Sample, make_samples, read_data
 from lsc_graph.stability import judge
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
+from lsc_graph.to_torch.program import writes_of
 from lsc_graph.unroll import GridNode, first_states, last_states, unroll
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -320,12 +323,31 @@ def _input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
     )
 
 
+def _cuts(prepared: Prepared) -> list[ir.Node]:
+    """Thresholds and roundings between states, or on the way through a feed-forward model."""
+    graph, sites = prepared.findings.model.graph, prepared.findings.sites
+    values = body_values(graph)
+    if prepared.chain is not None:
+        return cut_points(graph, [values[name] for name in prepared.chain.boundaries])
+    found = []
+    for site in sites:
+        inside = body_values(site.body.graph)
+        found += cut_points(site.body.graph, [inside[state.before] for state in site.states])
+        if site.form is not Form.STREAMING:
+            found += cut_points(graph, [values[name] for name in writes_of(site)])
+    return list(dict.fromkeys(found))
+
+
 def _warnings(prepared: Prepared) -> tuple[str, ...]:
     found = list(prepared.findings.warnings)
     found += [
         f"{refusal.candidate} is part of the glue or of a block: {refusal.reason}"
         for refusal in prepared.findings.refusals
         if refusal.finder in ("loop", "scan")
+    ]
+    found += [
+        f"{node.name or node.outputs[0].name} ({node.op_type}) has zero derivative: the gradient is cut there"
+        for node in _cuts(prepared)
     ]
     if prepared.is_half:
         found.append(

@@ -146,9 +146,8 @@ class SiteModule(nn.Module):
             assert isinstance(module, CellModule)
             pools = {"before": before, "after": after, "slice": slices, "capture": captures | before}
             written = module(*(pools[kind][name] for kind, name in module.reads))
-            # Cloned so that a gradient is that of the state itself, not of what else it was computed with.
             states = module.cell.layer.states
-            after |= {state.name: value.clone() for state, value in zip(states, written, strict=True)}
+            after |= {state.name: own_tensor(value) for state, value in zip(states, written, strict=True)}
         return after
 
     def emit_all(self, after: Values, trajectory: Trajectory) -> dict[str, Tensor]:
@@ -183,6 +182,15 @@ class SiteModule(nn.Module):
                 stacked = stacked.flip(0)
             collected[sequence.main] = stacked if sequence.axis < 0 else stacked.movedim(0, sequence.axis)
         return collected
+
+
+def own_tensor(value: Tensor) -> Tensor:
+    """A copy whose gradient is that of the state itself, not of what else was computed with it.
+
+    It takes part in differentiation even where all of its own history is cut, as by a threshold.
+    """
+    copy = value.clone()
+    return copy.requires_grad_() if torch.is_grad_enabled() and not copy.requires_grad else copy
 
 
 def slices_of(sequence: StepSequence, main: Tensor, *, is_reverse: bool) -> Tensor:

@@ -12,7 +12,7 @@ from lsc_graph.cells import Cell, body_values
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.find import Findings
 from lsc_graph.recurrence.site import RecurrentSite
-from lsc_graph.to_torch.loop import SiteModule, Trajectory, Values, slices_of
+from lsc_graph.to_torch.loop import SiteModule, Trajectory, Values, own_tensor, slices_of
 from lsc_graph.to_torch.segment import Parameters, Segment
 
 
@@ -145,7 +145,7 @@ class ChainProgram(nn.Module):
         values: tuple[Tensor, ...] = tuple(inputs[name] for name in self.input_names)
         boundaries = []
         for block in self.blocks[:-1]:
-            values = tuple(value.clone() for value in block(*values))
+            values = tuple(own_tensor(value) for value in block(*values))
             boundaries.append(values[0])
         outputs = self.blocks[-1](*values)
         return Run(dict(zip(self.output_names, outputs, strict=True)), boundaries=tuple(boundaries))
