@@ -29,6 +29,7 @@ from lsc_graph.results import (
     Growth,
     InputFacts,
     Inspection,
+    Judgement,
     LayerFacts,
     Recurrence,
     StateFacts,
@@ -213,7 +214,7 @@ class _Factors:
         return self.time[head.layer] if tail.layer == head.layer else self.depth[tail.layer, head.layer]
 
 
-def _verdict(growth: Growth, layers: Sequence[LayerFacts], cells: CellGraph):  # type: ignore[no-untyped-def]
+def _verdict(growth: Growth, layers: Sequence[LayerFacts], cells: CellGraph) -> Judgement:
     factors = _Factors(layers)
     return judge(
         growth=growth,

@@ -110,7 +110,7 @@ class Sequences(_Model):
 
     def __init__(self, prepared: Prepared, device: str, generator: torch.Generator) -> None:
         super().__init__(prepared, device, generator)
-        self.observed = _final_states(prepared.normalized)
+        self.observed = _recurrent_outputs(prepared.normalized)
         program = SequenceProgram(prepared.findings, prepared.cells, self.parameters, self.observed)
         self.program = program.to(device)
         self.normalized = Reference(_with_outputs(prepared.normalized, self.observed))
@@ -186,15 +186,20 @@ class FeedForward(_Model):
         assert prepared.chain is not None
         program = ChainProgram(prepared.findings.model, prepared.chain.boundaries, self.parameters)
         self.program = program.to(device)
+        self.boundaries = prepared.chain.boundaries
+        self.normalized = Reference(_with_outputs(prepared.normalized, self.boundaries))
 
     def run(self, sample: Sample) -> Run:
         return self.program(self.tensors(sample.inputs | sample.initial))  # type: ignore[no-any-return]
 
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
         feed = sample.inputs | sample.initial
+        single = {name: _single(value) for name, value in feed.items()}
         check.compare_all(run.outputs, self.reference.run(feed | self.constants))
+        # A deep model may forget its first layers before its outputs: every layer is compared.
+        layers = dict(zip(self.boundaries, run.boundaries, strict=True))
+        check.compare_all(layers, self.normalized.run(single, self.boundaries))
         if check.failures:
-            single = {name: _single(value) for name, value in feed.items()}
             raise check.refusal(self.first_difference(single, self.tensors(single), check.tolerance))
 
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
@@ -283,15 +288,10 @@ def _single(value: Array) -> Array:
     return value.astype(np.float32) if is_half else value
 
 
-def _final_states(proto: onnx.ModelProto) -> list[str]:
-    """Names of the final states of the fused operators of the main graph."""
-    return [
-        name
-        for node in proto.graph.node
-        if node.op_type in ("RNN", "GRU", "LSTM")
-        for name in node.output[1:]
-        if name
-    ]
+def _recurrent_outputs(proto: onnx.ModelProto) -> list[str]:
+    """Names of what the fused operators of the main graph write: sequences and final states."""
+    nodes = (node for node in proto.graph.node if node.op_type in ("RNN", "GRU", "LSTM"))
+    return [name for node in nodes for name in node.output if name]
 
 
 def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

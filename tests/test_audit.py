@@ -1,0 +1,243 @@
+"""The audit of reference models agrees with what is known about them exactly."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from lsc_graph import audit as audit_module
+from lsc_graph.audit import audit, inspect
+from lsc_graph.errors import ParityError, UsageError
+from lsc_graph.models import registry
+from lsc_graph.results import Analysis, Direction, Form, Verdict
+from lsc_graph.to_torch.segment import Parameters
+
+ANALYSED = [name for name in registry.names() if name not in ("loop_gru", "unrolled_gru")]
+RECURRENT = [name for name in ANALYSED if registry.card(name).forms]
+
+
+def audited(name: str, num_steps: int = 9, **options: object) -> Analysis:
+    recurrent = bool(registry.card(name).forms)
+    return audit(
+        registry.build(name, **options), num_steps=num_steps if recurrent else None, num_samples=2
+    )
+
+
+@pytest.mark.parametrize("name", ANALYSED)
+def test_finds_the_layers_and_counts_the_paths_of_every_reference_model(name: str) -> None:
+    analysis, card = audited(name), registry.card(name)
+    assert tuple(layer.state_size for layer in analysis.layers) == card.state_sizes
+    assert analysis.grid.num_layers == card.num_layers
+    assert int(analysis.grid.num_gradient_paths) == card.num_gradient_paths(analysis.grid.num_steps)
+    assert {recurrence.form for recurrence in analysis.recurrences} == set(card.forms)
+    assert analysis.parity.num_values > 0
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_time_radii_and_gains_known_in_closed_form_are_found_at_every_point(name: str) -> None:
+    analysis, card = audited(name), registry.card(name)
+    for index, layer in enumerate(analysis.layers):
+        assert layer.time_radius is not None
+        assert layer.time_gain is not None
+        assert layer.time_radius.num_points == 2 * 8
+        if card.time_radius is not None and card.is_differentiable:
+            assert layer.time_radius.min == pytest.approx(card.time_radius[index], rel=2e-4)
+            assert layer.time_radius.max == pytest.approx(card.time_radius[index], rel=2e-4)
+        if card.time_gain is not None and card.is_differentiable:
+            assert layer.time_gain.mean == pytest.approx(card.time_gain[index], rel=2e-4)
+
+
+@pytest.mark.parametrize("name", ["pascal_rnn", "linear_orthogonal_rnn"])
+def test_depth_radii_known_in_closed_form_are_found(name: str) -> None:
+    analysis, card = audited(name), registry.card(name)
+    assert card.depth_radius is not None
+    for layer, radius in zip(analysis.layers[1:], card.depth_radius, strict=True):
+        assert layer.depth_radius is not None
+        assert layer.depth_radius.mean == pytest.approx(radius, rel=1e-4)
+        assert layer.depth_radius.num_points == 2 * 9
+
+
+@pytest.mark.parametrize("radius", [0.5, 0.7, 1.0, 1.3])
+def test_growth_in_the_pascal_rnn_is_the_path_count_times_the_radius_to_the_power_of_the_edges(
+    radius: float,
+) -> None:
+    analysis = audited("pascal_rnn", num_steps=12, radius=radius)
+    for point in analysis.growth.table:
+        count = math.comb(point.dt + point.dl, point.dl)
+        exact = math.log10(count) + (point.dt + point.dl) * math.log10(radius)
+        assert point.measured_log10 == pytest.approx(exact, abs=1e-3)
+        assert point.coherent_log10 == pytest.approx(exact, abs=1e-3)
+    # A scalar network with positive weights: all paths align.
+    assert analysis.growth.coherence == pytest.approx(1.0, abs=0.1)
+
+
+def test_a_pascal_rnn_of_radius_one_grows_by_its_paths_alone() -> None:
+    verdict = audited("pascal_rnn", num_steps=20, radius=1.0).verdict
+    assert verdict.label is Verdict.SUBEXPONENTIAL
+    assert verdict.stability_index == pytest.approx(2.0, rel=0.1)
+
+
+def test_an_orthogonal_rnn_of_one_layer_and_radius_one_is_stable() -> None:
+    analysis = audited("linear_orthogonal_rnn", num_steps=30, radius=1.0, num_layers=1)
+    assert analysis.verdict.label is Verdict.STABLE
+    assert analysis.growth.measured_log10 == pytest.approx(0.0, abs=1e-3)
+
+
+def test_unrelated_paths_add_in_quadrature_and_the_three_factors_add_up() -> None:
+    growth = audited("linear_orthogonal_rnn", num_steps=16, radius=0.7, input_size=64, hidden_size=64).growth
+    assert growth.coherence == pytest.approx(0.0, abs=0.15)
+    assert growth.measured_log10 == pytest.approx(growth.incoherent_log10, abs=0.15)
+    parts = (growth.paths_log10, growth.local_log10, growth.interference_log10)
+    assert sum(part or 0.0 for part in parts) == pytest.approx(growth.measured_log10, abs=1e-9)
+
+
+def test_a_gru_whose_update_gate_is_forced_open_keeps_its_state() -> None:
+    model = registry.build("gru")
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if values.ndim == 2:  # biases [1, 6H]: z comes first
+            values[0, : values.shape[1] // 6] = 40.0
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for layer in audit(model, num_steps=5, num_samples=1).layers:
+        assert layer.time_radius is not None
+        assert layer.time_gain is not None
+        assert layer.time_radius.mean == pytest.approx(1.0, abs=1e-5)
+        assert layer.time_gain.mean == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_same_gru_fused_streamed_and_scanned_has_the_same_radii() -> None:
+    data = {"x": np.random.default_rng(1).standard_normal((9, 1, 8)).astype(np.float32)}
+    found = []
+    for name in ("gru", "streaming_gru", "scan_gru"):
+        model = registry.build(name)
+        (key,) = [value.name for value in model.graph.input if value.name == "x"] or ["x"]
+        analysis = audit(model, num_steps=9, num_samples=1, data={key: data["x"]})
+        found.append(
+            [
+                statistics.mean
+                for layer in analysis.layers
+                for statistics in (layer.time_radius, layer.depth_radius)
+                if statistics
+            ]
+        )
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert found[0] == pytest.approx(found[2], abs=1e-5)
+
+
+def test_both_directions_of_a_bidirectional_operator_are_layers_of_the_same_depth() -> None:
+    analysis = audited("bidirectional_lstm")
+    assert [r.direction for r in analysis.recurrences] == [Direction.BIDIRECTIONAL] * 2
+    assert analysis.recurrences[0].layer_ids == ("layer_0", "layer_1")
+    assert [layer.depth_from for layer in analysis.layers[2:]] == [("layer_0", "layer_1")] * 2
+
+
+@pytest.mark.parametrize("name", ["gru", "lru", "feed_forward_relu"])
+def test_one_perturbed_weight_of_the_torch_view_stops_the_report(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    share = Parameters.share
+    spoiled: list[str] = []
+
+    def spoil(self: Parameters, origin: str, value: torch.Tensor, *, is_trainable: bool) -> torch.nn.Parameter:
+        parameter = share(self, origin, value, is_trainable=is_trainable)
+        if not spoiled and value.numel() > 16:
+            spoiled.append(origin)
+            with torch.no_grad():
+                parameter.view(-1)[3] += 0.5
+        return parameter
+
+    monkeypatch.setattr(Parameters, "share", spoil)
+    with pytest.raises(ParityError) as caught:
+        audited(name)
+    assert spoiled
+    assert "first value in the graph that differs is" in str(caught.value)
+
+
+def test_a_missing_depth_edge_is_noticed_by_backpropagation(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = audit_module.check_against_autograd
+
+    def without_depth(model: object, sample: object, edges: list, *rest: object) -> None:
+        kept = [edge for edge in edges if edge.tail.layer == edge.head.layer]
+        real(model, sample, kept, *rest)
+
+    monkeypatch.setattr(audit_module, "check_against_autograd", without_depth)
+    with pytest.raises(Exception, match="does not account for the whole gradient"):
+        audited("gru")
+
+
+def test_a_threshold_on_the_gradients_way_is_named() -> None:
+    assert any("zero derivative" in warning for warning in audited("alif").warnings)
+    assert not audited("alif_smooth").warnings
+
+
+def test_a_default_deep_relu_network_vanishes_and_a_residual_one_does_not() -> None:
+    assert audited("feed_forward_relu").verdict.label is Verdict.VANISHING
+    assert audited("residual_mlp").verdict.label is Verdict.STABLE
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others() -> None:
+    model = registry.build("lstm")
+    first, again, other = (audit(model, num_steps=5, num_samples=2, seed=seed) for seed in (1, 1, 2))
+    assert first.layers == again.layers
+    assert first.growth == again.growth
+    assert first.layers != other.layers
+
+
+def test_inspect_finds_what_audit_finds_without_measuring() -> None:
+    model = registry.build("bidirectional_lstm")
+    inspection, analysis = inspect(model, num_steps=6), audit(model, num_steps=6, num_samples=1)
+    assert inspection.recurrences == analysis.recurrences
+    assert inspection.grid == analysis.grid
+    assert [layer.depth_from for layer in inspection.layers] == [layer.depth_from for layer in analysis.layers]
+    assert all(layer.time_radius is None for layer in inspection.layers)
+
+
+def test_asking_for_other_than_the_fixed_number_of_steps_is_refused() -> None:
+    model = registry.build("lstm")
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 7
+    with pytest.raises(UsageError, match="number of steps"):
+        audit(model, num_steps=5)
+    assert audit(model, num_samples=1).grid.num_steps == 7
+
+
+def test_a_loop_that_is_not_looked_into_is_named_and_not_taken_for_feed_forward_in_silence() -> None:
+    with pytest.raises(Exception, match="Loop are not analysed yet"):
+        audit(registry.build("loop_gru"), num_steps=4)
+
+
+def _attention_over_encoder() -> onnx.ModelProto:
+    """Encoder RNN; a decoder RNN reads at every step the mean over time of the encoder's outputs."""
+    generator = np.random.default_rng(0)
+    size, nodes, weights = 4, [], []
+    for name in ("encoder", "decoder"):
+        for part in "WR":
+            value = generator.standard_normal((1, size, size)).astype(np.float32) / 3
+            weights.append(numpy_helper.from_array(value, f"{name}_{part}"))
+    nodes.append(helper.make_node("RNN", ["x", "encoder_W", "encoder_R"], ["e"], "encoder", hidden_size=size))
+    nodes.append(helper.make_node("ReduceMean", ["e"], ["mean"], axes=[0, 1], keepdims=0))
+    nodes.append(helper.make_node("Add", ["x", "mean"], ["mixed"]))
+    nodes.append(
+        helper.make_node("RNN", ["mixed", "decoder_W", "decoder_R"], ["y"], "decoder", hidden_size=size)
+    )
+    shape = [6, 1, size]
+    graph = helper.make_graph(
+        nodes,
+        "attention",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [6, 1, 1, size])],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_glue_that_mixes_times_connects_all_the_times_that_it_mixes() -> None:
+    analysis = audit(_attention_over_encoder(), num_samples=1)
+    # Every step of the encoder feeds every step of the decoder; from encoder step 0, a path leaves at step s
+    # and enters at step t: 6 x 6 choices, no other branching.
+    assert int(analysis.grid.num_gradient_paths) == 36
+    assert analysis.recurrences[1].form is Form.FUSED_OP
