@@ -35,9 +35,9 @@ def alif(
     output_size: int = 4,
     voltage_decay: float = math.exp(-1 / 20),
     adaptation_decay: float = math.exp(-1 / 200),
-    threshold: float = 0.1,
-    adaptation: float = 1.6,
-    sharpness: float = 5.0,
+    threshold: float = 0.03,
+    adaptation: float = 0.3,
+    sharpness: float = 20.0,
     form: Form = Form.STREAMING,
     num_steps: int = 8,
 ) -> Exhibit:
@@ -56,7 +56,8 @@ def alif(
         output_size: size of y.
         voltage_decay: alpha in [0, 1); 20 ms by default.
         adaptation_decay: rho in [0, 1); 200 ms by default.
-        threshold: theta, the threshold at rest.
+        threshold: theta, the threshold at rest; with it and `adaptation` as they are, roughly one
+            neuron in twenty of every layer fires in a step on standard normal inputs.
         adaptation: beta, the threshold's rise per unit of adaptation.
         sharpness: of the sigmoid.
         form: how the step is written.

@@ -31,7 +31,7 @@ class State:
 
 @dataclass(frozen=True)
 class Step:
-    """Nodes and weights that turn x [batch,input_size] and states into y [batch,output_size] and new states."""
+    """Nodes and weights that turn x [batch,input_size] and states into y [batch,output_size] and new ones."""
 
     builder: GraphBuilder
     states: tuple[State, ...]
