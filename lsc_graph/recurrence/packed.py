@@ -92,7 +92,7 @@ def _distribute(graph: ir.Graph, value: ir.Value, axis: int) -> list[ir.Value]:
     written = []
     for number, piece in enumerate(_distribute(graph, packed, axis)):
         operands = [piece if i == index else operand for i, operand in enumerate(node.inputs)]
-        copy = ir.node(node.op_type, operands, dict(node.attributes), name=f"{node.name}.{number}")
+        copy = ir.node(node.op_type, operands, dict(node.attributes), name=f"{value.name}.part{number}")
         result = copy.outputs[0]
         result.name, result.dtype, result.shape = f"{value.name}.part{number}", value.dtype, piece.shape
         graph.insert_after(node, copy)

@@ -21,6 +21,7 @@ from lsc_graph.results import Refusal
 _STATE_WORDS = frozenset(
     "state states hidden h c hc cell cells carry mem memory cache caches past present rnn lstm gru ssm s".split()
 )
+_DATA_WORDS = frozenset("x y input output in out image audio signal data sample noise mask logits".split())
 _NEXT = r"(?:n|_?next|_?new|_?out(?:put)?|_?o|_?after|_?final|_?updated|_?t1|_?tplus1)"
 _PREVIOUS = r"(?:_?in(?:put)?|_?prev(?:ious)?|_?old|_?before|_?init(?:ial)?|_?i|_?t0?)"
 
@@ -55,9 +56,9 @@ def find_state_pairs(
     refusals = [_refuse(before, after, "its value passes through unchanged") for before, after in passing]
     pairs: list[StatePair] = []
     by_name = [pair for pair in assignment or [] if _named_as_state(str(pair[0].name), str(pair[1].name))]
-    by_structure = not by_name and _has_other_values(model, assignment or [])
+    by_structure = not by_name and _has_other_values(model, [*(assignment or []), *passing])
     for before, after in assignment or []:
-        if (before, after) in by_name or by_structure:
+        if (before, after) in by_name or (by_structure and not _named_as_data(before, after)):
             evidence = "structure and names" if by_name else "structure alone"
             pairs.append(StatePair(str(before.name), str(after.name), evidence))
         else:
@@ -158,6 +159,12 @@ def _named_as_state(before: str, after: str) -> bool:
     words = set(re.split(r"[^a-z]+", f"{before} {after}".lower()))
     stem = _stem_match(before, after)
     return stem is not None and bool((words | {stem}) & _STATE_WORDS)
+
+
+def _named_as_data(before: ir.Value, after: ir.Value) -> bool:
+    """Whether the names speak of what is processed rather than of what is remembered."""
+    words = [set(re.split(r"[^a-z]+", str(value.name).lower())) for value in (before, after)]
+    return any(found & _DATA_WORDS for found in words)
 
 
 def _stem_match(before: str, after: str) -> str | None:

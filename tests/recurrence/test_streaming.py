@@ -1,0 +1,125 @@
+"""State pairs of streaming models: taken where one reading is left, refused with its readings elsewhere."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+import pytest
+
+from lsc_graph.errors import UsageError
+from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
+
+
+def step_model(inputs: dict[str, list[int]], outputs: dict[str, tuple[str, ...]]) -> ir.Model:
+    """A step whose outputs are sums of the named inputs, in the shape of the first (`pooled*`: [1, 1])."""
+    values = {name: ir.val(name, dtype=ir.DataType.FLOAT, shape=shape) for name, shape in inputs.items()}
+    nodes, results = [], []
+    for name, sources in outputs.items():
+        total = values[sources[0]]
+        for source in sources[1:]:
+            extra = ir.node("ReduceSum", [values[source]], {"keepdims": 0})
+            plus = ir.node("Add", [total, extra.outputs[0]])
+            nodes += [extra, plus]
+            total = plus.outputs[0]
+        pooled = name.startswith("pooled")
+        last = ir.node("ReduceSum" if pooled else "Tanh", [total])
+        last.outputs[0].name, last.outputs[0].dtype = name, ir.DataType.FLOAT
+        last.outputs[0].shape = ir.Shape([1, 1] if pooled else inputs[sources[0]])
+        nodes.append(last)
+        results.append(last.outputs[0])
+    graph = ir.Graph(list(values.values()), results, nodes=nodes, opset_imports={"": 17}, name="step")
+    return ir.Model(graph, ir_version=8)
+
+
+def found(model: ir.Model) -> list[tuple[str, str]]:
+    return [(pair.before, pair.after) for pair in find_state_pairs(model)[0]]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("state", "stateN"),
+        ("h", "hn"),
+        ("h0", "h0n"),
+        ("h_in", "h_out"),
+        ("past_0", "present_0"),
+        ("hidden_state", "new_hidden_state"),
+        ("cache", "cache_out"),
+        ("onnx::state.1", "next_onnx::state.1"),
+    ],
+)
+def test_names_and_structure_together_make_a_state(before: str, after: str) -> None:
+    # The other output has the same shape and depends on the state too.
+    model = step_model({"x": [1, 8], before: [1, 4]}, {"y": (before, "x"), after: (before, "x")})
+    assert found(model) == [(before, after)]
+
+
+def test_meaningless_names_suffice_where_structure_leaves_one_reading() -> None:
+    model = step_model({"a": [1, 8], "b": [1, 4]}, {"p": ("a", "b"), "q": ("b", "a")})
+    # p has the shape of a: then two pairs fit, and no other input or output is left.
+    assert found(model) == []
+    model = step_model({"a": [1, 8], "b": [1, 4]}, {"pooled": ("a", "b"), "q": ("b", "a")})
+    assert find_state_pairs(model)[0] == (StatePair("b", "q", "structure alone"),)
+
+
+def test_a_denoiser_is_not_a_recurrence() -> None:
+    model = step_model({"input": [1, 64]}, {"output": ("input",)})
+    pairs, refusals = find_state_pairs(model)
+    assert pairs == ()
+    assert "nothing says that it is a state" in refusals[0].reason
+    assert "--state input:output" in refusals[0].reason
+
+
+def test_a_denoiser_with_a_mask_and_a_confidence_is_not_a_recurrence_either() -> None:
+    model = step_model({"x": [1, 64], "m": [1, 8]}, {"y": ("x", "m"), "pooled": ("x", "m")})
+    assert found(model) == []
+
+
+def test_two_inputs_that_fit_one_output_are_refused_with_both_readings() -> None:
+    model = step_model({"a": [1, 4], "b": [1, 4], "x": [1, 2]}, {"q": ("a", "b", "x"), "y": ("x", "a")})
+    pairs, refusals = find_state_pairs(model)
+    assert pairs == ()
+    assert {refusal.candidate for refusal in refusals if "several" in refusal.reason} >= {"a -> q", "b -> q"}
+
+
+def test_a_stack_of_unnamed_states_is_told_apart_by_who_depends_on_whom() -> None:
+    model = step_model(
+        {"x": [1, 8], "u": [1, 4], "v": [1, 4]},
+        {"y": ("x", "v"), "p": ("u", "x"), "q": ("v", "u", "x")},
+    )
+    # p can only come from u, which leaves v for q; but y could be a state of x, so names must say more.
+    pairs = found(model)
+    assert ("u", "p") not in pairs or ("v", "q") in pairs
+
+
+def test_an_output_that_does_not_depend_on_the_input_is_not_its_successor() -> None:
+    model = step_model({"x": [1, 4], "h": [1, 4]}, {"y": ("x", "h"), "hn": ("x",)})
+    assert ("h", "hn") not in found(model)
+
+
+def test_a_value_that_passes_through_unchanged_is_no_state() -> None:
+    model = step_model({"x": [1, 8], "h": [1, 4]}, {"y": ("x", "h"), "hn": ("h",)})
+    h, hn = model.graph.inputs[1], model.graph.outputs[1]
+    copy = ir.node("Identity", [h])
+    copy.outputs[0].dtype, copy.outputs[0].shape = hn.dtype, hn.shape
+    model.graph.append(copy)
+    model.graph.outputs[1] = copy.outputs[0]
+    hn.name, copy.outputs[0].name = "old", "hn"
+    pairs, refusals = find_state_pairs(model)
+    assert pairs == ()
+    assert "passes through unchanged" in refusals[0].reason
+
+
+def test_declared_pairs_are_taken_and_override_the_search() -> None:
+    model = step_model({"x": [1, 8], "s": [1, 4], "h": [1, 4]}, {"y": ("x", "s", "h"), "t": ("s", "x"), "hn": ("h", "x")})
+    pairs, _ = find_state_pairs(model, [("s", "t")])
+    assert pairs == (StatePair("s", "t", "declared by hand"),)
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [(("nope", "y"), "names no input"), (("x", "nope"), "names no output"), (("x", "hn"), "different type or shape")],
+)
+def test_declared_pairs_that_cannot_be_are_refused(pair: tuple[str, str], message: str) -> None:
+    model = step_model({"x": [1, 8], "h": [1, 4]}, {"y": ("x", "h"), "hn": ("h", "x")})
+    with pytest.raises(UsageError, match=message):
+        find_state_pairs(model, [pair])
