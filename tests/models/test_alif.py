@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import onnx
 import pytest
 
 from lsc_graph import models
 
+Arrays = dict[str, np.ndarray]
+Run = Callable[[onnx.ModelProto, dict[str, np.ndarray]], dict[str, np.ndarray]]
+Weights = Callable[[onnx.ModelProto], dict[str, np.ndarray]]
+Stream = Callable[[onnx.ModelProto, np.ndarray], tuple[np.ndarray, list[dict[str, np.ndarray]]]]
+Jacobian = Callable[..., np.ndarray]
+
 PARTS = ("spike", "voltage", "adaptation")
 
 
-def simulate(weights, x, num_layers, spike):
+def simulate(
+    weights: Arrays, x: np.ndarray, num_layers: int, spike: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, list[np.ndarray]]:
     """y [T,B,O] and per layer the states (z, v, b), each [T,B,H]."""
     visited = []
     for layer in range(num_layers):
@@ -28,7 +39,7 @@ def simulate(weights, x, num_layers, spike):
     return x @ weights["readout.weight"].T + weights["readout.bias"], visited
 
 
-SPIKES = {
+SPIKES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "alif": lambda excess: (excess > 0).astype(float),
     "alif_smooth": lambda excess: 1 / (1 + np.exp(-20 * excess)),
 }
@@ -36,7 +47,7 @@ SPIKES = {
 
 @pytest.mark.parametrize("name", SPIKES)
 @pytest.mark.parametrize("num_layers", [1, 3])
-def test_streaming_is_the_recurrence(stream, weights_of, name, num_layers):
+def test_streaming_is_the_recurrence(stream: Stream, weights_of: Weights, name: str, num_layers: int) -> None:
     model = models.build(name, 1, num_layers=num_layers)
     x = 2 * np.random.default_rng(0).standard_normal((30, 3, 8))
     y, states = stream(model, x)
@@ -49,14 +60,16 @@ def test_streaming_is_the_recurrence(stream, weights_of, name, num_layers):
 
 @pytest.mark.parametrize("form", ["scan", "loop", "unrolled"])
 @pytest.mark.parametrize("name", SPIKES)
-def test_the_other_forms_are_the_streaming_step_over_time(run, stream, name, form):
+def test_the_other_forms_are_the_streaming_step_over_time(
+    run: Run, stream: Stream, name: str, form: str
+) -> None:
     x = 2 * np.random.default_rng(1).standard_normal((6, 2, 8))
     y, _ = stream(models.build(name), x)
     outputs = run(models.build(name, form=form, num_steps=6), {"x": x})
     np.testing.assert_allclose(outputs["y"], y, rtol=1e-4, atol=1e-5)
 
 
-def test_every_layer_spikes_now_and_then(stream):
+def test_every_layer_spikes_now_and_then(stream: Stream) -> None:
     x = np.random.default_rng(2).standard_normal((200, 4, 8))
     _, states = stream(models.build("alif"), x)
     for layer in range(2):
@@ -65,7 +78,7 @@ def test_every_layer_spikes_now_and_then(stream):
         assert 0.02 < spikes[50:].mean() < 0.15
 
 
-def test_a_spike_raises_the_threshold_and_lowers_the_voltage(run):
+def test_a_spike_raises_the_threshold_and_lowers_the_voltage(run: Run) -> None:
     model = models.build("alif", num_layers=1, hidden_size=1)
     rest = {"x": np.zeros((1, 8)), **{f"state0_{part}": np.zeros((1, 1)) for part in PARTS}}
     fired = run(model, rest | {"state0_spike": np.ones((1, 1))})
@@ -77,7 +90,7 @@ def test_a_spike_raises_the_threshold_and_lowers_the_voltage(run):
     assert fired["state0_voltage_next"].item() == pytest.approx(expected, abs=1e-6)
 
 
-def step_feeds(model, generator):
+def step_feeds(model: onnx.ModelProto, generator: np.random.Generator) -> Arrays:
     feeds = {
         v.name: generator.standard_normal((1, v.type.tensor_type.shape.dim[1].dim_value))
         for v in model.graph.input
@@ -86,11 +99,11 @@ def step_feeds(model, generator):
     return feeds
 
 
-def states_of(layer, suffix=""):
+def states_of(layer: int, suffix: str = "") -> list[str]:
     return [f"state{layer}_{part}{suffix}" for part in PARTS]
 
 
-def test_true_spikes_leave_only_the_decays_in_time_and_nothing_in_depth(jacobian):
+def test_true_spikes_leave_only_the_decays_in_time_and_nothing_in_depth(jacobian: Jacobian) -> None:
     decays = {"voltage_decay": 0.8, "adaptation_decay": 0.9}
     model, card = (f("alif", 2, **decays) for f in (models.build, models.card))
     feeds = step_feeds(model, np.random.default_rng(3))
@@ -103,7 +116,7 @@ def test_true_spikes_leave_only_the_decays_in_time_and_nothing_in_depth(jacobian
     assert not card.is_differentiable
 
 
-def test_smooth_spikes_pass_gradients_in_time_and_depth(jacobian):
+def test_smooth_spikes_pass_gradients_in_time_and_depth(jacobian: Jacobian) -> None:
     model, card = models.build("alif_smooth", 2), models.card("alif_smooth", 2)
     feeds = step_feeds(model, np.random.default_rng(3))
     assert np.linalg.norm(jacobian(model, feeds, states_of(0), states_of(1, "_next"))) > 1e-2

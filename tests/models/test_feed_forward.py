@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import onnx
 import pytest
 
 from lsc_graph import models
 
-ACTIVATIONS = {
+Run = Callable[[onnx.ModelProto, dict[str, np.ndarray]], dict[str, np.ndarray]]
+Weights = Callable[[onnx.ModelProto], dict[str, np.ndarray]]
+Jacobian = Callable[..., np.ndarray]
+
+ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "feed_forward_sin": np.sin,
     "feed_forward_relu": lambda value: np.maximum(value, 0),
     "feed_forward_cos": np.cos,
@@ -17,7 +24,7 @@ ACTIVATIONS = {
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 @pytest.mark.parametrize("output_size", [0, 10])
-def test_outputs_are_layer_after_layer(run, weights_of, name, output_size):
+def test_outputs_are_layer_after_layer(run: Run, weights_of: Weights, name: str, output_size: int) -> None:
     model = models.build(name, 1, num_layers=6, init="glorot", output_size=output_size)
     weights, x = weights_of(model), np.random.default_rng(0).standard_normal((5, 64))
     value = x
@@ -29,13 +36,13 @@ def test_outputs_are_layer_after_layer(run, weights_of, name, output_size):
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_they_are_thirty_layers_of_128_and_a_head_is_one_more(name):
+def test_they_are_thirty_layers_of_128_and_a_head_is_one_more(name: str) -> None:
     assert models.card(name).state_sizes == (128,) * 30
     assert models.card(name, output_size=10).state_sizes == (128,) * 30 + (10,)
 
 
 @pytest.mark.parametrize("scale", [0.5, 1.0])
-def test_orthogonal_linear_layers_have_the_cards_gain(jacobian, scale):
+def test_orthogonal_linear_layers_have_the_cards_gain(jacobian: Jacobian, scale: float) -> None:
     options = {"init": "orthogonal", "scale": scale, "num_layers": 3, "input_size": 8, "hidden_size": 8}
     model, card = (f("feed_forward_linear", **options) for f in (models.build, models.card))
     whole = jacobian(model, {"x": np.ones((1, 8))}, ["x"], ["y"], 1.0)
@@ -43,14 +50,16 @@ def test_orthogonal_linear_layers_have_the_cards_gain(jacobian, scale):
     assert card.depth_radius == card.depth_gain == (scale, scale)
 
 
-def test_only_orthogonal_linear_layers_without_a_head_are_promised_anything():
+def test_only_orthogonal_linear_layers_without_a_head_are_promised_anything() -> None:
     orthogonal = {"init": "orthogonal"}
     assert models.card("feed_forward_relu", **orthogonal).depth_radius is None
     assert models.card("feed_forward_linear").depth_radius is None
     assert models.card("feed_forward_linear", **orthogonal, output_size=3).depth_radius is None
 
 
-def test_he_keeps_the_signal_through_thirty_relu_layers_and_torchs_default_loses_it(jacobian):
+def test_he_keeps_the_signal_through_thirty_relu_layers_and_torchs_default_loses_it(
+    jacobian: Jacobian,
+) -> None:
     """Var = 2 / n_in against 1 / (3 n_in): a factor sqrt(1/6) a layer, 30 of them 11.7 decades."""
     feeds = {"x": np.random.default_rng(0).standard_normal((1, 64))}
     norms = [
@@ -66,7 +75,7 @@ def test_he_keeps_the_signal_through_thirty_relu_layers_and_torchs_default_loses
     assert stds[0] / stds[1] == pytest.approx(np.sqrt(6), rel=0.05)
 
 
-def test_the_residual_network_is_its_blocks(run, weights_of):
+def test_the_residual_network_is_its_blocks(run: Run, weights_of: Weights) -> None:
     model = models.build("residual_mlp", 3)
     weights, x = weights_of(model), np.random.default_rng(1).standard_normal((4, 32))
     value = x
@@ -82,7 +91,7 @@ def test_the_residual_network_is_its_blocks(run, weights_of):
     np.testing.assert_allclose(run(model, {"x": x})["y"], value, rtol=1e-4, atol=1e-5)
 
 
-def test_without_branches_the_residual_network_is_the_identity(run):
+def test_without_branches_the_residual_network_is_the_identity(run: Run) -> None:
     x = np.random.default_rng(2).standard_normal((3, 32)).astype(np.float32)
     model, card = (f("residual_mlp", branch_scale=0.0) for f in (models.build, models.card))
     np.testing.assert_array_equal(run(model, {"x": x})["y"], x)

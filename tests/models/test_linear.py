@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import comb
 
 import numpy as np
+import onnx
 import pytest
 
 from lsc_graph import models
 
+Run = Callable[[onnx.ModelProto, dict[str, np.ndarray]], dict[str, np.ndarray]]
+Stream = Callable[[onnx.ModelProto, np.ndarray], tuple[np.ndarray, list[dict[str, np.ndarray]]]]
+Jacobian = Callable[..., np.ndarray]
+
 FORMS = ["fused_op", "scan", "loop", "unrolled"]
 
 
-def impulse_responses(run, model, num_steps, size):
+def impulse_responses(run: Run, model: onnx.ModelProto, num_steps: int, size: int) -> np.ndarray:
     """y[t] - y0[t] when unit 0 of x[s] goes up by 1, at a random x: array [s,t,H]."""
     x = np.random.default_rng(0).integers(-4, 4, (num_steps, 1, size)).astype(np.float32)
     base = run(model, {"x": x})["y"]
@@ -26,7 +32,7 @@ def impulse_responses(run, model, num_steps, size):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(("num_layers", "radius"), [(1, 0.5), (3, 0.5), (4, 1.0), (3, 0.25)])
-def test_the_pascal_rnn_responds_by_its_triangle(run, form, num_layers, radius):
+def test_the_pascal_rnn_responds_by_its_triangle(run: Run, form: str, num_layers: int, radius: float) -> None:
     model = models.build(
         "pascal_rnn", num_layers=num_layers, radius=radius, hidden_size=2, form=form, num_steps=6
     )
@@ -40,7 +46,7 @@ def test_the_pascal_rnn_responds_by_its_triangle(run, form, num_layers, radius):
                 assert models.pascal_gradient(radius, num_layers, dt) == exact
 
 
-def test_the_pascal_rnn_streams_like_the_fused_one(run, stream):
+def test_the_pascal_rnn_streams_like_the_fused_one(run: Run, stream: Stream) -> None:
     x = np.random.default_rng(1).standard_normal((9, 2, 3))
     options = {"num_layers": 4, "hidden_size": 3, "radius": 0.7}
     y, states = stream(models.build("pascal_rnn", form="streaming", **options), x)
@@ -49,7 +55,7 @@ def test_the_pascal_rnn_streams_like_the_fused_one(run, stream):
     np.testing.assert_allclose(np.stack(list(states[-1].values())), fused["h_n"], rtol=1e-5, atol=1e-6)
 
 
-def test_with_radius_one_the_sum_of_outputs_is_the_hockey_stick(run):
+def test_with_radius_one_the_sum_of_outputs_is_the_hockey_stick(run: Run) -> None:
     model = models.build("pascal_rnn", num_layers=3, radius=1.0)
     response = impulse_responses(run, model, 7, 1)[..., 0]
     for s in range(7):
@@ -57,7 +63,7 @@ def test_with_radius_one_the_sum_of_outputs_is_the_hockey_stick(run):
 
 
 @pytest.mark.parametrize("form", FORMS[1:])
-def test_the_orthogonal_rnn_is_the_same_in_every_form(run, form):
+def test_the_orthogonal_rnn_is_the_same_in_every_form(run: Run, form: str) -> None:
     x = np.random.default_rng(2).standard_normal((6, 2, 5))
     options = {"input_size": 5, "num_layers": 3, "radius": 0.9, "depth_radius": 0.8}
     fused = run(models.build("linear_orthogonal_rnn", 4, **options), {"x": x})
@@ -68,7 +74,9 @@ def test_the_orthogonal_rnn_is_the_same_in_every_form(run, form):
 
 
 @pytest.mark.parametrize(("radius", "depth_radius"), [(0.5, 0.5), (1.0, 0.25), (1.1, 0.0)])
-def test_every_singular_value_in_time_and_depth_is_the_cards_radius(jacobian, radius, depth_radius):
+def test_every_singular_value_in_time_and_depth_is_the_cards_radius(
+    jacobian: Jacobian, radius: float, depth_radius: float
+) -> None:
     options = {"radius": radius, "depth_radius": depth_radius, "num_layers": 2, "form": "streaming"}
     model, card = (f("linear_orthogonal_rnn", 5, **options) for f in (models.build, models.card))
     generator = np.random.default_rng(3)

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import erf, sqrt
 
 import numpy as np
+import onnx
 import pytest
 
 from lsc_graph import models
 
+Arrays = dict[str, np.ndarray]
+Run = Callable[[onnx.ModelProto, dict[str, np.ndarray]], dict[str, np.ndarray]]
+Weights = Callable[[onnx.ModelProto], dict[str, np.ndarray]]
+Stream = Callable[[onnx.ModelProto, np.ndarray], tuple[np.ndarray, list[dict[str, np.ndarray]]]]
+Jacobian = Callable[..., np.ndarray]
+
 RINGS = [(0.0, 1.0), (0.5, 0.6), (0.9, 0.999)]
 
 
-def simulate(weights, x, num_layers):
+def simulate(weights: Arrays, x: np.ndarray, num_layers: int) -> tuple[np.ndarray, np.ndarray]:
     """y [T,B,D] and the complex states [L,T,B,N]."""
 
-    def dense(name, value):
+    def dense(name: str, value: np.ndarray) -> np.ndarray:
         return value @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
     u, visited = dense("encoder", x), []
@@ -37,7 +45,9 @@ def simulate(weights, x, num_layers):
 
 
 @pytest.mark.parametrize("num_layers", [1, 2, 3])
-def test_streaming_in_real_numbers_is_the_complex_recurrence(stream, weights_of, num_layers):
+def test_streaming_in_real_numbers_is_the_complex_recurrence(
+    stream: Stream, weights_of: Weights, num_layers: int
+) -> None:
     model = models.build("lru", 3, num_layers=num_layers)
     x = np.random.default_rng(0).standard_normal((12, 2, 8))
     y, states = stream(model, x)
@@ -49,7 +59,7 @@ def test_streaming_in_real_numbers_is_the_complex_recurrence(stream, weights_of,
 
 
 @pytest.mark.parametrize("form", ["scan", "loop", "unrolled"])
-def test_the_other_forms_are_the_streaming_step_over_time(run, stream, form):
+def test_the_other_forms_are_the_streaming_step_over_time(run: Run, stream: Stream, form: str) -> None:
     x = np.random.default_rng(1).standard_normal((6, 2, 8))
     y, states = stream(models.build("lru"), x)
     outputs = run(models.build("lru", form=form, num_steps=6), {"x": x})
@@ -59,7 +69,9 @@ def test_the_other_forms_are_the_streaming_step_over_time(run, stream, form):
 
 
 @pytest.mark.parametrize(("r_min", "r_max"), RINGS)
-def test_the_cards_radius_and_gain_are_those_of_the_real_step_at_any_input(jacobian, r_min, r_max):
+def test_the_cards_radius_and_gain_are_those_of_the_real_step_at_any_input(
+    jacobian: Jacobian, r_min: float, r_max: float
+) -> None:
     options = {"r_min": r_min, "r_max": r_max}
     model, card = (f("lru", 6, **options) for f in (models.build, models.card))
     for scale in (0.0, 1.0, 5.0):
@@ -77,7 +89,9 @@ def test_the_cards_radius_and_gain_are_those_of_the_real_step_at_any_input(jacob
 
 
 @pytest.mark.parametrize(("r_min", "r_max"), RINGS)
-def test_the_magnitudes_fill_their_ring_uniformly_in_area(weights_of, r_min, r_max):
+def test_the_magnitudes_fill_their_ring_uniformly_in_area(
+    weights_of: Weights, r_min: float, r_max: float
+) -> None:
     weights = weights_of(models.build("lru", hidden_size=2000, num_layers=1, r_min=r_min, r_max=r_max))
     squares = np.exp(-2 * np.exp(weights["layer_0.nu_log"]))
     share = (squares - r_min**2) / (r_max**2 - r_min**2)
@@ -87,7 +101,7 @@ def test_the_magnitudes_fill_their_ring_uniformly_in_area(weights_of, r_min, r_m
     assert abs(share.std() - sqrt(1 / 12)) < 0.02
 
 
-def test_gamma_normalises_the_input_by_what_the_state_forgets(weights_of):
+def test_gamma_normalises_the_input_by_what_the_state_forgets(weights_of: Weights) -> None:
     weights = weights_of(models.build("lru"))
     squares = np.exp(-2 * np.exp(weights["layer_0.nu_log"]))
     np.testing.assert_allclose(np.exp(2 * weights["layer_0.gamma_log"]), 1 - squares, atol=1e-5)

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import onnx
 import pytest
 
 from lsc_graph import models
 
+Arrays = dict[str, np.ndarray]
+Run = Callable[[onnx.ModelProto, dict[str, np.ndarray]], dict[str, np.ndarray]]
+Weights = Callable[[onnx.ModelProto], dict[str, np.ndarray]]
 
-def sigmoid(value):
-    return 1 / (1 + np.exp(-value))
+
+def sigmoid(value: np.ndarray) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-value)))
 
 
-def run_direction(x, w, r, b, h, c):
+def run_direction(
+    x: np.ndarray, w: np.ndarray, r: np.ndarray, b: np.ndarray, h: np.ndarray, c: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """One direction over x [T,B,D]; gates in ONNX order i, o, f, c. Every h [T,B,H], the last h and c."""
     rows = []
     for x_t in x:
@@ -23,7 +32,9 @@ def run_direction(x, w, r, b, h, c):
     return np.stack(rows), h, c
 
 
-def simulate(weights, x, num_layers, h_0, c_0):
+def simulate(
+    weights: Arrays, x: np.ndarray, num_layers: int, h_0: np.ndarray, c_0: np.ndarray
+) -> tuple[np.ndarray, ...]:
     """As torch.nn.LSTM: y [T,B,dirs*H], h_n and c_n [L*dirs,B,H]."""
     finals = []
     for layer in range(num_layers):
@@ -43,7 +54,9 @@ def simulate(weights, x, num_layers, h_0, c_0):
     ("name", "num_layers", "directions"),
     [("lstm", 3, 1), ("bidirectional_lstm", 2, 2), ("bidirectional_lstm", 3, 2)],
 )
-def test_outputs_and_final_states_are_those_of_the_recurrence(run, weights_of, name, num_layers, directions):
+def test_outputs_and_final_states_are_those_of_the_recurrence(
+    run: Run, weights_of: Weights, name: str, num_layers: int, directions: int
+) -> None:
     model = models.build(name, 5, num_layers=num_layers, initial_state="input", forget_bias=0.5)
     generator = np.random.default_rng(0)
     x = generator.standard_normal((7, 2, 8))
@@ -56,7 +69,7 @@ def test_outputs_and_final_states_are_those_of_the_recurrence(run, weights_of, n
 
 
 @pytest.mark.parametrize("name", ["lstm", "bidirectional_lstm"])
-def test_the_forget_bias_moves_the_forget_gate_alone(weights_of, name):
+def test_the_forget_bias_moves_the_forget_gate_alone(weights_of: Weights, name: str) -> None:
     plain, shifted = (weights_of(models.build(name, forget_bias=bias)) for bias in (0.0, 1.0))
     for key, value in plain.items():
         expected = np.zeros_like(value)
@@ -65,7 +78,7 @@ def test_the_forget_bias_moves_the_forget_gate_alone(weights_of, name):
         np.testing.assert_allclose(shifted[key] - value, expected, atol=1e-6)
 
 
-def test_the_reverse_direction_sees_the_future(run):
+def test_the_reverse_direction_sees_the_future(run: Run) -> None:
     model = models.build("bidirectional_lstm", num_layers=1)
     x = np.random.default_rng(1).standard_normal((6, 1, 8))
     moved = x.copy()

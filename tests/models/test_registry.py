@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import onnx
 import pytest
 
@@ -10,14 +14,14 @@ from lsc_graph.errors import UsageError
 
 
 @pytest.mark.parametrize("call", [models.build, models.card, models.options_of])
-def test_an_unknown_name_is_answered_with_the_one_that_was_meant(call):
+def test_an_unknown_name_is_answered_with_the_one_that_was_meant(call: Callable[[str], object]) -> None:
     with pytest.raises(UsageError) as caught:
         call("bidirectional_lstn")
     assert "'bidirectional_lstn'" in str(caught.value)
     assert "did you mean bidirectional_lstm?" in str(caught.value)
 
 
-def test_a_name_like_no_other_gets_the_whole_list():
+def test_a_name_like_no_other_gets_the_whole_list() -> None:
     with pytest.raises(UsageError) as caught:
         models.build("qqq")
     assert ", ".join(models.names()) in str(caught.value)
@@ -45,26 +49,28 @@ def test_a_name_like_no_other_gets_the_whole_list():
         ("alif", {"sharpness": 3.0}, "no such option"),
     ],
 )
-def test_a_wrong_option_is_refused_with_what_would_do(name, options, message):
+def test_a_wrong_option_is_refused_with_what_would_do(
+    name: str, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError) as caught:
         models.build(name, **options)
     assert message in str(caught.value)
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "a", True])
-def test_a_seed_is_a_whole_number(seed):
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
     with pytest.raises(UsageError, match="seed"):
         models.build("gru", seed)
 
 
 @pytest.mark.parametrize("name", models.names())
-def test_listed_options_with_their_defaults_build_the_default_model(name):
+def test_listed_options_with_their_defaults_build_the_default_model(name: str) -> None:
     options = models.options_of(name)
     assert models.build(name, **options) == models.build(name)
     assert models.card(name, **options) == models.card(name)
 
 
-def test_the_zoo_is_written_one_valid_file_per_name(tmp_path):
+def test_the_zoo_is_written_one_valid_file_per_name(tmp_path: Path) -> None:
     paths = models.write_zoo(tmp_path / "new" / "zoo")
     assert [path.name for path in paths] == [f"{name}.onnx" for name in models.names()]
     assert sorted((tmp_path / "new" / "zoo").iterdir()) == sorted(paths)
@@ -73,7 +79,7 @@ def test_the_zoo_is_written_one_valid_file_per_name(tmp_path):
         assert onnx.load(path) == models.build(name)
 
 
-def test_writing_again_replaces_with_the_same_bytes_and_another_seed_with_others(tmp_path):
+def test_writing_again_replaces_with_the_same_bytes_and_another_seed_with_others(tmp_path: Path) -> None:
     (path,) = models.write_zoo(str(tmp_path), ["lru", "lru"], seed=3)
     first = path.read_bytes()
     models.write_zoo(tmp_path, ["lru"], seed=3)
@@ -82,17 +88,19 @@ def test_writing_again_replaces_with_the_same_bytes_and_another_seed_with_others
     assert path.read_bytes() != first
 
 
-def test_one_wrong_name_writes_nothing(tmp_path):
+def test_one_wrong_name_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such model"):
         models.write_zoo(tmp_path / "zoo", ["gru", "grru"])
     assert not (tmp_path / "zoo").exists()
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_old_file_and_no_litter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (path,) = models.write_zoo(tmp_path, ["gru"])
     before = path.read_bytes()
 
-    def full(descriptor):
+    def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
@@ -103,7 +111,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_in_place_of_the_folder_is_the_callers_error(tmp_path):
+def test_a_file_in_place_of_the_folder_is_the_callers_error(tmp_path: Path) -> None:
     (tmp_path / "zoo").write_text("")
     with pytest.raises(UsageError, match="cannot be written"):
         models.write_zoo(tmp_path / "zoo", ["gru"])

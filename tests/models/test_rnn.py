@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+import onnx
 import pytest
 
 from lsc_graph import models
 
+Arrays = dict[str, np.ndarray]
+Run = Callable[[onnx.ModelProto, dict[str, np.ndarray]], dict[str, np.ndarray]]
+Weights = Callable[[onnx.ModelProto], dict[str, np.ndarray]]
 
-def simulate(weights, x, num_layers, activation, start=None):
+
+def simulate(
+    weights: Arrays,
+    x: np.ndarray,
+    num_layers: int,
+    activation: Callable[[np.ndarray], np.ndarray],
+    start: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """y [T,B,H] and the last states [L,B,H]."""
     finals = []
     for layer in range(num_layers):
@@ -26,7 +39,9 @@ def simulate(weights, x, num_layers, activation, start=None):
 @pytest.mark.parametrize(
     ("name", "activation"), [("tanh_rnn", np.tanh), ("relu_rnn", lambda value: np.maximum(value, 0))]
 )
-def test_outputs_are_those_of_the_recurrence(run, weights_of, name, activation):
+def test_outputs_are_those_of_the_recurrence(
+    run: Run, weights_of: Weights, name: str, activation: Callable[[np.ndarray], np.ndarray]
+) -> None:
     model = models.build(name, 1, num_layers=2, recurrent_scale=1.5, initial_state="input")
     generator = np.random.default_rng(0)
     x, start = generator.standard_normal((6, 3, 8)), generator.standard_normal((2, 3, 16))
@@ -37,7 +52,9 @@ def test_outputs_are_those_of_the_recurrence(run, weights_of, name, activation):
 
 
 @pytest.mark.parametrize("name", ["tanh_rnn", "relu_rnn", "lstm", "bidirectional_lstm"])
-def test_initial_states_left_out_made_in_the_graph_and_given_as_zeros_are_the_same(run, name):
+def test_initial_states_left_out_made_in_the_graph_and_given_as_zeros_are_the_same(
+    run: Run, name: str
+) -> None:
     x = np.random.default_rng(3).standard_normal((5, 2, 8))
     results = []
     for initial_state in ("omitted", "zeros", "input"):
@@ -53,13 +70,13 @@ def test_initial_states_left_out_made_in_the_graph_and_given_as_zeros_are_the_sa
             np.testing.assert_array_equal(other[key], value)
 
 
-def test_torch_weights_fill_the_range_of_one_over_the_root_of_the_width(weights_of):
+def test_torch_weights_fill_the_range_of_one_over_the_root_of_the_width(weights_of: Weights) -> None:
     for array in weights_of(models.build("tanh_rnn", hidden_size=64)).values():
         if array.ndim >= 2:
             assert 0.9 / 8 < abs(array).max() <= 1 / 8
 
 
-def test_orthogonal_and_identity_recurrent_weights_are_what_they_say(weights_of):
+def test_orthogonal_and_identity_recurrent_weights_are_what_they_say(weights_of: Weights) -> None:
     r = weights_of(models.build("tanh_rnn", recurrent_init="orthogonal", recurrent_scale=0.5))[
         "layer_1.weight_hh"
     ]

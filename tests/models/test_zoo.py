@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from math import prod
 
 import numpy as np
@@ -12,10 +13,13 @@ import pytest
 from lsc_graph import models
 from lsc_graph.results import Form
 
+Arrays = dict[str, np.ndarray]
+Run = Callable[[onnx.ModelProto, dict[str, np.ndarray]], dict[str, np.ndarray]]
+
 NAMES = models.names()
 
 
-def feeds_for(model, name, num_steps, batch):
+def feeds_for(model: onnx.ModelProto, name: str, num_steps: int, batch: int) -> Arrays:
     """Standard normal values for every input."""
     sizes = {"time": num_steps, "batch": batch}
     generator = np.random.default_rng(7)
@@ -27,17 +31,17 @@ def feeds_for(model, name, num_steps, batch):
     }
 
 
-def declared_shape(value, num_steps, batch):
+def declared_shape(value: onnx.ValueInfoProto, num_steps: int, batch: int) -> tuple[int, ...]:
     sizes = {"time": num_steps, "batch": batch}
     return tuple(sizes.get(dim.dim_param, dim.dim_value) for dim in value.type.tensor_type.shape.dim)
 
 
-def batch_axis(value):
+def batch_axis(value: onnx.ValueInfoProto) -> int:
     return [dim.dim_param for dim in value.type.tensor_type.shape.dim].index("batch")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_is_valid_onnx_that_older_tools_read(name):
+def test_is_valid_onnx_that_older_tools_read(name: str) -> None:
     model = models.build(name)
     onnx.checker.check_model(model, full_check=True)
     assert model.ir_version <= 10
@@ -46,7 +50,7 @@ def test_is_valid_onnx_that_older_tools_read(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_initializer_is_read_and_every_node_has_its_own_name(name):
+def test_every_initializer_is_read_and_every_node_has_its_own_name(name: str) -> None:
     graph = models.build(name).graph
     bodies = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
     nodes = [node for part in (graph, *bodies) for node in part.node]
@@ -56,7 +60,9 @@ def test_every_initializer_is_read_and_every_node_has_its_own_name(name):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("num_steps", "batch"), [(1, 1), (2, 3), (7, 2)])
-def test_runs_at_any_length_and_batch_with_outputs_as_declared(run, name, num_steps, batch):
+def test_runs_at_any_length_and_batch_with_outputs_as_declared(
+    run: Run, name: str, num_steps: int, batch: int
+) -> None:
     model = models.build(name)
     outputs = run(model, feeds_for(model, name, num_steps, batch))
     for value in model.graph.output:
@@ -65,7 +71,7 @@ def test_runs_at_any_length_and_batch_with_outputs_as_declared(run, name, num_st
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_samples_of_a_batch_do_not_mix(run, name):
+def test_samples_of_a_batch_do_not_mix(run: Run, name: str) -> None:
     model = models.build(name)
     feeds = feeds_for(model, name, 3, 2)
     both = run(model, feeds)
@@ -76,7 +82,7 @@ def test_samples_of_a_batch_do_not_mix(run, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_one_seed_gives_the_same_bytes_and_another_seed_other_weights(name):
+def test_one_seed_gives_the_same_bytes_and_another_seed_other_weights(name: str) -> None:
     first, again, other = (
         models.build(name, seed).SerializeToString(deterministic=True) for seed in (3, 3, 4)
     )
@@ -89,7 +95,7 @@ def test_one_seed_gives_the_same_bytes_and_another_seed_other_weights(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_file_says_how_it_was_made(name):
+def test_the_file_says_how_it_was_made(name: str) -> None:
     model = models.build(name, seed=11)
     properties = {entry.key: entry.value for entry in model.metadata_props}
     assert model.producer_name == "lsc-graph zoo"
@@ -102,7 +108,7 @@ def test_the_file_says_how_it_was_made(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_card_has_one_figure_per_layer_and_per_edge(name):
+def test_the_card_has_one_figure_per_layer_and_per_edge(name: str) -> None:
     card = models.card(name)
     assert card.name == name
     assert len(card.state_sizes) == card.num_layers
@@ -116,20 +122,20 @@ def test_the_card_has_one_figure_per_layer_and_per_edge(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_card_counts_every_element_that_is_carried_over_time(name):
+def test_the_card_counts_every_element_that_is_carried_over_time(name: str) -> None:
     """All states of one sample appear as final states among the outputs, or none do."""
     model, card = models.build(name), models.card(name)
     carried = sum(prod(declared_shape(v, 1, 1)) for v in model.graph.output if v.name != "y")
     assert carried == (sum(card.state_sizes) if card.forms else 0)
 
 
-def test_all_five_forms_are_there():
+def test_all_five_forms_are_there() -> None:
     assert {form for name in NAMES for form in models.card(name).forms} == set(Form)
 
 
 @pytest.mark.parametrize(
     ("form", "op_type"), [(Form.FUSED_OP, "GRU"), (Form.SCAN, "Scan"), (Form.LOOP, "Loop")]
 )
-def test_a_form_is_recognised_by_its_operator(form, op_type):
+def test_a_form_is_recognised_by_its_operator(form: Form, op_type: str) -> None:
     (name,) = [n for n in NAMES if n.endswith("gru") and models.card(n).forms == (form,)]
     assert op_type in {node.op_type for node in models.build(name).graph.node}
