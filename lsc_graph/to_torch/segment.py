@@ -123,6 +123,9 @@ def _rename(piece: ir.Graph) -> dict[str, str]:
     origins = {}
     for index, value in enumerate(list(piece.initializers.values())):
         origins[f"p{index}"] = str(value.name)
+        if value.const_value is not None:
+            # Renaming a value renames its tensor, which the model that was cut from still uses.
+            value.const_value = ir.tensor(value.const_value.numpy(), dtype=value.const_value.dtype)
         value.name = f"p{index}"
     return origins
 
