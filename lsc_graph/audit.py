@@ -177,7 +177,7 @@ def _measure(
     warnings = _warnings(prepared)
     if summary.is_cut:
         warnings += (
-            "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold (spiking) or a Sign",
+            "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
         )
     analysis = Analysis(
         schema_version=SCHEMA_VERSION,

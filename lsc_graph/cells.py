@@ -96,7 +96,7 @@ def cells_of_site(site: RecurrentSite, first_index: int = 0) -> tuple[Cell, ...]
     order = {state.name: position for position, state in enumerate(states)}
     condensed = nx.condensation(graph)
     key = {node: min(order[name] for name in condensed.nodes[node]["members"]) for node in condensed}
-    cells = []
+    cells: list[Cell] = []
     for node in nx.lexicographical_topological_sort(condensed, key.__getitem__):
         members = tuple(state for state in states if state.name in condensed.nodes[node]["members"])
         cells.append(_cell(site, members, states, reached, f"layer_{first_index + len(cells)}"))
@@ -104,7 +104,7 @@ def cells_of_site(site: RecurrentSite, first_index: int = 0) -> tuple[Cell, ...]
 
 
 def _reached(site: RecurrentSite, states: Sequence[StateVariable]) -> dict[str, set[str]]:
-    """For each state: the states (before, after) and body inputs that its new value is directly computed from."""
+    """For each state: states (before, after) and body inputs that it is directly computed from."""
     values = body_values(site.body.graph)
     stops = {values[state.after] for state in states} | set(site.body.graph.inputs)
     return {

@@ -1,8 +1,9 @@
-"""Feed-forward models: the chain of dominators of the dataflow gives the blocks between which depth counts."""
+"""Feed-forward models: the chain of dominators of the dataflow gives the blocks of depth."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import networkx as nx
 import onnx_ir as ir
@@ -10,6 +11,7 @@ import onnx_ir as ir
 from lsc_graph.cells import CellGraph, DepthEdge, Layer, size
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.site import StateVariable
+from lsc_graph.shapes import static_shape
 
 _SOURCE, _SINK = "<inputs>", "<outputs>"
 
@@ -39,7 +41,7 @@ def find_chain(model: ir.Model) -> Chain:
         elif boundaries:
             boundaries[-1] = name
     layers = tuple(_layer(index, values[name]) for index, name in enumerate(boundaries))
-    edges = tuple(DepthEdge(a.id, b.id) for a, b in zip(layers, layers[1:], strict=False))
+    edges = tuple(DepthEdge(a.id, b.id) for a, b in pairwise(layers))
     return Chain(tuple(boundaries), CellGraph(layers, edges, 1))
 
 
@@ -66,11 +68,8 @@ def _dominators(flow: nx.DiGraph[str]) -> list[str]:
 
 
 def _is_float(value: ir.Value) -> bool:
-    return value.dtype is not None and value.dtype.is_floating_point() and _is_static(value)
-
-
-def _is_static(value: ir.Value) -> bool:
-    return value.shape is not None and all(isinstance(dim, int) for dim in value.shape)
+    is_float = value.dtype is not None and value.dtype.is_floating_point()
+    return is_float and static_shape(value) is not None
 
 
 def _has_weights(value: ir.Value, chain: set[str], flow: nx.DiGraph[str]) -> bool:
@@ -92,13 +91,15 @@ def _has_weights(value: ir.Value, chain: set[str], flow: nx.DiGraph[str]) -> boo
 
 def _is_weight(value: ir.Value) -> bool:
     """A floating-point matrix or kernel: an initializer or computed from initializers alone."""
-    shape = value.shape if value.shape is not None else (value.const_value.shape if value.const_value else None)
+    shape = (
+        value.shape if value.shape is not None else (value.const_value.shape if value.const_value else None)
+    )
     is_float = value.dtype is not None and value.dtype.is_floating_point()
     return is_float and shape is not None and sum(dim != 1 for dim in shape) >= 2
 
 
 def _layer(index: int, value: ir.Value) -> Layer:
-    shape = tuple(int(dim) for dim in value.shape or ())
+    shape = static_shape(value) or ()
     name = str(value.name)
     state = StateVariable(name=name, shape=shape, before=name, after=name, initial=None, final=None)
     return Layer(f"layer_{index}", name, None, (state,), size(shape), 0)

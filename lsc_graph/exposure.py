@@ -73,7 +73,9 @@ def structural_depth_edges(findings: Findings, cells: Sequence[Sequence[Cell]]) 
     for own in cells:
         for sequence in own[0].site.outputs:
             shown = _states_behind(own[0].site, [sequence.body])
-            writers[values[sequence.main]] = [c.layer for c in own if shown & {s.name for s in c.layer.states}]
+            writers[values[sequence.main]] = [
+                c.layer for c in own if shown & {s.name for s in c.layer.states}
+            ]
         for state in own[0].site.states:
             if state.final:
                 writers[values[state.final]] = [c.layer for c in own if state in c.layer.states]
@@ -88,4 +90,5 @@ def structural_depth_edges(findings: Findings, cells: Sequence[Sequence[Cell]]) 
                 edges += [
                     DepthEdge(layer.id, cell.layer.id) for source in reached for layer in writers[source]
                 ]
-    return tuple(dict.fromkeys(edges))
+    order = {cell.layer.id: index for index, cell in enumerate(cell for own in cells for cell in own)}
+    return tuple(sorted(set(edges), key=lambda edge: (order[edge.target], order[edge.source])))

@@ -26,7 +26,21 @@ _TIME = re.compile(r"time|seq|length|len$|step|frame|^t$|^l$", re.IGNORECASE)
 _ANONYMOUS = re.compile(r"^(unk|none|\?|-1|p2o\.|dynamic)", re.IGNORECASE)
 _SIZES = (64, 32, 48, 128, 256, 16, 96, 224, 320, 512, 8, 160, 192, 640, 1024, 1)
 _LAYOUT_OPS = frozenset(
-    "Cast Identity Reshape Unsqueeze Squeeze Flatten Expand Transpose Slice Tile Concat Split Gather".split()
+    [
+        "Cast",
+        "Identity",
+        "Reshape",
+        "Unsqueeze",
+        "Squeeze",
+        "Flatten",
+        "Expand",
+        "Transpose",
+        "Slice",
+        "Tile",
+        "Concat",
+        "Split",
+        "Gather",
+    ]
 )
 
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lsc_graph.cells import CellGraph
 from lsc_graph.errors import AnalysisError
-from lsc_graph.jacobians.chain import chain_blocks, chain_edges
 from lsc_graph.jacobians.cell import flatten
+from lsc_graph.jacobians.chain import chain_blocks, chain_edges
 from lsc_graph.jacobians.grid import EdgeMap, edge_maps
 from lsc_graph.jacobians.growth import backpropagate
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
@@ -22,7 +22,7 @@ from lsc_graph.prepare import Prepared, is_streaming
 from lsc_graph.recurrence.find import CarriedState
 from lsc_graph.reference import Array, Reference
 from lsc_graph.sampling import Sample
-from lsc_graph.to_torch.loop import SiteModule
+from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance, first_difference
 from lsc_graph.to_torch.program import ChainProgram, Run, SequenceProgram, StreamingProgram, writes_of
 from lsc_graph.to_torch.segment import Parameters, Segment
@@ -36,6 +36,7 @@ class Measured(Protocol):
     """A model as the audit sees it: run a sample, compare it, take its grid of local Jacobians."""
 
     parameters: Parameters
+    reference: Reference
 
     def run(self, sample: Sample) -> Run: ...
 
@@ -83,9 +84,7 @@ class _Model:
         """
         graph = self.prepared.findings.model.graph
         ours = {str(value.name) for node in graph for value in node.outputs if value.name}
-        names = [
-            name for node in self.prepared.normalized.graph.node for name in node.output if name in ours
-        ]
+        names = [name for node in self.prepared.normalized.graph.node for name in node.output if name in ours]
         inputs = [str(value.name) for value in graph.inputs]
         cut = [*inputs, *(name for name in given if name not in inputs)]
         segment = Segment(
@@ -210,9 +209,7 @@ class FeedForward(_Model):
 
     def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
         layers = self.prepared.cell_graph.layers
-        return {
-            GridNode(layer.id, 0): [tensor] for layer, tensor in zip(layers, run.boundaries, strict=True)
-        }
+        return {GridNode(layer.id, 0): [tensor] for layer, tensor in zip(layers, run.boundaries, strict=True)}
 
 
 def check_against_autograd(
@@ -235,7 +232,9 @@ def check_against_autograd(
         target = sum((flatten(tensors[n]) * start[n][0].to(device)).sum() for n in start)
         flat = [tensor for node in order for tensor in tensors[node]]
         assert isinstance(target, Tensor)
-        gradients = dict(zip(map(id, flat), torch.autograd.grad(target, flat, allow_unused=True), strict=True))
+        gradients = dict(
+            zip(map(id, flat), torch.autograd.grad(target, flat, allow_unused=True), strict=True)
+        )
     found = backpropagate(edges, order, start)
     for node in order:
         parts = [(tensor, gradients.get(id(tensor))) for tensor in tensors[node]]
@@ -261,9 +260,11 @@ def _loop_states(sites: nn.ModuleList | Sequence[SiteModule], run: Run) -> dict[
     for site, trajectory in zip(sites, run.trajectories, strict=True):
         assert isinstance(site, SiteModule)
         for module in site.cells:
-            layer = module.cell.layer  # type: ignore[union-attr]
+            assert isinstance(module, CellModule)
+            layer = module.cell.layer
             for time in range(site.site.num_steps):
-                found[GridNode(layer.id, time)] = [trajectory.cells[s.name][time] for s in layer.states]  # type: ignore[union-attr]
+                states = [trajectory.cells[state.name][time] for state in layer.states]
+                found[GridNode(layer.id, time)] = states
     return found
 
 

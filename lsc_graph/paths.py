@@ -54,7 +54,9 @@ def log10_path_sums(
     ends = set(targets)
     sums: dict[GridNode, float] = {}
     for node in reversed(list(nx.topological_sort(grid))):
-        terms = [log10_weight(node, head, data) + sums[head] for _, head, data in grid.out_edges(node, data=True)]
+        terms = [
+            log10_weight(node, head, data) + sums[head] for _, head, data in grid.out_edges(node, data=True)
+        ]
         sums[node] = log10_sum([*terms, 0.0] if node in ends else terms)
     return sums
 

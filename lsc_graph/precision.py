@@ -47,7 +47,10 @@ def _graphs(graph: GraphProto) -> Iterable[GraphProto]:
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.type == AttributeProto.GRAPH else ()), *attribute.graphs):
+            for inner in (
+                *([attribute.g] if attribute.type == AttributeProto.GRAPH else ()),
+                *attribute.graphs,
+            ):
                 yield from _graphs(inner)
 
 

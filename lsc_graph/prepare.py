@@ -40,6 +40,7 @@ from lsc_graph.recurrence.find import Findings, find_recurrences
 from lsc_graph.reference import Array, Reference
 from lsc_graph.results import Form
 from lsc_graph.sampling import shape_from_data
+from lsc_graph.shapes import static_shape
 
 DEFAULT_NUM_STEPS = 32
 _RECURRENT_OPS = ("RNN", "GRU", "LSTM")
@@ -89,7 +90,11 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
     proto = upgrade_opset(single)
     known = domains(proto)
     declared = declared_inputs(proto)
-    for given, option in ((request.values, "--input"), (request.shapes, "--input-shape"), (request.data, "--data")):
+    for given, option in (
+        (request.values, "--input"),
+        (request.shapes, "--input-shape"),
+        (request.data, "--data"),
+    ):
         check_names(given, declared, option)
     plan, fixed = _Planner(proto, declared, known, request).plan()
     model = normalize(proto, plan.shapes, plan.constants)
@@ -123,7 +128,7 @@ def _show_final_states(graph: ir.Graph) -> None:
             for index, value in enumerate(node.outputs[1:]):
                 if not value.name:
                     value.name = f"{node.outputs[0].name or node.name}.final_{'hc'[index]}"
-                value.dtype = value.dtype or (node.inputs[0].dtype if node.inputs[0] is not None else None)
+                value.dtype = value.dtype or node.outputs[0].dtype
 
 
 def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | None, CellGraph]:
@@ -279,21 +284,23 @@ class _Planner:
 
 def _lengths_in(graph: ir.Graph) -> Iterator[int]:
     for node in graph:
-        if node.op_type in _RECURRENT_OPS and node.inputs[0] is not None:
-            shape, axis = node.inputs[0].shape, node.attributes.get_int("layout", 0)
-        elif node.op_type == "Scan" and node.inputs[-1] is not None:
-            shape = node.inputs[-1].shape
+        if node.op_type in _RECURRENT_OPS:
+            shape, axis = static_shape(node.inputs[0]), node.attributes.get_int("layout", 0)
+        elif node.op_type == "Scan":
+            shape = static_shape(node.inputs[-1])
             axis = (node.attributes.get_ints("scan_input_axes", None) or [0])[-1]
         else:
             continue
-        if shape is not None and isinstance(shape[axis], int):
-            yield int(shape[axis])
+        if shape is not None:
+            yield shape[axis]
 
 
 def _with_ones(dims: Sequence[str]) -> Iterator[dict[str, int]]:
     """Candidate sizes; for few dimensions also with all choices of some of them being 1."""
     for sizes in candidate_sizes(dims):
-        masks = itertools.product((True, False), repeat=len(dims)) if len(dims) <= 3 else [(True,) * len(dims)]
+        masks = (
+            itertools.product((True, False), repeat=len(dims)) if len(dims) <= 3 else [(True,) * len(dims)]
+        )
         for mask in masks:
             yield {dim: sizes[dim] if big else 1 for dim, big in zip(dims, mask, strict=True)}
 

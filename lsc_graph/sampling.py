@@ -132,7 +132,9 @@ def _given(
         array = array[index]
     elif array.ndim == len(shape) and length:
         array = np.broadcast_to(array, length + shape)
-    if array.shape != length + shape and not (length and array.shape[1:] == shape and len(array) >= length[0]):
+    if array.shape != length + shape and not (
+        length and array.shape[1:] == shape and len(array) >= length[0]
+    ):
         raise UsageError(
             "--data has an array of the wrong shape",
             where=value.name,

@@ -132,8 +132,8 @@ def _undecided(value: float, std_error: float | None) -> bool:
 
 def _too_noisy(value: float, std_error: float | None) -> str:
     return (
-        f"The measured growth of {value:+.2f} +- {std_error or 0.0:.2f} decades is too close to the threshold of "
-        f"{BAND_DECADES:g} decade to decide: give more samples."
+        f"The measured growth of {value:+.2f} +- {std_error or 0.0:.2f} decades is too close to the "
+        f"threshold of {BAND_DECADES:g} decade to decide: give more samples."
     )
 
 
@@ -200,8 +200,8 @@ def _about_index(evidence: _Evidence, label: Verdict, index: float | None) -> tu
     if label in (Verdict.STABLE, Verdict.INCONCLUSIVE) or agrees:
         return (f"{what}.",)
     return (
-        f"{what}, {side} critical, yet the measured gradient decides: the index speaks of means, and of depth "
-        f"and time growing together, the measurement of {evidence.distance}.",
+        f"{what}, {side} critical, yet the measured gradient decides: the index speaks of means, and of "
+        f"depth and time growing together, the measurement of {evidence.distance}.",
     )
 
 

@@ -8,12 +8,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from lsc_graph.models import registry
 from onnx import TensorProto, helper, numpy_helper
 
 from lsc_graph import audit as audit_module
 from lsc_graph.audit import audit, inspect
 from lsc_graph.errors import ParityError, UsageError
-from lsc_graph.models import registry
 from lsc_graph.results import Analysis, Direction, Form, Verdict
 from lsc_graph.to_torch.segment import Parameters
 
@@ -23,9 +23,7 @@ RECURRENT = [name for name in ANALYSED if registry.card(name).forms]
 
 def audited(name: str, num_steps: int = 9, **options: object) -> Analysis:
     recurrent = bool(registry.card(name).forms)
-    return audit(
-        registry.build(name, **options), num_steps=num_steps if recurrent else None, num_samples=2
-    )
+    return audit(registry.build(name, **options), num_steps=num_steps if recurrent else None, num_samples=2)
 
 
 @pytest.mark.parametrize("name", ANALYSED)
@@ -143,7 +141,9 @@ def test_one_perturbed_weight_of_the_torch_view_stops_the_report(
     share = Parameters.share
     spoiled: list[str] = []
 
-    def spoil(self: Parameters, origin: str, value: torch.Tensor, *, is_trainable: bool) -> torch.nn.Parameter:
+    def spoil(
+        self: Parameters, origin: str, value: torch.Tensor, *, is_trainable: bool
+    ) -> torch.nn.Parameter:
         parameter = share(self, origin, value, is_trainable=is_trainable)
         if not spoiled and value.numel() > 16:
             spoiled.append(origin)
@@ -193,7 +193,9 @@ def test_inspect_finds_what_audit_finds_without_measuring() -> None:
     inspection, analysis = inspect(model, num_steps=6), audit(model, num_steps=6, num_samples=1)
     assert inspection.recurrences == analysis.recurrences
     assert inspection.grid == analysis.grid
-    assert [layer.depth_from for layer in inspection.layers] == [layer.depth_from for layer in analysis.layers]
+    assert [layer.depth_from for layer in inspection.layers] == [
+        layer.depth_from for layer in analysis.layers
+    ]
     assert all(layer.time_radius is None for layer in inspection.layers)
 
 

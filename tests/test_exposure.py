@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import onnx_ir as ir
+from lsc_graph.models import registry
 
 from lsc_graph.exposure import exposed_states, structural_depth_edges
-from lsc_graph.models import registry
 from lsc_graph.prepare import Prepared, Request, prepare
 
 

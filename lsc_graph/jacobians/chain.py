@@ -51,11 +51,12 @@ def _block(module: Callable[..., Sequence[Tensor]], state: Tensor, source: str, 
         (matrix,) = batched_jacobians(function, [state[None]], [0])
         flat = matrix[0].flatten(1)
         return ChainBlock(source, target, shape, flat, dense(flat))
-    _, pullback = vjp(function, state)
+    _, pullback, *_ = vjp(function, state)
 
     def pull(cotangents: Tensor) -> Tensor:
         (rows,) = vmap(pullback, chunk_size=NUM_PROBES)(cotangents.to(state))
-        return rows.flatten(1).double()
+        gradients: Tensor = rows.flatten(1).double()
+        return gradients
 
     return ChainBlock(source, target, shape, None, pull)
 
@@ -70,4 +71,5 @@ def probed_gain(block: ChainBlock, generator: torch.Generator) -> Tensor:
     rows, columns = block.shape
     probes = torch.randn(NUM_PROBES, rows, generator=generator, dtype=torch.float64)
     squared = block.pull(probes).square().sum(1).mean()
-    return (squared / (rows * columns) ** 0.5).sqrt()
+    value: Tensor = (squared / (rows * columns) ** 0.5).sqrt()
+    return value

@@ -51,7 +51,7 @@ def glue_below(program: SequenceProgram, target: int, run: Run, inputs: Values) 
         values = program.reads_given_states(target, given, run, inputs)
         return {name: values[name] for name in wanted if values[name].is_floating_point()}
 
-    values, pullback = vjp(read, states)
+    values, pullback, *_ = vjp(read, states)
 
     def pull(cotangents: dict[str, Tensor]) -> dict[str, Tensor]:
         full = {name: cotangents.get(name, torch.zeros_like(value)) for name, value in values.items()}
@@ -119,7 +119,9 @@ def ports_of(module: CellModule, glue: Glue) -> tuple[Port, ...]:
 Pairs = frozenset[tuple[int, int]]
 
 
-def time_pairs(glue: Glue, port: Port, num_steps: int, first: int, generator: torch.Generator) -> dict[str, Pairs]:
+def time_pairs(
+    glue: Glue, port: Port, num_steps: int, first: int, generator: torch.Generator
+) -> dict[str, Pairs]:
     """Which (t_source, t_target) a port connects, per state below: found by one-step cotangents."""
     value = glue.read[port.main]
     times = [first] if port.kind == "initial" else list(range(num_steps))

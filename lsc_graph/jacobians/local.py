@@ -71,9 +71,7 @@ def local_jacobians(
     )
 
 
-def _columns(
-    jacobians: dict[tuple[str, str], Tensor], kind: str, states: Sequence[StateVariable]
-) -> Tensor:
+def _columns(jacobians: dict[tuple[str, str], Tensor], kind: str, states: Sequence[StateVariable]) -> Tensor:
     """[T, n_out, n_in] with respect to the given states, zero for those that are not read."""
     like = next(iter(jacobians.values()))
     columns = []
@@ -120,7 +118,9 @@ def _through_glue(
     rows = {port: _rows(jacobians, port) for port in connected}
     every = frozenset((t, t) for t in range(num_steps))
     equal_times = all(
-        port.kind == "slice" and found <= every for port, names in connected.items() for found in names.values()
+        port.kind == "slice" and found <= every
+        for port, names in connected.items()
+        for found in names.values()
     )
     if equal_times:
         pulled = _pull_equal_times(glue, rows)

@@ -30,9 +30,11 @@ def gain(matrices: Tensor) -> Tensor:
         [...], float64.
     """
     rows, columns = matrices.shape[-2:]
-    return torch.linalg.matrix_norm(matrices.double()) / math.pow(rows * columns, 0.25)
+    norms: Tensor = torch.linalg.matrix_norm(matrices.double())
+    return norms / math.pow(rows * columns, 0.25)
 
 
 def spectral_norm(matrices: Tensor) -> Tensor:
     """Largest singular value of each matrix [..., n_out, n_in], float64."""
-    return torch.linalg.matrix_norm(matrices.double(), ord=2)
+    norms: Tensor = torch.linalg.matrix_norm(matrices.double(), ord=2)
+    return norms

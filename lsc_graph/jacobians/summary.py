@@ -63,7 +63,7 @@ class Summary:
         self._any_nonzero |= is_nonzero
 
     def add(self, cells: CellGraph, local: LocalJacobians) -> None:
-        """One sample of a recurrent model. Time statistics leave out the first step, which has no step before it."""
+        """One sample of a recurrent model; time statistics leave out the first step, with none before it."""
         layers = {layer.id: layer for layer in cells.layers}
         for layer_id, matrices in local.time.items():
             steps = matrices[1:] if layers[layer_id].time_step > 0 else matrices[:-1]

@@ -14,6 +14,7 @@ from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
 from lsc_graph.results import Direction, Form, Refusal
+from lsc_graph.shapes import static_shape
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,7 @@ class Findings:
         return any(site.form is Form.STREAMING for site in self.sites)
 
 
-def find_recurrences(
-    model: ir.Model, *, num_steps: int, states: Sequence[tuple[str, str]] = ()
-) -> Findings:
+def find_recurrences(model: ir.Model, *, num_steps: int, states: Sequence[tuple[str, str]] = ()) -> Findings:
     """Find the recurrences of a normalised model; the model is rewritten in place.
 
     Args:
@@ -163,13 +162,11 @@ def _carry(graph: ir.Graph, pair: StatePair) -> tuple[CarriedState, tuple[StateV
     after = next(value for value in graph.outputs if value.name == pair.after)
     unpacked = unpack(graph, before, after)
     if unpacked is None:
-        variables = (_variable(before, after),)
-        return CarriedState(pair.before, pair.after, (pair.before,), None), variables
+        return CarriedState(pair.before, pair.after, (pair.before,), None), (_variable(before, after),)
     inputs = {str(value.name): value for value in graph.inputs}
     values = {str(value.name): value for node in graph for value in node.outputs}
     variables = tuple(
-        _variable(inputs[b], values[a])
-        for b, a in zip(unpacked.before, unpacked.after, strict=True)
+        _variable(inputs[b], values[a]) for b, a in zip(unpacked.before, unpacked.after, strict=True)
     )
     return CarriedState(pair.before, pair.after, unpacked.before, unpacked.axis), variables
 
@@ -177,7 +174,7 @@ def _carry(graph: ir.Graph, pair: StatePair) -> tuple[CarriedState, tuple[StateV
 def _variable(before: ir.Value, after: ir.Value) -> StateVariable:
     return StateVariable(
         name=str(before.name),
-        shape=tuple(int(dim) for dim in before.shape or ()),
+        shape=static_shape(before) or (),
         before=str(before.name),
         after=str(after.name),
         initial=None,

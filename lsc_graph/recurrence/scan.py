@@ -10,6 +10,7 @@ from lsc_graph.errors import AnalysisError
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.results import Direction, Form
+from lsc_graph.shapes import static_shape
 
 
 def site_of_scan(
@@ -61,18 +62,18 @@ def site_of_scan(
 
 def _state(node: ir.Node, body: ir.Graph, index: int, name: str) -> StateVariable:
     initial, final = node.inputs[index], node.outputs[index]
-    shape = initial.shape if initial is not None else None
-    if shape is None or not all(isinstance(dim, int) for dim in shape):
+    shape = static_shape(initial)
+    if shape is None:
         raise AnalysisError(
             "A state of a recurrence has no static shape",
             where=f"{node.name}, state {name}",
-            got=str(shape),
+            got=str(initial.shape if initial is not None else None),
             expected="a shape made of integers",
             do="give every input's shape with --input-shape NAME:1,64",
         )
     return StateVariable(
         name=name,
-        shape=tuple(int(dim) for dim in shape),
+        shape=shape,
         before=str(body.inputs[index].name),
         after=str(body.outputs[index].name),
         initial=initial.name if initial is not None else None,
@@ -115,9 +116,9 @@ def _entry(node: ir.Node, attribute: str, index: int) -> int:
 def _num_steps(node: ir.Node, inputs: tuple[StepSequence, ...]) -> int:
     values = {value.name: value for value in node.inputs if value is not None}
     for sequence in inputs:
-        shape = values[sequence.main].shape
-        if shape is not None and isinstance(shape[sequence.axis], int):
-            return int(shape[sequence.axis])
+        shape = static_shape(values[sequence.main])
+        if shape is not None:
+            return shape[sequence.axis]
     raise AnalysisError(
         "The number of steps of a recurrence is not known",
         where=str(node.name),

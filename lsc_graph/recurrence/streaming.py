@@ -19,9 +19,47 @@ from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.results import Refusal
 
 _STATE_WORDS = frozenset(
-    "state states hidden h c hc cell cells carry mem memory cache caches past present rnn lstm gru ssm s".split()
+    [
+        "state",
+        "states",
+        "hidden",
+        "h",
+        "c",
+        "hc",
+        "cell",
+        "cells",
+        "carry",
+        "mem",
+        "memory",
+        "cache",
+        "caches",
+        "past",
+        "present",
+        "rnn",
+        "lstm",
+        "gru",
+        "ssm",
+        "s",
+    ]
 )
-_DATA_WORDS = frozenset("x y input output in out image audio signal data sample noise mask logits".split())
+_DATA_WORDS = frozenset(
+    [
+        "x",
+        "y",
+        "input",
+        "output",
+        "in",
+        "out",
+        "image",
+        "audio",
+        "signal",
+        "data",
+        "sample",
+        "noise",
+        "mask",
+        "logits",
+    ]
+)
 _NEXT = r"(?:n|_?next|_?new|_?out(?:put)?|_?o|_?after|_?final|_?updated|_?t1|_?tplus1)"
 _PREVIOUS = r"(?:_?in(?:put)?|_?prev(?:ious)?|_?old|_?before|_?init(?:ial)?|_?i|_?t0?)"
 
@@ -62,7 +100,9 @@ def find_state_pairs(
             evidence = "structure and names" if by_name else "structure alone"
             pairs.append(StatePair(str(before.name), str(after.name), evidence))
         else:
-            refusals.append(_refuse(before, after, "same type and shape, but nothing says that it is a state"))
+            refusals.append(
+                _refuse(before, after, "same type and shape, but nothing says that it is a state")
+            )
     if assignment is None:
         refusals += [_refuse(*pair, "several inputs fit this output") for pair in candidates]
     return tuple(pairs), tuple(refusals)

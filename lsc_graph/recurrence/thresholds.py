@@ -25,9 +25,11 @@ def cut_points(graph: ir.Graph, sources: Iterable[ir.Value]) -> list[ir.Node]:
         if not any(value in dependent for value in inputs_of(node)):
             continue
         dependent.update(node.outputs)
-        if node.op_type in _STEPS or _is_cast_to_integer(node):
-            found.append(node)
-        elif node.op_type in _COMPARISONS and _feeds_a_number(node.outputs[0]):
+        if (
+            node.op_type in _STEPS
+            or _is_cast_to_integer(node)
+            or (node.op_type in _COMPARISONS and _feeds_a_number(node.outputs[0]))
+        ):
             found.append(node)
     return found
 

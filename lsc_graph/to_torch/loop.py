@@ -34,7 +34,7 @@ class Trajectory:
 
 
 class CellModule(nn.Module):
-    """One layer's step: (own states, states below now, states below before, slices, captures) -> own states."""
+    """One layer's step: own states, states below (now and before), slices, captures -> own states."""
 
     def __init__(self, cell: Cell, opsets: dict[str, int], parameters: Parameters, scope: str) -> None:
         super().__init__()
@@ -144,7 +144,12 @@ class SiteModule(nn.Module):
         after: dict[str, Tensor] = {}
         for module in self.cells:
             assert isinstance(module, CellModule)
-            pools = {"before": before, "after": after, "slice": slices, "capture": captures | before}
+            pools = {
+                "before": before,
+                "after": after,
+                "slice": slices,
+                "capture": dict(captures) | dict(before),
+            }
             written = module(*(pools[kind][name] for kind, name in module.reads))
             states = module.cell.layer.states
             after |= {state.name: own_tensor(value) for state, value in zip(states, written, strict=True)}
@@ -165,9 +170,7 @@ class SiteModule(nn.Module):
         finals = {s.final: after[s.name][times[-1]] for s in self.layered if s.final}
         return outputs | finals
 
-    def _emit(
-        self, after: Values, before: Values, slices: Values, captures: Values
-    ) -> tuple[Tensor, ...]:
+    def _emit(self, after: Values, before: Values, slices: Values, captures: Values) -> tuple[Tensor, ...]:
         site = self.site
         values: dict[str, Tensor] = {state.after: after[state.name] for state in self.layered}
         values |= {state.before: before[state.name] for state in site.states}

@@ -72,7 +72,11 @@ class ParityCheck:
             "The torch view of the model disagrees with ONNX Runtime, so nothing is reported",
             where=name,
             got=f"a largest difference of {error:.3g}"
-            + (f"; the first value in the graph that differs is {first_difference}" if first_difference else ""),
+            + (
+                f"; the first value in the graph that differs is {first_difference}"
+                if first_difference
+                else ""
+            ),
             expected=f"at most {self.tolerance.atol:g} + {self.tolerance.rtol:g} |reference|",
             do="please report this model; the operator that computes that value is converted wrongly",
         )

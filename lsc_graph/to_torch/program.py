@@ -70,7 +70,8 @@ class SequenceProgram(nn.Module):
         values = dict(inputs)
         trajectories = []
         for prelude, site in zip(self.preludes, self.sites, strict=True):
-            assert isinstance(prelude, Segment) and isinstance(site, SiteModule)
+            assert isinstance(prelude, Segment)
+            assert isinstance(site, SiteModule)
             read = compute(prelude, values)
             trajectory = site.run(*site_inputs(site, read))
             trajectories.append(trajectory)
@@ -86,7 +87,8 @@ class SequenceProgram(nn.Module):
         values = dict(inputs)
         for index in range(target + 1):
             prelude, site = self.preludes[index], self.sites[index]
-            assert isinstance(prelude, Segment) and isinstance(site, SiteModule)
+            assert isinstance(prelude, Segment)
+            assert isinstance(site, SiteModule)
             read = compute(prelude, values)
             if index == target:
                 return read
@@ -101,9 +103,7 @@ class SequenceProgram(nn.Module):
 class StreamingProgram(nn.Module):
     """A model that is one time step, run over time with its states fed back."""
 
-    def __init__(
-        self, findings: Findings, cells: Sequence[Sequence[Cell]], parameters: Parameters
-    ) -> None:
+    def __init__(self, findings: Findings, cells: Sequence[Sequence[Cell]], parameters: Parameters) -> None:
         super().__init__()
         (site,), (own,) = findings.sites, cells
         opsets = dict(findings.model.opset_imports)
@@ -189,4 +189,3 @@ def site_inputs(
     initial = {state.name: read[state.initial] for state in site.site.states if state.initial}
     captures = {inner: read[outer] for inner, outer in site.site.captures.items()}
     return slices, initial, captures
-

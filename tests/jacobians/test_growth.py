@@ -17,7 +17,9 @@ from lsc_graph.unroll import GridNode
 SIZE = 3
 
 
-def random_grid(num_nodes: int, seed: int, scale: float = 1.0) -> dict[tuple[GridNode, GridNode], torch.Tensor]:
+def random_grid(
+    num_nodes: int, seed: int, scale: float = 1.0
+) -> dict[tuple[GridNode, GridNode], torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     nodes = [GridNode("layer", index) for index in range(num_nodes)]
     pairs = [(a, b) for i, a in enumerate(nodes) for b in nodes[i + 1 :]]

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from lsc_graph.models import registry
 from onnx import TensorProto, helper
 
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
 from lsc_graph.measure import Sequences, Streaming
-from lsc_graph.models import registry
 from lsc_graph.prepare import Prepared, Request, prepare
 from lsc_graph.reference import Reference
 from lsc_graph.sampling import make_samples
@@ -34,7 +34,9 @@ def central_differences(function: Callable[[np.ndarray], np.ndarray], at: np.nda
     return np.stack(columns, axis=1)
 
 
-def measured(name: str, num_steps: int, **options: object) -> tuple[Prepared, LocalJacobians, list[Trajectory]]:
+def measured(
+    name: str, num_steps: int, **options: object
+) -> tuple[Prepared, LocalJacobians, list[Trajectory]]:
     prepared = prepare(registry.build(name, **options), Request(num_steps, {}, {}, (), {}))
     streaming = prepared.findings.is_streaming
     (sample,) = make_samples(
@@ -61,12 +63,16 @@ def single_step(proto: onnx.ModelProto, node: onnx.NodeProto, direction: int) ->
     picked = {name: weights[name][direction : direction + 1] for name in node.input[1:4] if name}
     states = ["h", "c"][: 2 if node.op_type == "LSTM" else 1]
     single = helper.make_node(
-        node.op_type, ["x", *node.input[1:3], *(node.input[3:4] or [""]), "", *states], ["", *(s + "_next" for s in states)]
+        node.op_type,
+        ["x", *node.input[1:3], *(node.input[3:4] or [""]), "", *states],
+        ["", *(s + "_next" for s in states)],
     )
     single.attribute.extend(a for a in node.attribute if a.name not in ("direction", "activations"))
     for attribute in node.attribute:
         if attribute.name == "activations":
-            per_direction = len(attribute.strings) // (2 if direction or b"bidirectional" in _direction(node) else 1)
+            per_direction = len(attribute.strings) // (
+                2 if direction or b"bidirectional" in _direction(node) else 1
+            )
             chosen = attribute.strings[direction * per_direction : (direction + 1) * per_direction]
             single.attribute.append(helper.make_attribute("activations", [s.decode() for s in chosen]))
     info = helper.make_tensor_value_info
@@ -89,7 +95,8 @@ def joined(values: Mapping[str, np.ndarray], names: list[str]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "name", ["pascal_rnn", "linear_orthogonal_rnn", "tanh_rnn", "relu_rnn", "lstm", "gru", "bidirectional_lstm"]
+    "name",
+    ["pascal_rnn", "linear_orthogonal_rnn", "tanh_rnn", "relu_rnn", "lstm", "gru", "bidirectional_lstm"],
 )
 def test_time_and_depth_jacobians_of_fused_operators(name: str) -> None:
     prepared, local, trajectories = measured(name, 4)
@@ -105,8 +112,13 @@ def test_time_and_depth_jacobians_of_fused_operators(name: str) -> None:
         (x,) = (trajectory.slices[s][time].numpy()[None] for s in cell.slices)
         width = before.size // len(names)
 
-        def next_state(state: np.ndarray, x: np.ndarray, step: Reference = step, width: int = width) -> np.ndarray:
-            parts = {key: part.reshape(1, 1, width) for key, part in zip("hc", np.split(state, len(state) // width))}
+        def next_state(
+            state: np.ndarray, x: np.ndarray, step: Reference = step, width: int = width
+        ) -> np.ndarray:
+            parts = {
+                key: part.reshape(1, 1, width)
+                for key, part in zip("hc", np.split(state, len(state) // width))
+            }
             outputs = step.run({"x": x} | parts)
             return np.concatenate([value.ravel() for value in outputs.values()])
 
@@ -131,7 +143,9 @@ def test_jacobians_of_a_streaming_step(name: str) -> None:
     shapes = {state.name: state.shape for state in site.states}
     reference = Reference(prepared.normalized)
     rest = {s.body: trajectory.slices[s.body][time].numpy() for s in site.inputs}
-    after = {state.before: carry.after for state, carry in zip(site.states, prepared.findings.carried, strict=True)}
+    after = {
+        state.before: carry.after for state, carry in zip(site.states, prepared.findings.carried, strict=True)
+    }
 
     def call(flat: np.ndarray) -> np.ndarray:
         parts = {n: flat[a:b].reshape(shapes[n]) for n, a, b in zip(names, offsets, offsets[1:])}

@@ -110,14 +110,20 @@ def test_a_value_that_passes_through_unchanged_is_no_state() -> None:
 
 
 def test_declared_pairs_are_taken_and_override_the_search() -> None:
-    model = step_model({"x": [1, 8], "s": [1, 4], "h": [1, 4]}, {"y": ("x", "s", "h"), "t": ("s", "x"), "hn": ("h", "x")})
+    model = step_model(
+        {"x": [1, 8], "s": [1, 4], "h": [1, 4]}, {"y": ("x", "s", "h"), "t": ("s", "x"), "hn": ("h", "x")}
+    )
     pairs, _ = find_state_pairs(model, [("s", "t")])
     assert pairs == (StatePair("s", "t", "declared by hand"),)
 
 
 @pytest.mark.parametrize(
     ("pair", "message"),
-    [(("nope", "y"), "names no input"), (("x", "nope"), "names no output"), (("x", "hn"), "different type or shape")],
+    [
+        (("nope", "y"), "names no input"),
+        (("x", "nope"), "names no output"),
+        (("x", "hn"), "different type or shape"),
+    ],
 )
 def test_declared_pairs_that_cannot_be_are_refused(pair: tuple[str, str], message: str) -> None:
     model = step_model({"x": [1, 8], "h": [1, 4]}, {"y": ("x", "h"), "hn": ("h", "x")})

@@ -25,7 +25,9 @@ def test_agreement_within_tolerance_passes_and_its_largest_error_is_kept() -> No
         ([1.0], [1.0, 1.0]),
     ],
 )
-def test_a_difference_a_nan_an_infinity_and_another_shape_fail(ours: list[float], reference: list[float]) -> None:
+def test_a_difference_a_nan_an_infinity_and_another_shape_fail(
+    ours: list[float], reference: list[float]
+) -> None:
     check = ParityCheck(Tolerance())
     assert not check.compare("y", torch.tensor(ours), np.array(reference))
     assert "y" in str(check.refusal(None))

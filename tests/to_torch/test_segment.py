@@ -13,7 +13,6 @@ from lsc_graph.reference import Reference
 from lsc_graph.to_torch.segment import Parameters, Segment
 
 
-
 def loaded() -> tuple[onnx.ModelProto, ir.Model]:
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -97,5 +96,9 @@ def test_an_operator_without_a_counterpart_is_refused_with_its_name() -> None:
     proto.opset_import.append(onnx.helper.make_opsetid("com.example", 1))
     with pytest.raises(ConversionError, match="Mystery"):
         Segment(
-            ir.from_proto(proto).graph, ["x"], ["y"], opsets={"": 17, "com.example": 1}, parameters=Parameters()
+            ir.from_proto(proto).graph,
+            ["x"],
+            ["y"],
+            opsets={"": 17, "com.example": 1},
+            parameters=Parameters(),
         )
