@@ -128,7 +128,7 @@ def _show_final_states(graph: ir.Graph) -> None:
             for index, value in enumerate(node.outputs[1:]):
                 if not value.name:
                     value.name = f"{node.outputs[0].name or node.name}.final_{'hc'[index]}"
-                value.dtype = value.dtype or node.outputs[0].dtype
+                value.type = value.type or node.outputs[0].type
 
 
 def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | None, CellGraph]:

@@ -69,7 +69,8 @@ def test_reading_a_lower_state_of_the_step_before_is_an_edge_of_lag_one() -> Non
     cells = cells_of_site(
         site_of(
             """
-            step (float[1, 3] x, float[1, 3] h1, float[1, 3] h2) => (float[1, 1] y, float[1, 3] h1n, float[1, 3] h2n)
+            step (float[1, 3] x, float[1, 3] h1, float[1, 3] h2)
+            => (float[1, 1] y, float[1, 3] h1n, float[1, 3] h2n)
             {
                 a = Add(x, h1)
                 h1n = Tanh(a)
@@ -87,7 +88,8 @@ def test_two_states_that_feed_each_other_over_time_are_one_layer() -> None:
     (cell,) = cells_of_site(
         site_of(
             """
-            step (float[1, 3] x, float[1, 3] h1, float[1, 3] h2) => (float[1, 1] y, float[1, 3] h1n, float[1, 3] h2n)
+            step (float[1, 3] x, float[1, 3] h1, float[1, 3] h2)
+            => (float[1, 1] y, float[1, 3] h1n, float[1, 3] h2n)
             {
                 a = Add(x, h2)
                 h1n = Tanh(a)

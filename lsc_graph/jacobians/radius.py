@@ -17,7 +17,8 @@ def spectral_radius(matrices: Tensor) -> Tensor:
     Returns:
         [...], float64.
     """
-    return torch.linalg.eigvals(matrices.double()).abs().amax(-1)
+    eigenvalues: Tensor = torch.linalg.eigvals(matrices.double())
+    return eigenvalues.abs().amax(-1)
 
 
 def gain(matrices: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from itertools import accumulate
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.shapes import static_shape
+
 _ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Neg", "Clip", "Max", "Min"))
 
 
@@ -94,7 +96,7 @@ def _distribute(graph: ir.Graph, value: ir.Value, axis: int) -> list[ir.Value]:
         operands = [piece if i == index else operand for i, operand in enumerate(node.inputs)]
         copy = ir.node(node.op_type, operands, dict(node.attributes), name=f"{value.name}.part{number}")
         result = copy.outputs[0]
-        result.name, result.dtype, result.shape = f"{value.name}.part{number}", value.dtype, piece.shape
+        result.name, result.type, result.shape = f"{value.name}.part{number}", value.type, piece.shape
         graph.insert_after(node, copy)
         written.append(result)
     return written
@@ -103,7 +105,7 @@ def _distribute(graph: ir.Graph, value: ir.Value, axis: int) -> list[ir.Value]:
 def _named(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
     """A value of its own for one piece, even where pieces coincide or are graph inputs."""
     node = ir.node("Identity", [value], name=name)
-    node.outputs[0].name, node.outputs[0].dtype, node.outputs[0].shape = name, value.dtype, value.shape
+    node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, value.type, value.shape
     graph.append(node)
     return node.outputs[0]
 
@@ -111,18 +113,18 @@ def _named(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:
 def _slices_for_split(graph: ir.Graph, node: ir.Node, axis: int) -> None:
     """Replace a Split along `axis` by one Slice for each of its outputs."""
     data = node.inputs[0]
-    shapes = [output.shape for output in node.outputs]
-    if data is None or data.shape is None or any(shape is None for shape in shapes):
+    shapes = [static_shape(output) for output in node.outputs]
+    if data is None or data.shape is None or None in shapes:
         return
     if node.attributes.get_int("axis", 0) % len(data.shape) != axis:
         return
-    offsets = [0, *accumulate(int(shape[axis]) for shape in shapes if shape is not None)]
+    offsets = [0, *accumulate(shape[axis] for shape in shapes if shape is not None)]
     for index, output in enumerate(list(node.outputs)):
         bounds = [offsets[index], offsets[index + 1], axis]
         operands = [_integer(graph, f"{output.name}.slice.{i}", bound) for i, bound in enumerate(bounds)]
         piece = ir.node("Slice", [data, *operands], name=f"{output.name}.slice")
         piece.outputs[0].name, piece.outputs[0].shape = f"{output.name}.sliced", output.shape
-        piece.outputs[0].dtype = output.dtype
+        piece.outputs[0].type = output.type
         graph.insert_before(node, piece)
         ir.convenience.replace_all_uses_with(output, piece.outputs[0], replace_graph_outputs=True)
     graph.remove(node, safe=True)
@@ -135,7 +137,7 @@ def _integer(graph: ir.Graph, name: str, number: int) -> ir.Value:
 
 
 def _new_input(before: ir.Value, axis: int, size: int, index: int) -> ir.Value:
-    dims = list(before.shape or ())
+    dims = list(static_shape(before) or ())
     dims[axis] = size
     return ir.val(f"{before.name}.{index}", dtype=before.dtype, shape=dims)
 

@@ -185,7 +185,7 @@ def _is_unique(
     candidates: list[tuple[ir.Value, ir.Value]], matching: list[tuple[ir.Value, ir.Value]]
 ) -> bool:
     """A maximum matching is unique iff no alternating cycle or even alternating path exists."""
-    arcs = nx.DiGraph()
+    arcs: nx.DiGraph[ir.Value] = nx.DiGraph()
     for before, after in candidates:
         forward = (before, after) in matching
         arcs.add_edge(*((before, after) if forward else (after, before)))

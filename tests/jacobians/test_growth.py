@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import networkx as nx
 import pytest
@@ -37,7 +38,7 @@ def path_products(
     products = []
     for path in nx.all_simple_paths(graph, source, target):
         product = torch.eye(SIZE, dtype=torch.float64)
-        for edge in zip(path, path[1:], strict=False):
+        for edge in pairwise(path):
             product = blocks[edge] @ product
         products.append(product)
     return products
@@ -83,7 +84,7 @@ def test_with_random_signs_the_squares_of_all_paths_add_up() -> None:
 def test_neither_explosion_nor_decay_leaves_the_range_of_floats(scale: float) -> None:
     nodes = [GridNode("layer", index) for index in range(100)]
     block = scale * torch.eye(SIZE, dtype=torch.float64)
-    edges = [EdgeMap(a, b, dense(block)) for a, b in zip(nodes, nodes[1:], strict=False)]
+    edges = [EdgeMap(a, b, dense(block)) for a, b in pairwise(nodes)]
     start = torch.ones(1, SIZE, dtype=torch.float64)
     found = backpropagate(edges, nodes, {nodes[-1]: start})
     expected = 99 * math.log10(scale) + 0.5 * math.log10(SIZE)

@@ -19,7 +19,7 @@ from lsc_graph.sampling import make_samples
 from lsc_graph.to_torch.loop import Trajectory
 
 STEP = 1e-3
-"""Of the differences: ONNX Runtime's fused kernels are float32 only; rounding then leaves errors of about 1e-4."""
+"""Of the differences; ONNX Runtime's fused kernels are float32 only, which leaves errors of about 1e-4."""
 TOLERANCE = 3e-3
 
 
@@ -117,7 +117,7 @@ def test_time_and_depth_jacobians_of_fused_operators(name: str) -> None:
         ) -> np.ndarray:
             parts = {
                 key: part.reshape(1, 1, width)
-                for key, part in zip("hc", np.split(state, len(state) // width))
+                for key, part in zip("hc", np.split(state, len(state) // width), strict=False)
             }
             outputs = step.run({"x": x} | parts)
             return np.concatenate([value.ravel() for value in outputs.values()])
@@ -148,7 +148,9 @@ def test_jacobians_of_a_streaming_step(name: str) -> None:
     }
 
     def call(flat: np.ndarray) -> np.ndarray:
-        parts = {n: flat[a:b].reshape(shapes[n]) for n, a, b in zip(names, offsets, offsets[1:])}
+        parts = {
+            n: flat[a:b].reshape(shapes[n]) for n, a, b in zip(names, offsets[:-1], offsets[1:], strict=True)
+        }
         outputs = reference.run(rest | parts)
         return joined(outputs, [after[n] for n in names])
 
@@ -159,7 +161,9 @@ def test_jacobians_of_a_streaming_step(name: str) -> None:
 
 def _composed(prepared: Prepared, local: LocalJacobians, time: int) -> np.ndarray:
     layers = prepared.cell_graph.layers
-    starts = dict(zip((layer.id for layer in layers), np.cumsum([0, *(la.state_size for la in layers)])))
+    starts = dict(
+        zip((la.id for la in layers), np.cumsum([0, *(la.state_size for la in layers)]), strict=False)
+    )
     total = sum(layer.state_size for layer in layers)
     rows: dict[str, np.ndarray] = {}
     for layer in layers:
