@@ -225,7 +225,7 @@ class _Planner:
             array = self.request.data.get(value.name, self.fixed.get(value.name, choices))
             if array is None:
                 continue
-            constants[value.name] = np.asarray(array).reshape(-1)[-1].reshape(shape).astype(value.dtype)
+            constants[value.name] = np.asarray(array, dtype=value.dtype).reshape(-1)[-1:].reshape(shape)
         return constants
 
     def _num_steps(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
