@@ -1,50 +1,73 @@
 """The verdict: a pure function of counts, radii and measured growth (theory section 4).
 
 The label follows the measured gradient, never a prediction. The stability index a^p + b^p says what
-happens as depth and time grow together; where it and the measurement differ, the reasons say why.
+happens as depth and time grow together (a + b is the paper's, arXiv 2308.12075; p is past it); where it
+and the measurement differ, the reasons say why. All growth is in decades (log10).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 from statistics import fmean
+from typing import Literal
 
 from lsc_graph.results import Growth, GrowthPoint, Judgement, Verdict
 
 BAND_DECADES = 1.0
 """A gradient that stays within a factor of 10 of where it started counts as kept."""
 NEUTRAL = 0.02
-"""A path's product counts as neither growing nor decaying if its factor per edge is this close to 1."""
+"""One path's product counts as kept along time if its factor per step exceeds 1 by no more than this."""
+DRIFT_DECADES = (0.1, 0.5)
+"""Less drift than the first is noise; more than the second is growth, however slow per step."""
+BEND = 0.4
+"""A growth curve over time bends, that is, grows slower than exponentially, if its second half adds no more
+than this part of what its first half adds. An exponential adds as much again (1). The log of the path count
+of a rectangular grid adds little for T >> L, .38 for T = 2L, .45 for T = L, and tends to 1 for T << L."""
+CRITICAL = 0.05
+"""A stability index this close to 1 counts as critical."""
+NUM_ERRORS = 2.0
+"""A comparison is decided if it holds this many standard errors to either side."""
+MIN_POINTS = 4
+"""Fewer points than this show no shape of a curve."""
+FEW_STEPS = 8
+"""Over fewer steps than this, slow growth or decay does not show."""
+
+_Trend = Literal["grows", "fades", "stays"]
 
 
 def exponent(coherence: float | None) -> float:
     """p = 2 / (1 + kappa) of the critical line a^p + b^p = 1: 1 if all paths align, 2 if they are unrelated.
 
-    Coherence is taken between 0 and 1: paths that cancel are counted as unrelated, since cancellation
-    need not last; without a measured coherence (a single path) p is 1, the paper's coherent bound.
+    Coherence is taken between 0 and 1: paths that cancel (kappa < 0) are counted as unrelated, since
+    cancellation need not last. Without a coherence (a single path) p is 1, as in the paper's bound, which
+    assumes nothing about the paths.
     """
     return 1.0 if coherence is None else 2.0 / (1.0 + min(max(coherence, 0.0), 1.0))
 
 
-def stability_index(
-    time_factors: Sequence[float], depth_factors: Sequence[float], coherence: float | None
-) -> float | None:
-    """a^p + b^p for the mean time and depth factors; a or b itself where there is only one kind."""
-    if time_factors and depth_factors:
-        p = exponent(coherence)
-        return float(fmean(time_factors) ** p + fmean(depth_factors) ** p)
-    factors = time_factors or depth_factors
-    return fmean(factors) if factors else None
+def stability_index(time_factor: float | None, depth_factor: float | None, p: float) -> float | None:
+    """a^p + b^p, critical at 1; a or b itself where edges are of one kind only; None where there are none.
+
+    Args:
+        time_factor: a, the mean factor of a time edge; None without recurrence.
+        depth_factor: b, the mean factor of a depth edge; None for a single layer.
+        p: of the critical line, see `exponent`.
+    """
+    if time_factor is None or depth_factor is None:
+        return time_factor if depth_factor is None else depth_factor
+    return float(time_factor**p + depth_factor**p)
 
 
-def recommended_target(
-    time_factors: Sequence[float], depth_factors: Sequence[float], coherence: float | None
-) -> float | None:
-    """The balanced target 2^(-1/p), from 1/2 to 0.7071; 1 where there is only one kind of edge."""
-    if time_factors and depth_factors:
-        return float(2.0 ** (-1.0 / exponent(coherence)))
-    return 1.0 if time_factors or depth_factors else None
+def recommended_target(p: float, num_kinds: int) -> float:
+    """The factor at which `num_kinds` kinds of edges are balanced and critical: num_kinds^(-1/p).
+
+    For time and depth 2^(-1/p), from 1/2 (coherent, the paper's) to 0.7071 (unrelated paths); 1 for one kind.
+    """
+    return float(num_kinds ** (-1.0 / p))
 
 
 def judge(
@@ -57,164 +80,397 @@ def judge(
 ) -> Judgement:
     """The verdict over the depth and time that were measured.
 
-    - growth beyond a factor of 10 anywhere in the grid: EXPLODING; SUBEXPONENTIAL if it is the number of
-      paths alone that grows (each path's product is neutral) and time exceeds twice the depth, so that
-      the growth is polynomial in T;
-    - else a loss beyond a factor of 10 at the farthest cell: VANISHING;
-    - else STABLE;
-    - INCONCLUSIVE where nothing was measured, where the gradient is cut (exactly zero), or where two
-      standard errors reach across the threshold.
+    With the band of a factor of 10 either way, in this order:
+
+    - INCONCLUSIVE if there is nothing to measure (one cell, or no path between cells), if a figure is
+      infinite or not a number, or if the gradient is exactly zero at every other cell: it is cut, and what a
+      surrogate derivative would do is not in the model;
+    - INCONCLUSIVE if two standard errors more or less lead to different answers below;
+    - the gradient grows beyond the band anywhere in the grid, that is, the largest gradients dominate
+      an update whatever the others do: SUBEXPONENTIAL if the number of paths alone carries the
+      growth, so that at this depth it is polynomial in time (`_is_carried_by_paths`); else EXPLODING;
+    - it falls below the band at the farthest cell: VANISHING. So it does where it is exactly zero there, but
+      not everywhere; the reasons then say that it is cut rather than fading;
+    - else STABLE.
+
+    Paths that lose on their own (a < 1) while their number grows faster are SUBEXPONENTIAL as well: for
+    a = b = .9, L = 10, T = 60 the gradient grows by 7 decades, but its rate falls from step to step and
+    turns negative at 80; a + b = 1.8 says that it would explode with depth growing along.
 
     Args:
-        growth: measured growth.
-        time_factors: mean time radius of each recurrent layer.
-        depth_factors: mean depth radius, or gain, of each depth edge.
-        num_layers: number of layers.
+        growth: measured growth. Its standard error is that of the farthest cell; errors of nearer cells are
+            taken as smaller by the square root of their number of edges, as for independent factors.
+        time_factors: mean time radius of each recurrent layer (gain where there is none).
+        depth_factors: mean radius of the active block of each depth edge (gain where there is none).
+        num_layers: L.
         num_steps: T.
     """
-    evidence = _Evidence(growth, time_factors, depth_factors, num_layers, num_steps)
-    label, why = _label(evidence)
-    index = stability_index(time_factors, depth_factors, growth.coherence)
-    reasons = (*why, *_causes(evidence), *_about_index(evidence, label, index))
-    target = recommended_target(time_factors, depth_factors, growth.coherence)
-    return Judgement(label, reasons, index, target)
+    p = exponent(growth.coherence)
+    a, b = (fmean(factors) if factors else None for factors in (time_factors, depth_factors))
+    num_kinds = (a is not None) + (b is not None)
+    evidence = _Evidence(growth, p, stability_index(a, b, p), num_kinds, num_layers, num_steps)
+    label, why = _verdict(evidence)
+    target = recommended_target(p, num_kinds) if num_kinds else None
+    return Judgement(label, tuple(why), evidence.index, target)
 
 
 @dataclass(frozen=True)
 class _Evidence:
     growth: Growth
-    time_factors: Sequence[float]
-    depth_factors: Sequence[float]
+    p: float
+    index: float | None
+    num_kinds: int
     num_layers: int
     num_steps: int
 
-    @property
+    @cached_property
+    def points(self) -> tuple[GrowthPoint, ...]:
+        """The cells other than the last from which some path leads to the end."""
+        return tuple(
+            point
+            for point in self.growth.table
+            if (point.dt or point.dl)
+            and (point.log10_num_paths is not None or point.measured_log10 is not None)
+        )
+
+    @cached_property
+    def far(self) -> GrowthPoint:
+        """The farthest of them."""
+        return max(self.points, key=lambda point: (point.dl, point.dt))
+
+    @cached_property
     def peak(self) -> GrowthPoint:
         """Where the gradient is largest."""
-        seen = [point for point in self.growth.table if point.measured_log10 is not None]
-        return max(seen, key=lambda point: point.measured_log10 or 0.0)
+        return max(self.points, key=_level)
+
+    @cached_property
+    def trends(self) -> tuple[_Trend, ...]:
+        """What the gradient does by the lowest, the middle and the highest reading."""
+        return tuple(self._trend(errors) for errors in (-NUM_ERRORS, 0.0, NUM_ERRORS))
+
+    def _trend(self, errors: float) -> _Trend:
+        top = max(self._reading(point, errors) for point in self.points)
+        return "grows" if top > BAND_DECADES else _trend_of(self._reading(self.far, errors))
+
+    def _reading(self, point: GrowthPoint, errors: float) -> float:
+        """The measured growth, taken `errors` standard errors higher."""
+        share = (point.dt + point.dl) / (self.far.dt + self.far.dl)
+        return _level(point) + errors * (self.growth.std_error or 0.0) * math.sqrt(share)
 
     @property
-    def distance(self) -> str:
-        """The way to the farthest cell, in words."""
-        return _way(self.growth.dt, self.growth.dl)
+    def decisive(self) -> GrowthPoint:
+        """The cell that decides the verdict: the peak of what grows, else the farthest."""
+        return self.peak if self.trends[1] == "grows" else self.far
+
+    def row(self, dl: int) -> list[GrowthPoint]:
+        """The cells dl layers below the end, by steps."""
+        return sorted((point for point in self.points if point.dl == dl), key=lambda point: point.dt)
+
+    def column(self, dt: int) -> list[GrowthPoint]:
+        """The cells dt steps before the end, by layers."""
+        return sorted((point for point in self.points if point.dt == dt), key=lambda point: point.dl)
 
 
-def _label(evidence: _Evidence) -> tuple[Verdict, tuple[str, ...]]:
-    growth = evidence.growth
-    if growth.dt == 0 and growth.dl == 0:
-        return Verdict.INCONCLUSIVE, ("There is a single layer and a single step: no growth to measure.",)
-    far = [point for point in growth.table if point.dt or point.dl]
-    if all(point.measured_log10 is None for point in far):
-        return Verdict.INCONCLUSIVE, ("The gradient is exactly zero one edge away from the end: it is cut.",)
-    peak = evidence.peak
-    top = peak.measured_log10 or 0.0
-    if _undecided(top, growth.std_error):
-        return Verdict.INCONCLUSIVE, (_too_noisy(top, growth.std_error),)
-    if top > BAND_DECADES:
-        return _growing(evidence, peak)
-    end = growth.measured_log10
-    if end is None:
-        return Verdict.VANISHING, (f"The gradient is exactly zero {evidence.distance} before the end.",)
-    if _undecided(end, growth.std_error):
-        return Verdict.INCONCLUSIVE, (_too_noisy(end, growth.std_error),)
-    if end < -BAND_DECADES:
-        return Verdict.VANISHING, (_vanishing(evidence, end),)
-    return Verdict.STABLE, (
-        f"Over {evidence.distance} the gradient changes by a factor of {_factor(end)}, "
-        "and nowhere in between by more than 10 upwards.",
-    )
+def _verdict(evidence: _Evidence) -> tuple[Verdict, list[str]]:
+    """The label, and every reason."""
+    obstacle = _obstacle(evidence)
+    if obstacle is not None:
+        return Verdict.INCONCLUSIVE, [obstacle]
+    label, why = _label(evidence)
+    return label, [
+        *why,
+        *_split(evidence.decisive),
+        *_about_index(evidence, label),
+        *_confidence(evidence, label),
+    ]
 
 
-def _undecided(value: float, std_error: float | None) -> bool:
-    return std_error is not None and abs(abs(value) - BAND_DECADES) < 2 * std_error
+def _obstacle(evidence: _Evidence) -> str | None:
+    """What keeps the growth from being judged at all."""
+    if not any(point.dt or point.dl for point in evidence.growth.table):
+        return "There is a single layer and a single step: no growth to measure."
+    if not evidence.points:
+        return "No path leads from any other layer or step to the last state: no growth to measure."
+    for point in evidence.points:
+        if not math.isfinite(point.measured_log10 or 0.0):
+            return f"{_way_back(point)} the gradient is no finite number: some local Jacobian overflows."
+    if all(point.measured_log10 is None for point in evidence.points):
+        return (
+            "The gradient is exactly zero everywhere before the last state: it is cut, by thresholds, "
+            "roundings or units that are dead or saturated. Lengths are kept as logarithms, so no product "
+            "underflows. What a surrogate derivative would make of it is not in the model."
+        )
+    return None
 
 
-def _too_noisy(value: float, std_error: float | None) -> str:
+def _label(evidence: _Evidence) -> tuple[Verdict, list[str]]:
+    """The label and its first reasons."""
+    if len(set(evidence.trends)) > 1:
+        return Verdict.INCONCLUSIVE, [_too_noisy(evidence)]
+    match evidence.trends[1]:
+        case "grows":
+            return _growing(evidence)
+        case "fades":
+            return Verdict.VANISHING, [*_vanishing(evidence)]
+        case "stays":
+            return Verdict.STABLE, [*_staying(evidence)]
+
+
+def _too_noisy(evidence: _Evidence) -> str:
+    low, _, high = evidence.trends
+    point = evidence.peak if high == "grows" else evidence.far
+    error = f"{evidence.growth.std_error or 0.0:.2f} decades"
+    words = {"grows": "grows too much", "fades": "fades", "stays": "is kept"}
     return (
-        f"The measured growth of {value:+.2f} +- {std_error or 0.0:.2f} decades is too close to the "
-        f"threshold of {BAND_DECADES:g} decade to decide: give more samples."
+        f"Over {_way(point)} the gradient changes by {_measured(point, evidence)}, too close to a factor "
+        f"of 10: {NUM_ERRORS:g} standard errors ({error} each) lower it "
+        f"{words[low]}, as many higher it {words[high]}. More samples would decide."
     )
 
 
-def _growing(evidence: _Evidence, peak: GrowthPoint) -> tuple[Verdict, tuple[str, ...]]:
-    top = peak.measured_log10 or 0.0
-    where = _way(peak.dt, peak.dl)
-    text = f"Over {where} the gradient grows by a factor of {_factor(top)}."
-    factor = _factor_per_edge(peak)
-    is_neutral = factor is not None and abs(factor - 1.0) <= NEUTRAL
-    if is_neutral and evidence.num_steps > 2 * evidence.num_layers > 2:
-        more = "Each path keeps its gradient; it is the number of paths that grows, polynomially in time."
-        return Verdict.SUBEXPONENTIAL, (text, more)
-    if factor is not None and factor < 1.0 - NEUTRAL:
-        more = f"Each path alone loses (factor {factor:.3f} per edge), but there are more and more of them."
-        return Verdict.EXPLODING, (text, more)
-    return Verdict.EXPLODING, (text,)
+def _growing(evidence: _Evidence) -> tuple[Verdict, list[str]]:
+    peak, far = evidence.peak, evidence.far
+    text = f"Over {_way(peak)} the gradient grows by a factor of {_factor(_level(peak))} "
+    text += f"({_measured(peak, evidence)})"
+    if peak is not far:
+        text += f", its largest; over {_way(far)} it changes by a factor of {_factor(_level(far))}"
+    objections = list(_beyond_path_count(evidence))
+    if objections:
+        return Verdict.EXPLODING, [f"{text}.", *objections]
+    row = _nonzero(evidence.row(peak.dl))
+    alone = _local(peak) / (peak.dt + peak.dl)
+    more = (
+        f"The number of paths alone carries this: one path's product changes by a factor of {10**alone:.3f} "
+        f"per edge, and the curve bends, {_halves(row)}. At this depth the growth is polynomial in time."
+    )
+    return Verdict.SUBEXPONENTIAL, [f"{text}.", more]
 
 
-def _factor_per_edge(point: GrowthPoint) -> float | None:
-    """The effective factor per edge: the rms norm of one path's product to the power 1 / (dt + dl)."""
-    edges = point.dt + point.dl
-    if point.measured_log10 is None or edges == 0:
-        return None
-    shared = 0.5 * (1.0 + (point.coherence or 0.0)) * (point.log10_num_paths or 0.0)
-    return float(10.0 ** ((point.measured_log10 - shared) / edges))
+def _beyond_path_count(evidence: _Evidence) -> Iterator[str]:
+    """Objections to the claim that the number of paths alone carries the growth, polynomially in time.
+
+    The claim needs, at the depth of the peak: a gradient within the band before time adds to it; a
+    path product within the band that does not drift upwards along time, neither up to the peak nor in the
+    later half of the steps; and a curve over time that bends. The path count of a grid with no
+    more than twice as many steps as layers does not bend enough: depth and time then grow together,
+    which is the paper's exponential case.
+    """
+    peak, row = evidence.peak, _nonzero(evidence.row(evidence.peak.dl))
+    start, middle, end = row[0], row[len(row) // 2], row[-1]
+    if _level(start) > BAND_DECADES:
+        yield f"It takes no more than {_way(start)} for a factor of {_factor(_level(start))}."
+    elif _local(peak) > BAND_DECADES:
+        yield f"One path's product alone grows by a factor of {_factor(_local(peak))} over {_way(peak)}."
+    for first, last in ((start, peak), (middle, end)):
+        if _drifts_upwards(first, last):
+            rate = 10 ** ((_local(last) - _local(first)) / (last.dt - first.dt))
+            yield f"One path's product grows with time, by a factor of {rate:.3f} per step."
+            break
+    if len(row) >= MIN_POINTS and not _bends(row):
+        yield f"The curve over time bends too little, {_halves(row)}: at this size it is nearly exponential."
+    elif len(row) < MIN_POINTS and _level(start) <= BAND_DECADES:
+        yield "There are too few steps to see whether the growth slows down."
 
 
-def _vanishing(evidence: _Evidence, end: float) -> str:
-    growth = evidence.growth
-    row = sorted((p for p in growth.table if p.dl == growth.dl), key=lambda p: p.dt)
-    if growth.dt == 0:
-        row = sorted((p for p in growth.table if p.dt == 0), key=lambda p: p.dl)
-    small = next((p for p in row if (p.measured_log10 or 0.0) < -BAND_DECADES), None)
-    text = f"Over {evidence.distance} the gradient shrinks by a factor of {_factor(-end)}"
-    return f"{text}; below a tenth from {_way(small.dt, small.dl)} on." if small else f"{text}."
+def _drifts_upwards(first: GrowthPoint, last: GrowthPoint) -> bool:
+    """Whether one path's product grows between two cells of a row."""
+    noise, most = DRIFT_DECADES
+    allowed = min(most, max(noise, (last.dt - first.dt) * math.log10(1.0 + NEUTRAL)))
+    return last.dt > first.dt and _local(last) - _local(first) > allowed
 
 
-def _causes(evidence: _Evidence) -> tuple[str, ...]:
-    """The three-factor split in words, where there is more than one path."""
-    growth = evidence.growth
-    if growth.coherence is None or growth.local_log10 is None:
-        return ()
+def _gains(row: Sequence[GrowthPoint]) -> tuple[float, float]:
+    """Decades added in the earlier and in the later half."""
+    start, middle, end = (_level(point) for point in (row[0], row[len(row) // 2], row[-1]))
+    return middle - start, end - middle
+
+
+def _bends(row: Sequence[GrowthPoint]) -> bool:
+    early, late = _gains(row)
+    return late <= max(0.0, BEND * early)
+
+
+def _halves(row: Sequence[GrowthPoint]) -> str:
+    early, late = _gains(row)
+    return f"{early:+.2f} decades in the first half of the steps and {late:+.2f} in the second"
+
+
+def _vanishing(evidence: _Evidence) -> Iterator[str]:
+    far = evidence.far
+    since = _below_from(evidence)
+    if far.measured_log10 is None:
+        yield (
+            f"{_way_back(far)} the gradient is exactly zero, but not everywhere: it is cut rather than "
+            f"fading, by thresholds or by dead or saturated units; below a tenth from {_way(since)} on."
+        )
+        return
+    yield (
+        f"Over {_way(far)} the gradient shrinks by a factor of {_factor(-_level(far))} "
+        f"({_measured(far, evidence)}); below a tenth from {_way(since)} on."
+    )
+    rate, unit = _late_rate(evidence)
+    if rate < 0:
+        yield (
+            f"In the farther half it keeps a factor of {10**rate:.3f} per {unit}: "
+            f"a half-life of {math.log10(2.0) / -rate:.1f} {unit}s."
+        )
+
+
+def _below_from(evidence: _Evidence) -> GrowthPoint:
+    """From where on the gradient stays below the band: along time, or along depth if it always is there."""
+    row = evidence.row(evidence.far.dl)
+    below = [*takewhile(_is_below, reversed(row))]
+    if len(below) < len(row):
+        return below[-1]
+    return [*takewhile(_is_below, reversed(evidence.column(row[0].dt)))][-1]
+
+
+def _is_below(point: GrowthPoint) -> bool:
+    return _level(point) < -BAND_DECADES
+
+
+def _late_rate(evidence: _Evidence) -> tuple[float, str]:
+    """Decades per step in the farther half of the steps; per layer where steps are too few."""
+    far = evidence.far
+    row, column = (_nonzero(line) for line in (evidence.row(far.dl), evidence.column(far.dt)))
+    line, unit = (row, "step") if len(row) >= MIN_POINTS else (column, "layer")
+    middle, end = line[len(line) // 2], line[-1]
+    edges = end.dt - middle.dt + end.dl - middle.dl
+    return (_level(end) - _level(middle)) / edges if edges else 0.0, unit
+
+
+def _staying(evidence: _Evidence) -> Iterator[str]:
+    far, least = evidence.far, min(evidence.points, key=_level)
+    yield (
+        f"Over {_way(far)} the gradient changes by a factor of {_factor(_level(far))} "
+        f"({_measured(far, evidence)}): within a factor of 10, and nowhere does it grow beyond."
+    )
+    if _is_below(least):
+        size = "zero" if least.measured_log10 is None else f"smaller by a factor of {_factor(-_level(least))}"
+        yield f"Not every cell is reached as well: over {_way(least)} it is {size}."
+
+
+def _split(point: GrowthPoint) -> Iterator[str]:
+    """The three factors of the growth to a cell (theory section 4), in words."""
+    if point.measured_log10 is None or point.log10_num_paths is None:
+        return
+    per_edge = f"a factor of {10 ** (_local(point) / (point.dt + point.dl)):.3f} per edge"
+    if point.log10_num_paths <= 0:
+        yield f"A single path leads over {_way(point)}: the local Jacobians alone decide, {per_edge}."
+    if point.log10_num_paths <= 0 or point.coherence is None:
+        return
+    half = 0.5 * point.log10_num_paths
     parts = {
-        "the number of paths": growth.paths_log10 or 0.0,
-        "the size of the local Jacobians": growth.local_log10,
-        "the interference of the paths": growth.interference_log10 or 0.0,
+        "the number of paths": half,
+        f"the local Jacobians along a path ({per_edge})": _local(point),
+        f"how the paths interfere (coherence {point.coherence:.2f})": point.coherence * half,
     }
-    largest = max(parts, key=lambda name: abs(parts[name]))
-    listed = ", ".join(f"{value:+.2f} from {name}" for name, value in parts.items())
-    return (f"Of {growth.measured_log10 or 0.0:+.2f} decades, {listed}: {largest} weighs most.",)
+    towards = math.copysign(1.0, point.measured_log10)
+    cause = max(parts, key=lambda name: towards * parts[name])
+    listed = ", ".join(f"{decades:+.2f} from {name}" for name, decades in parts.items())
+    yield f"Of these {point.measured_log10:+.2f} decades, {listed}."
+    yield f"The main cause is {cause.partition(' (')[0]}."
 
 
-def _about_index(evidence: _Evidence, label: Verdict, index: float | None) -> tuple[str, ...]:
+def _about_index(evidence: _Evidence, label: Verdict) -> Iterator[str]:
+    """The stability index, and why it differs from the measurement where it does."""
+    index, point = evidence.index, evidence.decisive
     if index is None:
-        return ()
-    if evidence.time_factors and evidence.depth_factors:
-        p = exponent(evidence.growth.coherence)
-        what = f"The stability index a^p + b^p is {index:.3f} (p = {p:.2f}; 1 is critical)"
+        return
+    expected = "stays" if abs(index - 1) <= CRITICAL else "grows" if index > 1 else "fades"
+    subject = "depth and time growing together" if evidence.num_kinds == 2 else "a much larger size"
+    what = f"The mean factor of an edge is {index:.3f}; 1 is critical"
+    if evidence.num_kinds == 2:
+        what = f"The stability index a^p + b^p is {index:.3f} with p = {evidence.p:.2f}; 1 is critical"
+    predicted = _predicted(point, evidence.p)
+    if label is Verdict.INCONCLUSIVE or expected == evidence.trends[1]:
+        yield f"{what}."
+    elif predicted is not None and _trend_of(predicted) == evidence.trends[1]:
+        yield (
+            f"{what}. It speaks of {subject}; over just {_way(point)} the same mean factors predict "
+            f"{predicted:+.2f} decades, which agrees with the verdict."
+        )
     else:
-        kind = "time" if evidence.time_factors else "depth"
-        what = f"The mean {kind} factor is {index:.3f} (1 is critical)"
-    side = "above" if index > 1.0 else "below"
-    agrees = (index > 1.0) == (label in (Verdict.EXPLODING, Verdict.SUBEXPONENTIAL))
-    if label in (Verdict.STABLE, Verdict.INCONCLUSIVE) or agrees:
-        return (f"{what}.",)
-    return (
-        f"{what}, {side} critical, yet the measured gradient decides: the index speaks of means, and of "
-        f"depth and time growing together, the measurement of {evidence.distance}.",
-    )
+        yield (
+            f"{what}. The measured gradient disagrees, and it decides: means miss what the real products do, "
+            "where Jacobians are not normal, a few slow units carry the gradient, or layers differ."
+        )
+    if label is Verdict.SUBEXPONENTIAL and expected == "grows" and evidence.num_kinds == 2:
+        yield "With depth growing along with time it would explode."
 
 
-def _way(dt: int, dl: int) -> str:
-    steps = f"{dt} step{'s' * (dt != 1)}"
-    layers = f"{dl} layer{'s' * (dl != 1)}"
-    if dt and dl:
+def _predicted(point: GrowthPoint, p: float) -> float | None:
+    """log10 of N^(1/p) a^dt b^dl: between the coherent (p = 1) and the incoherent (p = 2) prediction."""
+    if point.coherent_log10 is None or point.log10_num_paths is None:
+        return None
+    return point.coherent_log10 - (1.0 - 1.0 / p) * point.log10_num_paths
+
+
+def _confidence(evidence: _Evidence, label: Verdict) -> Iterator[str]:
+    """What limits the confidence in the verdict."""
+    if evidence.growth.std_error is None:
+        yield "No standard error is known, from a single sample or with gradients of zero: give more samples."
+    if label is not Verdict.STABLE:
+        return
+    if 1 < evidence.num_steps < FEW_STEPS:
+        yield f"Only {evidence.num_steps} steps were measured: slow growth or decay would not show."
+    yield from _outlook(evidence)
+
+
+def _outlook(evidence: _Evidence) -> Iterator[str]:
+    """Where a stable gradient would leave the band, if that is within ten times the size."""
+    rate, unit = _late_rate(evidence)
+    extent = evidence.num_steps if unit == "step" else evidence.num_layers
+    noise = max(DRIFT_DECADES[0], NUM_ERRORS * (evidence.growth.std_error or 0.0))
+    left = BAND_DECADES - math.copysign(1.0, rate) * _level(evidence.far)
+    if abs(rate) * extent / 2 > noise and abs(rate) * 9 * extent > left:
+        size = extent + math.ceil(left / abs(rate))
+        yield f"Going on by {10**rate:.3f} per {unit}, it would leave that band at some {size} {unit}s."
+
+
+def _level(point: GrowthPoint) -> float:
+    """Measured growth, -inf for a gradient of zero."""
+    return -math.inf if point.measured_log10 is None else point.measured_log10
+
+
+def _trend_of(decades: float) -> _Trend:
+    if abs(decades) <= BAND_DECADES:
+        return "stays"
+    return "grows" if decades > 0 else "fades"
+
+
+def _local(point: GrowthPoint) -> float:
+    """log10 of the rms norm of one path's product: growth less the number of paths and interference."""
+    shared = 0.5 * (1.0 + (point.coherence or 0.0)) * (point.log10_num_paths or 0.0)
+    return _level(point) - shared
+
+
+def _nonzero(line: Sequence[GrowthPoint]) -> list[GrowthPoint]:
+    return [point for point in line if point.measured_log10 is not None]
+
+
+def _way(point: GrowthPoint) -> str:
+    """The way from a cell to the last one, in words."""
+    steps = f"{point.dt} step{'s' * (point.dt != 1)}"
+    layers = f"{point.dl} layer{'s' * (point.dl != 1)}"
+    if point.dt and point.dl:
         return f"{steps} and {layers}"
-    return steps if dt or not dl else layers
+    return layers if point.dl else steps
+
+
+def _way_back(point: GrowthPoint) -> str:
+    text = f"{_way(point)} before the end"
+    return text[0].upper() + text[1:]
+
+
+def _measured(point: GrowthPoint, evidence: _Evidence) -> str:
+    error = evidence.growth.std_error
+    shown = "" if error is None or point is not evidence.far else f" +- {error:.2f}"
+    return f"{_level(point):+.2f}{shown} decades"
 
 
 def _factor(decades: float) -> str:
     """10^decades for people."""
-    if abs(decades) < 3:
-        return f"{10**decades:.3g}"
-    return f"10^{decades:.1f}"
+    if math.isinf(decades):
+        return "0"
+    return f"{10**decades:.3g}" if abs(decades) < 3 else f"10^{decades:.1f}"

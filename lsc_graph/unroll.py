@@ -1,4 +1,9 @@
-"""The cell graph unrolled over depth x time as a directed acyclic graph (theory sections 1 and 2)."""
+"""The cell graph unrolled over depth x time as a directed acyclic graph (theory sections 1 and 2).
+
+A node is the state of one layer at one time; an edge is one local Jacobian. The paper's rectangular grid
+(arXiv 2308.12075) is the special case of a plain stack; skips, both directions of a
+bidirectional layer and shifted or permuted times are other edges of the same graph.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,13 @@ from lsc_graph.cells import CellGraph, DepthEdge, Layer
 from lsc_graph.errors import AnalysisError, LimitExceededError, UsageError
 
 MAX_GRID_NODES = 2_000_000
+"""Cap on num_layers x num_steps: networkx needs about a kilobyte for a node and its edges."""
+
+_SHOWN_OF_A_CYCLE = 6
 
 
 class GridNode(NamedTuple):
-    """The state of one layer at one time."""
+    """The state of one layer (its id) at one time."""
 
     layer: str
     time: int
@@ -23,7 +31,8 @@ class GridNode(NamedTuple):
 def unroll(cells: CellGraph, num_steps: int | None = None) -> nx.DiGraph[GridNode]:
     """The depth x time DAG of a cell graph.
 
-    Nodes carry `depth`; edges carry `kind`, "time" or "depth".
+    Nodes carry `name` (of the layer), `depth` and `kind`, "recurrent" or "feed_forward". Edges carry
+    `kind`: "time", with the id of their `layer`, or "depth", with the ids `source` and `target`.
 
     Args:
         cells: the cell graph.
@@ -32,24 +41,21 @@ def unroll(cells: CellGraph, num_steps: int | None = None) -> nx.DiGraph[GridNod
     Raises:
         UsageError: another T was asked for, but some depth edges are known for the cell graph's own T only.
         LimitExceededError: the grid would have more than MAX_GRID_NODES nodes.
-        AnalysisError: the edges form a cycle.
+        AnalysisError: the edges form a cycle, or lead out of the grid.
     """
     steps = cells.num_steps if num_steps is None else num_steps
     _check_size(cells, steps)
     depth = depths(cells)
     grid: nx.DiGraph[GridNode] = nx.DiGraph()
     for layer in cells.layers:
-        grid.add_nodes_from((GridNode(layer.id, t) for t in range(steps)), depth=depth[layer.id])
-        grid.add_edges_from(_time_edges(layer, steps), kind="time")
+        kind = "recurrent" if layer.time_step else "feed_forward"
+        nodes = (GridNode(layer.id, time) for time in range(steps))
+        grid.add_nodes_from(nodes, name=layer.name, depth=depth[layer.id], kind=kind)
+        grid.add_edges_from(_time_edges(layer, steps), kind="time", layer=layer.id)
     for edge in cells.depth_edges:
-        grid.add_edges_from(_depth_edges(edge, cells, steps), kind="depth")
-    if not nx.is_directed_acyclic_graph(grid):
-        raise AnalysisError(
-            "The unrolled grid has a cycle",
-            got=" -> ".join(f"{a.layer}@{a.time}" for a, _ in nx.find_cycle(grid)),
-            expected="states that depend on other layers at the same or an earlier step only",
-            do="please report this model",
-        )
+        pairs = _depth_edges(edge, cells.num_steps, steps)
+        grid.add_edges_from(pairs, kind="depth", source=edge.source, target=edge.target)
+    _check_grid(grid, len(cells.layers) * steps)
     return grid
 
 
@@ -65,65 +71,105 @@ def _check_size(cells: CellGraph, steps: int) -> None:
         )
 
 
+def _check_grid(grid: nx.DiGraph[GridNode], num_nodes: int) -> None:
+    if len(grid) != num_nodes:
+        raise AnalysisError(
+            "A depth edge leads out of the grid",
+            got=", ".join(f"{n.layer}@{n.time}" for n, depth in grid.nodes(data="depth") if depth is None),
+            expected="known layers, and times from 0 to T-1",
+            do="please report this model",
+        )
+    _check_acyclic(grid, "The unrolled grid has a cycle")
+
+
+def _check_acyclic(graph: nx.DiGraph[GridNode] | nx.DiGraph[str], what: str) -> None:
+    if not nx.is_directed_acyclic_graph(graph):
+        cycle = [f"{n.layer}@{n.time}" if isinstance(n, GridNode) else n for n, _ in nx.find_cycle(graph)]
+        shown = cycle[:_SHOWN_OF_A_CYCLE] + ["..."] * (len(cycle) > _SHOWN_OF_A_CYCLE)
+        raise AnalysisError(
+            what,
+            got=" -> ".join(shown),
+            expected="states that depend on other layers at the same or an earlier step only",
+            do="please report this model",
+        )
+
+
 def _time_edges(layer: Layer, steps: int) -> Iterator[tuple[GridNode, GridNode]]:
+    """s[t - time_step] -> s[t]; in a reverse layer (time_step -1) from t + 1 to t; none for time_step 0."""
     if layer.time_step:
-        for time in range(steps):
-            source = time - layer.time_step
-            if 0 <= source < steps:
-                yield GridNode(layer.id, source), GridNode(layer.id, time)
+        for source, time in _shifted(layer.time_step, steps):
+            yield GridNode(layer.id, source), GridNode(layer.id, time)
 
 
-def _depth_edges(edge: DepthEdge, cells: CellGraph, steps: int) -> Iterator[tuple[GridNode, GridNode]]:
-    if edge.time_pairs is None:
-        pairs = [(time - edge.lag, time) for time in range(steps) if 0 <= time - edge.lag < steps]
-    elif steps == cells.num_steps:
-        pairs = list(edge.time_pairs)
-    else:
+def _depth_edges(edge: DepthEdge, own_steps: int, steps: int) -> Iterator[tuple[GridNode, GridNode]]:
+    if edge.time_pairs is not None and steps != own_steps:
         raise UsageError(
             "How the layers are connected over time is known for one number of steps only",
             where=f"{edge.source} -> {edge.target}",
             got=f"{steps} steps",
-            expected=f"{cells.num_steps} steps",
+            expected=f"{own_steps} steps",
         )
+    pairs = _shifted(edge.lag, steps) if edge.time_pairs is None else edge.time_pairs
     for source, target in pairs:
         yield GridNode(edge.source, source), GridNode(edge.target, target)
 
 
-def depths(cells: CellGraph) -> dict[str, int]:
-    """Depth of each layer: the longest way to it over depth edges within one step (lag 0).
+def _shifted(lag: int, steps: int) -> Iterator[tuple[int, int]]:
+    """(t - lag, t) for all t where both lie in 0..T-1."""
+    return ((time - lag, time) for time in range(max(lag, 0), min(steps, steps + lag)))
 
-    Edges between different times do not order layers where they would close a cycle.
+
+def depths(cells: CellGraph) -> dict[str, int]:
+    """Depth of each layer by id: the length of the longest way to it over depth edges, from 0.
+
+    Layers that feed back into each other through an earlier step (mutual lag-1 dependencies) are no
+    cycle: between them only edges within one step put one above the other. An edge with
+    `time_pairs` is within one step if some pair has equal times.
+
+    Raises:
+        AnalysisError: layers depend on each other within one step.
     """
+    flow: nx.DiGraph[str] = nx.DiGraph()
+    flow.add_nodes_from(layer.id for layer in cells.layers)
+    flow.add_edges_from((edge.source, edge.target) for edge in cells.depth_edges)
+    group = {id_: index for index, ids in enumerate(nx.strongly_connected_components(flow)) for id_ in ids}
     order: nx.DiGraph[str] = nx.DiGraph()
-    order.add_nodes_from(layer.id for layer in cells.layers)
-    within = [edge for edge in cells.depth_edges if edge.time_pairs is None and edge.lag == 0]
-    order.add_edges_from((edge.source, edge.target) for edge in within)
+    order.add_nodes_from(flow)
     for edge in cells.depth_edges:
-        if edge not in within and not nx.has_path(order, edge.target, edge.source):
+        if _is_within_a_step(edge) or group[edge.source] != group[edge.target]:
             order.add_edge(edge.source, edge.target)
+    _check_acyclic(order, "Layers depend on each other within one step")
     found: dict[str, int] = {}
-    for layer in nx.topological_sort(order):
-        found[layer] = max((found[below] + 1 for below in order.predecessors(layer)), default=0)
+    for id_ in nx.topological_sort(order):
+        found[id_] = max((found[below] + 1 for below in order.predecessors(id_)), default=0)
     return found
 
 
+def _is_within_a_step(edge: DepthEdge) -> bool:
+    return edge.lag == 0 if edge.time_pairs is None else any(t == u for t, u in edge.time_pairs)
+
+
 def first_states(cells: CellGraph) -> tuple[GridNode, ...]:
-    """The first state, in its own direction, of every layer of least depth."""
-    depth = depths(cells)
-    least = min(depth.values())
-    return tuple(_first(layer, cells.num_steps) for layer in cells.layers if depth[layer.id] == least)
+    """The first state, in its own direction, of every layer of least depth.
+
+    That is time 0, and T-1 in a reverse layer. A layer without recurrence counts as a forward one, so
+    that "first" means the farthest from the end.
+    """
+    depth, last = depths(cells), cells.num_steps - 1
+    least = min(depth.values(), default=0)
+    return tuple(
+        GridNode(layer.id, last if layer.time_step < 0 else 0)
+        for layer in cells.layers
+        if depth[layer.id] == least
+    )
 
 
 def last_states(cells: CellGraph) -> tuple[GridNode, ...]:
-    """The last state, in its own direction, of every layer of greatest depth."""
+    """The last state, in its own direction, of every layer of greatest depth: time T-1, or 0 in reverse."""
     depth, last = depths(cells), cells.num_steps - 1
-    greatest = max(depth.values())
+    greatest = max(depth.values(), default=0)
     return tuple(
         GridNode(layer.id, 0 if layer.time_step < 0 else last)
         for layer in cells.layers
         if depth[layer.id] == greatest
     )
-
-
-def _first(layer: Layer, steps: int) -> GridNode:
-    return GridNode(layer.id, steps - 1 if layer.time_step < 0 else 0)
