@@ -8,7 +8,7 @@ and the measurement differ, the reasons say why. All growth is in decades (log10
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -23,10 +23,12 @@ NEUTRAL = 0.02
 """One path's product counts as kept along time if its factor per step exceeds 1 by no more than this."""
 DRIFT_DECADES = (0.1, 0.5)
 """Less drift than the first is noise; more than the second is growth, however slow per step."""
-BEND = 0.4
-"""A growth curve over time bends, that is, grows slower than exponentially, if its second half adds no more
-than this part of what its first half adds. An exponential adds as much again (1). The log of the path count
-of a rectangular grid adds little for T >> L, .38 for T = 2L, .45 for T = L, and tends to 1 for T << L."""
+COUNT_BEND = 0.4
+"""The path count grows slower than exponentially over time if the second half of the steps adds no more than
+this part of what the first half adds to its log. An exponential adds as much again (1); a rectangular grid
+little for T >> L, .38 for T = 2L, .45 for T = L, and towards 1 for T << L."""
+MEASURED_BEND = 0.6
+"""The same for the measured growth, which follows the count with fluctuations."""
 CRITICAL = 0.05
 """A stability index this close to 1 counts as critical."""
 NUM_ERRORS = 2.0
@@ -86,9 +88,9 @@ def judge(
       infinite or not a number, or if the gradient is exactly zero at every other cell: it is cut, and what a
       surrogate derivative would do is not in the model;
     - INCONCLUSIVE if two standard errors more or less lead to different answers below;
-    - the gradient grows beyond the band anywhere in the grid, that is, the largest gradients dominate
-      an update whatever the others do: SUBEXPONENTIAL if the number of paths alone carries the
-      growth, so that at this depth it is polynomial in time (`_is_carried_by_paths`); else EXPLODING;
+    - the gradient grows beyond the band anywhere in the grid (the largest gradients dominate an update,
+      whatever the others do): SUBEXPONENTIAL if the number of paths alone carries the growth, which
+      is then polynomial in time at this depth (no objection by `_beyond_path_count`); else EXPLODING;
     - it falls below the band at the farthest cell: VANISHING. So it does where it is exactly zero there, but
       not everywhere; the reasons then say that it is cut rather than fading;
     - else STABLE.
@@ -241,7 +243,8 @@ def _growing(evidence: _Evidence) -> tuple[Verdict, list[str]]:
     alone = _local(peak) / (peak.dt + peak.dl)
     more = (
         f"The number of paths alone carries this: one path's product changes by a factor of {10**alone:.3f} "
-        f"per edge, and the curve bends, {_halves(row)}. At this depth the growth is polynomial in time."
+        f"per edge, and growth slows down, {_in_words(_halves(row, _level))}. At this depth it is polynomial "
+        "in time."
     )
     return Verdict.SUBEXPONENTIAL, [f"{text}.", more]
 
@@ -251,8 +254,8 @@ def _beyond_path_count(evidence: _Evidence) -> Iterator[str]:
 
     The claim needs, at the depth of the peak: a gradient within the band before time adds to it; a
     path product within the band that does not drift upwards along time, neither up to the peak nor in the
-    later half of the steps; and a curve over time that bends. The path count of a grid with no
-    more than twice as many steps as layers does not bend enough: depth and time then grow together,
+    later half of the steps; and a path count and a measured growth that slow down over time. In a grid with
+    less than about twice as many steps as layers the count does not: depth and time then grow together,
     which is the paper's exponential case.
     """
     peak, row = evidence.peak, _nonzero(evidence.row(evidence.peak.dl))
@@ -266,10 +269,14 @@ def _beyond_path_count(evidence: _Evidence) -> Iterator[str]:
             rate = 10 ** ((_local(last) - _local(first)) / (last.dt - first.dt))
             yield f"One path's product grows with time, by a factor of {rate:.3f} per step."
             break
-    if len(row) >= MIN_POINTS and not _bends(row):
-        yield f"The curve over time bends too little, {_halves(row)}: at this size it is nearly exponential."
-    elif len(row) < MIN_POINTS and _level(start) <= BAND_DECADES:
-        yield "There are too few steps to see whether the growth slows down."
+    if len(row) < MIN_POINTS:
+        if _level(start) <= BAND_DECADES:
+            yield "There are too few steps to see whether the growth slows down."
+    elif not _bends(_halves(row, _count), COUNT_BEND):
+        halves = _in_words(_halves(row, _count))
+        yield f"The number of paths grows nearly exponentially at this size, {halves}."
+    elif not _bends(_halves(row, _level), MEASURED_BEND):
+        yield f"The growth hardly slows down, {_in_words(_halves(row, _level))}."
 
 
 def _drifts_upwards(first: GrowthPoint, last: GrowthPoint) -> bool:
@@ -279,19 +286,19 @@ def _drifts_upwards(first: GrowthPoint, last: GrowthPoint) -> bool:
     return last.dt > first.dt and _local(last) - _local(first) > allowed
 
 
-def _gains(row: Sequence[GrowthPoint]) -> tuple[float, float]:
-    """Decades added in the earlier and in the later half."""
-    start, middle, end = (_level(point) for point in (row[0], row[len(row) // 2], row[-1]))
+def _halves(row: Sequence[GrowthPoint], of: Callable[[GrowthPoint], float]) -> tuple[float, float]:
+    """Decades added in the earlier and in the later half of the steps."""
+    start, middle, end = (of(point) for point in (row[0], row[len(row) // 2], row[-1]))
     return middle - start, end - middle
 
 
-def _bends(row: Sequence[GrowthPoint]) -> bool:
-    early, late = _gains(row)
-    return late <= max(0.0, BEND * early)
+def _bends(halves: tuple[float, float], most: float) -> bool:
+    early, late = halves
+    return late <= max(0.0, most * early)
 
 
-def _halves(row: Sequence[GrowthPoint]) -> str:
-    early, late = _gains(row)
+def _in_words(halves: tuple[float, float]) -> str:
+    early, late = halves
     return f"{early:+.2f} decades in the first half of the steps and {late:+.2f} in the second"
 
 
@@ -433,6 +440,10 @@ def _level(point: GrowthPoint) -> float:
     return -math.inf if point.measured_log10 is None else point.measured_log10
 
 
+def _count(point: GrowthPoint) -> float:
+    return point.log10_num_paths or 0.0
+
+
 def _trend_of(decades: float) -> _Trend:
     if abs(decades) <= BAND_DECADES:
         return "stays"
@@ -441,7 +452,7 @@ def _trend_of(decades: float) -> _Trend:
 
 def _local(point: GrowthPoint) -> float:
     """log10 of the rms norm of one path's product: growth less the number of paths and interference."""
-    shared = 0.5 * (1.0 + (point.coherence or 0.0)) * (point.log10_num_paths or 0.0)
+    shared = 0.5 * (1.0 + (point.coherence or 0.0)) * _count(point)
     return _level(point) - shared
 
 

@@ -201,8 +201,55 @@ def test_growth_of_the_products_along_time_is_seen_behind_a_small_depth_factor()
     assert "grows with time, by a factor of 1.050 per step" in words(of_grid(1.05, 0.5, 10, 60))
 
 
+@pytest.mark.parametrize(
+    ("a", "num_steps", "label"),
+    [
+        (1.01, 20, Verdict.SUBEXPONENTIAL),
+        (1.03, 20, Verdict.EXPLODING),
+        (1.015, 60, Verdict.SUBEXPONENTIAL),
+        (1.015, 100, Verdict.EXPLODING),
+    ],
+    ids=["within noise", "beyond 2% a step", "less than 2% a step", "less than 2% a step, for long"],
+)
+def test_slow_growth_of_the_products_counts_by_rate_and_by_amount(
+    a: float, num_steps: int, label: Verdict
+) -> None:
+    assert of_grid(a, 0.8, 10, num_steps).label is label
+
+
+def test_products_that_grow_only_late_are_seen() -> None:
+    def late(point: GrowthPoint) -> float:
+        local = -0.05 * min(point.dt, 30) + 0.0105 * max(point.dt - 30, 0)
+        return (point.log10_num_paths or 0.0) + local
+
+    found = verdict(with_measured(grid(1.0, 1.0, 10, 60), late), 1.0, 1.0)
+    assert found.label is Verdict.EXPLODING
+    assert "grows with time, by a factor of 1.024 per step" in words(found)
+
+
+def test_a_rise_by_path_count_that_falls_steeply_after_is_no_explosion() -> None:
+    levels = [0.2, 0.6, 1.0, 1.2, 0.0, -1.5, -3.0, -3.1, -3.2, -3.3, -3.4, -3.45, -3.5]
+    moved = with_measured(grid(1, 1, 3, 13), lambda p: levels[p.dt] if p.dl == 2 else 0.0)
+    found = verdict(moved, 0.7, 0.7)
+    assert found.label is Verdict.SUBEXPONENTIAL
+    assert "its largest; over 12 steps and 2 layers it changes by a factor of 10^-3.5" in words(found)
+
+
 def test_with_as_many_layers_as_steps_the_path_count_is_nearly_exponential() -> None:
-    assert "bends too little" in words(of_grid(1.0, 1.0, 30, 30))
+    assert "number of paths grows nearly exponentially at this size" in words(of_grid(1.0, 1.0, 30, 30))
+    assert of_grid(1.0, 1.0, 30, 60).label is Verdict.SUBEXPONENTIAL
+
+
+@pytest.mark.parametrize(("wave", "label"), [(0.3, Verdict.SUBEXPONENTIAL), (0.9, Verdict.EXPLODING)])
+def test_interference_may_fluctuate_but_growth_must_slow_down(wave: float, label: Verdict) -> None:
+    table = []
+    for point in grid(1.0, 1.0, 6, 40, 0.0).table:
+        dip, half = wave * math.sin(math.pi * point.dt / 39), 0.5 * (point.log10_num_paths or 0.0)
+        coherence = -dip / half if half else None
+        table.append(replace(point, measured_log10=half - dip if half else 0.0, coherence=coherence))
+    found = verdict(growth_of(table), 1.0, 1.0)
+    assert found.label is label
+    assert ("growth hardly slows down" in words(found)) == (label is Verdict.EXPLODING)
 
 
 def test_a_peak_before_the_farthest_cell_is_reported_with_it() -> None:
@@ -399,6 +446,16 @@ def test_an_error_that_spans_the_whole_band_decides_nothing() -> None:
     found = verdict(grid(1, 1, 1, 60, std_error=1.0), 1.0, None)
     assert found.label is Verdict.INCONCLUSIVE
     assert "lower it fades, as many higher it grows too much" in words(found)
+
+
+@pytest.mark.parametrize(("peak", "is_sure"), [(0.95, False), (0.85, True)])
+def test_nearer_cells_have_smaller_errors(peak: float, is_sure: bool) -> None:
+    # A quarter of the way, half of the error at the end: two of 0.1 / 2.
+    levels: list[float | None] = [0.0] * 17
+    levels[4] = peak
+    label = verdict(curve(levels, std_error=0.1), 1.0, None).label
+    assert (label is Verdict.STABLE) == is_sure
+    assert label in (Verdict.STABLE, Verdict.INCONCLUSIVE)
 
 
 def test_an_unknown_error_is_mentioned() -> None:
