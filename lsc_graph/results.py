@@ -48,7 +48,11 @@ class Tool:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """The file as it was read. `num_parameters` counts the elements of floating-point initializers."""
+    """The file as it was read.
+
+    `num_parameters` counts the elements of floating-point tensors of more than one element: initializers
+    and constants, nested graphs included.
+    """
 
     path: str | None
     sha256: str

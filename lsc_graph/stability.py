@@ -91,8 +91,9 @@ def judge(
     - the gradient grows beyond the band anywhere in the grid (the largest gradients dominate an update,
       whatever the others do): SUBEXPONENTIAL if the number of paths alone carries the growth, which
       is then polynomial in time at this depth (no objection by `_beyond_path_count`); else EXPLODING;
-    - it falls below the band at the farthest cell: VANISHING. So it does where it is exactly zero there, but
-      not everywhere; the reasons then say that it is cut rather than fading;
+    - it falls below the band at the farthest cell, or on the way to it along time (`_Evidence.end`):
+      VANISHING. So it does where it is exactly zero there, but not everywhere; the reasons then say that it
+      is cut rather than fading;
     - else STABLE.
 
     Paths that lose on their own (a < 1) while their number grows faster are SUBEXPONENTIAL as well: for
@@ -141,6 +142,19 @@ class _Evidence:
         return max(self.points, key=lambda point: (point.dl, point.dt))
 
     @cached_property
+    def end(self) -> GrowthPoint:
+        """The cell by which fading is judged: the farthest, or a valley below the band on the way to it.
+
+        A valley along time shows where steps are no distance: in a bidirectional stack the first step of the
+        forward layer is one edge away from the last state of the backward layer above, and the cells
+        in the middle of the sequence are the farthest. (On a plain grid log growth is concave in dt.)
+        """
+        row = self.row(self.far.dl)
+        lowest = min(row, key=_level)
+        has_valley = not _is_below(row[0]) and not _is_below(self.far) and _is_below(lowest)
+        return lowest if has_valley else self.far
+
+    @cached_property
     def peak(self) -> GrowthPoint:
         """Where the gradient is largest."""
         return max(self.points, key=_level)
@@ -152,7 +166,7 @@ class _Evidence:
 
     def _trend(self, errors: float) -> _Trend:
         top = max(self._reading(point, errors) for point in self.points)
-        return "grows" if top > BAND_DECADES else _trend_of(self._reading(self.far, errors))
+        return "grows" if top > BAND_DECADES else _trend_of(self._reading(self.end, errors))
 
     def _reading(self, point: GrowthPoint, errors: float) -> float:
         """The measured growth, taken `errors` standard errors higher."""
@@ -161,12 +175,16 @@ class _Evidence:
 
     @property
     def decisive(self) -> GrowthPoint:
-        """The cell that decides the verdict: the peak of what grows, else the farthest."""
-        return self.peak if self.trends[1] == "grows" else self.far
+        """The cell that decides the verdict: the peak of what grows, else the end."""
+        return self.peak if self.trends[1] == "grows" else self.end
 
     def row(self, dl: int) -> list[GrowthPoint]:
         """The cells dl layers below the end, by steps."""
         return sorted((point for point in self.points if point.dl == dl), key=lambda point: point.dt)
+
+    def row_to_end(self) -> list[GrowthPoint]:
+        """The cells on the way to the end along time."""
+        return [point for point in self.row(self.end.dl) if point.dt <= self.end.dt]
 
     def column(self, dt: int) -> list[GrowthPoint]:
         """The cells dt steps before the end, by layers."""
@@ -220,7 +238,7 @@ def _label(evidence: _Evidence) -> tuple[Verdict, list[str]]:
 
 def _too_noisy(evidence: _Evidence) -> str:
     low, _, high = evidence.trends
-    point = evidence.peak if high == "grows" else evidence.far
+    point = evidence.peak if high == "grows" else evidence.end
     error = f"{evidence.growth.std_error or 0.0:.2f} decades"
     words = {"grows": "grows too much", "fades": "fades", "stays": "is kept"}
     return (
@@ -252,15 +270,18 @@ def _growing(evidence: _Evidence) -> tuple[Verdict, list[str]]:
 def _beyond_path_count(evidence: _Evidence) -> Iterator[str]:
     """Objections to the claim that the number of paths alone carries the growth, polynomially in time.
 
-    The claim needs, at the depth of the peak: a gradient within the band before time adds to it; a
-    path product within the band that does not drift upwards along time, neither up to the peak nor in the
-    later half of the steps; and a path count and a measured growth that slow down over time. In a grid with
-    less than about twice as many steps as layers the count does not: depth and time then grow together,
-    which is the paper's exponential case.
+    The claim needs, at the depth of the peak: no growth beyond the band by depth alone, unless by the many
+    paths between both directions of a bidirectional stack, in a grid at least twice as long as deep; a path
+    product within the band that does not drift upwards along time, neither up to the peak nor in the later
+    half of the steps; and a path count and a measured growth that slow down over time. In a grid less than
+    about twice as long as deep the count does not: depth and time then grow together, which is the
+    paper's exponential case.
     """
     peak, row = evidence.peak, _nonzero(evidence.row(evidence.peak.dl))
     start, middle, end = row[0], row[len(row) // 2], row[-1]
-    if _level(start) > BAND_DECADES:
+    is_short = evidence.num_steps < 2 * (peak.dl + 1)
+    by_depth = _level(start) > BAND_DECADES and (is_short or _local(start) > BAND_DECADES)
+    if by_depth:
         yield f"It takes no more than {_way(start)} for a factor of {_factor(_level(start))}."
     elif _local(peak) > BAND_DECADES:
         yield f"One path's product alone grows by a factor of {_factor(_local(peak))} over {_way(peak)}."
@@ -270,7 +291,7 @@ def _beyond_path_count(evidence: _Evidence) -> Iterator[str]:
             yield f"One path's product grows with time, by a factor of {rate:.3f} per step."
             break
     if len(row) < MIN_POINTS:
-        if _level(start) <= BAND_DECADES:
+        if not by_depth:
             yield "There are too few steps to see whether the growth slows down."
     elif not _bends(_halves(row, _count), COUNT_BEND):
         halves = _in_words(_halves(row, _count))
@@ -303,29 +324,33 @@ def _in_words(halves: tuple[float, float]) -> str:
 
 
 def _vanishing(evidence: _Evidence) -> Iterator[str]:
-    far = evidence.far
-    since = _below_from(evidence)
-    if far.measured_log10 is None:
+    end, far, since = evidence.end, evidence.far, _way(_below_from(evidence))
+    if end.measured_log10 is None:
         yield (
-            f"{_way_back(far)} the gradient is exactly zero, but not everywhere: it is cut rather than "
-            f"fading, by thresholds or by dead or saturated units; below a tenth from {_way(since)} on."
+            f"{_way_back(end)} the gradient is exactly zero, but not everywhere: it is cut rather than "
+            f"fading, by thresholds or by dead or saturated units; below a tenth from {since} on."
         )
-        return
-    yield (
-        f"Over {_way(far)} the gradient shrinks by a factor of {_factor(-_level(far))} "
-        f"({_measured(far, evidence)}); below a tenth from {_way(since)} on."
-    )
+    else:
+        yield (
+            f"Over {_way(end)} the gradient shrinks by a factor of {_factor(-_level(end))} "
+            f"({_measured(end, evidence)}); below a tenth from {since} on."
+        )
     rate, unit = _late_rate(evidence)
-    if rate < 0:
+    if rate < 0 and end.measured_log10 is not None:
         yield (
             f"In the farther half it keeps a factor of {10**rate:.3f} per {unit}: "
             f"a half-life of {math.log10(2.0) / -rate:.1f} {unit}s."
+        )
+    if end is not far:
+        yield (
+            f"Over {_way(far)} it is back at {_measured(far, evidence)}, by a shorter way, as through the "
+            "other direction of a bidirectional layer."
         )
 
 
 def _below_from(evidence: _Evidence) -> GrowthPoint:
     """From where on the gradient stays below the band: along time, or along depth if it always is there."""
-    row = evidence.row(evidence.far.dl)
+    row = evidence.row_to_end()
     below = [*takewhile(_is_below, reversed(row))]
     if len(below) < len(row):
         return below[-1]
@@ -338,9 +363,10 @@ def _is_below(point: GrowthPoint) -> bool:
 
 def _late_rate(evidence: _Evidence) -> tuple[float, str]:
     """Decades per step in the farther half of the steps; per layer where steps are too few."""
-    far = evidence.far
-    row, column = (_nonzero(line) for line in (evidence.row(far.dl), evidence.column(far.dt)))
+    row, column = (_nonzero(line) for line in (evidence.row_to_end(), evidence.column(evidence.end.dt)))
     line, unit = (row, "step") if len(row) >= MIN_POINTS else (column, "layer")
+    if not line:
+        return 0.0, unit
     middle, end = line[len(line) // 2], line[-1]
     edges = end.dt - middle.dt + end.dl - middle.dl
     return (_level(end) - _level(middle)) / edges if edges else 0.0, unit
@@ -427,6 +453,8 @@ def _confidence(evidence: _Evidence, label: Verdict) -> Iterator[str]:
 def _outlook(evidence: _Evidence) -> Iterator[str]:
     """Where a stable gradient would leave the band, if that is within ten times the size."""
     rate, unit = _late_rate(evidence)
+    if unit == "step" and _count(evidence.row_to_end()[0]) > 0:
+        return  # Several ways even without a step, as between both directions: steps are no distance.
     extent = evidence.num_steps if unit == "step" else evidence.num_layers
     noise = max(DRIFT_DECADES[0], NUM_ERRORS * (evidence.growth.std_error or 0.0))
     left = BAND_DECADES - math.copysign(1.0, rate) * _level(evidence.far)
