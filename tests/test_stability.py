@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lsc_graph.cells import CellGraph, DepthEdge, Layer
+from lsc_graph.paths import log10_path_sums
 from lsc_graph.results import Growth, GrowthPoint, Judgement, Verdict
 from lsc_graph.stability import exponent, judge, recommended_target, stability_index
+from lsc_graph.unroll import GridNode, last_states, unroll
 
 GROWING = (Verdict.EXPLODING, Verdict.SUBEXPONENTIAL)
 
@@ -83,6 +86,34 @@ def of_grid(a: float, b: float, num_layers: int, num_steps: int, coherence: floa
     time_factor = a if num_steps > 1 else None
     depth_factor = b if num_layers > 1 else None
     return verdict(grid(a, b, num_layers, num_steps, coherence), time_factor, depth_factor)
+
+
+def bidirectional(a: float, b: float, num_layers: int, num_steps: int) -> Growth:
+    """Coherent growth in a stack of both directions, averaged over the two layers of each depth."""
+    layers = [
+        Layer(f"{way}{i}", "", None, (), 1, step)
+        for i in range(num_layers)
+        for way, step in (("f", 1), ("b", -1))
+    ]
+    edges = [
+        DepthEdge(f"{below}{i}", f"{above}{i + 1}")
+        for i in range(num_layers - 1)
+        for below in "fb"
+        for above in "fb"
+    ]
+    cells = CellGraph(tuple(layers), tuple(edges), num_steps)
+    unrolled = unroll(cells)
+    weights = {"time": math.log10(a), "depth": math.log10(b)}
+    counts = log10_path_sums(unrolled, last_states(cells), lambda *_: 0.0)
+    sums = log10_path_sums(unrolled, last_states(cells), lambda tail, head, data: weights[data["kind"]])
+    table = []
+    for dl in range(num_layers):
+        for dt in range(num_steps):
+            # By symmetry, the backward layer has the same figures.
+            node = GridNode(f"f{num_layers - 1 - dl}", num_steps - 1 - dt)
+            count, level = counts[node], sums[node]
+            table.append(GrowthPoint(dt, dl, count, level, level, level - count / 2, 1.0 if count else None))
+    return growth_of(table)
 
 
 def curve(levels: list[float | None], std_error: float | None = 0.01) -> Growth:
@@ -170,6 +201,7 @@ def test_without_any_factor_there_is_neither_index_nor_target() -> None:
         (1.05, 0.5, 10, 60, 1.0, Verdict.EXPLODING),
         (1.005, 1.0, 10, 500, 1.0, Verdict.EXPLODING),
         (1.0, 1.5, 10, 60, 1.0, Verdict.EXPLODING),
+        (0.9, 1.5, 10, 60, 1.0, Verdict.EXPLODING),
         (0.8, 0.8, 2, 60, 1.0, Verdict.VANISHING),
         (0.7071, 0.7071, 10, 11, 0.0, Verdict.STABLE),
         (1.0, 1.0, 10, 60, -1.0, Verdict.STABLE),
@@ -293,6 +325,50 @@ def test_vanishing_along_depth_is_placed_in_depth() -> None:
 def test_a_gradient_that_is_small_at_every_step_is_placed_in_depth() -> None:
     found = of_grid(0.9, 0.1, 4, 10, 0.0)
     assert "below a tenth from 2 layers on" in words(found)
+
+
+def test_a_bidirectional_stack_that_forgets_the_middle_of_the_sequence_vanishes() -> None:
+    # The first step is one edge away from the end of the other direction.
+    growth = bidirectional(0.6, 0.6, 2, 32)
+    assert growth.measured_log10 == pytest.approx(math.log10(0.6), abs=0.2)
+    found = verdict(growth, 0.6, 0.6)
+    assert found.label is Verdict.VANISHING
+    assert "half-life of 1." in words(found)
+    assert "below a tenth from 8 steps and 1 layer on" in words(found)
+    assert "Over 31 steps and 1 layer it is back at" in words(found)
+
+
+def test_where_steps_are_no_distance_nothing_is_extrapolated_over_them() -> None:
+    found = verdict(bidirectional(0.9, 0.9, 2, 12), 0.9, 0.9)
+    assert found.label is Verdict.STABLE
+    assert "Going on" not in words(found)
+
+
+def test_a_bidirectional_stack_grows_by_its_paths_alone() -> None:
+    found = verdict(bidirectional(1.0, 1.0, 2, 32), 1.0, 1.0)
+    assert found.label is Verdict.SUBEXPONENTIAL
+    assert "number of paths alone carries this" in words(found)
+    assert verdict(bidirectional(1.1, 1.0, 2, 32), 1.1, 1.0).label is Verdict.EXPLODING
+
+
+@pytest.mark.parametrize(
+    ("num_layers", "num_steps", "label"), [(4, 32, Verdict.SUBEXPONENTIAL), (8, 5, Verdict.EXPLODING)]
+)
+def test_a_bidirectional_stack_must_be_long_for_its_paths_to_be_polynomial(
+    num_layers: int, num_steps: int, label: Verdict
+) -> None:
+    assert verdict(bidirectional(1.0, 1.0, num_layers, num_steps), 1.0, 1.0).label is label
+
+
+def test_many_paths_within_a_single_step_are_exponential_in_depth() -> None:
+    counts = [1, 1, 2, 3, 5, 8, 13, 21, 34]  # skips over one layer: Fibonacci
+    table = [
+        GrowthPoint(
+            0, dl, math.log10(n), math.log10(n), math.log10(n), 0.5 * math.log10(n), 1.0 if n > 1 else None
+        )
+        for dl, n in enumerate(counts)
+    ]
+    assert verdict(growth_of(table), None, 1.0).label is Verdict.EXPLODING
 
 
 def test_the_main_cause_is_named() -> None:
@@ -501,15 +577,16 @@ def test_the_label_never_contradicts_the_measurement(growth: Growth, a: float, b
     found = verdict(growth, a, b)
     reached = [p for p in growth.table if (p.dt or p.dl) and p.log10_num_paths is not None]
     levels = [p.measured_log10 for p in reached if p.measured_log10 is not None]
-    far = max(reached, key=lambda p: (p.dl, p.dt)).measured_log10 if reached else None
+    deepest = [p for p in reached if p.dl == max(q.dl for q in reached)]
+    far = max(deepest, key=lambda p: p.dt).measured_log10 if reached else None
     assert found.reasons
     assert all(reason == reason.strip() and reason.endswith(".") for reason in found.reasons)
     assert not any(bad in words(found) for bad in ("nan", "inf ", "None"))
     if found.label in GROWING:
         assert max(levels) > 1.0
     elif found.label is Verdict.VANISHING:
-        assert max(levels) <= 1.0
-        assert far is None or far < -1.0
+        assert max(levels, default=0.0) <= 1.0
+        assert any(p.measured_log10 is None or p.measured_log10 < -1.0 for p in deepest)
     elif found.label is Verdict.STABLE:
         assert max(levels) <= 1.0
         assert far is not None

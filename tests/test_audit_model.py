@@ -11,8 +11,8 @@ import torch
 from lsc_graph.models import registry
 from onnx import TensorProto, helper, numpy_helper
 
-from lsc_graph import audit as audit_module
-from lsc_graph.audit import audit, inspect
+from lsc_graph import audit_model as audit_module
+from lsc_graph.audit_model import audit, inspect
 from lsc_graph.errors import ParityError, UsageError
 from lsc_graph.results import Analysis, Direction, Form, Verdict
 from lsc_graph.to_torch.segment import Parameters

@@ -1,0 +1,197 @@
+"""The report for people, on a terminal or as plain text."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from lsc_graph.report.plot import growth_plot
+from lsc_graph.results import (
+    Analysis,
+    Grid,
+    InputFacts,
+    Inspection,
+    LayerFacts,
+    ModelFacts,
+    Recurrence,
+    Refusal,
+    Statistics,
+    Verdict,
+)
+
+MAX_LAYERS = 40
+_STYLES = {
+    Verdict.STABLE: "bold green",
+    Verdict.SUBEXPONENTIAL: "bold yellow",
+    Verdict.EXPLODING: "bold red",
+    Verdict.VANISHING: "bold red",
+    Verdict.INCONCLUSIVE: "bold yellow",
+}
+
+
+def render(analysis: Analysis, console: Console) -> None:
+    """Print an audit."""
+    _header(analysis.model, console)
+    parity = analysis.parity
+    _line(
+        console,
+        "parity",
+        f"torch agrees with ONNX Runtime ({parity.provider}) on {parity.num_values} values, "
+        f"largest error {parity.max_abs_error:.1e}",
+    )
+    _inputs(analysis.inputs, console)
+    _recurrences(analysis.recurrences, analysis.refusals, console)
+    _layers(analysis.layers, console)
+    _grid(analysis.grid, console)
+    _growth(analysis, console)
+    _verdict(analysis, console)
+    _warnings(analysis.warnings, console)
+    _next_steps(analysis, console)
+
+
+def render_inspection(inspection: Inspection, console: Console) -> None:
+    """Print what was found, without measurements."""
+    _header(inspection.model, console)
+    _inputs(inspection.inputs, console)
+    _recurrences(inspection.recurrences, inspection.refusals, console)
+    _layers(inspection.layers, console)
+    _grid(inspection.grid, console)
+    _warnings(inspection.warnings, console)
+
+
+def _line(console: Console, label: str, text: str) -> None:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=12, style="dim")
+    grid.add_column(overflow="fold")
+    grid.add_row(Text(label), Text(text))
+    console.print(grid)
+
+
+def _title(console: Console, text: str) -> None:
+    console.print()
+    console.print(Text(text, style="bold"))
+
+
+def _header(model: ModelFacts, console: Console) -> None:
+    console.print(Text(model.path or "model in memory", style="bold"))
+    opsets = ", ".join(f"{domain} {version}" for domain, version in model.opsets.items())
+    _line(console, "model", f"{model.num_nodes:,} nodes, {model.num_parameters:,} parameters, {opsets}")
+    _line(console, "producer", model.producer or "unknown")
+
+
+def _inputs(inputs: Sequence[InputFacts], console: Console) -> None:
+    for value in inputs:
+        shape = " x ".join(map(str, value.shape)) or "scalar"
+        _line(console, "input", f"{value.name}: {shape} {value.dtype} ({value.source})")
+
+
+def _recurrences(recurrences: Sequence[Recurrence], refusals: Sequence[Refusal], console: Console) -> None:
+    _title(console, "Recurrences")
+    if not recurrences:
+        console.print("none: the chain of its blocks is analysed")
+    for found in recurrences:
+        states = ", ".join(f"{state.name} {list(state.shape)}" for state in found.states)
+        words = f"{found.form.replace('_', ' ')}, {found.direction}, {found.num_steps} steps; states {states}"
+        _line(console, found.id, f"{found.node}: {words}")
+    for refusal in refusals:
+        _line(console, "refused", f"{refusal.candidate} ({refusal.finder}): {refusal.reason}")
+
+
+def _layers(layers: Sequence[LayerFacts], console: Console) -> None:
+    _title(console, "Layers")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("layer", no_wrap=True)
+    table.add_column("name", max_width=max(14, console.width - 72), overflow="ellipsis", no_wrap=True)
+    for name in ("state", "time radius", "gain", "from", "depth radius", "gain"):
+        table.add_column(name, justify="right", no_wrap=True)
+    skipped = len(layers) - MAX_LAYERS if len(layers) > MAX_LAYERS else 0
+    shown = [*layers[: MAX_LAYERS // 2], *layers[-MAX_LAYERS // 2 :]] if skipped else layers
+    for index, layer in enumerate(shown):
+        if skipped and index == MAX_LAYERS // 2:
+            table.add_row("...", f"{skipped} more")
+        sources = ",".join(source.removeprefix("layer_") for source in layer.depth_from)
+        table.add_row(
+            Text(layer.id.removeprefix("layer_")),
+            Text(layer.name),
+            f"{layer.state_size}",
+            _number(layer.time_radius),
+            _short(layer.time_gain),
+            Text(sources or "-"),
+            _number(layer.depth_radius),
+            _short(layer.depth_gain),
+        )
+    console.print(table)
+
+
+def _number(value: Statistics | None) -> str:
+    return "-" if value is None else f"{value.mean:.3f} ±{value.std_error:.3f}"
+
+
+def _short(value: Statistics | None) -> str:
+    return "-" if value is None else f"{value.mean:.3g}"
+
+
+def _grid(grid: Grid, console: Console) -> None:
+    count = grid.num_gradient_paths
+    if grid.log10_num_gradient_paths is not None and grid.log10_num_gradient_paths >= 15:
+        count = f"10^{grid.log10_num_gradient_paths:.2f}"
+    _title(console, "Grid")
+    console.print(
+        f"{grid.num_layers} layer(s) x {grid.num_steps} step(s): {count} gradient path(s) from the first state to the last"
+    )
+
+
+def _growth(analysis: Analysis, console: Console) -> None:
+    growth = analysis.growth
+    lines = growth_plot(growth, console.width)
+    if not lines:
+        return
+    _title(console, "Gradient growth")
+    for line in lines:
+        console.print(Text(line, no_wrap=True))
+    if growth.coherence is not None and growth.measured_log10 is not None:
+        console.print(
+            Text(
+                f"measured {growth.measured_log10:+.2f} = paths {growth.paths_log10 or 0:+.2f} "
+                f"+ radii {growth.local_log10 or 0:+.2f} + interference {growth.interference_log10 or 0:+.2f} "
+                f"(decades; coherence {growth.coherence:.2f})"
+            )
+        )
+
+
+def _verdict(analysis: Analysis, console: Console) -> None:
+    verdict = analysis.verdict
+    console.print()
+    console.print(Text(f"Verdict: {verdict.label.upper()}", style=_STYLES[verdict.label]))
+    for reason in verdict.reasons:
+        console.print(Padding(Text(reason), (0, 0, 0, 2)))
+    if verdict.recommended_target is not None:
+        console.print(Padding(Text(f"Recommended target radius: {verdict.recommended_target:.3f}"), (0, 0, 0, 2)))
+
+
+def _warnings(warnings: Sequence[str], console: Console) -> None:
+    if warnings:
+        _title(console, "Warnings")
+        for warning in warnings:
+            console.print(Padding(Text(warning, style="yellow"), (0, 0, 0, 2)))
+
+
+def _next_steps(analysis: Analysis, console: Console) -> None:
+    path = shlex.quote(analysis.model.path or "MODEL")
+    steps = {
+        Verdict.INCONCLUSIVE: f"average over more: lsc-graph audit {path} --samples 16",
+        Verdict.STABLE: f"keep it so in CI: lsc-graph audit {path} --fail-on exploding,vanishing",
+        Verdict.SUBEXPONENTIAL: f"see a longer horizon: lsc-graph audit {path} --steps {4 * analysis.grid.num_steps}",
+    }
+    step = steps.get(
+        analysis.verdict.label,
+        f"see whether your own data agree: lsc-graph audit {path} --data FILE.npz",
+    )
+    _title(console, "Next")
+    console.print(Padding(Text(step), (0, 0, 0, 2)))
+    console.print(Padding(Text(f"all numbers as JSON: lsc-graph audit {path} --format json"), (0, 0, 0, 2)))

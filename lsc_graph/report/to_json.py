@@ -1,0 +1,25 @@
+"""Results as JSON: `docs/audit.schema.json` describes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+from lsc_graph.results import Analysis, Inspection
+
+
+def to_json(result: Analysis | Inspection) -> str:
+    """The result as indented JSON text; numbers that are not finite become null."""
+    return json.dumps(_plain(dataclasses.asdict(result)), indent=2, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
