@@ -270,16 +270,16 @@ def _growing(evidence: _Evidence) -> tuple[Verdict, list[str]]:
 def _beyond_path_count(evidence: _Evidence) -> Iterator[str]:
     """Objections to the claim that the number of paths alone carries the growth, polynomially in time.
 
-    The claim needs, at the depth of the peak: no growth beyond the band by depth alone, unless by the many
-    paths between both directions of a bidirectional stack, in a grid at least twice as long as deep; a path
-    product within the band that does not drift upwards along time, neither up to the peak nor in the later
-    half of the steps; and a path count and a measured growth that slow down over time. In a grid less than
-    about twice as long as deep the count does not: depth and time then grow together, which is the
-    paper's exponential case.
+    The claim needs, at the depth of the peak: no growth beyond the band by depth alone (that of many
+    paths, as between both directions of a bidirectional stack, is none of the products); a path product
+    within the band that does not drift upwards along time, neither up to the peak nor in the later half of
+    the steps; and a path count and a measured growth that slow down over time. In a grid less than about
+    twice as long as deep the count does not: depth and time then grow together, which is the paper's
+    exponential case.
     """
     peak, row = evidence.peak, _nonzero(evidence.row(evidence.peak.dl))
     start, middle, end = row[0], row[len(row) // 2], row[-1]
-    is_short = evidence.num_steps < 2 * (peak.dl + 1)
+    is_short = len(row) < MIN_POINTS
     by_depth = _level(start) > BAND_DECADES and (is_short or _local(start) > BAND_DECADES)
     if by_depth:
         yield f"It takes no more than {_way(start)} for a factor of {_factor(_level(start))}."
@@ -290,7 +290,7 @@ def _beyond_path_count(evidence: _Evidence) -> Iterator[str]:
             rate = 10 ** ((_local(last) - _local(first)) / (last.dt - first.dt))
             yield f"One path's product grows with time, by a factor of {rate:.3f} per step."
             break
-    if len(row) < MIN_POINTS:
+    if is_short:
         if not by_depth:
             yield "There are too few steps to see whether the growth slows down."
     elif not _bends(_halves(row, _count), COUNT_BEND):

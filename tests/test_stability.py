@@ -368,7 +368,9 @@ def test_many_paths_within_a_single_step_are_exponential_in_depth() -> None:
         )
         for dl, n in enumerate(counts)
     ]
-    assert verdict(growth_of(table), None, 1.0).label is Verdict.EXPLODING
+    found = verdict(growth_of(table), None, 1.0)
+    assert found.label is Verdict.EXPLODING
+    assert "It takes no more than 8 layers for a factor of 34" in words(found)
 
 
 def test_the_main_cause_is_named() -> None:
