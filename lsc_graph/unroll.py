@@ -16,7 +16,7 @@ from lsc_graph.cells import CellGraph, DepthEdge, Layer
 from lsc_graph.errors import AnalysisError, LimitExceededError, UsageError
 
 MAX_GRID_NODES = 2_000_000
-"""Cap on num_layers x num_steps: networkx needs about a kilobyte for a node and its edges."""
+"""Cap on num_layers x num_steps: networkx needs about 2 kB for a node and its edges, 4 GB at the cap."""
 
 _SHOWN_OF_A_CYCLE = 6
 
