@@ -7,6 +7,7 @@ import math
 import numpy as np
 import onnx
 import pytest
+import real_models
 import torch
 from lsc_graph.models import registry
 from onnx import TensorProto, helper, numpy_helper
@@ -243,3 +244,49 @@ def test_glue_that_mixes_times_connects_all_the_times_that_it_mixes() -> None:
     # and enters at step t: 6 x 6 choices, no other branching.
     assert int(analysis.grid.num_gradient_paths) == 36
     assert analysis.recurrences[1].form is Form.FUSED_OP
+
+
+SILERO = [name for name in real_models.NAMES if name.startswith("silero")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", real_models.NAMES)
+def test_real_models_are_audited_as_they_come(name: str) -> None:
+    analysis = audit(real_models.real_model(name), num_samples=2)
+    assert analysis.parity.num_values > 0
+    assert analysis.layers
+    assert analysis.growth.measured_log10 is not None
+    if name in SILERO:
+        (recurrence,) = analysis.recurrences
+        expected = Form.FUSED_OP if name == "silero_vad_16k_sequence.onnx" else Form.STREAMING
+        assert (recurrence.form, recurrence.num_steps) == (expected, 32)
+        assert [layer.state_size for layer in analysis.layers] == [256]
+    else:
+        assert analysis.recurrences == ()
+        assert analysis.grid.num_steps == 1
+
+
+@pytest.mark.slow
+def test_all_exports_of_the_same_real_network_have_the_same_radii() -> None:
+    """The same weights: nested If, packed state, decomposed cell, fused sequence."""
+    frames = np.random.default_rng(0).standard_normal((8, 576)).astype(np.float32)
+    found = {}
+    for name in SILERO:
+        if name == "silero_vad_half.onnx":  # other weights
+            continue
+        data = frames if name == "silero_vad_16k_sequence.onnx" else frames[:, None]
+        analysis = audit(real_models.real_model(name), num_steps=8, num_samples=1, data={"input": data})
+        (layer,) = analysis.layers
+        assert layer.time_radius is not None
+        found[name] = layer.time_radius.mean
+    assert max(found.values()) - min(found.values()) < 1e-4, found
+
+
+@pytest.mark.slow
+def test_the_other_branch_is_taken_when_the_input_says_so() -> None:
+    path = real_models.real_model("silero_vad.onnx")
+    fast, slow = (
+        audit(path, num_steps=4, num_samples=1, inputs={"sr": rate}, input_shapes={"input": (1, size)})
+        for rate, size in (("16000", 576), ("8000", 288))
+    )
+    assert fast.layers[0].time_radius != slow.layers[0].time_radius
