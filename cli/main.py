@@ -9,7 +9,6 @@ import traceback
 from importlib.metadata import version
 
 import click
-
 from lsc_graph.cli import exit_codes
 
 COMMANDS = {

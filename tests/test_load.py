@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lsc_graph.models import registry
 
 from lsc_graph import load as load_module
 from lsc_graph.errors import (
@@ -21,7 +23,6 @@ from lsc_graph.errors import (
     UnsupportedOpsetError,
 )
 from lsc_graph.load import load
-from lsc_graph.models import registry
 
 MODEL = registry.build("gru")
 BYTES = MODEL.SerializeToString()
@@ -37,7 +38,9 @@ def test_path_bytes_and_proto_give_the_same_model(tmp_path: Path) -> None:
     found = [load(saved(tmp_path, BYTES)), load(BYTES), load(MODEL)]
     assert len({model.proto.SerializeToString() for model in found}) == 1
     facts = found[0].facts
-    assert facts.num_parameters == sum(int(np.prod(t.dims)) for t in MODEL.graph.initializer if t.data_type == 1)
+    assert facts.num_parameters == sum(
+        int(np.prod(t.dims)) for t in MODEL.graph.initializer if t.data_type == 1
+    )
     assert facts.num_nodes == len(MODEL.graph.node)
     assert facts.opsets["ai.onnx"] == 17
 
@@ -159,7 +162,5 @@ def test_sizes_are_capped_before_anything_is_allocated(monkeypatch: pytest.Monke
 @given(position=st.integers(0, len(BYTES) - 1), value=st.integers(0, 255), cut=st.booleans())
 def test_damaged_bytes_never_raise_anything_but_our_errors(position: int, value: int, cut: bool) -> None:
     damaged = BYTES[:position] if cut else BYTES[:position] + bytes([value]) + BYTES[position + 1 :]
-    try:
+    with contextlib.suppress(LscGraphError):
         load(damaged)
-    except LscGraphError as error:
-        assert str(error)

@@ -7,8 +7,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 import real_models
-
 from lsc_graph.models import registry
+
 from lsc_graph.normalize import normalize, upgrade_opset
 from lsc_graph.reference import Reference
 from lsc_graph.shapes import static_shape

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import click
-
 from lsc_graph.cli import exit_codes
 from lsc_graph.cli.options import model_options
 from lsc_graph.cli.output import emit, progress, text_of
+
 from lsc_graph.results import Verdict
 
 LABELS = [verdict.value for verdict in Verdict]
@@ -23,8 +23,12 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
 
 @click.command("audit", context_settings={"help_option_names": ["-h", "--help"]})
 @model_options
-@click.option("--data", type=click.Path(), metavar="FILE.npz", help="Arrays by input name, instead of synthetic inputs.")
-@click.option("--samples", type=click.IntRange(1), default=4, show_default=True, help="Samples to average over.")
+@click.option(
+    "--data", type=click.Path(), metavar="FILE.npz", help="Arrays by input name, instead of synthetic inputs."
+)
+@click.option(
+    "--samples", type=click.IntRange(1), default=4, show_default=True, help="Samples to average over."
+)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(

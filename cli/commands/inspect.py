@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import click
-
 from lsc_graph.cli.options import model_options
 from lsc_graph.cli.output import emit, text_of
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.cells import CellGraph
+from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.grid import EdgeMap
 from lsc_graph.jacobians.growth import Cotangents, backpropagate, log10_rms
 from lsc_graph.paths import log10_of_count, log10_path_sums, num_paths_from_each
@@ -131,7 +132,15 @@ class GrowthMeter:
     def _measured(self, nodes: Sequence[GridNode]) -> tuple[float, float]:
         plain = [value for node in nodes for value in self._lengths[node].plain]
         signed = [value for node in nodes for value in self._lengths[node].signed]
-        return log10_rms(torch.cat(plain)), log10_rms(torch.cat(signed)) if signed else math.nan
+        measured = log10_rms(torch.cat(plain))
+        if math.isnan(measured) or measured == math.inf:
+            raise AnalysisError(
+                "A gradient is not a finite number",
+                where=", ".join(f"{node.layer}, step {node.time}" for node in nodes),
+                expected="finite local Jacobians along the trajectory",
+                do="give inputs of the kind that the model was made for with --data FILE.npz",
+            )
+        return measured, log10_rms(torch.cat(signed)) if signed else math.nan
 
     def _growth(
         self, table: Sequence[GrowthPoint], cells: Mapping[tuple[int, int], Sequence[GridNode]]

@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from lsc_graph.results import Growth, GrowthPoint
 
 HEIGHT = 11
-SERIES = (("coherent_log10", "-", "coherent"), ("incoherent_log10", ".", "incoherent"), ("measured_log10", "o", "measured"))
+SERIES = (
+    ("coherent_log10", "-", "coherent"),
+    ("incoherent_log10", ".", "incoherent"),
+    ("measured_log10", "o", "measured"),
+)
 
 
 def growth_plot(growth: Growth, width: int) -> list[str]:
@@ -52,7 +56,9 @@ def _line(value: float, low: float, high: float) -> int:
     return round((high - value) / (high - low) * (HEIGHT - 1))
 
 
-def _draw(canvas: list[list[str]], values: Sequence[float | None], mark: str, low: float, high: float) -> None:
+def _draw(
+    canvas: list[list[str]], values: Sequence[float | None], mark: str, low: float, high: float
+) -> None:
     columns = len(canvas[0])
     for column in range(columns):
         value = values[round(column * (len(values) - 1) / (columns - 1))]

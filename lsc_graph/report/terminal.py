@@ -142,7 +142,8 @@ def _grid(grid: Grid, console: Console) -> None:
         count = f"10^{grid.log10_num_gradient_paths:.2f}"
     _title(console, "Grid")
     console.print(
-        f"{grid.num_layers} layer(s) x {grid.num_steps} step(s): {count} gradient path(s) from the first state to the last"
+        f"{grid.num_layers} layer(s) x {grid.num_steps} step(s): {count} gradient path(s) from the first "
+        "state to the last"
     )
 
 
@@ -158,7 +159,8 @@ def _growth(analysis: Analysis, console: Console) -> None:
         console.print(
             Text(
                 f"measured {growth.measured_log10:+.2f} = paths {growth.paths_log10 or 0:+.2f} "
-                f"+ radii {growth.local_log10 or 0:+.2f} + interference {growth.interference_log10 or 0:+.2f} "
+                f"+ radii {growth.local_log10 or 0:+.2f} "
+                f"+ interference {growth.interference_log10 or 0:+.2f} "
                 f"(decades; coherence {growth.coherence:.2f})"
             )
         )
@@ -171,7 +173,8 @@ def _verdict(analysis: Analysis, console: Console) -> None:
     for reason in verdict.reasons:
         console.print(Padding(Text(reason), (0, 0, 0, 2)))
     if verdict.recommended_target is not None:
-        console.print(Padding(Text(f"Recommended target radius: {verdict.recommended_target:.3f}"), (0, 0, 0, 2)))
+        target = f"Recommended target radius: {verdict.recommended_target:.3f}"
+        console.print(Padding(Text(target), (0, 0, 0, 2)))
 
 
 def _warnings(warnings: Sequence[str], console: Console) -> None:
@@ -186,7 +189,7 @@ def _next_steps(analysis: Analysis, console: Console) -> None:
     steps = {
         Verdict.INCONCLUSIVE: f"average over more: lsc-graph audit {path} --samples 16",
         Verdict.STABLE: f"keep it so in CI: lsc-graph audit {path} --fail-on exploding,vanishing",
-        Verdict.SUBEXPONENTIAL: f"see a longer horizon: lsc-graph audit {path} --steps {4 * analysis.grid.num_steps}",
+        Verdict.SUBEXPONENTIAL: f"look farther: lsc-graph audit {path} --steps {4 * analysis.grid.num_steps}",
     }
     step = steps.get(
         analysis.verdict.label,

@@ -1,0 +1,60 @@
+"""The text report says everything that matters, at any width."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from lsc_graph.models import registry
+from rich.console import Console
+
+from lsc_graph.audit_model import audit, inspect
+from lsc_graph.report.terminal import render, render_inspection
+
+
+def text_of(name: str, width: int = 100, **options: object) -> str:
+    steps = 12 if registry.card(name).forms else None
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=width, highlight=False)
+    render(audit(registry.build(name, **options), num_steps=steps, num_samples=2), console)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("name", ["lstm", "bidirectional_lstm", "lru", "feed_forward_relu"])
+def test_no_line_is_wider_than_the_terminal_and_every_part_is_there(name: str, width: int) -> None:
+    text = text_of(name, width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    for part in ("parity", "Recurrences", "Layers", "Grid", "Gradient growth", "Verdict:", "Next"):
+        assert part in text
+    assert "\x1b" not in text
+
+
+def test_the_verdict_its_reasons_and_the_three_factors_are_printed() -> None:
+    text = text_of("lstm")
+    assert "Verdict: VANISHING" in text
+    assert "coherence" in text
+    assert "Recommended target radius" in text
+
+
+def test_many_layers_are_elided_in_the_middle() -> None:
+    text = text_of("feed_forward_linear", num_layers=60)
+    assert "20 more" in text
+
+
+def test_an_inspection_shows_what_was_found_and_no_verdict() -> None:
+    buffer = io.StringIO()
+    render_inspection(inspect(registry.build("streaming_gru"), num_steps=4), Console(file=buffer, width=80))
+    text = buffer.getvalue()
+    assert "streaming" in text
+    assert "h0 -> h0n" in text
+    assert "Verdict" not in text
+
+
+def test_brackets_in_names_are_printed_as_they_are() -> None:
+    model = registry.build("gru")
+    for node in model.graph.node:
+        node.name = node.name.replace("layer_0", "[bold]layer_0")
+    buffer = io.StringIO()
+    render(audit(model, num_steps=3, num_samples=1), Console(file=buffer, width=140))
+    assert "[bold]layer_0" in buffer.getvalue()
