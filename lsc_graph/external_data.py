@@ -62,7 +62,7 @@ def _inside(tensor: TensorProto, location: str, folder: Path | None) -> Path:
     """The real path of a data file, which must lie in the model's folder."""
     if folder is None:
         raise ExternalDataError(
-            "The model keeps tensor data in another file, and was not given as a file",
+            "External data needs a folder to lie in, and a model given as bytes has none",
             where=f"tensor {tensor.name}",
             got=location,
             do="give the path of the model instead of its bytes",
@@ -75,7 +75,7 @@ def _inside(tensor: TensorProto, location: str, folder: Path | None) -> Path:
         real = (folder / location).resolve(strict=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise ExternalDataError(
-            "A file with tensor data is missing",
+            "External data is missing",
             where=str(folder / location),
             got=f"none that can be opened, for tensor {tensor.name}",
             expected="the data file in the model's folder",
@@ -88,7 +88,7 @@ def _inside(tensor: TensorProto, location: str, folder: Path | None) -> Path:
 
 def _outside(tensor: TensorProto, got: str) -> ExternalDataError:
     return ExternalDataError(
-        "Tensor data lies outside the model's folder",
+        "External data lies outside the model's folder",
         where=f"tensor {tensor.name}",
         got=got or "an empty path",
         expected="a path below the model's folder, symbolic links included",
@@ -109,7 +109,7 @@ def _read_range(tensor: TensorProto, path: Path, offset: int, length: int) -> by
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or offset + length > status.st_size:
             raise ExternalDataError(
-                "A file with tensor data is too short",
+                "External data ends before the tensor does",
                 where=str(path),
                 got=f"{status.st_size} bytes" if stat.S_ISREG(status.st_mode) else "not a regular file",
                 expected=f"at least {offset + length} bytes, for tensor {tensor.name}",

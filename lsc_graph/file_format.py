@@ -44,7 +44,9 @@ def parse_model(data: bytes, where: str | None) -> ModelProto:
         LoadError: they are damaged in another way.
     """
     if not data:
-        raise NotOnnxError("The file is empty", where=where, expected=_EXPECTED)
+        raise NotOnnxError(
+            "An empty file is not an ONNX model", where=where, got="0 bytes", expected=_EXPECTED
+        )
     proto = ModelProto()
     try:
         proto.ParseFromString(data)
@@ -83,7 +85,7 @@ def _without_graph(proto: ModelProto, data: bytes, where: str | None) -> LoadErr
 
 def _not_onnx(data: bytes, where: str | None) -> NotOnnxError:
     got, do = _recognised(data)
-    return NotOnnxError("The file is not an ONNX model", where=where, got=got, expected=_EXPECTED, do=do)
+    return NotOnnxError("This is not an ONNX model", where=where, got=got, expected=_EXPECTED, do=do)
 
 
 def _recognised(data: bytes) -> tuple[str, str | None]:

@@ -50,8 +50,8 @@ def _check(got: int, limit: int, what: str, where: str | None) -> None:
         raise LimitExceededError(
             "The model is too large",
             where=where,
-            got=f"{got if got < 10**15 else f'about 1e{len(str(got)) - 1}'} {what}",
-            expected=f"at most {limit}",
+            got=f"{what}: {f'{got:,}' if got < 10**15 else f'about 1e{len(str(got)) - 1}'}",
+            expected=f"at most {limit:,}",
         )
 
 

@@ -93,7 +93,7 @@ def _read(source: Source, where: str | None) -> tuple[ModelProto, str]:
 def _bytes_of(path: Path) -> bytes:
     if path.is_dir():
         raise LoadError(
-            "The model is a folder", where=str(path), expected="an .onnx file", do=_did_you_mean(path)
+            "A folder is not a model", where=str(path), expected="an .onnx file", do=_did_you_mean(path)
         )
     if not path.exists():
         raise LoadError("There is no such file", where=str(path), do=_did_you_mean(path.parent))

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lsc_graph.models import registry
 
-from lsc_graph import load as load_module
 from lsc_graph.errors import (
     ExternalDataError,
     LimitExceededError,
@@ -22,6 +21,7 @@ from lsc_graph.errors import (
     TruncatedModelError,
     UnsupportedOpsetError,
 )
+from lsc_graph.limits import Limits
 from lsc_graph.load import load
 
 MODEL = registry.build("gru")
@@ -148,14 +148,13 @@ def test_external_data_of_a_model_given_as_bytes_is_refused(tmp_path: Path) -> N
         load(external(tmp_path).read_bytes())
 
 
-def test_sizes_are_capped_before_anything_is_allocated(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_capped_before_anything_is_allocated() -> None:
     model = registry.build("gru")
     model.graph.initializer[0].dims[:] = [2**20, 2**20]
-    with pytest.raises(LimitExceededError, match="tensors of"):
+    with pytest.raises(LimitExceededError, match="bytes of tensors"):
         load(model)
-    monkeypatch.setattr(load_module, "MAX_NODES", 2)
     with pytest.raises(LimitExceededError, match="nodes"):
-        load(MODEL)
+        load(MODEL, Limits(max_nodes=2))
 
 
 @settings(max_examples=150, deadline=None)
