@@ -59,7 +59,7 @@ def model_options(command: Command) -> Command:
             "--state", "states", multiple=True, callback=pairs(":", "IN:OUT"), metavar="IN:OUT",
             help="A streaming state: output OUT is fed back as input IN.",
         ),
-        click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True),
+        click.option("--format", "form", type=click.Choice(["text", "json"]), default="text"),
         click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the report to a file."),
     ]  # fmt: skip
     for decorator in reversed(decorators):
