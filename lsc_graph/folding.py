@@ -98,7 +98,7 @@ def _replace(graph: ir.Graph, value: ir.Value, array: np.ndarray) -> None:
     name = f"{value.name}.folded"
     while name in graph.initializers:
         name += "_"
-    constant = ir.val(name, const_value=ir.tensor(np.ascontiguousarray(array), name=name))
+    constant = ir.val(name, const_value=ir.tensor(np.array(array, order="C"), name=name))
     graph.register_initializer(constant)
     if value.is_graph_output():
         return

@@ -15,6 +15,7 @@ import onnx_ir.passes.common as passes
 from lsc_graph.branches import take_decided_branches
 from lsc_graph.errors import AnalysisError, UnsupportedOpsetError
 from lsc_graph.folding import fold_constants
+from lsc_graph.indices import count_indices_from_the_front
 
 LOOPING_OPS = frozenset(("RNN", "GRU", "LSTM", "Scan", "Loop"))
 MIN_LOOPING_OPSET, UPGRADED_OPSET = 13, 17
@@ -84,6 +85,7 @@ def normalize(
         passes.RemoveUnusedNodesPass()(model)
     else:
         raise AnalysisError("The model keeps changing when it is simplified", do="please report this model")
+    count_indices_from_the_front(model)
     passes.RemoveUnusedNodesPass()(model)
     return _inferred(model)
 

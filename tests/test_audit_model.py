@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -290,3 +291,66 @@ def test_the_other_branch_is_taken_when_the_input_says_so() -> None:
         for rate, size in (("16000", 576), ("8000", 288))
     )
     assert fast.layers[0].time_radius != slow.layers[0].time_radius
+
+
+class Stack(torch.nn.Module):
+    """A recurrent stack with a normalised, linear head, as users write it."""
+
+    def __init__(self, kind: str, head: str, **options: bool) -> None:
+        super().__init__()
+        self.recurrent = getattr(torch.nn, kind)(4, 6, 2, **options)
+        width = 12 if options.get("bidirectional") else 6
+        self.head, self.norm, self.linear = head, torch.nn.LayerNorm(width), torch.nn.Linear(width, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        outputs, states = self.recurrent(x)
+        hidden = states[0] if isinstance(states, tuple) else states
+        return self.linear(self.norm(outputs) if self.head == "all" else hidden[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("kind", "head", "options"),
+    [
+        ("LSTM", "all", {"batch_first": True}),
+        ("LSTM", "last", {"batch_first": True}),
+        ("GRU", "all", {"bidirectional": True}),
+        ("RNN", "all", {"batch_first": True, "bidirectional": True}),
+        ("GRU", "last", {}),
+    ],
+)
+def test_what_torch_exports_is_audited_with_time_and_batch_told_apart(
+    kind: str, head: str, options: dict[str, bool], tmp_path: Path
+) -> None:
+    path = tmp_path / "exported.onnx"
+    torch.manual_seed(0)
+    example = torch.randn(2, 5, 4)
+    axes = {"x": {0: "first", 1: "second"}}
+    torch.onnx.export(
+        Stack(kind, head, **options),
+        (example,),
+        str(path),
+        input_names=["x"],
+        dynamic_axes=axes,
+        dynamo=False,
+    )
+    analysis = audit(path, num_steps=7, num_samples=1)
+    directions = 2 if options.get("bidirectional") else 1
+    assert analysis.grid.num_steps == 7
+    assert len(analysis.layers) == 2 * directions
+    assert analysis.inputs[0].shape == ((1, 7, 4) if options.get("batch_first") else (7, 1, 4))
+    assert {layer.state_size for layer in analysis.layers} == {12 if kind == "LSTM" else 6}
+    for layer in analysis.layers[directions:]:
+        assert layer.depth_from == tuple(f"layer_{index}" for index in range(directions))
+
+
+def test_a_batch_fixed_to_more_than_one_gives_the_radii_of_its_entries() -> None:
+    model = registry.build("gru")
+    x = np.random.default_rng(0).standard_normal((5, 3, 8)).astype(np.float32)
+    together = audit(model, num_samples=1, data={"x": x})
+    apart = [audit(model, num_samples=1, data={"x": x[:, b : b + 1]}) for b in range(3)]
+    for index, layer in enumerate(together.layers):
+        assert layer.time_radius is not None
+        means = [single.layers[index].time_radius.mean for single in apart]  # type: ignore[union-attr]
+        assert layer.time_radius.mean == pytest.approx(float(np.mean(means)), abs=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -93,18 +94,23 @@ def _unread_loops(graph: ir.Graph) -> Iterator[Refusal]:
 
 
 def _single_step_refusal(op: LoweredOp) -> Refusal:
-    return Refusal(op.node_name, "fused_op", f"{op.op_type} runs for one step only, and no state is carried")
+    return Refusal(
+        op.original_name, "fused_op", f"{op.op_type} runs for one step only, and no state is carried"
+    )
 
 
 def _scan_sites(
     model: ir.Model, looped: list[ir.Node], lowered: Sequence[LoweredOp]
 ) -> tuple[RecurrentSite, ...]:
     origin = {scan: op for op in lowered for scan in op.scans}
+    repeated = Counter(op.original_name for op in lowered)
     recurrences: dict[str, str] = {}
     sites = []
     for node in looped:
         op = origin.get(node)
-        name = op.node_name if op is not None else str(node.name)
+        name = str(node.name)
+        if op is not None:
+            name = op.node_name if repeated[op.original_name] > 1 else op.original_name
         recurrence = recurrences.setdefault(name, f"recurrence_{len(recurrences)}")
         both = op is not None and op.direction is Direction.BIDIRECTIONAL
         suffix = ("", ".forward", ".reverse")[1 + op.scans.index(node) if both and op is not None else 0]

@@ -37,9 +37,12 @@ class LoweredOp:
     The Scans are in the graph that held the node: `scans[0].graph` tells a nested one. Their outputs are
     the final states, then the sequence of every state, then, where there are sequence lengths, the
     sequence y with zeros past the end (without, y is the sequence of h).
+
+    `node_name` is unique in the model; `original_name` is the node's own, which the file may repeat.
     """
 
     node_name: str
+    original_name: str
     op_type: str
     direction: Direction
     scans: tuple[ir.Node, ...]
@@ -89,7 +92,14 @@ def _lower(node: ir.Node, names: Names) -> LoweredOp:
     for old, new in joined:
         replace_output(old, new)
     graph.remove(node, safe=True)
-    return LoweredOp(op.name, op.op_type, op.direction, tuple(run.scan for run in runs), op.state_names)
+    return LoweredOp(
+        node_name=op.name,
+        original_name=node.name or op.name,
+        op_type=op.op_type,
+        direction=op.direction,
+        scans=tuple(run.scan for run in runs),
+        state_names=op.state_names,
+    )
 
 
 def _joined(writer: GraphWriter, values: list[ir.Value], name: str, axis: int) -> ir.Value:
