@@ -193,15 +193,18 @@ class _Planner:
             for value in declared
             if value.name in request.values
         }
-        self._lengths: dict[tuple[tuple[str, int], ...], tuple[int, ...]] = {}
+        self._found: dict[tuple[tuple[str, int], ...], tuple[tuple[int, ...], tuple[int, ...]]] = {}
 
     def plan(self) -> tuple[InputPlan, dict[str, Array]]:
         dims = open_dims(self.inputs)
-        batch = batch_dims(self.inputs)
+        batch = set(batch_dims(self.inputs))
         sizes = {dim: 1 if dim in batch else 16 for dim in dims}
         words = dict.fromkeys(dims, "a batch of one")
         num_steps = self.request.num_steps or DEFAULT_NUM_STEPS
         timed = step_dims(dims, sizes, self._num_steps) if dims else ()
+        spread = step_dims(dims, sizes, self._batch_sizes) if dims else ()
+        batch |= set(spread) - set(timed)
+        sizes |= {dim: 1 for dim in batch if dim not in timed}
         for dim in timed:
             sizes[dim] = size_for_steps(dim, num_steps, sizes, self._num_steps)
             words[dim] = f"{num_steps} steps"
@@ -230,15 +233,22 @@ class _Planner:
 
     def _num_steps(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """How many steps each fused recurrent operator or Scan takes at these sizes."""
+        return self._extents(sizes)[0]
+
+    def _batch_sizes(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The batch of each fused recurrent operator at these sizes."""
+        return self._extents(sizes)[1]
+
+    def _extents(self, sizes: Mapping[str, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         key = tuple(sorted(sizes.items()))
-        if key not in self._lengths:
+        if key not in self._found:
             shapes = shapes_for(self.inputs, sizes)
             try:
-                model = normalize(self.proto, shapes, self._constants(shapes))
+                graph = normalize(self.proto, shapes, self._constants(shapes)).graph
             except AnalysisError:
-                return ()
-            self._lengths[key] = tuple(_lengths_in(model.graph))
-        return self._lengths[key]
+                return (), ()
+            self._found[key] = tuple(_lengths_in(graph)), tuple(_batches_in(graph))
+        return self._found[key]
 
     def _try(self, sizes: Mapping[str, int]) -> AnalysisError | None:
         """None if the model runs at these sizes."""
@@ -293,6 +303,12 @@ def _lengths_in(graph: ir.Graph) -> Iterator[int]:
             continue
         if shape is not None:
             yield shape[axis]
+
+
+def _batches_in(graph: ir.Graph) -> Iterator[int]:
+    for node in graph:
+        if node.op_type in _RECURRENT_OPS and (shape := static_shape(node.inputs[0])) is not None:
+            yield shape[1 - node.attributes.get_int("layout", 0)]
 
 
 def _with_ones(dims: Sequence[str]) -> Iterator[dict[str, int]]:
