@@ -67,8 +67,14 @@ def load(source: Source, limits: Limits | None = None) -> LoadedModel:
             check_tensor(tensor, where)
         _check_valid(proto, where)
         return LoadedModel(proto, path, digest, _facts(proto, where, digest))
-    except UnicodeDecodeError as error:
-        raise LoadError("The model file is damaged: a name is not UTF-8", where=where) from error
+    except (UnicodeDecodeError, TypeError) as error:
+        # protobuf hands out strings that are not UTF-8 as bytes, or refuses to.
+        raise LoadError(
+            "The model file is damaged: a name is not UTF-8",
+            where=where,
+            got=_clean(error),
+            do="copy or export the model again",
+        ) from error
 
 
 def _read(source: Source, where: str | None) -> tuple[ModelProto, str]:
@@ -174,7 +180,7 @@ def _newest_run(newest: int) -> int:
 
 def _check_valid(proto: ModelProto, where: str | None) -> None:
     try:
-        onnx.checker.check_model(proto)
+        onnx.checker.check_model(_with_shaped_outputs(proto))
     except (onnx.checker.ValidationError, ValueError, EncodeError) as error:
         raise LoadError(
             "The model is not valid ONNX",
@@ -182,6 +188,26 @@ def _check_valid(proto: ModelProto, where: str | None) -> None:
             got=_clean(error),
             do="export the model again, or ask whoever made it",
         ) from error
+
+
+def _with_shaped_outputs(proto: ModelProto) -> ModelProto:
+    """The model itself, or a copy whose outputs all declare a shape.
+
+    The checker insists on one; ONNX Runtime does not, and exporters leave it out.
+    """
+    bare = [v for v in proto.graph.output if v.type.HasField("tensor_type") and not _has_shape(v)]
+    if not bare:
+        return proto
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    for value in copy.graph.output:
+        if value.type.HasField("tensor_type") and not _has_shape(value):
+            value.type.tensor_type.shape.SetInParent()
+    return copy
+
+
+def _has_shape(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.tensor_type.HasField("shape"))
 
 
 def _clean(error: Exception) -> str:

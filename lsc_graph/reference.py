@@ -39,21 +39,25 @@ class Reference:
             raise AnalysisError("ONNX Runtime does not load the model", got=one_line(error)) from error
         self.provider = self._session.get_providers()[0]
         self.output_names = [output.name for output in self._session.get_outputs()]
-        self.input_names = [value.name for value in self._session.get_inputs()]
+        self._types = {value.name: value.type for value in self._session.get_inputs()}
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
-        """Outputs by name.
+        """Outputs by name; float inputs are given in the precision that the model asks for.
 
         Raises:
             AnalysisError: the model does not run on these inputs.
         """
         names = list(outputs) if outputs is not None else self.output_names
-        known = {name: value for name, value in inputs.items() if name in self.input_names}
+        known = {name: self._cast(name, value) for name, value in inputs.items() if name in self._types}
         try:
             values = self._session.run(names, known)
         except Exception as error:  # as above
             raise AnalysisError("The model does not run in ONNX Runtime", got=one_line(error)) from error
         return dict(zip(names, values, strict=True))
+
+    def _cast(self, name: str, value: Array) -> Array:
+        is_half = self._types[name] == "tensor(float16)"
+        return value.astype(np.float16) if is_half and value.dtype == np.float32 else value
 
 
 def one_line(error: Exception) -> str:

@@ -354,3 +354,31 @@ def test_a_batch_fixed_to_more_than_one_gives_the_radii_of_its_entries() -> None
         assert layer.time_radius is not None
         means = [single.layers[index].time_radius.mean for single in apart]  # type: ignore[union-attr]
         assert layer.time_radius.mean == pytest.approx(float(np.mean(means)), abs=1e-5)
+
+
+def in_half_precision(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with float16 weights, inputs and outputs."""
+    constants = [
+        a.t for node in model.graph.node for a in node.attribute if a.type == onnx.AttributeProto.TENSOR
+    ]
+    for tensor in (*model.graph.initializer, *constants):
+        if tensor.data_type == TensorProto.FLOAT:
+            values = numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    return model
+
+
+@pytest.mark.parametrize("name", ["streaming_gru", "residual_mlp"])
+def test_half_precision_models_run_in_single_precision_and_the_report_says_so(name: str) -> None:
+    steps = 6 if registry.card(name).forms else None
+    half = audit(in_half_precision(registry.build(name)), num_steps=steps, num_samples=1)
+    full = audit(registry.build(name), num_steps=steps, num_samples=1)
+    assert any("16-bit" in warning for warning in half.warnings)
+    assert half.parity.rtol > full.parity.rtol
+    for ours, theirs in zip(half.layers[1:], full.layers[1:], strict=True):
+        assert ours.depth_gain is not None
+        assert theirs.depth_gain is not None
+        assert ours.depth_gain.mean == pytest.approx(theirs.depth_gain.mean, rel=1e-2)

@@ -163,3 +163,10 @@ def test_damaged_bytes_never_raise_anything_but_our_errors(position: int, value:
     damaged = BYTES[:position] if cut else BYTES[:position] + bytes([value]) + BYTES[position + 1 :]
     with contextlib.suppress(LscGraphError):
         load(damaged)
+
+
+def test_outputs_without_a_declared_shape_are_accepted_as_onnx_runtime_does() -> None:
+    model = registry.build("gru")
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    assert not load(model).proto.graph.output[0].type.tensor_type.HasField("shape")
