@@ -242,10 +242,14 @@ def first_that_runs(
 
 @dataclass(frozen=True)
 class Domain:
-    """Which values an input may take: `choices` if it is compared or indexed, else any number."""
+    """Which values an input may take: `choices` if it is compared or indexed, else any number.
+
+    `is_length` marks sequence lengths, which are settled once the number of steps is known.
+    """
 
     choices: Array | None
     words: str
+    is_length: bool = False
 
 
 def domains(proto: onnx.ModelProto) -> dict[str, Domain]:
@@ -265,6 +269,8 @@ def _domain(value: ir.Value) -> Domain:
     if value.dtype is ir.DataType.BOOL:
         return Domain(np.array([True]), "true")
     for node, index in _readers(value):
+        if node.op_type in ("RNN", "GRU", "LSTM") and index == 4:
+            return Domain(np.array([1]), "sequence lengths", is_length=True)
         if node.op_type == "Gather" and index == 1 and node.inputs[0] is not None:
             shape, axis = node.inputs[0].shape, node.attributes.get_int("axis", 0)
             size = shape[axis] if shape is not None and axis < len(shape) else None

@@ -177,7 +177,7 @@ class _Planner:
         self,
         proto: onnx.ModelProto,
         declared: Sequence[OpenInput],
-        known: Mapping[str, Domain],
+        known: dict[str, Domain],
         request: Request,
     ) -> None:
         self.proto, self.known, self.request = proto, known, request
@@ -213,9 +213,17 @@ class _Planner:
             sizes |= first_that_runs(_with_ones(rest), lambda extra: self._try({**sizes, **extra}))
             words |= dict.fromkeys(rest, "the first size tried with which the model runs")
         shapes = shapes_for(self.inputs, sizes)
+        self._settle_lengths(sizes)
         constants = self._constants(shapes)
         plan = InputPlan(shapes, constants, self.inputs)
         return replace(plan, sources=self._sources(words)), self.fixed
+
+    def _settle_lengths(self, sizes: Mapping[str, int]) -> None:
+        """Sequences are whole, unless lengths are given."""
+        for name, domain in self.known.items():
+            if domain.is_length:
+                length = max(self._num_steps(sizes), default=1)
+                self.known[name] = Domain(np.array([length]), f"{length}, the whole sequence")
 
     def _constants(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
         """Integer and boolean inputs of a single element: their value decides what the graph does."""

@@ -382,3 +382,26 @@ def test_half_precision_models_run_in_single_precision_and_the_report_says_so(na
         assert ours.depth_gain is not None
         assert theirs.depth_gain is not None
         assert ours.depth_gain.mean == pytest.approx(theirs.depth_gain.mean, rel=1e-2)
+
+
+def with_lengths() -> onnx.ModelProto:
+    """A tanh RNN of one layer whose sequence lengths are an input."""
+    model = registry.build("tanh_rnn", num_layers=1)
+    (node,) = [node for node in model.graph.node if node.op_type == "RNN"]
+    while len(node.input) < 5:
+        node.input.append("")
+    node.input[4] = "lengths"
+    lengths = helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"])
+    model.graph.input.append(lengths)
+    return model
+
+
+def test_sequences_are_whole_unless_lengths_are_given_and_steps_past_the_end_keep_the_state() -> None:
+    whole, plain = (
+        audit(model, num_steps=8, num_samples=1)
+        for model in (with_lengths(), registry.build("tanh_rnn", num_layers=1))
+    )
+    assert whole.layers[0].time_radius == plain.layers[0].time_radius
+    short = audit(with_lengths(), num_steps=8, num_samples=1, inputs={"lengths": "5"})
+    assert short.layers[0].time_radius is not None
+    assert short.layers[0].time_radius.max == pytest.approx(1.0)
