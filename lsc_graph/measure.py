@@ -115,7 +115,8 @@ class Sequences(_Model):
         self.normalized = Reference(_with_outputs(prepared.normalized, self.observed))
 
     def run(self, sample: Sample) -> Run:
-        return self.program(self.tensors(sample.inputs | sample.initial))  # type: ignore[no-any-return]
+        run: Run = self.program(self.tensors(sample.inputs | sample.initial))
+        return run
 
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
         feed = sample.inputs | sample.initial
@@ -150,7 +151,8 @@ class Streaming(_Model):
         pieces: dict[str, Array] = {}
         for carry in self.prepared.findings.carried:
             pieces |= _pieces(carry, sample.initial[carry.before], self.program.site)
-        return self.program(self.tensors(sample.inputs), self.tensors(pieces))  # type: ignore[no-any-return]
+        run: Run = self.program(self.tensors(sample.inputs), self.tensors(pieces))
+        return run
 
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
         state = dict(sample.initial)
@@ -192,7 +194,8 @@ class FeedForward(_Model):
         self.normalized = Reference(_with_outputs(prepared.normalized, self.compared))
 
     def run(self, sample: Sample) -> Run:
-        return self.program(self.tensors(sample.inputs | sample.initial))  # type: ignore[no-any-return]
+        run: Run = self.program(self.tensors(sample.inputs | sample.initial))
+        return run
 
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
         feed = sample.inputs | sample.initial

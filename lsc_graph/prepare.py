@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -332,6 +332,3 @@ def _with_ones(dims: Sequence[str]) -> Iterator[dict[str, int]]:
 def is_streaming(prepared: Prepared) -> bool:
     """Whether one run of the model is one time step."""
     return any(site.form is Form.STREAMING for site in prepared.findings.sites)
-
-
-Progress = Callable[[str, float], None]

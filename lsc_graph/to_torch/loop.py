@@ -60,7 +60,8 @@ class CellModule(nn.Module):
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         """New own states from values in the order of `reads`."""
-        return self.segment(*values)  # type: ignore[no-any-return]
+        written: tuple[Tensor, ...] = self.segment(*values)
+        return written
 
 
 class SiteModule(nn.Module):
@@ -175,7 +176,8 @@ class SiteModule(nn.Module):
         values: dict[str, Tensor] = {state.after: after[state.name] for state in self.layered}
         values |= {state.before: before[state.name] for state in site.states}
         values |= {name: slices[name] for name in slices} | {name: captures[name] for name in captures}
-        return self.emit(*(values[name] for name in self.emit.inputs))  # type: ignore[no-any-return]
+        emitted: tuple[Tensor, ...] = self.emit(*(values[name] for name in self.emit.inputs))
+        return emitted
 
     def _collect(self, emitted: Sequence[tuple[Tensor, ...]]) -> dict[str, Tensor]:
         collected = {}
