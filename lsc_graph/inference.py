@@ -1,0 +1,83 @@
+"""Shapes and types of values, by onnx's inference: of a whole model, or of one node with known inputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from onnx.shape_inference import infer_node_outputs
+
+from lsc_graph.errors import AnalysisError
+from lsc_graph.shapes import static_shape
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+class _Failure(logging.Filter):
+    """Keeps what the pass only logs: that inference failed, and why."""
+
+    error: object = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info:
+            self.error = record.exc_info[1] if isinstance(record.exc_info, tuple) else record.exc_info
+        return False
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infer the shapes and types of all values, in place.
+
+    Raises:
+        AnalysisError: onnx cannot read the model.
+    """
+    logger, failure = logging.getLogger("onnx_ir.passes.common.shape_inference"), _Failure()
+    logger.addFilter(failure)
+    try:
+        passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    finally:
+        logger.removeFilter(failure)
+    if failure.error is not None:
+        raise AnalysisError("The shapes of the model cannot be inferred", got=str(failure.error))
+
+
+def infer_node(node: ir.Node, known: Mapping[ir.Value, Array], opset: int) -> None:
+    """Infer the shapes of one node's outputs from its inputs' shapes and known values, in place.
+
+    What a whole-model inference leaves open because it does not know values computed on the way.
+    """
+    inputs = [value for value in node.inputs if value is not None]
+    if node.domain or any(value.type is None or static_shape(value) is None for value in inputs):
+        return
+    types = {str(value.name): _type_proto(value) for value in inputs}
+    data = {str(value.name): onnx.numpy_helper.from_array(known[value]) for value in inputs if value in known}
+    try:
+        schema = onnx.defs.get_schema(node.op_type, opset)
+        found = infer_node_outputs(
+            schema,
+            ir.serde.serialize_node(node),
+            types,
+            data,
+            opset_imports=[onnx.helper.make_opsetid("", opset)],
+        )
+    except Exception:  # onnx raises several unrelated types: what cannot be inferred stays open.
+        return
+    for value in node.outputs:
+        if value.name in found and static_shape(value) is None:
+            _take_over(value, found[value.name])
+
+
+def _type_proto(value: ir.Value) -> onnx.TypeProto:
+    return ir.serde.serialize_value(value).type
+
+
+def _take_over(value: ir.Value, proto: onnx.TypeProto) -> None:
+    found = ir.serde.deserialize_type_proto_for_type(proto)
+    shape = ir.serde.deserialize_type_proto_for_shape(proto)
+    value.type = value.type or found
+    if shape is not None:
+        value.shape = shape
