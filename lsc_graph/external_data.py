@@ -100,20 +100,19 @@ def _read_range(tensor: TensorProto, path: Path, offset: int, length: int) -> by
     # Never wait on a pipe, and never follow a link put there since the check.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:
-        descriptor = os.open(path, flags | getattr(os, "O_BINARY", 0))
+        with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
+            status = os.fstat(file.fileno())
+            if stat.S_ISREG(status.st_mode) and offset + length <= status.st_size:
+                file.seek(offset)
+                return file.read(length)
     except OSError as error:
         raise ExternalDataError(
-            "A file with tensor data cannot be opened", where=str(path), got=error.strerror
+            "A file with tensor data cannot be read", where=str(path), got=error.strerror
         ) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or offset + length > status.st_size:
-            raise ExternalDataError(
-                "External data ends before the tensor does",
-                where=str(path),
-                got=f"{status.st_size} bytes" if stat.S_ISREG(status.st_mode) else "not a regular file",
-                expected=f"at least {offset + length} bytes, for tensor {tensor.name}",
-                do="copy or download the file again",
-            )
-        file.seek(offset)
-        return file.read(length)
+    raise ExternalDataError(
+        "External data ends before the tensor does",
+        where=str(path),
+        got=f"{status.st_size:,} bytes" if stat.S_ISREG(status.st_mode) else "not a regular file",
+        expected=f"at least {offset + length:,} bytes, for tensor {tensor.name}",
+        do="copy or download the file again",
+    )

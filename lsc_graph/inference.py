@@ -21,11 +21,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class _Failure(logging.Filter):
     """Keeps what the pass only logs: that inference failed, and why."""
 
-    error: object = None
+    error: BaseException | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info:
-            self.error = record.exc_info[1] if isinstance(record.exc_info, tuple) else record.exc_info
+            self.error = record.exc_info[1]
         return False
 
 
@@ -42,7 +42,14 @@ def infer_shapes(model: ir.Model) -> None:
     finally:
         logger.removeFilter(failure)
     if failure.error is not None:
-        raise AnalysisError("The shapes of the model cannot be inferred", got=str(failure.error))
+        raise AnalysisError("The shapes of the model cannot be inferred", got=root_cause(failure.error))
+
+
+def root_cause(error: BaseException) -> str:
+    """The message of the first of a chain of errors, on one line: those above it only say where."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:400] or type(error).__name__
 
 
 def infer_node(node: ir.Node, known: Mapping[ir.Value, Array], opset: int) -> None:

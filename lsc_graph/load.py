@@ -20,6 +20,7 @@ from lsc_graph.limits import Limits, check_limits
 from lsc_graph.proto_walk import Scope, attribute_tensors, model_scopes, tensors_of
 from lsc_graph.results import ModelFacts
 from lsc_graph.tensor_data import check_tensor, is_float, num_elements
+from lsc_graph.utf8 import check_names
 
 Source = str | os.PathLike[str] | bytes | ModelProto
 MIN_OPSET = 7
@@ -57,24 +58,16 @@ def load(source: Source, limits: Limits | None = None) -> LoadedModel:
     """
     path = None if isinstance(source, bytes | ModelProto) else Path(source)
     where = None if path is None else str(path)
-    try:
-        proto, digest = _read(source, where)
-        check_limits(proto, limits or Limits(), where)
-        _check_opsets(proto, where)
-        tensors = [tensor for scope in model_scopes(proto) for tensor in tensors_of(scope)]
-        load_external_data(tensors, None if path is None else path.parent)
-        for tensor in tensors:
-            check_tensor(tensor, where)
-        _check_valid(proto, where)
-        return LoadedModel(proto, path, digest, _facts(proto, where, digest))
-    except (UnicodeDecodeError, TypeError) as error:
-        # protobuf hands out strings that are not UTF-8 as bytes, or refuses to.
-        raise LoadError(
-            "The model file is damaged: a name is not UTF-8",
-            where=where,
-            got=_clean(error),
-            do="copy or export the model again",
-        ) from error
+    proto, digest = _read(source, where)
+    check_limits(proto, limits or Limits(), where)
+    check_names(proto, where)
+    _check_opsets(proto, where)
+    tensors = [tensor for scope in model_scopes(proto) for tensor in tensors_of(scope)]
+    load_external_data(tensors, None if path is None else path.parent)
+    for tensor in tensors:
+        check_tensor(tensor, where)
+    _check_valid(proto, where)
+    return LoadedModel(proto, path, digest, _facts(proto, where, digest))
 
 
 def _read(source: Source, where: str | None) -> tuple[ModelProto, str]:

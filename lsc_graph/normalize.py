@@ -26,7 +26,7 @@ from lsc_graph.errors import (
 )
 from lsc_graph.folding import fold_constants
 from lsc_graph.indices import count_indices_from_the_front
-from lsc_graph.inference import infer_shapes
+from lsc_graph.inference import infer_shapes, root_cause
 from lsc_graph.origins import mark_origins
 from lsc_graph.proto_walk import Scope, model_scopes
 from lsc_graph.rewiring import lift_constants, remove_identities, remove_unused
@@ -54,7 +54,7 @@ def upgrade_opset(proto: ModelProto) -> ModelProto:
     except Exception as error:  # the converter raises bare RuntimeErrors of its C++ side
         raise UnsupportedOpsetError(
             "A recurrent model of an old operator set could not be upgraded",
-            got=f"operator set {version}: {_one_line(error)}",
+            got=f"operator set {version}: {root_cause(error)}",
             expected=f"operator set {MIN_LOOPING_OPSET} or later",
             do="export the model again with a later operator set",
         ) from error
@@ -63,10 +63,6 @@ def upgrade_opset(proto: ModelProto) -> ModelProto:
 
 def _default_opset(proto: ModelProto) -> int:
     return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400]
 
 
 def normalize(
@@ -100,7 +96,7 @@ def normalize(
     except LscGraphError:
         raise
     except Exception as error:  # the passes raise many unrelated types on models that they cannot handle
-        raise AnalysisError("The model cannot be simplified", got=_one_line(error)) from error
+        raise AnalysisError("The model cannot be simplified", got=root_cause(error)) from error
     return model
 
 

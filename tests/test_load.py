@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -170,3 +174,241 @@ def test_outputs_without_a_declared_shape_are_accepted_as_onnx_runtime_does() ->
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
     assert not load(model).proto.graph.output[0].type.tensor_type.HasField("shape")
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "git lfs pull"),
+        (b"\x80\x02}q\x00.", "pickle"),
+        (b"\x1f\x8b\x08\x00\x00\x00", "gzip"),
+        (b"\x89HDF\r\n\x1a\n", "Keras"),
+        (b"GGUF\x03\x00\x00\x00", "GGUF"),
+        (b"\x1c\x00\x00\x00TFL3\x14\x00\x20\x00", "TensorFlow Lite"),
+        (b"\x20\x00\x00\x00ORTM\x14\x00\x20\x00", ".ort format"),
+        (b"\x02\x00\x00\x00\x00\x00\x00\x00{}\x00\x00", "safetensors"),
+        (b"# Read me\nA model.\n", "text that starts with '# Read me'"),
+        (onnx.numpy_helper.from_array(np.ones(3), "w").SerializeToString(), "not an ONNX model"),
+    ],
+    ids=["lfs", "pickle", "gzip", "keras", "gguf", "tflite", "ort", "safetensors", "text", "tensor"],
+)
+def test_well_known_other_files_are_recognised(data: bytes, words: str) -> None:
+    with pytest.raises(NotOnnxError, match="not an ONNX model") as caught:
+        load(data)
+    assert words in str(caught.value)
+
+
+def test_a_model_cut_anywhere_is_never_loaded() -> None:
+    small = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[2] x) => (float[2] y) { y = Neg(x) }'
+    ).SerializeToString()
+    load(small)
+    kinds = []
+    for end in range(len(small)):
+        with pytest.raises(LoadError) as caught:
+            load(small[:end])
+        kinds.append(type(caught.value))
+    assert kinds.count(TruncatedModelError) > len(small) * 0.9
+
+
+def test_the_caller_keeps_a_proto_of_its_own() -> None:
+    given = registry.build("gru")
+    before = given.SerializeToString()
+    load(given).proto.graph.node[0].name = "changed"
+    assert given.SerializeToString() == before
+
+
+def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
+    assert load(saved(tmp_path, BYTES)).sha256 == hashlib.sha256(BYTES).hexdigest()
+
+
+def model_of(text: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model('<ir_version: 8, opset_import: ["": 17, "local": 1]>\n' + text)
+
+
+def test_constants_that_hold_weights_count_as_parameters() -> None:
+    facts = load(
+        model_of(
+            """g (float[3] x) => (float[3] y) <float[3] w = {1, 2, 3}, int64[3] index = {0, 1, 2}> {
+                c = Constant<value = float[3] {4, 5, 6}>()
+                epsilon = Constant<value = float {0.1}>()
+                a = Mul(x, w)  b = Mul(a, c)  y = Add(b, epsilon)
+            }"""
+        )
+    ).facts
+    assert facts.num_parameters == 6
+    assert facts.num_nodes == 5
+
+
+def test_operators_of_unknown_domains_are_no_reason_to_refuse() -> None:
+    model = model_of("g (float[3] x) => (float[3] y) { y = local.Mystery(x) }")
+    assert load(model).facts.opsets == {"ai.onnx": 17, "local": 1}
+
+
+def test_a_missing_operator_set_is_said() -> None:
+    model = registry.build("gru")
+    del model.opset_import[:]
+    with pytest.raises(UnsupportedOpsetError, match="does not say which operator set"):
+        load(model)
+
+
+def test_an_operator_set_that_onnx_knows_but_onnx_runtime_does_not_is_refused() -> None:
+    newest = onnx.defs.onnx_opset_version()
+    model = model_of("g (float[3] x) => (float[3] y) { y = Neg(x) }")
+    model.opset_import[0].version = newest
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception:  # ONNX Runtime has no common base class for its errors.
+        with pytest.raises(UnsupportedOpsetError, match=f"version {newest}"):
+            load(model)
+    else:
+        load(model)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ("y = Neg(z)  z = Neg(y)", "topologically sorted"),
+        ("y = Neg(x)  y = Abs(x)", "single static assignment"),
+        ("y = Sigmoidal(x)", "Sigmoidal"),
+    ],
+    ids=["cycle", "duplicate name", "unknown operator"],
+)
+def test_what_the_checker_finds_is_passed_on(nodes: str, words: str) -> None:
+    with pytest.raises(LoadError, match=words):
+        load(model_of(f"g (float[3] x) => (float[3] y) {{ {nodes} }}"))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda t: t.float_data.pop(), TruncatedModelError, "2 values"),
+        (lambda t: t.float_data.append(1.0), LoadError, "4 values"),
+        (lambda t: t.dims.__setitem__(0, -3), LoadError, "negative dimension"),
+        (lambda t: setattr(t, "data_type", 99), LoadError, "no known type"),
+        (lambda t: t.dims.__setitem__(0, 2**62), LimitExceededError, "bytes of tensors"),
+    ],
+    ids=["less", "more", "negative", "type", "huge"],
+)
+def test_tensors_that_contradict_their_shape_are_refused(
+    change: Callable[[onnx.TensorProto], object], error: type[LscGraphError], words: str
+) -> None:
+    model = model_of("g (float[3] x) => (float[3] y) <float[3] w> { y = Mul(x, w) }")
+    tensor = onnx.helper.make_tensor("w", onnx.TensorProto.FLOAT, [3], [1.0, 2.0, 3.0])
+    model.graph.initializer.append(tensor)
+    change(model.graph.initializer[0])
+    with pytest.raises(error, match=words):
+        load(model)
+
+
+def test_functions_are_counted_as_often_as_they_are_called() -> None:
+    """Sixty functions that each call the next one twice: a small file, 2^60 nodes."""
+    functions = "".join(
+        f"""
+        <domain: "local", opset_import: ["": 17, "local": 1]>
+        f{i} (a) => (c) {{ b = local.f{i + 1}(a)  c = local.f{i + 1}(b) }}"""
+        for i in range(60)
+    )
+    last = '<domain: "local", opset_import: ["": 17]> f60 (a) => (b) { b = Neg(a) }'
+    model = model_of("g (float[3] x) => (float[3] y) { y = local.f0(x) }" + functions + last)
+    with pytest.raises(LimitExceededError, match="functions expanded: about 1e18"):
+        load(model)
+
+
+def test_functions_that_call_themselves_are_refused() -> None:
+    model = model_of(
+        """g (float[3] x) => (float[3] y) { y = local.f(x) }
+        <domain: "local", opset_import: ["": 17, "local": 1]> f (a) => (b) { b = local.h(a) }
+        <domain: "local", opset_import: ["": 17, "local": 1]> h (a) => (b) { b = local.f(a) }"""
+    )
+    with pytest.raises(LoadError, match="call themselves"):
+        load(model)
+
+
+def nested(depth: int) -> onnx.ModelProto:
+    text = "y0 = Neg(x)"
+    for i in range(depth):
+        text = (
+            f"y{i + 1} = If (c) <then_branch = t{i} () => (float[3] y{i}) {{ {text} }}, "
+            f"else_branch = e{i} () => (float[3] z{i}) {{ z{i} = Abs(x) }}>"
+        )
+    return model_of(f"g (float[3] x, bool c) => (float[3] y{depth}) {{ {text} }}")
+
+
+def test_nesting_is_capped() -> None:
+    load(nested(3), Limits(max_depth=3))
+    with pytest.raises(LimitExceededError, match="inside each other: 3"):
+        load(nested(3), Limits(max_depth=2))
+
+
+def test_nesting_beyond_what_protobuf_reads_is_a_limit_and_not_damage() -> None:
+    data = b""
+    for _ in range(100):  # graph { node { attribute { g { ... } } } }, without lengths that protobuf checks
+        data = field(1, field(5, field(6, data)))
+    with pytest.raises(LimitExceededError, match="nested too deeply"):
+        load(b"\x08\x08" + field(7, data))
+
+
+def field(number: int, data: bytes) -> bytes:
+    """A length-delimited protobuf field."""
+    length, size = bytearray(), len(data)
+    while size >= 128:
+        length.append(size % 128 + 128)
+        size //= 128
+    return bytes([number << 3 | 2, *length, size]) + data
+
+
+@pytest.mark.parametrize("location", ["C:\\secret.bin", "\\\\host\\share", "a/../../secret.bin", "", "a\0b"])
+def test_hostile_locations_are_refused_on_every_system(location: str, tmp_path: Path) -> None:
+    with pytest.raises(ExternalDataError, match="outside"):
+        load(redirected(external(tmp_path), location))
+
+
+def test_a_link_inside_the_folder_is_followed(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    (tmp_path / "link.bin").symlink_to(tmp_path / "weights.bin")
+    load(redirected(path, "link.bin"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe"])
+def test_only_regular_files_hold_tensor_data(kind: str, tmp_path: Path) -> None:
+    path = external(tmp_path)
+    if kind == "pipe":
+        os.mkfifo(tmp_path / "odd")
+    else:
+        (tmp_path / "odd").mkdir()
+    with pytest.raises(ExternalDataError):
+        load(redirected(path, "odd"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("offset", "-1"), ("offset", "1e9"), ("length", "2"), ("offset", "9" * 19)]
+)
+def test_offsets_and_lengths_are_checked_before_reading(key: str, value: str, tmp_path: Path) -> None:
+    path = external(tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    entries = model.graph.initializer[0].external_data
+    for entry in [entry for entry in entries if entry.key == key]:
+        entries.remove(entry)
+    entries.add(key=key, value=value)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ExternalDataError):
+        load(path)
+
+
+def test_external_data_beyond_what_onnx_runtime_takes_is_refused_before_reading(tmp_path: Path) -> None:
+    path = external(tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    model.graph.initializer[0].dims[:] = [2**15, 2**15]
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(LimitExceededError, match="external data"):
+        load(path)
+
+
+def test_names_that_are_not_utf8_are_damage() -> None:
+    data = BYTES.replace(b"layer_0", b"layer\xff0")
+    assert data != BYTES
+    with pytest.raises(LoadError, match="not UTF-8"):
+        load(data)
