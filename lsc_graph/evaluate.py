@@ -48,6 +48,8 @@ def evaluate(node: ir.Node, arrays: Arrays, opset: int) -> list[Array] | None:
     try:
         with np.errstate(divide="raise", invalid="raise", over="ignore", under="ignore"):
             found = ReferenceEvaluator(_alone(node, names, feed, opset)).run(None, feed)
+        if any(isinstance(value, list) for value in found):
+            return None  # a sequence of tensors is no array
         outputs = [np.asarray(value) for value in found]
     except Exception:  # whatever a reference implementation trips over: the node simply stays.
         return None

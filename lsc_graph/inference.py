@@ -18,6 +18,18 @@ from lsc_graph.shapes import static_shape
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+_LISTING = frozenset(
+    (
+        "SequenceEmpty",
+        "SequenceInsert",
+        "SequenceErase",
+        "SequenceConstruct",
+        "SplitToSequence",
+        "SequenceMap",
+    )
+)
+
+
 class _Failure(logging.Filter):
     """Keeps what the pass only logs: that inference failed, and why."""
 
@@ -43,6 +55,27 @@ def infer_shapes(model: ir.Model) -> None:
         logger.removeFilter(failure)
     if failure.error is not None:
         raise AnalysisError("The shapes of the model cannot be inferred", got=root_cause(failure.error))
+    for node in model.graph.all_nodes():
+        _restore_lists(node)
+
+
+def _restore_lists(node: ir.Node) -> None:
+    """The pass takes lists of tensors for tensors: their types are set right again."""
+    if node.op_type in _LISTING and not node.domain:
+        _make_list(node.outputs[0])
+    if node.op_type == "Loop" and not node.domain:
+        body = node.attributes["body"].as_graph()
+        for start, before, after, final in zip(
+            node.inputs[2:], body.inputs[2:], body.outputs[1:], node.outputs, strict=False
+        ):
+            if start is not None and isinstance(start.type, ir.SequenceType):
+                for value in (before, after, final):
+                    value.type, value.shape = start.type, None
+
+
+def _make_list(value: ir.Value) -> None:
+    if isinstance(value.type, ir.TensorType):
+        value.type, value.shape = ir.SequenceType(value.type), None
 
 
 def root_cause(error: BaseException) -> str:

@@ -110,9 +110,11 @@ class Sequences(_Model):
     def __init__(self, prepared: Prepared, device: str, generator: torch.Generator) -> None:
         super().__init__(prepared, device, generator)
         self.observed = _recurrent_outputs(prepared.normalized)
+        self.watched = _watched(prepared)
         program = SequenceProgram(prepared.findings, prepared.cells, self.parameters, self.observed)
         self.program = program.to(device)
-        self.normalized = Reference(_with_outputs(prepared.normalized, self.observed))
+        shown = [*self.observed, *self.watched]
+        self.normalized = Reference(_with_outputs(prepared.normalized, shown))
 
     def run(self, sample: Sample) -> Run:
         run: Run = self.program(self.tensors(sample.inputs | sample.initial))
@@ -124,6 +126,12 @@ class Sequences(_Model):
         single = {name: _single(value) for name, value in feed.items()}
         if self.observed:
             check.compare_all(run.outputs, self.normalized.run(single, self.observed))
+        if self.watched:
+            states = {
+                name: run.trajectories[site].after[state][time]
+                for name, (site, state, time) in self.watched.items()
+            }
+            check.compare_all(states, self.normalized.run(single, list(states)), is_inner=True)
         if check.failures:
             written = [name for site in self.prepared.findings.sites for name in writes_of(site)]
             given = self.tensors(single) | {name: (run.values or {})[name] for name in written}
@@ -300,6 +308,18 @@ def _recurrent_outputs(proto: onnx.ModelProto) -> list[str]:
     """Names of what the fused operators of the main graph write: sequences and final states."""
     nodes = (node for node in proto.graph.node if node.op_type in ("RNN", "GRU", "LSTM"))
     return [name for node in nodes for name in node.output if name]
+
+
+def _watched(prepared: Prepared) -> dict[str, tuple[int, str, int]]:
+    """Values of the graph as it was found that are states of unrolled steps: (site, state, time) by name."""
+    known = {name for node in prepared.normalized.graph.node for name in node.output}
+    return {
+        name: (index, state.name, time)
+        for index, site in enumerate(prepared.findings.sites)
+        for state, names in zip(site.states, site.watched, strict=False)
+        for time, name in enumerate(names)
+        if name is not None and name in known
+    }
 
 
 def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:

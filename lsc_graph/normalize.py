@@ -48,17 +48,27 @@ def upgrade_opset(proto: ModelProto) -> ModelProto:
     operators = {node.op_type for scope in model_scopes(proto) for node in scope.node}
     if version >= MIN_LOOPING_OPSET or not operators & LOOPING_OPS:
         return proto
+    return upgraded(proto)
+
+
+def upgraded(proto: ModelProto) -> ModelProto:
+    """The model in operator set 17.
+
+    Raises:
+        UnsupportedOpsetError: onnx cannot convert it.
+    """
+    version = _default_opset(proto)
     try:
-        upgraded = onnx.version_converter.convert_version(proto, UPGRADED_OPSET)
-        onnx.checker.check_model(upgraded)  # the converter passes over inner graphs: the checker notices
+        converted = onnx.version_converter.convert_version(proto, UPGRADED_OPSET)
+        onnx.checker.check_model(converted)  # the converter passes over inner graphs: the checker notices
     except Exception as error:  # the converter raises bare RuntimeErrors of its C++ side
         raise UnsupportedOpsetError(
-            "A recurrent model of an old operator set could not be upgraded",
+            "A model of an old operator set, with loops or repeated steps, could not be upgraded",
             got=f"operator set {version}: {root_cause(error)}",
             expected=f"operator set {MIN_LOOPING_OPSET} or later",
             do="export the model again with a later operator set",
         ) from error
-    return upgraded
+    return converted
 
 
 def _default_opset(proto: ModelProto) -> int:
@@ -90,7 +100,7 @@ def normalize(
     try:
         model = ir.from_proto(_with_static_inputs(proto, shapes, constants))
         _flatten(model)
-        _simplify(model)
+        simplify(model)
         count_indices_from_the_front(model)
         remove_unused(model)
     except LscGraphError:
@@ -116,7 +126,7 @@ def _tidy(model: ir.Model) -> None:
     passes.NameFixPass()(model)
 
 
-def _simplify(model: ir.Model) -> None:
+def simplify(model: ir.Model) -> None:
     """Infer shapes, fold, take decided branches, until nothing changes."""
     for _ in range(MAX_ROUNDS):
         infer_shapes(model)

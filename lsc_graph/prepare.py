@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from lsc_graph.cells import Cell, CellGraph, cells_of_site, depth_edges_within
 from lsc_graph.chain import Chain, find_chain
-from lsc_graph.errors import AnalysisError, NoLayersError, UsageError
+from lsc_graph.errors import AnalysisError, NoLayersError, UnsupportedOpsetError, UsageError
 from lsc_graph.exposure import structural_depth_edges
 from lsc_graph.inputs import (
     Domain,
@@ -34,9 +34,12 @@ from lsc_graph.inputs import (
     synthetic,
 )
 from lsc_graph.load import LoadedModel, load
-from lsc_graph.normalize import normalize, upgrade_opset
+from lsc_graph.normalize import normalize, upgrade_opset, upgraded
 from lsc_graph.precision import in_single_precision, is_half
 from lsc_graph.recurrence.find import Findings, find_recurrences
+from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
+from lsc_graph.recurrence.loops.rewrite import length_of
+from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, has_steps
 from lsc_graph.reference import Array, Reference
 from lsc_graph.results import Form
 from lsc_graph.sampling import shape_from_data
@@ -96,12 +99,16 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         (request.data, "--data"),
     ):
         check_names(given, declared, option)
-    plan, fixed = _Planner(proto, declared, known, request).plan()
-    model = normalize(proto, plan.shapes, plan.constants)
+    planner = _Planner(proto, declared, known, request)
+    plan, fixed = planner.plan()
+    model = _normalized(proto, plan)
     _show_final_states(model.graph)
     normalized = ir.to_proto(model)
     findings = find_recurrences(
-        model, num_steps=request.num_steps or DEFAULT_NUM_STEPS, states=request.states
+        model,
+        num_steps=request.num_steps or DEFAULT_NUM_STEPS,
+        states=request.states,
+        trial=lambda part: Reference(part).run(planner.feed(plan.shapes)),
     )
     cells, chain, cell_graph = _layers(findings)
     _check_steps(findings, request)
@@ -118,6 +125,17 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         cell_graph=cell_graph,
         is_half=half,
     )
+
+
+def _normalized(proto: onnx.ModelProto, plan: InputPlan) -> ir.Model:
+    """The normalised model, in a newer operator set if steps may have to be rolled up."""
+    model = normalize(proto, plan.shapes, plan.constants)
+    if model.opset_imports.get("", 0) < MIN_OPSET and has_steps(model):
+        try:
+            return normalize(upgraded(proto), plan.shapes, plan.constants)
+        except UnsupportedOpsetError:
+            return model  # the unrolled finder says that it is too old
+    return model
 
 
 def _show_final_states(graph: ir.Graph) -> None:
@@ -252,15 +270,22 @@ class _Planner:
         if key not in self._found:
             shapes = shapes_for(self.inputs, sizes)
             try:
-                graph = normalize(self.proto, shapes, self._constants(shapes)).graph
+                model = normalize(self.proto, shapes, self._constants(shapes))
             except AnalysisError:
                 return (), ()
-            self._found[key] = tuple(_lengths_in(graph)), tuple(_batches_in(graph))
+            self._found[key] = tuple(_lengths_in(model)), tuple(_batches_in(model.graph))
         return self._found[key]
 
     def _try(self, sizes: Mapping[str, int]) -> AnalysisError | None:
         """None if the model runs at these sizes."""
-        shapes = shapes_for(self.inputs, sizes)
+        try:
+            self.reference.run(self.feed(shapes_for(self.inputs, sizes)))
+        except AnalysisError as error:
+            return error
+        return None
+
+    def feed(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+        """Synthetic values of all inputs, fixed ones aside."""
         generator = np.random.default_rng(0)
         feed = {
             v.name: synthetic(self.known[v.name], shapes[v.name], v.dtype, generator) for v in self.inputs
@@ -271,11 +296,7 @@ class _Planner:
             for v in self.inputs
             if v.name in self.fixed
         }
-        try:
-            self.reference.run(feed)
-        except AnalysisError as error:
-            return error
-        return None
+        return feed
 
     @property
     def reference(self) -> Reference:
@@ -300,13 +321,18 @@ class _Planner:
         return sources
 
 
-def _lengths_in(graph: ir.Graph) -> Iterator[int]:
-    for node in graph:
+def _lengths_in(model: ir.Model) -> Iterator[int]:
+    read_lists_as_tensors(model)
+    for node in model.graph:
         if node.op_type in _RECURRENT_OPS:
             shape, axis = static_shape(node.inputs[0]), node.attributes.get_int("layout", 0)
         elif node.op_type == "Scan":
             shape = static_shape(node.inputs[-1])
             axis = (node.attributes.get_ints("scan_input_axes", None) or [0])[-1]
+        elif node.op_type == "Loop":
+            if (length := length_of(model, node)) is not None:
+                yield length
+            continue
         else:
             continue
         if shape is not None:

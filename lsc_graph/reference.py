@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,10 @@ import onnx
 import onnxruntime
 
 from lsc_graph.errors import AnalysisError
+from lsc_graph.proto_walk import model_scopes
+
+MAX_SECONDS = 60.0
+"""How long one run of a model with Loop operators may take."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,6 +42,7 @@ class Reference:
             )
         except Exception as error:  # ONNX Runtime has no common base class for its errors.
             raise AnalysisError("ONNX Runtime does not load the model", got=one_line(error)) from error
+        self._may_run_on = any(node.op_type == "Loop" for scope in model_scopes(proto) for node in scope.node)
         self.provider = self._session.get_providers()[0]
         self.output_names = [output.name for output in self._session.get_outputs()]
         self._types = {value.name: value.type for value in self._session.get_inputs()}
@@ -50,10 +56,23 @@ class Reference:
         names = list(outputs) if outputs is not None else self.output_names
         known = {name: self._cast(name, value) for name, value in inputs.items() if name in self._types}
         try:
-            values = self._session.run(names, known)
+            values = self._run(names, known)
         except Exception as error:  # as above
             raise AnalysisError("The model does not run in ONNX Runtime", got=one_line(error)) from error
         return dict(zip(names, values, strict=True))
+
+    def _run(self, names: Sequence[str], feed: Mapping[str, Array]) -> list[Array]:
+        """One run; a model with loops is stopped after MAX_SECONDS, for its loops may have no end."""
+        if not self._may_run_on:
+            return list(self._session.run(names, feed))
+        options = onnxruntime.RunOptions()
+        watch = threading.Timer(MAX_SECONDS, setattr, (options, "terminate", True))
+        watch.daemon = True
+        watch.start()
+        try:
+            return list(self._session.run(names, feed, options))
+        finally:
+            watch.cancel()
 
     def _cast(self, name: str, value: Array) -> Array:
         is_half = self._types[name] == "tensor(float16)"

@@ -12,6 +12,7 @@ from .card import Card, Exhibit
 from .forms import State, Step, in_form
 from .fused import fused_stack
 from .graph import GraphBuilder
+from .layers import gemms
 from .weights import Packed, stack_uniform, with_gate_bias
 
 NUM_GATES = 3
@@ -83,13 +84,10 @@ def _step(layers: Sequence[Packed]) -> Step:
 def _cell(builder: GraphBuilder, weights: Packed, x: str, index: int) -> str:
     """x [B,D] and h [B,H] to the new h, as torch exports nn.GRUCell: Gemm, Split and pointwise operators."""
     prefix, h = f"layer_{index}", f"h{index}"
-    biases = np.split(np.asarray(weights.b)[0], 2)
-    parts = {}
-    for side, value, weight, bias in (("ih", x, weights.w, biases[0]), ("hh", h, weights.r, biases[1])):
-        w = builder.weight(f"{prefix}.weight_{side}", weight[0])
-        b = builder.weight(f"{prefix}.bias_{side}", bias)
-        gates = builder.linear(value, w, f"{prefix}/{side}", b)
-        parts[side] = builder.ops("Split", [gates], [f"{gates}_{gate}" for gate in "zrn"], axis=-1)
+    parts = {
+        gates[-2:]: builder.ops("Split", [gates], [f"{gates}_{gate}" for gate in "zrn"], axis=-1)
+        for gates in gemms(builder, weights, x, h, prefix)
+    }
     z, r = (
         builder.op("Sigmoid", [builder.op("Add", pair, f"{prefix}/{gate}_sum")], f"{prefix}/{gate}")
         for gate, pair in zip("zr", zip(*parts.values(), strict=True), strict=False)

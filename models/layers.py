@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from .graph import GraphBuilder
-from .weights import matrix, uniform
+from .weights import Packed, matrix, uniform
 
 
 def gelu(builder: GraphBuilder, value: str) -> str:
@@ -33,6 +33,17 @@ def layer_norm(builder: GraphBuilder, value: str, prefix: str, width: int) -> st
     scale = builder.weight(f"{prefix}.norm_scale", np.ones(width))
     shift = builder.weight(f"{prefix}.norm_shift", np.zeros(width))
     return builder.op("LayerNormalization", [value, scale, shift], f"{prefix}/norm", axis=-1, epsilon=1e-5)
+
+
+def gemms(builder: GraphBuilder, weights: Packed, x: str, h: str, prefix: str) -> tuple[str, str]:
+    """W x + b_W and R h + b_R of packed weights in one direction, each [B,gates*H]."""
+    biases = np.split(np.asarray(weights.b)[0], 2)
+    found = []
+    for side, value, weight, bias in (("ih", x, weights.w, biases[0]), ("hh", h, weights.r, biases[1])):
+        w = builder.weight(f"{prefix}.weight_{side}", weight[0])
+        b = builder.weight(f"{prefix}.bias_{side}", bias)
+        found.append(builder.linear(value, w, f"{prefix}/{side}", b))
+    return found[0], found[1]
 
 
 def dense(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,14 @@ import pytest
 import real_models
 import torch
 from lsc_graph.models import registry
+from lsc_graph.models.alif import alif
+from lsc_graph.models.forms import State, Step, in_form
+from lsc_graph.models.graph import GraphBuilder
+from lsc_graph.models.gru import gru
+from lsc_graph.models.linear import linear_orthogonal_rnn
+from lsc_graph.models.lru import lru
+from lsc_graph.models.lstm import lstm
+from lsc_graph.models.rnn import rnn
 from onnx import TensorProto, helper, numpy_helper
 
 from lsc_graph import audit_model as audit_module
@@ -19,13 +28,14 @@ from lsc_graph.errors import ParityError, UsageError
 from lsc_graph.results import Analysis, Direction, Form, Verdict
 from lsc_graph.to_torch.segment import Parameters
 
-ANALYSED = [name for name in registry.names() if name not in ("loop_gru", "unrolled_gru")]
+ANALYSED = registry.names()
 RECURRENT = [name for name in ANALYSED if registry.card(name).forms]
 
 
 def audited(name: str, num_steps: int = 9, **options: object) -> Analysis:
-    recurrent = bool(registry.card(name).forms)
-    return audit(registry.build(name, **options), num_steps=num_steps if recurrent else None, num_samples=2)
+    card = registry.card(name)
+    steps = card.num_steps or num_steps if card.forms else None
+    return audit(registry.build(name, **options), num_steps=steps, num_samples=2)
 
 
 @pytest.mark.parametrize("name", ANALYSED)
@@ -44,7 +54,7 @@ def test_time_radii_and_gains_known_in_closed_form_are_found_at_every_point(name
     for index, layer in enumerate(analysis.layers):
         assert layer.time_radius is not None
         assert layer.time_gain is not None
-        assert layer.time_radius.num_points == 2 * 8
+        assert layer.time_radius.num_points == 2 * (analysis.grid.num_steps - 1)
         if card.time_radius is not None and card.is_differentiable:
             assert layer.time_radius.min == pytest.approx(card.time_radius[index], rel=2e-4)
             assert layer.time_radius.max == pytest.approx(card.time_radius[index], rel=2e-4)
@@ -209,9 +219,54 @@ def test_asking_for_other_than_the_fixed_number_of_steps_is_refused() -> None:
     assert audit(model, num_samples=1).grid.num_steps == 7
 
 
-def test_a_loop_that_is_not_looked_into_is_named_and_not_taken_for_feed_forward_in_silence() -> None:
-    with pytest.raises(Exception, match="Loop are not analysed yet"):
-        audit(registry.build("loop_gru"), num_steps=4)
+SIZES = {"num_layers": 2, "input_size": 4, "hidden_size": 5}
+BUILDERS: dict[str, Callable[[Form], onnx.ModelProto]] = {
+    "rnn": lambda form: rnn(3, form=form, num_steps=6, **SIZES).model,
+    "gru": lambda form: gru(3, form=form, num_steps=6, **SIZES).model,
+    "lstm": lambda form: lstm(3, form=form, num_steps=6, initial_state="omitted", **SIZES).model,
+    "linear": lambda form: linear_orthogonal_rnn(3, form=form, num_steps=6, **SIZES).model,
+    "lru": lambda form: lru(3, form=form, num_steps=6, **SIZES).model,
+    "alif": lambda form: alif(3, spike="sigmoid", form=form, num_steps=6, **SIZES).model,
+    "residual": lambda form: in_form(_residual_step(), form, 6),
+}
+WITHOUT_FUSED_OP = ("lru", "alif", "residual")
+
+
+def _residual_step() -> Step:
+    """Two tanh layers, each of which adds its input to what the next one reads."""
+    builder, generator = GraphBuilder(), np.random.default_rng(0)
+    below, states = "x", []
+    for index in range(2):
+        w, r = (builder.weight(f"{k}{index}", generator.standard_normal((4, 4)) / 3) for k in "wr")
+        parts = [
+            builder.op("MatMul", [below, w], f"in{index}"),
+            builder.op("MatMul", [f"h{index}", r], f"re{index}"),
+        ]
+        state = builder.op("Tanh", [builder.op("Add", parts, f"sum{index}")], f"h{index}n")
+        states.append(State(f"h{index}", state, 4))
+        below = builder.op("Add", [below, state], "y" if index else "out0")
+    return Step(builder, tuple(states), 4, 4)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_the_same_network_is_the_same_in_every_form(name: str) -> None:
+    """Same layers, path counts, radii and growth, whichever way the recurrence was written."""
+    x = np.random.default_rng(0).standard_normal((6, 1, 4)).astype(np.float32)
+    forms = [form for form in Form if form is not Form.FUSED_OP or name not in WITHOUT_FUSED_OP]
+    found = {}
+    for form in forms:
+        found[form] = audit(BUILDERS[name](form), num_steps=6, data={"x": x}, num_samples=1)
+        assert {recurrence.form for recurrence in found[form].recurrences} == {form}
+    first, *others = found.values()
+    for other in others:
+        assert other.grid == first.grid
+        assert [layer.state_size for layer in other.layers] == [layer.state_size for layer in first.layers]
+        assert [layer.depth_from for layer in other.layers] == [layer.depth_from for layer in first.layers]
+        for ours, theirs in zip(other.layers, first.layers, strict=True):
+            for quantity in ("time_radius", "time_gain", "depth_radius", "depth_gain"):
+                mine, its = getattr(ours, quantity), getattr(theirs, quantity)
+                assert (mine is None) == (its is None)
+                assert mine is None or mine.mean == pytest.approx(its.mean, abs=1e-5), quantity
 
 
 def _attention_over_encoder() -> onnx.ModelProto:

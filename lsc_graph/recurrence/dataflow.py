@@ -47,3 +47,13 @@ def direct_sources(value: ir.Value, stops: Collection[ir.Value]) -> set[ir.Value
 def depends(value: ir.Value, source: ir.Value) -> bool:
     """Whether `value` is, or is computed from, `source`."""
     return value is source or source in direct_sources(value, {source})
+
+
+def copied(value: ir.Value) -> ir.Value | None:
+    """What a value is a copy of: the input of an Identity, or of a Cast to the type that it has already."""
+    node = value.producer()
+    source = node.inputs[0] if node is not None and node.inputs else None
+    if node is None or source is None or node.domain not in ("", "ai.onnx"):
+        return None
+    is_cast = node.op_type == "Cast" and source.dtype == ir.DataType(node.attributes["to"].as_int())
+    return source if node.op_type == "Identity" or is_cast else None

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from lsc_graph.normalize import simplify
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
+from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
+from lsc_graph.recurrence.loops.rewrite import LoweredLoop, lower_loops
 from lsc_graph.recurrence.packed import unpack
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
+from lsc_graph.recurrence.trial import Trial
+from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.results import Direction, Form, Refusal
 from lsc_graph.shapes import static_shape
 
@@ -52,18 +57,30 @@ class Findings:
         return any(site.form is Form.STREAMING for site in self.sites)
 
 
-def find_recurrences(model: ir.Model, *, num_steps: int, states: Sequence[tuple[str, str]] = ()) -> Findings:
+def find_recurrences(
+    model: ir.Model,
+    *,
+    num_steps: int,
+    states: Sequence[tuple[str, str]] = (),
+    trial: Trial | None = None,
+) -> Findings:
     """Find the recurrences of a normalised model; the model is rewritten in place.
 
     Args:
         model: normalised model with static shapes.
         num_steps: how many calls of a streaming model make the sequence.
         states: (input, output) pairs declared by hand.
+        trial: runs parts of the model on a synthetic sample; needed where only a run can tell.
     """
+    read_lists_as_tensors(model)
+    loops, refusals = lower_loops(model, trial, simplify)
+    rolled, refused = roll_steps(model, trial)
+    refusals += refused
     lowered = lower_fused_ops(model)
     inline_single_step_scans(model)
     looped = [node for node in model.graph if node.op_type == "Scan"]
-    pairs, refusals = find_state_pairs(model, states)
+    pairs, refused = find_state_pairs(model, states)
+    refusals += refused
     refusals += tuple(_unread_loops(model.graph))
     stepping = [pair for pair in pairs if states or not _is_carried_by(model, pair, looped)]
     single = [op for op in lowered if all(scan.graph is None for scan in op.scans)]
@@ -71,14 +88,21 @@ def find_recurrences(model: ir.Model, *, num_steps: int, states: Sequence[tuple[
         return _streaming_findings(model, pairs, num_steps, refusals, looped)
     refusals += tuple(_single_step_refusal(op) for op in single)
     warnings = tuple(f"{p.before} -> {p.after} carries a recurrence's state from call to call" for p in pairs)
+    warnings += tuple(
+        f"{loop.name}: how often it runs depends on the data; {loop.num_steps} steps on a synthetic sample"
+        for loop in loops
+        if loop.is_data_dependent
+    )
     carried = tuple(CarriedState(pair.before, pair.after, (), None) for pair in pairs)
-    return Findings(model, _scan_sites(model, looped, lowered), carried, refusals, warnings)
+    return Findings(model, _scan_sites(model, looped, lowered, rolled, loops), carried, refusals, warnings)
 
 
 def _is_carried_by(model: ir.Model, pair: StatePair, looped: list[ir.Node]) -> bool:
     """Whether every way from the pair's input to its output leads through a loop over time."""
     inputs = {str(value.name): value for value in model.graph.inputs}
     after = next(value for value in model.graph.outputs if value.name == pair.after)
+    if after.producer() in looped:
+        return True
     stops = {inputs[pair.before], *(output for node in looped for output in node.outputs)}
     return inputs[pair.before] not in direct_sources(after, stops)
 
@@ -86,11 +110,12 @@ def _is_carried_by(model: ir.Model, pair: StatePair, looped: list[ir.Node]) -> b
 def _unread_loops(graph: ir.Graph) -> Iterator[Refusal]:
     """Loops that may hold recurrences which are not looked into."""
     for node in graph.all_nodes():
-        nested = node.graph is not graph
-        if node.op_type == "Loop":
-            yield Refusal(str(node.name), "loop", "recurrences written as Loop are not analysed yet")
-        elif node.op_type == "Scan" and nested:
-            yield Refusal(str(node.name), "scan", "it lies inside another loop or a branch that stays open")
+        if node.graph is not graph and node.op_type in ("Loop", "Scan"):
+            yield Refusal(
+                str(node.name),
+                node.op_type.lower(),
+                "it lies inside another loop or a branch that stays open",
+            )
 
 
 def _single_step_refusal(op: LoweredOp) -> Refusal:
@@ -100,9 +125,15 @@ def _single_step_refusal(op: LoweredOp) -> Refusal:
 
 
 def _scan_sites(
-    model: ir.Model, looped: list[ir.Node], lowered: Sequence[LoweredOp]
+    model: ir.Model,
+    looped: list[ir.Node],
+    lowered: Sequence[LoweredOp],
+    rolled: Sequence[RolledSteps],
+    loops: Sequence[LoweredLoop],
 ) -> tuple[RecurrentSite, ...]:
     origin = {scan: op for op in lowered for scan in op.scans}
+    unrolled = {steps.rolled.scan: steps for steps in rolled}
+    written = {loop.scan: loop for loop in loops}
     repeated = Counter(op.original_name for op in lowered)
     recurrences: dict[str, str] = {}
     sites = []
@@ -111,20 +142,58 @@ def _scan_sites(
         name = str(node.name)
         if op is not None:
             name = op.node_name if repeated[op.original_name] > 1 else op.original_name
+        elif node in unrolled:
+            name = unrolled[node].name
+        elif node in written:
+            name = written[node].name
         recurrence = recurrences.setdefault(name, f"recurrence_{len(recurrences)}")
-        both = op is not None and op.direction is Direction.BIDIRECTIONAL
-        suffix = ("", ".forward", ".reverse")[1 + op.scans.index(node) if both and op is not None else 0]
-        site = site_of_scan(
-            model,
-            node,
-            recurrence=recurrence,
-            name=name + suffix,
-            form=Form.FUSED_OP if op is not None else Form.SCAN,
-            direction=op.direction if op is not None else Direction.FORWARD,
-            state_names=op.state_names if op is not None else None,
-        )
-        sites.append(site)
+        if op is not None:
+            sites.append(_fused_site(model, node, op, recurrence, name))
+        elif node in unrolled:
+            sites.append(_unrolled_site(model, unrolled[node], recurrence))
+        elif node in written:
+            sites.append(_loop_site(model, written[node], recurrence))
+        else:
+            sites.append(site_of_scan(model, node, recurrence=recurrence, name=name, form=Form.SCAN))
     return tuple(sites)
+
+
+def _fused_site(model: ir.Model, node: ir.Node, op: LoweredOp, recurrence: str, name: str) -> RecurrentSite:
+    both = op.direction is Direction.BIDIRECTIONAL
+    suffix = ("", ".forward", ".reverse")[1 + op.scans.index(node) if both else 0]
+    return site_of_scan(
+        model,
+        node,
+        recurrence=recurrence,
+        name=name + suffix,
+        form=Form.FUSED_OP,
+        direction=op.direction,
+        state_names=op.state_names,
+    )
+
+
+def _loop_site(model: ir.Model, loop: LoweredLoop, recurrence: str) -> RecurrentSite:
+    site = site_of_scan(
+        model,
+        loop.scan,
+        recurrence=recurrence,
+        name=loop.name,
+        form=Form.LOOP,
+        state_names=loop.state_names,
+    )
+    return replace(site, over_depth=loop.over_depth)
+
+
+def _unrolled_site(model: ir.Model, steps: RolledSteps, recurrence: str) -> RecurrentSite:
+    site = site_of_scan(
+        model,
+        steps.rolled.scan,
+        recurrence=recurrence,
+        name=steps.name,
+        form=Form.UNROLLED,
+        state_names=steps.rolled.state_names,
+    )
+    return replace(site, over_depth=steps.over_depth, watched=steps.rolled.watched)
 
 
 def _streaming_findings(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.errors import AnalysisError
-from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.recurrence.dataflow import copied, inputs_of
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.results import Direction, Form
 from lsc_graph.shapes import static_shape
@@ -20,7 +22,7 @@ def site_of_scan(
     recurrence: str,
     name: str,
     form: Form,
-    direction: Direction,
+    direction: Direction | None = None,
     state_names: tuple[str, ...] | None = None,
 ) -> RecurrentSite:
     """The site of one Scan node of the main graph (ONNX operator Scan, opset >= 9).
@@ -31,12 +33,16 @@ def site_of_scan(
         recurrence: identifier of the recurrence.
         name: how the recurrence is called in reports.
         form: how it was exported.
-        direction: reported direction; the time order is read from the node.
+        direction: reported direction; by default that of the node, which the time order is read from.
         state_names: short names of the loop-carried values; by default those of the body.
     """
-    captured = _captured(node.attributes["body"].as_graph())
-    body_model = _self_contained(model, node.attributes["body"].as_graph(), captured)
+    read = _captured(node.attributes["body"].as_graph())
+    settings = {value: tensor for value in read if (tensor := _setting(value)) is not None}
+    captured = [value for value in read if value not in settings]
+    body_model = _self_contained(model, node.attributes["body"].as_graph(), captured, settings)
     body = body_model.graph
+    _read_new_states(body, len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0))
+    passes.TopologicalSortPass()(body_model)
     num_sequences = node.attributes.get_int("num_scan_inputs", 0)
     num_states = len(node.inputs) - num_sequences
     names = state_names or tuple(str(value.name) for value in body.inputs[:num_states])
@@ -50,7 +56,7 @@ def site_of_scan(
         recurrence=recurrence,
         form=form,
         node=name,
-        direction=direction,
+        direction=direction or _direction(inputs),
         num_steps=_num_steps(node, inputs),
         body=body_model,
         states=states,
@@ -58,6 +64,11 @@ def site_of_scan(
         outputs=tuple(output for output in outputs if output is not None),
         captures={str(inner.name): str(outer.name) for inner, outer in zip(capturing, captured, strict=True)},
     )
+
+
+def _direction(inputs: tuple[StepSequence, ...]) -> Direction:
+    is_reverse = bool(inputs) and all(sequence.reverse for sequence in inputs)
+    return Direction.REVERSE if is_reverse else Direction.FORWARD
 
 
 def _state(node: ir.Node, body: ir.Graph, index: int, name: str) -> StateVariable:
@@ -135,9 +146,36 @@ def _captured(body: ir.Graph) -> list[ir.Value]:
     return list(dict.fromkeys(value for value in read if value not in inner))
 
 
-def _self_contained(model: ir.Model, body: ir.Graph, captured: list[ir.Value]) -> ir.Model:
+def _read_new_states(body: ir.Graph, num_states: int) -> None:
+    """Let whoever reads a value that a new state is a copy of read the new state."""
+    for after in body.outputs[:num_states]:
+        chain, value = {after.producer()}, after
+        while (source := copied(value)) is not None:
+            chain.add(source.producer())
+            for use in list(source.uses()):
+                if use.node not in chain and use.node.outputs[0] not in body.outputs[:num_states]:
+                    use.node.replace_input_with(use.idx, after)
+            value = source
+
+
+def _setting(value: ir.Value) -> ir.TensorProtocol | None:
+    """What a constant without gradient holds: axes, shapes and indices say what the body computes."""
+    node = value.producer()
+    tensor = value.const_value if value.is_initializer() else None
+    if node is not None and node.op_type == "Constant" and "value" in node.attributes:
+        tensor = node.attributes["value"].as_tensor()
+    return None if tensor is None or tensor.dtype.is_floating_point() else tensor
+
+
+def _self_contained(
+    model: ir.Model, body: ir.Graph, captured: list[ir.Value], settings: Mapping[ir.Value, ir.TensorProtocol]
+) -> ir.Model:
     graph = ir.serde.serialize_graph(body)
     graph.input.extend(ir.serde.serialize_value(value) for value in captured)
+    for value, tensor in settings.items():
+        proto = ir.serde.serialize_tensor(tensor)
+        proto.name = str(value.name)
+        graph.initializer.append(proto)
     opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     proto = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
     return with_distinct_outputs(ir.serde.deserialize_model(proto))

@@ -46,6 +46,8 @@ class RecurrentSite:
     `captures` maps body inputs to main-graph values that stay the same at every step.
     A streaming site's body is the whole model, and its slices are model inputs and outputs (`axis` -1:
     a new leading axis). `recurrence` is shared by the two directions of one bidirectional operator.
+    `over_depth` says that the steps are layers with tied weights, not times. `watched` holds, per state, what
+    its values at the steps were called in the graph as it was found, in true time order, if they had names.
     """
 
     id: str
@@ -59,3 +61,5 @@ class RecurrentSite:
     inputs: tuple[StepSequence, ...]
     outputs: tuple[StepSequence, ...]
     captures: dict[str, str]
+    over_depth: bool = False
+    watched: tuple[tuple[str | None, ...], ...] = ()

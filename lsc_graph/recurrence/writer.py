@@ -139,6 +139,10 @@ class GraphWriter:
         """A one-dimensional int64 constant."""
         return self.constant(np.array(numbers, dtype=np.int64), "integers")
 
+    def scalar(self, number: int) -> ir.Value:
+        """An int64 constant without axes."""
+        return self.constant(np.array(number, dtype=np.int64), "index")
+
     def constant(self, array: np.ndarray, name: str) -> ir.Value:
         """The output of a Constant node (not an initializer, which would count as a weight)."""
         key = (array.tobytes(), str(array.dtype), array.shape)

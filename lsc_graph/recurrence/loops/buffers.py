@@ -1,0 +1,114 @@
+"""Carried values that a loop only writes its results into: tensors by index, and lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lsc_graph.recurrence.loops.decided import Array, Decided, array_of
+from lsc_graph.recurrence.loops.parts import Carried, LoopParts, origin
+from lsc_graph.recurrence.writer import GraphWriter, replace_output
+from lsc_graph.shapes import static_shape
+
+
+@dataclass(frozen=True)
+class Accumulation:
+    """A carried value that step k puts `element` into, at `rows[k]` of its first axis; a list has no rows."""
+
+    carried: Carried
+    element: ir.Value
+    rows: tuple[int, ...] | None
+
+
+def find_accumulations(parts: LoopParts, decided: Decided) -> list[Accumulation]:
+    """The carried values that nothing in the body reads but the node that writes into them."""
+    found = []
+    for carried in parts.carried:
+        node = origin(carried.after).producer()
+        users = {use.node for use in carried.before.uses()}
+        if node is None or users != {node} or node.inputs[0] is not carried.before:
+            continue
+        if node.op_type == "ScatterND":
+            accumulation = _scattered(carried, node, decided)
+        elif node.op_type == "SequenceInsert" and len(node.inputs) == 2 and _starts_empty(carried):
+            accumulation = _appended(carried, node)
+        else:
+            continue
+        if accumulation is not None:
+            found.append(accumulation)
+    return found
+
+
+def _scattered(carried: Carried, node: ir.Node, decided: Decided) -> Accumulation | None:
+    indices, element = node.inputs[1], node.inputs[2]
+    known = array_of(indices)
+    arrays = decided.arrays.get(indices) if indices is not None and known is None else None
+    reduction = node.attributes.get_string("reduction", "none")
+    size = (static_shape(carried.start) or (0,))[0]
+    if arrays is None or element is None or reduction != "none" or not _are_rows(arrays, size):
+        return None
+    rows = tuple(int(array.reshape(-1)[0]) % size for array in arrays)
+    return Accumulation(carried, element, rows) if len(set(rows)) == len(rows) else None
+
+
+def _are_rows(arrays: list[Array], size: int) -> bool:
+    """Whether each is the index of one row: shape [..., 1] with a single entry within the size."""
+    return all(a.size == 1 and a.ndim >= 1 and -size <= int(a.reshape(-1)[0]) < size for a in arrays)
+
+
+def _starts_empty(carried: Carried) -> bool:
+    node = carried.start.producer()
+    return node is not None and node.op_type == "SequenceEmpty"
+
+
+def _appended(carried: Carried, node: ir.Node) -> Accumulation | None:
+    element = node.inputs[1]
+    joins = [use.node for use in carried.final.uses()]
+    can_join = all(join.op_type == "ConcatFromSequence" for join in joins)
+    if element is None or carried.final.is_graph_output() or not can_join or static_shape(element) is None:
+        return None
+    return Accumulation(carried, element, None)
+
+
+def replace_accumulation(accumulation: Accumulation, sequence: ir.Value, writer: GraphWriter) -> None:
+    """Let the readers of the carried value's last state read the stacked elements [T, ...]."""
+    final, rows = accumulation.carried.final, accumulation.rows
+    if rows is None:
+        for use in list(final.uses()):
+            replace_output(use.node.outputs[0], _joined(use.node, accumulation.element, sequence, writer))
+            use.node.replace_input_with(0, None)
+            if use.node.graph is not None:
+                use.node.graph.remove(use.node)
+        return
+    if not final.name:
+        return
+    start, shape = accumulation.carried.start, static_shape(accumulation.carried.start) or ()
+    flat = _reshaped(sequence, (len(rows), *shape[1:]), writer)
+    if rows != tuple(range(shape[0])):
+        where = writer.constant(np.array(rows, dtype=np.int64)[:, None], "rows")
+        flat = writer.op("ScatterND", [start, where, flat], "filled", shape, start.dtype)
+    replace_output(final, flat)
+
+
+def _reshaped(value: ir.Value, shape: tuple[int, ...], writer: GraphWriter) -> ir.Value:
+    if static_shape(value) == shape:
+        return writer.op("Identity", [value], "rows", shape, value.dtype)
+    return writer.op("Reshape", [value, writer.integers(shape)], "rows", shape, value.dtype)
+
+
+def _joined(node: ir.Node, element: ir.Value, sequence: ir.Value, writer: GraphWriter) -> ir.Value:
+    """ConcatFromSequence of T elements [...] as an operation on [T, ...]."""
+    shape = static_shape(element) or ()
+    is_new = node.attributes.get_int("new_axis", 0) == 1
+    axis = node.attributes.get_int("axis", 0) % (len(shape) + is_new)
+    order = [*range(1, axis + 1), 0, *range(axis + 1, len(shape) + 1)]
+    num_steps = (static_shape(sequence) or (1,))[0]
+    moved_shape = [*shape[:axis], num_steps, *shape[axis:]]
+    moved = writer.op("Transpose", [sequence], "joined", moved_shape, sequence.dtype, perm=order)
+    if is_new:
+        return moved
+    merged = [*shape[:axis], -1, *shape[axis + 1 :]]
+    known = [*shape[:axis], num_steps * shape[axis], *shape[axis + 1 :]]
+    return writer.op("Reshape", [moved, writer.integers(merged)], "merged", known, sequence.dtype)

@@ -1,0 +1,147 @@
+"""Constants that are used again and again: a chain of uses is a recurrence, parallel uses are sharing."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.recurrence.unrolled.constants import Constants
+
+MIN_STEPS = 3
+_LOOPING = frozenset(("RNN", "GRU", "LSTM", "Scan", "Loop", "If"))
+_ROLE_RADIUS = 2
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Uses of one constant by the same operator at the same input, each computed from the one before."""
+
+    constant: ir.Value
+    nodes: tuple[ir.Node, ...]
+
+
+@dataclass(frozen=True)
+class NoChain:
+    """Repeated uses that are not totally ordered by the dataflow, and how they lie instead."""
+
+    constant: ir.Value
+    num_uses: int
+    num_levels: int
+
+    @property
+    def reason(self) -> str:
+        """Why this is no recurrence."""
+        if self.num_levels == 1:
+            return (
+                f"its {self.num_uses} uses do not depend on each other: an input weight, or shared branches"
+            )
+        return (
+            f"its {self.num_uses} uses are not in one chain: the longest has {self.num_levels}, so they do "
+            "not number the steps of one recurrence"
+        )
+
+
+class Order:
+    """The nodes of a graph in topological order, and who feeds whom."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.nodes = list(graph)
+        self.index = {node: position for position, node in enumerate(self.nodes)}
+        self.sources = {
+            node: [p for v in inputs_of(node) if (p := v.producer()) is not None and p in self.index]
+            for node in self.nodes
+        }
+
+    def levels(self, anchors: Iterable[ir.Node]) -> dict[ir.Node, int]:
+        """For each node, the largest number of anchors on one path that ends in it; absent where 0."""
+        chosen = set(anchors)
+        found: dict[ir.Node, int] = {}
+        for node in self.nodes[min(self.index[anchor] for anchor in chosen) :]:
+            level = max((found.get(source, 0) for source in self.sources[node]), default=0)
+            level += node in chosen
+            if level:
+                found[node] = level
+        return found
+
+    def ancestors(self, node: ir.Node) -> set[ir.Node]:
+        """The nodes that a node is computed from, itself included."""
+        found, pending = {node}, [node]
+        while pending:
+            fresh = [source for source in self.sources[pending.pop()] if source not in found]
+            found.update(fresh)
+            pending += fresh
+        return found
+
+
+def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[list[Chain], list[NoChain]]:
+    """Chains of at least three uses, and the repeated uses that are none.
+
+    Matrices come first, in the order of the dataflow, so that lower layers are before upper ones; then all
+    others, the largest first.
+    """
+    chains: list[Chain] = []
+    others: list[NoChain] = []
+    for constant, nodes in _repeated_uses(graph, order, constants):
+        levels = _own_levels(order, nodes)
+        if _is_chain(levels):
+            chains.append(Chain(constant, tuple(sorted(nodes, key=order.index.__getitem__))))
+            continue
+        parts = [part for part in _by_role(nodes) if len(part) >= MIN_STEPS] if max(levels) > 1 else []
+        ordered = [part for part in parts if _is_chain(_own_levels(order, part))]
+        chains += [Chain(constant, tuple(sorted(part, key=order.index.__getitem__))) for part in ordered]
+        if not ordered:
+            others.append(NoChain(constant, len(nodes), max(levels)))
+    chains.sort(key=lambda chain: _precedence(chain, order, constants))
+    return chains, others
+
+
+def _precedence(chain: Chain, order: Order, constants: Constants) -> tuple[int, int]:
+    if constants.is_matrix(chain.constant):
+        return (0, order.index[chain.nodes[0]])
+    return (1, -constants.num_elements(chain.constant))
+
+
+def _repeated_uses(
+    graph: ir.Graph, order: Order, constants: Constants
+) -> Iterator[tuple[ir.Value, list[ir.Node]]]:
+    uses: defaultdict[Hashable, list[tuple[ir.Value, ir.Node]]] = defaultdict(list)
+    for node in order.nodes:
+        if node.op_type in _LOOPING or all(v is None or v in constants for v in node.inputs):
+            continue
+        for index, value in enumerate(node.inputs):
+            if value is not None and constants.is_weight(value):
+                uses[constants.key(value), node.domain, node.op_type, index].append((value, node))
+    for found in uses.values():
+        nodes = list(dict.fromkeys(node for _, node in found))
+        if len(nodes) >= MIN_STEPS:
+            yield found[0][0], nodes
+
+
+def _own_levels(order: Order, nodes: Sequence[ir.Node]) -> list[int]:
+    levels = order.levels(nodes)
+    return [levels[node] for node in nodes]
+
+
+def _is_chain(levels: Sequence[int]) -> bool:
+    return sorted(levels) == list(range(1, len(levels) + 1))
+
+
+def _by_role(nodes: Iterable[ir.Node]) -> list[list[ir.Node]]:
+    """Nodes grouped by what becomes of their outputs, a few operators far."""
+    groups: defaultdict[Hashable, list[ir.Node]] = defaultdict(list)
+    for node in nodes:
+        groups[_role(node, _ROLE_RADIUS)].append(node)
+    return list(groups.values())
+
+
+def _role(node: ir.Node, radius: int) -> Hashable:
+    if radius == 0:
+        return node.op_type
+    uses = [(use.node.op_type, use.idx, _role(use.node, radius - 1)) for use in node.outputs[0].uses()]
+    arithmetic = [use for use in uses if use[0] in ("Add", "Sub", "Mul", "Div")]
+    return (node.op_type, tuple(sorted(map(repr, set(arithmetic)))))

@@ -1,0 +1,105 @@
+"""Values that no input reaches, told apart by what they hold: equal copies of a weight are one weight."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Hashable
+
+import numpy as np
+import onnx_ir as ir
+
+from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.shapes import static_shape
+
+_MIN_ELEMENTS = 2
+
+
+class Constants:
+    """The constant values of a graph: initializers, and what is computed from them alone."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self._values: set[ir.Value] = set(graph.initializers.values())
+        self._keys: dict[ir.Value, Hashable] = {}
+        for node in graph:
+            sources = list(inputs_of(node))
+            is_constant = node.op_type == "Constant" if not sources else self._values.issuperset(sources)
+            if is_constant:
+                self._values.update(node.outputs)
+
+    def __contains__(self, value: object) -> bool:
+        return value in self._values
+
+    def key(self, value: ir.Value) -> Hashable:
+        """Equal for values that are the same, or hold the same numbers without being all alike.
+
+        Two tensors of zeros, or of ones, may well be different parameters; two equal matrices of
+        different numbers are copies.
+        """
+        if value not in self._keys:
+            self._keys[value] = _content(value) or self._derived(value) or id(value)
+        return self._keys[value]
+
+    def _derived(self, value: ir.Value) -> Hashable | None:
+        """How a constant is computed, if it is."""
+        node = value.producer()
+        if node is None or value not in self._values:
+            return None
+        inputs = tuple(self.key(source) if source is not None else None for source in node.inputs)
+        return (node.domain, node.op_type, attributes_of(node), value.index(), inputs)
+
+    def same(self, first: ir.Value, second: ir.Value) -> bool:
+        """Whether two values hold the same, constants that are alike included."""
+        if first is second:
+            return True
+        if first not in self._values or second not in self._values:
+            return False
+        one, two = self.array(first), self.array(second)
+        if one is None or two is None:
+            return self.key(first) == self.key(second)
+        return one.dtype == two.dtype and one.shape == two.shape and one.tobytes() == two.tobytes()
+
+    def array(self, value: ir.Value) -> np.ndarray | None:
+        """What an initializer or a Constant holds."""
+        tensor = _tensor(value)
+        return np.asarray(tensor.numpy()) if tensor is not None else None
+
+    def is_weight(self, value: ir.Value) -> bool:
+        """Whether a constant is floating-point."""
+        dtype = value.dtype or (value.const_value.dtype if value.const_value is not None else None)
+        return value in self._values and dtype is not None and dtype.is_floating_point()
+
+    def is_matrix(self, value: ir.Value) -> bool:
+        """Whether a constant is floating-point and extends along more than one axis, or may do so."""
+        dims = value.const_value.shape if value.const_value is not None else value.shape
+        return self.is_weight(value) and (dims is None or sum(dim != 1 for dim in dims) > 1)
+
+    def num_elements(self, value: ir.Value) -> int:
+        """Its size; 0 where that is not known."""
+        if value.const_value is not None:
+            return int(value.const_value.size)
+        return math.prod(static_shape(value) or (0,))
+
+
+def attributes_of(node: ir.Node) -> tuple[tuple[str, str], ...]:
+    """A node's attributes as text that is equal for equal attributes."""
+    pairs = ((name, f"{given.type}:{given.value}") for name, given in node.attributes.items())
+    return tuple(sorted(pairs))
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    node = value.producer()
+    if node is not None and node.op_type == "Constant" and "value" in node.attributes:
+        return node.attributes["value"].as_tensor()
+    return value.const_value if value.is_initializer() else None
+
+
+def _content(value: ir.Value) -> Hashable | None:
+    tensor = _tensor(value)
+    if tensor is None or tensor.size < _MIN_ELEMENTS:
+        return None
+    array = np.asarray(tensor.numpy())
+    if (array == array.reshape(-1)[0]).all():
+        return None
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return (str(array.dtype), array.shape, digest)

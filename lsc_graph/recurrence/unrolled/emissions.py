@@ -1,0 +1,89 @@
+"""Who reads what the steps computed: joins over time become the sequence itself, single steps a Gather."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from lsc_graph.recurrence.unrolled.steps import Images, Steps
+from lsc_graph.recurrence.writer import GraphWriter, replace_output
+
+
+@dataclass(frozen=True)
+class Emission:
+    """A value of each step that is read outside of the recurrence.
+
+    `images` are in true time order. Where the readers join them along an axis of size one, that axis
+    (`squeezed_axis`) is dropped in the step and is the time axis of the sequence (`scan_axis`).
+    """
+
+    key: ir.Value
+    images: tuple[ir.Value | None, ...]
+    squeezed_axis: int | None
+    scan_axis: int
+
+
+def outside_uses(value: ir.Value, inside: set[ir.Node]) -> bool:
+    """Whether anything but the given nodes reads a value."""
+    return value.is_graph_output() or any(use.node not in inside for use in value.uses())
+
+
+def find_emissions(steps: Steps, inside: set[ir.Node], *, is_reverse: bool) -> list[Emission]:
+    """The values of a step that others read, at any of the steps."""
+    found = []
+    for key, lane in steps.values.items():
+        if any(image is not None and outside_uses(image, inside) for image in lane):
+            images: Images = list(lane)[::-1] if is_reverse else list(lane)
+            axis = _joining_axis(key, images, inside)
+            found.append(Emission(key, tuple(images), axis, 0 if axis is None else axis))
+    return found
+
+
+def _joining_axis(key: ir.Value, images: Images, inside: set[ir.Node]) -> int | None:
+    """The axis of size one along which most readers join the steps, if any do."""
+    rank = len(key.shape or ())
+    axes: Counter[int] = Counter()
+    for image in images:
+        for use in image.uses() if image is not None else ():
+            if use.node.op_type == "Concat" and use.node not in inside:
+                axes[use.node.attributes.get_int("axis", 0) % max(rank, 1)] += 1
+    axis = axes.most_common(1)[0][0] if axes else None
+    is_single = axis is not None and key.shape is not None and key.shape[axis] == 1
+    return axis if is_single else None
+
+
+def replace_emission(
+    emission: Emission, sequence: ir.Value, writer: GraphWriter, inside: set[ir.Node]
+) -> None:
+    """Let the readers of the single steps read the sequence."""
+    if emission.squeezed_axis is not None:
+        _replace_joins(emission, sequence)
+    for time, image in enumerate(emission.images):
+        if image is not None and outside_uses(image, inside):
+            replace_output(image, _at(emission, sequence, time, writer))
+
+
+def _at(emission: Emission, sequence: ir.Value, time: int, writer: GraphWriter) -> ir.Value:
+    index = writer.integers([time]) if emission.squeezed_axis is not None else writer.scalar(time)
+    shape, dtype = emission.key.shape, emission.key.dtype
+    return writer.op("Gather", [sequence, index], "at_step", shape, dtype, axis=emission.scan_axis)
+
+
+def _replace_joins(emission: Emission, sequence: ir.Value) -> None:
+    """In every Concat of all steps in order, put the sequence in their place."""
+    first, is_renamed = emission.images[0], False
+    for node in dict.fromkeys(use.node for use in first.uses()) if first is not None else ():
+        inputs, count = list(node.inputs), len(emission.images)
+        start = inputs.index(first)
+        if node.op_type != "Concat" or tuple(inputs[start : start + count]) != emission.images:
+            continue
+        if len(inputs) == count and not is_renamed:
+            replace_output(node.outputs[0], sequence)
+            is_renamed = True
+            continue
+        joined = [*inputs[:start], sequence, *inputs[start + count :]]
+        for index, value in enumerate(joined):
+            node.replace_input_with(index, value)
+        node.resize_inputs(len(joined))

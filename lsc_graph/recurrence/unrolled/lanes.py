@@ -1,0 +1,290 @@
+"""The same operation at every step of an unrolled recurrence, found by walking all steps side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from lsc_graph.recurrence.dataflow import subgraphs_of
+from lsc_graph.recurrence.unrolled.chains import Order
+from lsc_graph.recurrence.unrolled.constants import Constants, attributes_of
+
+_RADIUS = 2
+_ARITHMETIC = frozenset(("Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Relu", "Exp", "Neg"))
+_JOINING = frozenset(("SequenceConstruct", "Sum", "Mean", "Max", "Min"))
+
+
+class StepsDifferError(Exception):
+    """The steps are not alike; `steps` says which ones, from 0, and `reason` how."""
+
+    def __init__(self, steps: Sequence[int], reason: str) -> None:
+        super().__init__(reason)
+        self.steps, self.reason = tuple(steps), reason
+
+
+@dataclass(eq=False)
+class Lane:
+    """Nodes that do the same, one per step; index k is that of the anchor for which a node was found.
+
+    Attributes:
+        images: the nodes by index.
+        starts: per output, values by index that stand for those of nodes which do not exist: first states.
+        reads: per input, who computes it; absent for inputs from outside.
+        is_head: whether it only reads from the recurrence.
+    """
+
+    images: dict[int, ir.Node]
+    starts: dict[tuple[int, int], ir.Value] = field(default_factory=dict)
+    reads: dict[int, LaneRead] = field(default_factory=dict)
+    is_head: bool = False
+
+    def column(self, position: int) -> dict[int, ir.Value | None]:
+        """What the nodes read at one input, by index."""
+        return {k: node.inputs[position] for k, node in self.images.items()}
+
+    def value(self, index: int, output: int) -> ir.Value | None:
+        """An output at one index, or what stands for it."""
+        node = self.images.get(index)
+        return node.outputs[output] if node is not None else self.starts.get((index, output))
+
+
+@dataclass(frozen=True)
+class LaneRead:
+    """Index k of the reader reads output `output` at index k - `shift` of `lane`."""
+
+    lane: Lane
+    output: int
+    shift: int
+
+
+class Walk:
+    """Finds the lanes that the anchors are computed from, then those that only read from them.
+
+    Args:
+        order, constants: of the graph.
+        anchors: one node per step.
+    """
+
+    def __init__(self, order: Order, constants: Constants, anchors: Sequence[ir.Node]) -> None:
+        self.order, self.constants = order, constants
+        self.levels = order.levels(anchors)
+        self.newest = len(anchors) - 1
+        self.where: dict[ir.Node, tuple[Lane, int]] = {}
+        self.lanes: list[Lane] = []
+        self._pending: list[Lane] = []
+        self.anchors = self._new_lane(dict(enumerate(anchors)))
+        self._walk()
+        self._extend(len(anchors))
+        self._add_heads()
+
+    def _new_lane(self, images: dict[int, ir.Node], *, is_head: bool = False) -> Lane:
+        lane = Lane(images, is_head=is_head)
+        self.lanes.append(lane)
+        self._pending.append(lane)
+        self.where |= {node: (lane, index) for index, node in images.items()}
+        return lane
+
+    def _walk(self) -> None:
+        while self._pending:
+            lane = self._pending.pop()
+            for position in range(len(self.pattern(lane).inputs)):
+                self._read(lane, position)
+
+    def pattern(self, lane: Lane) -> ir.Node:
+        """The node of a lane that the others are compared with."""
+        if self.newest in lane.images:
+            return lane.images[self.newest]
+        return lane.images[sorted(lane.images)[len(lane.images) // 2]]
+
+    def is_inside(self, value: ir.Value) -> bool:
+        """Whether a value depends on an anchor."""
+        producer = value.producer()
+        return producer is not None and producer in self.levels
+
+    def _read(self, lane: Lane, position: int) -> None:
+        column = lane.column(position)
+        present = {k: value for k, value in column.items() if value is not None}
+        if len(present) not in (0, len(column)):
+            raise StepsDifferError([k for k in column if k not in present], "one step has an input less")
+        inside = {k: value for k, value in present.items() if self.is_inside(value)}
+        index = self._index_of(self.pattern(lane))
+        if index not in inside:
+            late = [k for k in inside if k != index]
+            self._check(late, f"what stands for {self._name(lane, position)} there depends on the recurrence")
+            return
+        own = inside[index].producer()
+        assert own is not None
+        if own not in self.where:
+            self._new_lane({index: own})
+        producers, own_index = self.where[own]
+        read = LaneRead(producers, inside[index].index() or 0, index - own_index)
+        lane.reads[position] = read
+        self._match(read, present, self._name(lane, position))
+
+    def _index_of(self, node: ir.Node) -> int:
+        return self.where[node][1]
+
+    def _match(self, read: LaneRead, column: Mapping[int, ir.Value], name: str) -> None:
+        """Every node of the reader has to read from the lane, or from a start."""
+        lane, own, is_longer = read.lane, self.pattern(read.lane), False
+        for k, value in sorted(column.items()):
+            node = value.producer()
+            if not self.is_inside(value) or node is None:
+                is_longer |= self._start(read, k, value, name)
+                continue
+            self._check([k] * (value.index() != read.output), f"{name} is read at another output there")
+            self._check([k] * (not is_alike(node, own)), f"{own.op_type} {own.name} has no counterpart there")
+            known = self.where.get(node)
+            if known is None:
+                taken = lane.images.get(k - read.shift)
+                self._check([k] * (taken is not None), f"{own.op_type} {own.name} has two counterparts there")
+                lane.images[k - read.shift] = node
+                self.where[node] = (lane, k - read.shift)
+                is_longer = True
+            elif known != (lane, k - read.shift):
+                raise StepsDifferError([k], f"{name} is read from another step than elsewhere")
+        if is_longer:
+            self._pending.append(lane)
+
+    def _start(self, read: LaneRead, k: int, value: ir.Value, name: str) -> bool:
+        """A first value; where it is computed as the later ones are, the lane is longer by that node."""
+        lane, index, node = read.lane, k - read.shift, value.producer()
+        if node in self.where:
+            return False
+        is_same = node in self.order.index and value.index() == read.output
+        if node is not None and is_same and index not in lane.images and is_alike(node, self.pattern(lane)):
+            lane.images[index] = node
+            self.where[node] = (lane, index)
+            return True
+        known = lane.starts.setdefault((index, read.output), value)
+        self._check([k] * (not self.constants.same(known, value)), f"{name} starts from two different values")
+        return False
+
+    def _check(self, steps: Sequence[int], reason: str) -> None:
+        if steps:
+            raise StepsDifferError(steps, reason)
+
+    def _name(self, lane: Lane, position: int) -> str:
+        value = self.pattern(lane).inputs[position]
+        return str(value.name) if value is not None else f"input {position} of {self.pattern(lane).name}"
+
+    def _extend(self, num_steps: int) -> None:
+        """What the last steps compute after their anchors, found forward."""
+        is_longer = True
+        while is_longer:
+            is_longer = False
+            for lane in self.lanes:
+                k = max(lane.images) + 1
+                image = self._next_image(lane, k) if k <= num_steps + 1 else None
+                if image is not None and image not in self.where:
+                    lane.images[k] = image
+                    self.where[image] = (lane, k)
+                    is_longer = True
+
+    def _next_image(self, lane: Lane, k: int) -> ir.Node | None:
+        own = self.pattern(lane)
+        for position, read in lane.reads.items():
+            value = read.lane.value(k - read.shift, read.output)
+            if value is not None:
+                return self._head_image(own, position, value, k - self._index_of(own))
+        return None
+
+    def _add_heads(self) -> None:
+        """Lanes of nodes that are applied to the values of all steps alike: read-outs."""
+        pending = list(self.lanes)
+        while pending:
+            lane = pending.pop()
+            for node in list(_readers(self.pattern(lane))):
+                images = self._head(node)
+                if images:
+                    head = self._new_lane(images, is_head=True)
+                    self._walk()
+                    pending.append(head)
+
+    def _head(self, node: ir.Node) -> dict[int, ir.Node]:
+        """The images of a node that reads nothing but lanes and constants; none if it is no read-out."""
+        is_joining = node.op_type in _JOINING or _is_join_over_steps(node, self)
+        if node in self.where or node not in self.order.index or is_joining or any(subgraphs_of(node)):
+            return {}
+        moving = [(i, v) for i, v in enumerate(node.inputs) if v is not None and v not in self.constants]
+        if not moving or not all(v.producer() in self.where for _, v in moving):
+            return {}
+        first, value = moving[0]
+        lane, index = self.where[_producer(value)]
+        output, found = value.index() or 0, {}
+        for k in lane.images:
+            image = self._head_image(node, first, lane.images[k].outputs[output], k - index)
+            if image is not None:
+                found[k] = image
+        return found if len(set(found.values())) == len(found) >= len(lane.images) - 2 else {}
+
+    def _head_image(self, own: ir.Node, first: int, value: ir.Value, shift: int) -> ir.Node | None:
+        found = [
+            use.node
+            for use in value.uses()
+            if use.idx == first and use.node in self.order.index and is_alike(use.node, own)
+            and all(self._is_image(*pair, shift) for pair in zip(own.inputs, use.node.inputs, strict=True))
+        ]  # fmt: skip
+        alike = [node for node in found if resembles(node, own)]
+        return alike[0] if len(alike) == 1 else None
+
+    def _is_image(self, own: ir.Value | None, other: ir.Value | None, shift: int) -> bool:
+        """Whether what `other` is at a step `shift` later is what `own` is."""
+        if own is None or other is None:
+            return own is other
+        if own in self.constants:
+            return self.constants.same(own, other)
+        producer = own.producer()
+        if producer is None or producer not in self.where:
+            return other in self.constants or not self.is_inside(other)
+        lane, index = self.where[producer]
+        return lane.value(index + shift, own.index() or 0) is other
+
+
+def _producer(value: ir.Value) -> ir.Node:
+    node = value.producer()
+    assert node is not None
+    return node
+
+
+def _readers(node: ir.Node) -> Iterator[ir.Node]:
+    return iter(dict.fromkeys(use.node for value in node.outputs for use in value.uses()))
+
+
+def _is_join_over_steps(node: ir.Node, walk: Walk) -> bool:
+    """Whether a node reads the same lane at several steps: it joins them."""
+    found = [walk.where.get(p) for v in node.inputs if v is not None and (p := v.producer()) is not None]
+    lanes = [id(place[0]) for place in found if place is not None]
+    return len(set(lanes)) < len(lanes) and node.op_type == "Concat"
+
+
+def resembles(node: ir.Node, own: ir.Node, radius: int = _RADIUS) -> bool:
+    """Whether whatever reads a node reads its pattern too, a few arithmetic operators far.
+
+    The last step may lack readers, but has no others; that tells equal computations apart.
+    """
+    if radius == 0:
+        return True
+    readers = [(use.idx, use.node) for use in own.outputs[0].uses()]
+    return all(
+        any(
+            use.idx == index and is_alike(use.node, reader) and resembles(use.node, reader, radius - 1)
+            for index, reader in readers
+        )
+        for use in node.outputs[0].uses()
+        if use.node.op_type in _ARITHMETIC
+    )
+
+
+def is_alike(first: ir.Node, second: ir.Node) -> bool:
+    """Whether two nodes apply the same operator with the same attributes."""
+    return first is second or (
+        first.op_type == second.op_type
+        and first.domain == second.domain
+        and len(first.inputs) == len(second.inputs)
+        and len(first.outputs) == len(second.outputs)
+        and not any(True for _ in subgraphs_of(first))
+        and attributes_of(first) == attributes_of(second)
+    )

@@ -1,0 +1,177 @@
+"""What a step reads from outside: the same at every step, a slice of a sequence, or a value of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.lanes import StepsDifferError, is_alike
+from lsc_graph.recurrence.unrolled.slices import TimeSlice, time_slice
+from lsc_graph.recurrence.unrolled.steps import Images, Steps
+
+_MAX_LIFTED_DEPTH = 200
+
+
+@dataclass(frozen=True)
+class Slices:
+    """Step k reads `source` at `indices[k]` of `axis`."""
+
+    source: ir.Value
+    axis: int
+    keeps_axis: bool
+    indices: tuple[int, ...]
+
+    @property
+    def stride(self) -> int | None:
+        """The constant difference between the indices of neighbouring steps."""
+        differences = set(np.diff(self.indices).tolist())
+        return differences.pop() if len(differences) == 1 else None
+
+
+@dataclass
+class Reads:
+    """Where the values come from that a step reads, by the value that the pattern step reads.
+
+    Attributes:
+        captures: the same value at every step.
+        slices: one slice of a sequence for each step.
+        stacks: an unrelated value for each step.
+        lifted: nodes that every step applies to such values before it uses them, with their images.
+    """
+
+    captures: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    slices: dict[ir.Value, Slices] = field(default_factory=dict)
+    stacks: dict[ir.Value, tuple[ir.Value, ...]] = field(default_factory=dict)
+    lifted: dict[ir.Node, tuple[ir.Node, ...]] = field(default_factory=dict)
+
+    def update(self, other: Reads) -> None:
+        """Take over everything that another reading has found."""
+        self.captures |= other.captures
+        self.slices |= other.slices
+        self.stacks |= other.stacks
+        self.lifted |= other.lifted
+
+
+class _NotAlikeError(Exception):
+    """The steps read things that have nothing in common."""
+
+
+def find_reads(steps: Steps, constants: Constants) -> Reads:
+    """Explain every outside value of an unrolled recurrence.
+
+    Raises:
+        StepsDifferError: the steps use different weights, or a step lacks a value.
+    """
+    reads = Reads()
+    for key, lane in steps.outside.items():
+        whole = _whole(key, lane, constants)
+        try:
+            reads.update(_Reading(steps, constants, key, whole).reads)
+        except _NotAlikeError:
+            if all(value in constants for value in whole) and constants.is_matrix(key):
+                raise StepsDifferError((), f"the steps use different weights: {_names(whole)}") from None
+            reads.stacks[key] = tuple(whole)
+    return reads
+
+
+def _whole(key: ir.Value, lane: Images, constants: Constants) -> list[ir.Value]:
+    if all(value is None or constants.same(value, key) for value in lane):
+        return [key] * len(lane)
+    lacking = [step for step, value in enumerate(lane) if value is None]
+    if lacking:
+        raise StepsDifferError(lacking, f"nothing stands for {key.name} there")
+    return [value for value in lane if value is not None]
+
+
+def _names(values: Sequence[ir.Value]) -> str:
+    return ", ".join(str(value.name) for value in values[:3]) + (", ..." if len(values) > 3 else "")
+
+
+class _Reading:
+    """One outside value followed back, in all steps at once, to sequences and constants."""
+
+    def __init__(self, steps: Steps, constants: Constants, key: ir.Value, lane: list[ir.Value]) -> None:
+        self.position, self.constants = steps.position, constants
+        self.reads = Reads()
+        self._seen: set[ir.Value] = set()
+        self._follow(lane, 0)
+
+    def _follow(self, lane: list[ir.Value], depth: int) -> None:
+        key = lane[self.position]
+        if key in self._seen:
+            return
+        self._seen.add(key)
+        if all(self.constants.same(value, key) for value in lane):
+            self.reads.captures[key] = key
+            return
+        slices = self._slices(lane)
+        if slices is not None:
+            self.reads.slices[key] = slices
+            return
+        nodes = [value.producer() for value in lane]
+        own = nodes[self.position]
+        if own is None:
+            self._take_each(key, lane)
+            return
+        if depth > _MAX_LIFTED_DEPTH or len(set(nodes)) < len(nodes):
+            raise _NotAlikeError
+        self._lift(own, [node for node in nodes if node is not None], lane, depth)
+
+    def _lift(self, own: ir.Node, nodes: list[ir.Node], lane: list[ir.Value], depth: int) -> None:
+        index = lane[self.position].index()
+        if len(nodes) < len(lane) or any(value.index() != index for value in lane):
+            raise _NotAlikeError
+        if not all(is_alike(node, own) for node in nodes):
+            raise _NotAlikeError
+        self.reads.lifted[own] = tuple(nodes)
+        for position, value in enumerate(own.inputs):
+            inputs = [node.inputs[position] for node in nodes]
+            present = [given for given in inputs if given is not None]
+            if value is None and not present:
+                continue
+            if value is None or len(present) < len(inputs) or _is_shape_operand(own, position, present):
+                raise _NotAlikeError
+            self._follow(present, depth + 1)
+
+    def _take_each(self, key: ir.Value, lane: list[ir.Value]) -> None:
+        """Inputs of the model, or small constants, that each step has its own of."""
+        if any(value.producer() is not None for value in lane) or self.constants.is_matrix(key):
+            raise _NotAlikeError
+        if len({self._kind(value) for value in lane}) > 1:
+            raise _NotAlikeError
+        self.reads.stacks[key] = tuple(lane)
+
+    def _kind(self, value: ir.Value) -> tuple[object, ...]:
+        array = self.constants.array(value)
+        shape = array.shape if array is not None else tuple(value.shape or ())
+        return (value in self.constants, shape)
+
+    def _slices(self, lane: list[ir.Value]) -> Slices | None:
+        found = [time_slice(value, self.constants) for value in lane]
+        slices = [one for one in found if one is not None]
+        if len(slices) < len(lane) or len({_place(one) for one in slices}) > 1:
+            return None
+        first = slices[0]
+        return Slices(first.source, first.axis, first.keeps_axis, tuple(one.index for one in slices))
+
+
+def _place(one: TimeSlice) -> tuple[object, ...]:
+    return (one.source, one.axis, one.keeps_axis)
+
+
+def _is_shape_operand(node: ir.Node, position: int, values: Sequence[ir.Value]) -> bool:
+    """Whether integers that differ between the steps say what the operator does, not what it computes on."""
+    is_integer = values[0].dtype is not None and values[0].dtype.is_integer()
+    if values[0].const_value is not None:
+        is_integer = values[0].const_value.dtype.is_integer()
+    return is_integer and position > 0 and len({id(value) for value in values}) > 1 and not _equal(values)
+
+
+def _equal(values: Sequence[ir.Value]) -> bool:
+    arrays = [np.asarray(v.const_value.numpy()) if v.const_value is not None else None for v in values]
+    first = arrays[0]
+    return first is not None and all(a is not None and np.array_equal(a, first) for a in arrays)

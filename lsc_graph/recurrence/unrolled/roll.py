@@ -1,0 +1,131 @@
+"""Steps that were written out one after another, brought back to a loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from lsc_graph.recurrence.trial import Trial
+from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, find_chains
+from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.first_step import put_back_first_step
+from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
+from lsc_graph.recurrence.unrolled.reads import Reads, find_reads
+from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
+from lsc_graph.recurrence.unrolled.steps import Steps, find_heads_at, find_steps
+from lsc_graph.recurrence.writer import GraphWriter, Names
+from lsc_graph.results import Refusal
+from lsc_graph.rewiring import remove_unused
+
+MIN_OPSET = 13
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_MAX_TRIMMED = 4
+_FEW_ELEMENTS = 2
+_FUSED = frozenset(("RNN", "GRU", "LSTM"))
+
+
+@dataclass(frozen=True)
+class RolledSteps:
+    """An unrolled recurrence and the Scan that took its place.
+
+    `name` is unique in the model; `over_depth` says that the steps read no sequence and leave none:
+    they are layers that share their weights.
+    """
+
+    name: str
+    weight: str
+    rolled: Rolled
+    num_steps: int
+    num_nodes: int
+    over_depth: bool
+
+
+def has_steps(model: ir.Model) -> bool:
+    """Whether any constant is used in a chain: only then is there something to roll."""
+    return bool(find_chains(model.graph, Order(model.graph), Constants(model.graph))[0])
+
+
+def roll_steps(model: ir.Model, trial: Trial | None) -> tuple[tuple[RolledSteps, ...], tuple[Refusal, ...]]:
+    """Replace every unrolled recurrence of a normalised model by a Scan, in place.
+
+    Args:
+        model: normalised model.
+        trial: runs parts of the model; without it, a first step that was simplified away stays outside.
+
+    Returns:
+        What was rolled up, in the order of the dataflow, and why other repeated uses of constants were not.
+    """
+    version = model.opset_imports.get("", 0)
+    found: list[RolledSteps] = []
+    refused: dict[str, Refusal] = {}
+    while True:
+        order, constants = Order(model.graph), Constants(model.graph)
+        chains, others = find_chains(model.graph, order, constants)
+        fresh = [chain for chain in chains if str(chain.constant.name) not in refused]
+        for chain in fresh:
+            try:
+                if version < MIN_OPSET:
+                    raise StepsDifferError((), f"operator set {version} is too old, {MIN_OPSET} is needed")
+                found.append(_roll(model, chain, order, constants, trial))
+                break
+            except StepsDifferError as error:
+                name = str(chain.constant.name)
+                reason = f"its {len(chain.nodes)} uses are a chain, but {error.reason}"
+                refused[name] = Refusal(name, "unrolled", reason)
+        else:
+            for other in others:
+                name = str(other.constant.name)
+                refused[name] = Refusal(name, "unrolled", other.reason)
+            return tuple(found), tuple(refused.values())
+
+
+def _roll(
+    model: ir.Model, chain: Chain, order: Order, constants: Constants, trial: Trial | None
+) -> RolledSteps:
+    steps, reads = _alike_steps(chain, order, constants)
+    is_read = bool(reads.slices) or any(v not in constants for lane in reads.stacks.values() for v in lane)
+    if any(node.op_type in _FUSED for node in steps.nodes):
+        raise StepsDifferError((), "its steps are recurrences over time themselves, which are layers")
+    if not reads.slices and constants.num_elements(chain.constant) < _FEW_ELEMENTS:
+        raise StepsDifferError((), "it is a single number, and its steps read no sequence")
+    nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)
+    weight = str(chain.constant.name)
+    name = Names(model.graph).unique_prefix(_label(chain.nodes[steps.position], weight))
+    writer = GraphWriter(name, chain.constant.dtype)
+    is_put_back = trial is not None and put_back_first_step(model, steps, reads, nodes, writer, trial)
+    if is_put_back:
+        find_heads_at(steps, 0, order, constants)
+    roller = Roller(steps, reads, writer, nodes)
+    rolled = roller.write()
+    model.graph.extend(writer.nodes)
+    passes.TopologicalSortPass()(model)
+    remove_unused(model)
+    is_left = any(axis is not None for axis in roller.joined_axes)
+    return RolledSteps(name, weight, rolled, steps.num_steps, len(nodes), not is_read and not is_left)
+
+
+def _alike_steps(chain: Chain, order: Order, constants: Constants) -> tuple[Steps, Reads]:
+    """The longest run of steps that are alike: the first and the last may have been simplified."""
+    nodes = chain.nodes
+    while True:
+        part = Chain(chain.constant, nodes)
+        try:
+            steps = find_steps(order, constants, part.nodes)
+            return steps, find_reads(steps, constants)
+        except StepsDifferError as error:
+            first, last = 0 in error.steps, len(nodes) - 1 in error.steps
+            is_inner = any(0 < step < len(nodes) - 1 for step in error.steps)
+            nodes = nodes[first : len(nodes) - last]
+            fewest = max(MIN_STEPS, len(chain.nodes) - _MAX_TRIMMED)
+            if is_inner or not (first or last) or len(nodes) < fewest:
+                raise
+
+
+def _label(anchor: ir.Node, weight: str) -> str:
+    """The module that the exporter says the step belongs to, and the weight."""
+    text = anchor.metadata_props.get(_SCOPES, "")
+    scopes = [part.strip(" '\"") for part in text.strip("[]").split(",")]
+    named = [scope for scope in scopes[:-1] if scope]
+    return f"{named[-1]}/{weight}" if named else weight

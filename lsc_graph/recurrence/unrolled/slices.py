@@ -1,0 +1,113 @@
+"""Values that are one slice of a longer one: x[t] as Gather, Slice or Split write it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.shapes import static_shape
+
+
+@dataclass(frozen=True)
+class TimeSlice:
+    """`source` at one index of `axis`; the axis is kept with size 1, or removed."""
+
+    source: ir.Value
+    axis: int
+    index: int
+    keeps_axis: bool
+
+
+def time_slice(value: ir.Value, constants: Constants) -> TimeSlice | None:
+    """What `value` is a slice of, if it is a slice of width one along one axis.
+
+    Where that is the reverse of another value, the slice is said to be of the latter.
+    """
+    found = _direct_slice(value, constants)
+    while found is not None and (earlier := _before_reversal(found, constants)) is not None:
+        found = earlier
+    return found
+
+
+def _before_reversal(taken: TimeSlice, constants: Constants) -> TimeSlice | None:
+    node = taken.source.producer()
+    if node is None or node.op_type != "Slice" or node.domain not in ("", "ai.onnx"):
+        return None
+    source, given = node.inputs[0], [_integers(value, constants) for value in node.inputs[1:]]
+    if source is None or len(given) < 4 or any(array is None or array.size != 1 for array in given):
+        return None
+    start, end, axis, step = (int(array.reshape(-1)[0]) for array in given if array is not None)
+    size = _size(source, axis)
+    is_reversal = size is not None and range(size)[start:end:step] == range(size)[::-1]
+    if size is None or not is_reversal or axis % len(source.shape or ()) != taken.axis:
+        return None
+    return TimeSlice(source, taken.axis, size - 1 - taken.index, taken.keeps_axis)
+
+
+def _direct_slice(value: ir.Value, constants: Constants) -> TimeSlice | None:
+    node = value.producer()
+    if node is None or node.domain not in ("", "ai.onnx") or not node.inputs:
+        return None
+    source = node.inputs[0]
+    if source is None or source.shape is None:
+        return None
+    if node.op_type == "Gather":
+        return _gathered(node, source, constants)
+    if node.op_type == "Slice":
+        return _sliced(node, source, constants)
+    if node.op_type == "Split":
+        return _split(node, source, value, constants)
+    return None
+
+
+def _size(value: ir.Value, axis: int) -> int | None:
+    dim = value.shape[axis] if value.shape is not None else None
+    return dim if isinstance(dim, int) else None
+
+
+def _integers(value: ir.Value | None, constants: Constants) -> np.ndarray | None:
+    return constants.array(value) if value is not None else None
+
+
+def _gathered(node: ir.Node, source: ir.Value, constants: Constants) -> TimeSlice | None:
+    indices = _integers(node.inputs[1], constants)
+    rank = len(source.shape or ())
+    axis = node.attributes.get_int("axis", 0) % max(rank, 1)
+    size = _size(source, axis)
+    if indices is None or indices.size != 1 or indices.ndim > 1 or size is None:
+        return None
+    return TimeSlice(source, axis, int(indices.reshape(-1)[0]) % size, indices.ndim == 1)
+
+
+def _sliced(node: ir.Node, source: ir.Value, constants: Constants) -> TimeSlice | None:
+    given = [_integers(value, constants) for value in node.inputs[1:]]
+    if len(given) < 2 or given[0] is None or given[1] is None:
+        return None
+    starts, ends = given[0].reshape(-1), given[1].reshape(-1)
+    rank = len(source.shape or ())
+    axes = given[2].reshape(-1) % rank if len(given) > 2 and given[2] is not None else np.arange(len(starts))
+    steps = given[3].reshape(-1) if len(given) > 3 and given[3] is not None else np.ones(len(starts), int)
+    found = None
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        size = _size(source, int(axis))
+        if size is None:
+            return None
+        taken = range(size)[int(start) : int(end) : int(step)]
+        if len(taken) == size and int(step) > 0:
+            continue
+        if len(taken) != 1 or found is not None:
+            return None
+        found = TimeSlice(source, int(axis), taken[0], True)
+    return found
+
+
+def _split(node: ir.Node, source: ir.Value, value: ir.Value, constants: Constants) -> TimeSlice | None:
+    axis = node.attributes.get_int("axis", 0) % max(len(source.shape or ()), 1)
+    sizes = [(static_shape(output) or (0,) * (axis + 1))[axis] for output in node.outputs]
+    index = value.index() or 0
+    if sizes[index] != 1 or 0 in sizes[:index]:
+        return None
+    return TimeSlice(source, axis, sum(sizes[:index]), True)

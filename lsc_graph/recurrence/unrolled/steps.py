@@ -1,0 +1,207 @@
+"""An unrolled recurrence as one step and its images: what it takes over, computes, hands on, and reads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
+
+from lsc_graph.recurrence.unrolled.chains import Order
+from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.lanes import Lane, StepsDifferError, Walk, is_alike
+from lsc_graph.recurrence.unrolled.retiming import retime
+
+Images = list[ir.Value | None]
+"""One value per step, None where a step lacks it."""
+
+
+@dataclass
+class Steps:
+    """One step of an unrolled recurrence (that at `position`) and its images at all others.
+
+    Attributes:
+        num_steps: T.
+        position: the step that the keys of the following are taken from.
+        nodes: per node of the step, its images.
+        values: per value that the step computes, its images.
+        states: per value that the step takes over from the one before: what each step takes over.
+        after: per key of `states`, the key in `values` or `states` of what the step hands on in its place.
+        outside: per value that the step reads from outside of the recurrence: what each step reads.
+        heads: those of `nodes` that no state depends on.
+    """
+
+    num_steps: int
+    position: int
+    nodes: dict[ir.Node, list[ir.Node | None]] = field(default_factory=dict)
+    values: dict[ir.Value, Images] = field(default_factory=dict)
+    states: dict[ir.Value, Images] = field(default_factory=dict)
+    after: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    outside: dict[ir.Value, Images] = field(default_factory=dict)
+    heads: set[ir.Node] = field(default_factory=set)
+
+    def images(self, key: ir.Value) -> Images:
+        """What a computed or taken-over value is at every step."""
+        return self.values[key] if key in self.values else self.states[key]
+
+
+def find_steps(order: Order, constants: Constants, anchors: Sequence[ir.Node]) -> Steps:
+    """The steps that a chain of anchors numbers.
+
+    Raises:
+        StepsDifferError: they are not alike.
+    """
+    walk = Walk(order, constants, anchors)
+    offsets = _offsets(walk, len(anchors))
+    steps = _Folding(walk, offsets, len(anchors)).steps
+    _check_complete(steps)
+    _check_independent(steps, order)
+    return steps
+
+
+def _offsets(walk: Walk, num_steps: int) -> list[int]:
+    sizes = [_size(walk.pattern(lane)) for lane in walk.lanes]
+    return retime(walk.lanes, walk.anchors, sizes, [_wish(walk, lane, num_steps) for lane in walk.lanes])
+
+
+def _wish(walk: Walk, lane: Lane, num_steps: int) -> int:
+    """The offset with which a lane's first node is in step 0, or its last one in step T-1.
+
+    A lane that has fewer nodes than there are steps lacks the first ones if its first value is read all
+    the same (the exporter has computed it from zeros), else the last ones (nobody has needed them).
+    """
+    indices = [index for index, node in lane.images.items() if node in walk.levels]
+    first, last = -min(indices), num_steps - 1 - max(indices)
+    read_before = {index for index, _ in lane.starts} | lane.images.keys()
+    return first if first > last and min(indices) - 1 not in read_before else last
+
+
+def _size(node: ir.Node) -> int:
+    """Number of elements of a node's outputs; an unknown dimension counts as one."""
+    shapes = [value.shape for value in node.outputs if value.shape is not None]
+    return max(1, sum(math.prod(dim for dim in shape if isinstance(dim, int)) for shape in shapes))
+
+
+class _Folding:
+    """From lanes with their own indices to steps: node k of lane i stands in step k + offset[i]."""
+
+    def __init__(self, walk: Walk, offsets: Sequence[int], num_steps: int) -> None:
+        self.walk = walk
+        self.offset = {id(lane): offsets[position] for position, lane in enumerate(walk.lanes)}
+        self.steps = Steps(num_steps, num_steps - 2)
+        for lane in walk.lanes:
+            self._add_nodes(lane)
+        for lane in walk.lanes:
+            self._add_reads(lane)
+
+    def _at(self, lane: Lane, step: int) -> ir.Node | None:
+        return lane.images.get(step - self.offset[id(lane)])
+
+    def _pattern(self, lane: Lane) -> ir.Node:
+        node = self._at(lane, self.steps.position)
+        if node is None:
+            own = self.walk.pattern(lane)
+            raise StepsDifferError((), f"{own.op_type} {own.name} is missing in the middle")
+        return node
+
+    def _add_nodes(self, lane: Lane) -> None:
+        own = self._pattern(lane)
+        images = [self._at(lane, step) for step in range(self.steps.num_steps)]
+        self.steps.nodes[own] = images
+        if lane.is_head:
+            self.steps.heads.add(own)
+        for index, value in enumerate(own.outputs):
+            self.steps.values[value] = [n.outputs[index] if n is not None else None for n in images]
+
+    def _add_reads(self, lane: Lane) -> None:
+        own = self._pattern(lane)
+        for position, value in enumerate(own.inputs):
+            if value is None:
+                continue
+            read = lane.reads.get(position)
+            if read is None:
+                self._add_outside(value, lane, position)
+                continue
+            lag = read.shift + self.offset[id(lane)] - self.offset[id(read.lane)]
+            for back in range(1, lag + 1):
+                self._add_state(read.lane, read.output, back)
+
+    def _add_outside(self, key: ir.Value, lane: Lane, position: int) -> None:
+        nodes = self.steps.nodes[self._pattern(lane)]
+        images = [node.inputs[position] if node is not None else None for node in nodes]
+        known = self.steps.outside.setdefault(key, images)
+        for step, (old, new) in enumerate(zip(known, images, strict=True)):
+            if old is not None and new is not None and not self.walk.constants.same(old, new):
+                raise StepsDifferError([step], f"what stands for {key.name} is read differently by two nodes")
+            known[step] = old if old is not None else new
+
+    def _add_state(self, lane: Lane, output: int, back: int) -> None:
+        """The value that the lane had `back` steps before."""
+        offset, position = self.offset[id(lane)], self.steps.position
+        images = [lane.value(step - back - offset, output) for step in range(self.steps.num_steps)]
+        key = images[position]
+        if images[0] is None or key is None:
+            own = self._pattern(lane)
+            missing = [step for step, image in enumerate(images[: position + 1]) if image is None]
+            raise StepsDifferError(missing, f"{own.op_type} {own.name} has no first value")
+        shapes = {tuple(v.shape) for v in images if v is not None and v.shape is not None and v.producer()}
+        if len(shapes) > 1:
+            raise StepsDifferError((), f"what it hands on changes its shape, such as {key.name}")
+        after = lane.value(position - back + 1 - offset, output)
+        assert after is not None
+        self.steps.states[key], self.steps.after[key] = images, after
+
+
+def find_heads_at(steps: Steps, step: int, order: Order, constants: Constants) -> None:
+    """Find the read-outs of a step that was not known when the others were found."""
+    known = {key: images[step] for key, images in steps.values.items()}
+    for own in sorted(steps.heads, key=order.index.__getitem__):
+        node = _counterpart(own, known, order, constants)
+        steps.nodes[own][step] = node
+        for value, image in zip(own.outputs, node.outputs if node is not None else (), strict=False):
+            known[value] = steps.values[value][step] = image
+
+
+def _counterpart(
+    own: ir.Node, known: Mapping[ir.Value, ir.Value | None], order: Order, constants: Constants
+) -> ir.Node | None:
+    """The node that does in another step what `own` does in its own, by what it reads there."""
+    given = [(i, v, known.get(v)) for i, v in enumerate(own.inputs) if v is not None]
+    moving = [(i, image) for i, v, image in given if image is not None and v not in constants]
+    if not moving:
+        return None
+    index, start = moving[0]
+    found = [
+        use.node
+        for use in start.uses()
+        if use.idx == index and use.node in order.index and is_alike(use.node, own)
+        and all(image is None or _is(use.node.inputs[i], image, constants) for i, _, image in given)
+    ]  # fmt: skip
+    found = list(dict.fromkeys(found))
+    return found[0] if len(found) == 1 else None
+
+
+def _is(value: ir.Value | None, other: ir.Value, constants: Constants) -> bool:
+    return value is not None and constants.same(value, other)
+
+
+def _check_independent(steps: Steps, order: Order) -> None:
+    """What the steps read from outside, or start from, may depend on none of them."""
+    own = [node for images in steps.nodes.values() for node in images if node is not None]
+    later = order.levels(own)
+    read = [value for images in steps.outside.values() for value in images]
+    read += [images[0] for images in steps.states.values()]
+    for value in read:
+        producer = value.producer() if value is not None else None
+        if value is not None and producer is not None and producer in later:
+            raise StepsDifferError((), f"they read {value.name}, which depends on one of them in another way")
+
+
+def _check_complete(steps: Steps) -> None:
+    """Only the last steps may lack nodes; they lack what nobody reads."""
+    for own, images in steps.nodes.items():
+        last = max(step for step, node in enumerate(images) if node is not None)
+        missing = [step for step, node in enumerate(images) if node is None and step < last]
+        if missing and own not in steps.heads:
+            raise StepsDifferError(missing, f"{own.op_type} {own.name} has no counterpart")

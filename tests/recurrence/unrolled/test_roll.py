@@ -1,0 +1,294 @@
+"""Unrolled steps are found, and the Scan in their place computes the same in ONNX Runtime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from unrolled_models import Unroller, at, layer, stacked, tanh_cell
+
+from lsc_graph.normalize import normalize
+from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
+from lsc_graph.reference import Reference
+from lsc_graph.results import Refusal
+
+T, B, D, H = 6, 2, 3, 4
+
+
+def shapes_of(proto: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in proto.graph.input}
+
+
+def feed_of(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(1)
+    return {n: generator.standard_normal(s).astype(np.float32) for n, s in shapes_of(proto).items()}
+
+
+def rolled(
+    proto: onnx.ModelProto, *, with_trial: bool = True
+) -> tuple[ir.Model, tuple[RolledSteps, ...], tuple[Refusal, ...]]:
+    """Roll a model up, and check that nothing it computes has changed."""
+    model = normalize(proto, shapes_of(proto), {})
+    feed = feed_of(proto)
+    trial = (lambda part: Reference(part).run(feed)) if with_trial else None
+    steps, refusals = roll_steps(model, trial)
+    after = ir.to_proto(model)
+    onnx.checker.check_model(after, full_check=True)
+    expected, actual = Reference(proto).run(feed), Reference(after).run(feed)
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-5, atol=1e-6)
+    return model, steps, refusals
+
+
+def op_types(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph if node.op_type != "Constant"]
+
+
+@pytest.mark.parametrize("how", ["Gather", "Slice"])
+def test_a_loop_of_cells_becomes_one_scan(how: str) -> None:
+    net = Unroller()
+    x, h = net.input("x", T, B, D), net.input("h", B, H)
+    net.output(stacked(net, layer(net, tanh_cell(net, D, H), x, h, range(T), how)))
+    model, steps, _ = rolled(net.model())
+    assert op_types(model) == ["Scan"]
+    assert [(own.num_steps, own.over_depth, len(own.rolled.state_names)) for own in steps] == [(T, False, 1)]
+
+
+def test_steps_that_run_backwards_become_a_reverse_scan() -> None:
+    net = Unroller()
+    x, h = net.input("x", T, B, D), net.input("h", B, H)
+    states = layer(net, tanh_cell(net, D, H), x, h, range(T)[::-1])
+    net.output(stacked(net, states[::-1]))
+    model, steps, _ = rolled(net.model())
+    assert op_types(model) == ["Scan"]
+    assert steps[0].rolled.is_reverse
+
+
+def test_steps_over_a_reversed_sequence_are_steps_backwards() -> None:
+    net = Unroller()
+    x, h = net.input("x", T, B, D), net.input("h", B, H)
+    flipped = net.op("Slice", x, *(net.constant([k]) for k in (-1, -(2**62), 0, -1)))
+    states = layer(net, tanh_cell(net, D, H), flipped, h, range(T))
+    net.output(stacked(net, states[::-1]))
+    model, steps, _ = rolled(net.model())
+    assert op_types(model) == ["Scan"]
+    assert steps[0].rolled.is_reverse
+
+
+def test_a_first_step_that_was_simplified_away_is_put_back() -> None:
+    net = Unroller()
+    x = net.input("x", T, B, D)
+    w, u, b = net.weight(D, H), net.weight(H, H), net.weight(H)
+    states = [net.op("Tanh", net.op("Add", net.op("MatMul", at(net, x, 0), w), b))]
+    for time in range(1, T):
+        summed = net.op("Add", net.op("MatMul", at(net, x, time), w), net.op("MatMul", states[-1], u))
+        states.append(net.op("Tanh", net.op("Add", summed, b)))
+    net.output(stacked(net, states))
+    model, steps, _ = rolled(net.model())
+    assert op_types(model) == ["Scan"]
+    assert steps[0].num_steps == T
+    _, steps, _ = rolled(net.model(), with_trial=False)
+    assert steps[0].num_steps == T - 1
+
+
+def test_a_first_step_that_does_something_else_stays_outside() -> None:
+    net = Unroller()
+    x = net.input("x", T, B, D)
+    cell = tanh_cell(net, D, H)
+    start = net.op("Sin", net.op("MatMul", at(net, x, 0), net.weight(D, H)))
+    net.output(stacked(net, [start, *layer(net, cell, x, start, range(1, T))]))
+    model, steps, _ = rolled(net.model())
+    assert steps[0].num_steps == T - 1
+    assert "Sin" in op_types(model)
+
+
+def test_layers_that_step_together_become_one_scan_each() -> None:
+    net = Unroller()
+    x, h1, h2 = net.input("x", T, B, D), net.input("h1", B, H), net.input("h2", B, H)
+    lower, upper = tanh_cell(net, D, H), tanh_cell(net, H, H)
+    states = []
+    for time in range(T):
+        h1 = lower(at(net, x, time), h1)
+        h2 = upper(h1, h2)
+        states.append(h2)
+    net.output(stacked(net, states))
+    net.output(h1)
+    model, steps, _ = rolled(net.model())
+    assert op_types(model).count("Scan") == 2
+    assert [own.num_steps for own in steps] == [T, T]
+
+
+def test_layers_that_feed_back_into_each_other_become_one_scan() -> None:
+    net = Unroller()
+    x, h1, h2 = net.input("x", T, B, D), net.input("h1", B, H), net.input("h2", B, H)
+    lower, upper = tanh_cell(net, D, H), tanh_cell(net, H, H)
+    for time in range(T):
+        h1 = net.op("Add", lower(at(net, x, time), h1), h2)
+        h2 = upper(h1, h2)
+    net.output(h2)
+    _, steps, _ = rolled(net.model())
+    assert [len(own.rolled.state_names) for own in steps] == [2]
+
+
+def test_elementwise_recurrences_are_found_by_their_decay() -> None:
+    """A complex diagonal recurrence in real arithmetic: each weight is used twice in every step."""
+    net = Unroller()
+    x, real, imag = net.input("x", T, B, 2 * H), net.input("a", B, H), net.input("b", B, H)
+    re, im = net.weight(H), net.weight(H)
+    rows = []
+    for time in range(T):
+        u = at(net, x, time)
+        u_re = net.op("Slice", u, *(net.constant([k]) for k in (0, H, 1)))
+        u_im = net.op("Slice", u, *(net.constant([k]) for k in (H, 2 * H, 1)))
+        turned = net.op("Sub", net.op("Mul", re, real), net.op("Mul", im, imag))
+        crossed = net.op("Add", net.op("Mul", im, real), net.op("Mul", re, imag))
+        real, imag = net.op("Add", turned, u_re), net.op("Add", crossed, u_im)
+        rows.append(net.op("Concat", real, imag, axis=1))
+    net.output(stacked(net, rows))
+    model, steps, _ = rolled(net.model())
+    assert [(own.num_steps, len(own.rolled.state_names)) for own in steps] == [(T, 2)]
+    assert op_types(model) == ["Scan"]
+
+
+def test_every_step_may_have_its_own_small_constant_and_its_own_input() -> None:
+    net = Unroller()
+    frames = [net.input(f"x{time}", B, D) for time in range(T)]
+    h, cell = net.input("h", B, H), tanh_cell(net, D, H)
+    for time, frame in enumerate(frames):
+        h = cell(net.op("Add", frame, net.constant(0.1 * (time + 1.0))), h)
+    net.output(h)
+    model, steps, _ = rolled(net.model())
+    assert steps[0].num_steps == T
+    assert "MatMul" not in op_types(model)
+
+
+def test_equal_copies_of_a_weight_are_one_weight() -> None:
+    net = Unroller()
+    x, h = net.input("x", T, B, D), net.input("h", B, H)
+    w, u = net.weight(D, H), net.weight(H, H)
+    for time in range(T):
+        copy = net.constant(net.initializers[u], f"copy_{time}")
+        h = net.op("Tanh", net.op("Add", net.op("MatMul", at(net, x, time), w), net.op("MatMul", h, copy)))
+    net.output(h)
+    model, steps, _ = rolled(net.model())
+    assert [own.num_steps for own in steps] == [T]
+    assert len([name for name in model.graph.initializers if name.startswith("copy")]) == 1
+
+
+def test_tied_layers_are_a_recurrence_over_depth() -> None:
+    net = Unroller()
+    h, w, b = net.input("x", B, H), net.weight(H, H), net.weight(H)
+    for _ in range(T):
+        h = net.op("Add", h, net.op("Relu", net.op("Add", net.op("MatMul", h, w), b)))
+    net.output(h)
+    _, steps, _ = rolled(net.model())
+    assert [(own.num_steps, own.over_depth) for own in steps] == [(T, True)]
+
+
+def test_only_the_values_that_are_needed_are_handed_on() -> None:
+    """LSTM: h and c, not the gates."""
+    net = Unroller()
+    x, h, c = net.input("x", T, B, D), net.input("h", B, H), net.input("c", B, H)
+    w, u = net.weight(D, 4 * H), net.weight(H, 4 * H)
+    for time in range(T):
+        gates = net.op("Add", net.op("MatMul", at(net, x, time), w), net.op("MatMul", h, u))
+        first = net.op("Split", gates, net.constant([H] * 4), num_outputs=4, axis=1)
+        i, f, g, o = (first[:-1] + str(k) for k in range(4))
+        i, f, o = (net.op("Sigmoid", gate) for gate in (i, f, o))
+        c = net.op("Add", net.op("Mul", f, c), net.op("Mul", i, net.op("Tanh", g)))
+        h = net.op("Mul", o, net.op("Tanh", c))
+    net.output(h)
+    _, steps, _ = rolled(net.model())
+    (own,) = steps
+    shapes = [tuple(value.shape or ()) for value in own.rolled.scan.inputs[:2]]
+    assert (len(own.rolled.state_names), shapes) == (2, [(B, H), (B, H)])
+
+
+class TestNearMisses:
+    def test_siamese_branches_share_weights_and_are_no_recurrence(self) -> None:
+        net = Unroller()
+        w = net.weight(D, H)
+        for k in range(4):
+            net.output(net.op("Tanh", net.op("MatMul", net.input(f"x{k}", B, D), w)))
+        _, steps, refusals = rolled(net.model())
+        assert steps == ()
+        assert "do not depend on each other" in refusals[0].reason
+
+    def test_a_deep_network_with_one_tied_matrix_is_no_recurrence(self) -> None:
+        net = Unroller()
+        h, tied = net.input("x", B, H), net.weight(H, H)
+        for _ in range(T):
+            h = net.op("Tanh", net.op("MatMul", net.op("Relu", net.op("MatMul", h, tied)), net.weight(H, H)))
+        net.output(h)
+        _, steps, refusals = rolled(net.model())
+        assert steps == ()
+        assert "different weights" in refusals[0].reason
+
+    def test_layers_that_merely_start_alike_are_not_tied(self) -> None:
+        """Zero biases and unit scales of different layers hold the same numbers."""
+        net = Unroller()
+        h = net.input("x", B, H)
+        for _ in range(T):
+            h = net.op(
+                "Relu", net.op("Add", net.op("MatMul", h, net.weight(H, H)), net.constant(np.zeros(H)))
+            )
+        net.output(h)
+        _, steps, _ = rolled(net.model())
+        assert steps == ()
+
+    def test_a_scalar_in_every_layer_is_no_recurrence(self) -> None:
+        net = Unroller()
+        h, half = net.input("x", B, H), net.constant(0.5)
+        for _ in range(T):
+            h = net.op("Sin", net.op("Mul", h, half))
+        net.output(h)
+        _, steps, refusals = rolled(net.model())
+        assert steps == ()
+        assert "single number" in refusals[0].reason
+
+    def test_steps_whose_state_changes_its_size_are_refused(self) -> None:
+        net = Unroller()
+        h, scale = net.input("x", 1, 1, 4, 4), net.constant([1.0, 1.0, 2.0, 2.0])
+        for _ in range(3):
+            h = net.op("Tanh", net.op("Resize", h, "", scale, mode="nearest"))
+        net.output(h)
+        _, steps, refusals = rolled(net.model())
+        assert steps == ()
+        assert "changes its shape" in refusals[0].reason
+
+    def test_a_grid_of_tied_cells_has_no_single_order(self) -> None:
+        net = Unroller()
+        x, cell = net.input("x", 4, B, H), tanh_cell(net, H, H)
+        row = [at(net, x, time) for time in range(4)]
+        for _ in range(3):
+            h = net.constant(np.zeros((B, H)))
+            row = [h := cell(below, h) for below in row]
+        net.output(row[-1])
+        _, _, refusals = rolled(net.model())
+        assert any("not in one chain" in refusal.reason for refusal in refusals)
+
+
+def test_finding_takes_time_in_proportion_to_the_size() -> None:
+    """The number of looks at a node is bounded: counted, not timed."""
+    from lsc_graph.recurrence.unrolled import chains
+
+    counts = []
+    for length in (20, 80):
+        net = Unroller()
+        x, h = net.input("x", length, 1, D), net.input("h", 1, H)
+        net.output(stacked(net, layer(net, tanh_cell(net, D, H), x, h, range(length))))
+        model = normalize(net.model(), shapes_of(net.model()), {})
+        calls = 0
+        original = chains.inputs_of
+
+        def counting(node: ir.Node, original=original):  # type: ignore[no-untyped-def]
+            nonlocal calls
+            calls += 1
+            return original(node)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(chains, "inputs_of", counting)
+            roll_steps(model, None)
+        counts.append(calls)
+    assert counts[1] < 5 * counts[0]

@@ -1,0 +1,99 @@
+"""Unrolled recurrences for tests, written as exporters write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+Array = np.ndarray
+
+
+@dataclass
+class Unroller:
+    """Collects the nodes of a model; values get their names from the operator and a count."""
+
+    seed: int = 0
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: dict[str, Array] = field(default_factory=dict)
+    inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+    outputs: list[onnx.ValueInfoProto] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.generator = np.random.default_rng(self.seed)
+
+    def op(self, op_type: str, *inputs: str, num_outputs: int = 1, **attributes: object) -> str:
+        names = [f"{op_type.lower()}_{len(self.nodes)}_{k}" for k in range(num_outputs)]
+        self.nodes.append(helper.make_node(op_type, list(inputs), names, name=names[0], **attributes))
+        return names[0]
+
+    def weight(self, *shape: int, scale: float = 0.3) -> str:
+        return self.constant(scale * self.generator.standard_normal(shape), f"w{len(self.initializers)}")
+
+    def constant(self, value: object, name: str | None = None) -> str:
+        array = np.asarray(value)
+        array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+        name = name or f"c{len(self.initializers)}"
+        self.initializers[name] = array
+        return name
+
+    def input(self, name: str, *shape: int) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+        return name
+
+    def output(self, name: str) -> None:
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+
+    def model(self) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes,
+            "main",
+            self.inputs,
+            self.outputs,
+            [numpy_helper.from_array(array, name) for name, array in self.initializers.items()],
+        )
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+        onnx.checker.check_model(proto)
+        return proto
+
+
+def at(net: Unroller, sequence: str, time: int, how: str = "Gather") -> str:
+    """x[t] of [T, B, D] as [B, D], by Gather, or by Slice and Squeeze."""
+    if how == "Gather":
+        return net.op("Gather", sequence, net.constant(time), axis=0)
+    bounds = [net.constant([k]) for k in (time, time + 1, 0)]
+    return net.op("Squeeze", net.op("Slice", sequence, *bounds), net.constant([0]))
+
+
+def stacked(net: Unroller, rows: Sequence[str]) -> str:
+    """Values [B, H] as a sequence [T, B, H]."""
+    return net.op("Concat", *(net.op("Unsqueeze", row, net.constant([0])) for row in rows), axis=0)
+
+
+Cell = Callable[[str, str], str]
+
+
+def tanh_cell(net: Unroller, num_inputs: int, num_units: int) -> Cell:
+    """h' = tanh(x W + h U + b)."""
+    w, u, b = net.weight(num_inputs, num_units), net.weight(num_units, num_units), net.weight(num_units)
+
+    def cell(x: str, h: str) -> str:
+        summed = net.op("Add", net.op("MatMul", x, w), net.op("MatMul", h, u))
+        return net.op("Tanh", net.op("Add", summed, b))
+
+    return cell
+
+
+def layer(
+    net: Unroller, cell: Cell, sequence: str, start: str, times: Sequence[int], how: str = "Gather"
+) -> list[str]:
+    """The states at `times`, in that order."""
+    states = []
+    for time in times:
+        start = cell(at(net, sequence, time, how), start)
+        states.append(start)
+    return states
