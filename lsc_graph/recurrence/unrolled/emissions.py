@@ -31,10 +31,11 @@ def outside_uses(value: ir.Value, inside: set[ir.Node]) -> bool:
 
 
 def find_emissions(steps: Steps, inside: set[ir.Node], *, is_reverse: bool) -> list[Emission]:
-    """The values of a step that others read, at any of the steps."""
-    found = []
+    """The values of a step that others read, at any of the steps; last states are outputs as it is."""
+    found, handed_on = [], set(steps.after.values())
     for key, lane in steps.values.items():
-        if any(image is not None and outside_uses(image, inside) for image in lane):
+        needed = lane[:-1] if key in handed_on else lane
+        if any(image is not None and outside_uses(image, inside) for image in needed):
             images: Images = list(lane)[::-1] if is_reverse else list(lane)
             axis = _joining_axis(key, images, inside)
             found.append(Emission(key, tuple(images), axis, 0 if axis is None else axis))
@@ -54,26 +55,11 @@ def _joining_axis(key: ir.Value, images: Images, inside: set[ir.Node]) -> int | 
     return axis if is_single else None
 
 
-def replace_emission(
-    emission: Emission, sequence: ir.Value, writer: GraphWriter, inside: set[ir.Node]
-) -> None:
-    """Let the readers of the single steps read the sequence."""
-    if emission.squeezed_axis is not None:
-        _replace_joins(emission, sequence)
-    for time, image in enumerate(emission.images):
-        if image is not None and outside_uses(image, inside):
-            replace_output(image, _at(emission, sequence, time, writer))
-
-
-def _at(emission: Emission, sequence: ir.Value, time: int, writer: GraphWriter) -> ir.Value:
-    index = writer.integers([time]) if emission.squeezed_axis is not None else writer.scalar(time)
-    shape, dtype = emission.key.shape, emission.key.dtype
-    return writer.op("Gather", [sequence, index], "at_step", shape, dtype, axis=emission.scan_axis)
-
-
-def _replace_joins(emission: Emission, sequence: ir.Value) -> None:
+def replace_joins(emission: Emission, sequence: ir.Value) -> None:
     """In every Concat of all steps in order, put the sequence in their place."""
     first, is_renamed = emission.images[0], False
+    if emission.squeezed_axis is None:
+        return
     for node in dict.fromkeys(use.node for use in first.uses()) if first is not None else ():
         inputs, count = list(node.inputs), len(emission.images)
         start = inputs.index(first)
@@ -87,3 +73,18 @@ def _replace_joins(emission: Emission, sequence: ir.Value) -> None:
         for index, value in enumerate(joined):
             node.replace_input_with(index, value)
         node.resize_inputs(len(joined))
+
+
+def replace_emission(
+    emission: Emission, sequence: ir.Value, writer: GraphWriter, inside: set[ir.Node]
+) -> None:
+    """Let the readers of the single steps read the sequence."""
+    for time, image in enumerate(emission.images):
+        if image is not None and outside_uses(image, inside):
+            replace_output(image, _at(emission, sequence, time, writer))
+
+
+def _at(emission: Emission, sequence: ir.Value, time: int, writer: GraphWriter) -> ir.Value:
+    index = writer.integers([time]) if emission.squeezed_axis is not None else writer.scalar(time)
+    shape, dtype = emission.key.shape, emission.key.dtype
+    return writer.op("Gather", [sequence, index], "at_step", shape, dtype, axis=emission.scan_axis)

@@ -8,10 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lsc_graph.recurrence.unrolled.emissions import Emission, find_emissions, replace_emission
+from lsc_graph.recurrence.unrolled.emissions import (
+    Emission,
+    find_emissions,
+    outside_uses,
+    replace_emission,
+    replace_joins,
+)
 from lsc_graph.recurrence.unrolled.reads import Reads, Slices
 from lsc_graph.recurrence.unrolled.steps import Steps
-from lsc_graph.recurrence.writer import Dim, GraphWriter
+from lsc_graph.recurrence.writer import Dim, GraphWriter, replace_output
 from lsc_graph.shapes import static_shape
 
 
@@ -73,6 +79,13 @@ class Roller:
         scan = self._scan(outputs, [*finals, *sequences], [emission.scan_axis for emission in emissions])
         watched = tuple(self._names_of(key) for key in self.steps.states)
         names = tuple(str(key.name) for key in self.steps.states)
+        for emission, sequence in zip(emissions, sequences, strict=True):
+            replace_joins(emission, sequence)
+        for key, final in zip(self.steps.states, finals, strict=True):
+            last = self.steps.images(self.steps.after[key])[-1]
+            is_emitted = any(emission.key is self.steps.after[key] for emission in emissions)
+            if last is not None and not is_emitted and outside_uses(last, inside):
+                replace_output(last, final)
         for emission, sequence in zip(emissions, sequences, strict=True):
             replace_emission(emission, sequence, self.writer, inside)
         return Rolled(scan, names, self.is_reverse, watched)
