@@ -25,6 +25,20 @@ class Emission:
     scan_axis: int
 
 
+def replaced_nodes(steps: Steps) -> set[ir.Node]:
+    """Nodes that nobody needs once the steps are a loop: theirs, and those of a simplified first step."""
+    found = {node for images in steps.nodes.values() for node in images if node is not None}
+    images = {image for lane in steps.values.values() for image in lane if image is not None}
+    pending = [node for image in images if (node := image.producer()) is not None and node not in found]
+    while pending:
+        node = pending.pop()
+        if node in found or any(v not in images and outside_uses(v, found) for v in node.outputs):
+            continue
+        found.add(node)
+        pending += [p for v in node.inputs if v is not None and (p := v.producer()) is not None]
+    return found
+
+
 def outside_uses(value: ir.Value, inside: set[ir.Node]) -> bool:
     """Whether anything but the given nodes reads a value."""
     return value.is_graph_output() or any(use.node not in inside for use in value.uses())

@@ -14,6 +14,7 @@ from lsc_graph.recurrence.unrolled.emissions import (
     outside_uses,
     replace_emission,
     replace_joins,
+    replaced_nodes,
 )
 from lsc_graph.recurrence.unrolled.reads import Reads, Slices
 from lsc_graph.recurrence.unrolled.steps import Steps
@@ -69,7 +70,7 @@ class Roller:
 
     def write(self) -> Rolled:
         """Append the Scan and what it needs to the writer, and let everybody read from it."""
-        inside = {node for lane in self.steps.nodes.values() for node in lane if node is not None}
+        inside = replaced_nodes(self.steps)
         emissions = find_emissions(self.steps, inside, is_reverse=self.is_reverse)
         self.joined_axes = [emission.squeezed_axis for emission in emissions]
         outputs = [self._copy_out(self.inner[self.steps.after[key]], key) for key in self.steps.states]
