@@ -14,6 +14,7 @@ from lsc_graph.cli import exit_codes
 COMMANDS = {
     "audit": "Measure whether a model's gradients survive its depth and time.",
     "inspect": "Show what was found in a model, without measuring it.",
+    "reroll": "Rewrite unrolled recurrences as loops.",
     "zoo": "Write the reference models.",
 }
 

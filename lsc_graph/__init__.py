@@ -1,6 +1,7 @@
 """lsc-graph: will the gradients of this ONNX model survive depth and time?
 
-`lsc_graph.audit(model)` measures, `lsc_graph.inspect(model)` only looks. Both are imported when first used.
+`lsc_graph.audit(model)` measures, `lsc_graph.inspect(model)` only looks, `lsc_graph.reroll(model, output)`
+rewrites unrolled recurrences as loops. All are imported when first used.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Any
 
 from lsc_graph import errors, results
 
-__all__ = ["audit", "errors", "inspect", "results"]
+__all__ = ["audit", "errors", "inspect", "reroll", "results"]
 
 
 def audit(*arguments: Any, **options: Any) -> results.Analysis:
@@ -23,4 +24,11 @@ def inspect(*arguments: Any, **options: Any) -> results.Inspection:
     """What `audit` would analyse: see `lsc_graph.audit_model.inspect`."""
     module = importlib.import_module("lsc_graph.audit_model")
     found: results.Inspection = module.inspect(*arguments, **options)
+    return found
+
+
+def reroll(*arguments: Any, **options: Any) -> results.Rerolling:
+    """Rewrite unrolled recurrences as loops: see `lsc_graph.rerolling.reroll`."""
+    module = importlib.import_module("lsc_graph.rerolling")
+    found: results.Rerolling = module.reroll(*arguments, **options)
     return found

@@ -20,10 +20,12 @@ from lsc_graph.measure import check_against_autograd, measured_model
 from lsc_graph.paths import log10_of_count, num_gradient_paths
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
 from lsc_graph.recurrence.thresholds import cut_points
+from lsc_graph.recurrence.weights import step_nodes, trained_tensors
 from lsc_graph.reference import Array
 from lsc_graph.results import (
     SCHEMA_VERSION,
     Analysis,
+    Axis,
     Form,
     Grid,
     Growth,
@@ -277,8 +279,18 @@ def _recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
             form=site.form,
             node=site.node if before is None else before.node,
             direction=site.direction,
+            over=Axis.DEPTH if site.over_depth else Axis.TIME,
             num_steps=site.num_steps,
+            num_nodes=step_nodes(site) + (0 if before is None else before.num_nodes),
             states=states if before is None else before.states + states,
+            weights=tuple(
+                dict.fromkeys(
+                    (
+                        *(() if before is None else before.weights),
+                        *trained_tensors(prepared.findings.model.graph, site),
+                    )
+                )
+            ),
             layer_ids=ids if before is None else before.layer_ids + ids,
         )
     return tuple(found.values())

@@ -78,6 +78,42 @@ def _make_list(value: ir.Value) -> None:
         value.type, value.shape = ir.SequenceType(value.type), None
 
 
+def infer_scans(model: ir.Model) -> bool:
+    """Give the outputs of Scan nodes the shapes that their bodies' outputs imply; True if any was open.
+
+    Inference of a whole model does not see constants outside of a body that set shapes inside.
+    """
+    scans = [node for node in model.graph.all_nodes() if node.op_type == "Scan" and not node.domain]
+    return sum(_infer_scan(node) for node in scans) > 0
+
+
+def _infer_scan(node: ir.Node) -> bool:
+    num_states = len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0)
+    num_steps = _scan_length(node, num_states)
+    axes = node.attributes.get_ints("scan_output_axes", [0] * (len(node.outputs) - num_states))
+    is_changed = False
+    inner = node.attributes["body"].as_graph().outputs
+    for index, (element, output) in enumerate(zip(inner, node.outputs, strict=True)):
+        shape, is_sequence = static_shape(element), index >= num_states
+        if shape is None or static_shape(output) is not None or (is_sequence and num_steps is None):
+            continue
+        dims: list[int] = list(shape)
+        if is_sequence and num_steps is not None:
+            axis = axes[index - num_states]
+            dims.insert(axis if axis >= 0 else axis + len(dims) + 1, num_steps)
+        output.shape, output.type, is_changed = ir.Shape(dims), output.type or element.type, True
+    return is_changed
+
+
+def _scan_length(node: ir.Node, num_states: int) -> int | None:
+    axes = node.attributes.get_ints("scan_input_axes", [0] * (len(node.inputs) - num_states))
+    for value, axis in zip(node.inputs[num_states:], axes, strict=True):
+        shape = static_shape(value)
+        if shape is not None:
+            return shape[axis]
+    return None
+
+
 def root_cause(error: BaseException) -> str:
     """The message of the first of a chain of errors, on one line: those above it only say where."""
     while error.__cause__ is not None:

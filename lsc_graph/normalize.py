@@ -26,7 +26,7 @@ from lsc_graph.errors import (
 )
 from lsc_graph.folding import fold_constants
 from lsc_graph.indices import count_indices_from_the_front
-from lsc_graph.inference import infer_shapes, root_cause
+from lsc_graph.inference import infer_scans, infer_shapes, root_cause
 from lsc_graph.origins import mark_origins
 from lsc_graph.proto_walk import Scope, model_scopes
 from lsc_graph.rewiring import lift_constants, remove_identities, remove_unused
@@ -110,6 +110,27 @@ def normalize(
     return model
 
 
+def normalize_open(proto: ModelProto) -> ir.Model:
+    """The same with the input shapes as they are declared: what open dimensions decide stays in the graph.
+
+    Raises:
+        AnalysisError: the model cannot be brought into this form.
+    """
+    _check_dense(proto)
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    try:
+        model = ir.from_proto(copy)
+        _flatten(model)
+        simplify(model)
+        remove_unused(model)
+    except LscGraphError:
+        raise
+    except Exception as error:  # the passes raise many unrelated types on models that they cannot handle
+        raise AnalysisError("The model cannot be simplified", got=root_cause(error)) from error
+    return model
+
+
 def _flatten(model: ir.Model) -> None:
     mark_origins(model)
     passes.InlinePass()(model)
@@ -131,7 +152,7 @@ def simplify(model: ir.Model) -> None:
     for _ in range(MAX_ROUNDS):
         infer_shapes(model)
         is_folded, is_taken = fold_constants(model), take_decided_branches(model)
-        if not is_folded and not is_taken:
+        if not (is_folded or is_taken or infer_scans(model)):
             return
         _tidy(model)
     raise LimitExceededError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -125,6 +125,19 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         cell_graph=cell_graph,
         is_half=half,
     )
+
+
+Feed = Callable[[Mapping[str, tuple[int, ...]], int], dict[str, Array]]
+"""Synthetic values of all inputs, by their shapes and a seed."""
+
+
+def plan_inputs(proto: onnx.ModelProto, request: Request) -> tuple[InputPlan, Feed]:
+    """Concrete shapes for a model's inputs, and a source of synthetic values."""
+    declared = declared_inputs(proto)
+    check_names(request.shapes, declared, "--input-shape")
+    planner = _Planner(proto, declared, domains(proto), request)
+    plan, _ = planner.plan()
+    return plan, planner.feed
 
 
 def _normalized(proto: onnx.ModelProto, plan: InputPlan) -> ir.Model:
@@ -284,9 +297,9 @@ class _Planner:
             return error
         return None
 
-    def feed(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    def feed(self, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Array]:
         """Synthetic values of all inputs, fixed ones aside."""
-        generator = np.random.default_rng(0)
+        generator = np.random.default_rng(seed)
         feed = {
             v.name: synthetic(self.known[v.name], shapes[v.name], v.dtype, generator) for v in self.inputs
         }

@@ -6,10 +6,10 @@ Field order here is key order there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 
 class Form(StrEnum):
@@ -28,6 +28,13 @@ class Direction(StrEnum):
     FORWARD = "forward"
     REVERSE = "reverse"
     BIDIRECTIONAL = "bidirectional"
+
+
+class Axis(StrEnum):
+    """What the steps of a recurrence are: times, or layers with tied weights."""
+
+    TIME = "time"
+    DEPTH = "depth"
 
 
 class Verdict(StrEnum):
@@ -95,12 +102,21 @@ class StateFacts:
 
 @dataclass(frozen=True)
 class Recurrence:
+    """A recurrence as it was found.
+
+    `node` is what it is called in the file; `num_nodes` are the nodes that one step's states are computed
+    by, `weights` the tensors in the file that they are computed from.
+    """
+
     id: str
     form: Form
     node: str
     direction: Direction
+    over: Axis
     num_steps: int
+    num_nodes: int
     states: tuple[StateFacts, ...]
+    weights: tuple[str, ...]
     layer_ids: tuple[str, ...]
 
 
@@ -250,3 +266,34 @@ class Inspection:
     layers: tuple[LayerFacts, ...]
     grid: Grid
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Rerolled:
+    """An unrolled recurrence that was rewritten as Scan: `num_nodes` for each of `num_steps` steps."""
+
+    name: str
+    weight: str
+    num_steps: int
+    num_nodes: int
+    states: tuple[str, ...]
+    is_reverse: bool
+    over_depth: bool
+
+
+@dataclass(frozen=True)
+class Rerolling:
+    """A model with its unrolled recurrences rewritten, verified on `num_checks` random inputs.
+
+    `model` is the result as a ModelProto; it is no part of the JSON form.
+    """
+
+    path: str | None
+    output: str | None
+    recurrences: tuple[Rerolled, ...]
+    refusals: tuple[Refusal, ...]
+    num_nodes_before: int
+    num_nodes_after: int
+    max_abs_error: float
+    num_checks: int
+    model: object = field(repr=False, compare=False)

@@ -14,6 +14,7 @@ from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, 
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import LoweredLoop, lower_loops
 from lsc_graph.recurrence.packed import unpack
+from lsc_graph.recurrence.reversal import turn_around
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
@@ -76,6 +77,7 @@ def find_recurrences(
     loops, refusals = lower_loops(model, trial, simplify)
     rolled, refused = roll_steps(model, trial)
     refusals += refused
+    turn_around(model)
     lowered = lower_fused_ops(model)
     inline_single_step_scans(model)
     looped = [node for node in model.graph if node.op_type == "Scan"]

@@ -13,6 +13,7 @@ from rich.text import Text
 from lsc_graph.report.plot import growth_plot
 from lsc_graph.results import (
     Analysis,
+    Axis,
     Grid,
     InputFacts,
     Inspection,
@@ -20,6 +21,7 @@ from lsc_graph.results import (
     ModelFacts,
     Recurrence,
     Refusal,
+    Rerolling,
     Statistics,
     Verdict,
 )
@@ -58,10 +60,28 @@ def render_inspection(inspection: Inspection, console: Console) -> None:
     """Print what was found, without measurements."""
     _header(inspection.model, console)
     _inputs(inspection.inputs, console)
-    _recurrences(inspection.recurrences, inspection.refusals, console)
+    _recurrences(inspection.recurrences, inspection.refusals, console, with_weights=True)
     _layers(inspection.layers, console)
     _grid(inspection.grid, console)
     _warnings(inspection.warnings, console)
+
+
+def render_rerolling(rerolling: Rerolling, console: Console) -> None:
+    """Print what was rewritten, and how it was verified."""
+    console.print(Text(rerolling.path or "model in memory", style="bold"))
+    for own in rerolling.recurrences:
+        direction = "over depth" if own.over_depth else "in reverse" if own.is_reverse else "forward"
+        words = f"{own.num_steps} steps of {own.num_nodes} nodes, {direction}, are one Scan"
+        _line(console, "rerolled", f"{own.name}: {words}; states {', '.join(own.states)}")
+    _line(console, "nodes", f"{rerolling.num_nodes_before:,} -> {rerolling.num_nodes_after:,}")
+    _line(
+        console,
+        "verified",
+        f"equal in ONNX Runtime on {rerolling.num_checks} random inputs, "
+        f"largest difference {rerolling.max_abs_error:.1e}",
+    )
+    if rerolling.output:
+        _line(console, "written", rerolling.output)
 
 
 def _line(console: Console, label: str, text: str) -> None:
@@ -90,14 +110,26 @@ def _inputs(inputs: Sequence[InputFacts], console: Console) -> None:
         _line(console, "input", f"{value.name}: {shape} {value.dtype} ({value.source})")
 
 
-def _recurrences(recurrences: Sequence[Recurrence], refusals: Sequence[Refusal], console: Console) -> None:
+def _recurrences(
+    recurrences: Sequence[Recurrence],
+    refusals: Sequence[Refusal],
+    console: Console,
+    *,
+    with_weights: bool = False,
+) -> None:
     _title(console, "Recurrences")
     if not recurrences:
         console.print("none: the chain of its blocks is analysed")
     for found in recurrences:
         states = ", ".join(f"{state.name} {list(state.shape)}" for state in found.states)
-        words = f"{found.form.replace('_', ' ')}, {found.direction}, {found.num_steps} steps; states {states}"
-        _line(console, found.id, f"{found.node}: {words}")
+        form = found.form.replace("_", " ")
+        words = f"{form}, {found.direction}, {found.num_steps} steps"
+        if found.over is Axis.DEPTH:
+            words = f"{form}, {found.num_steps} layers with tied weights, a recurrence over depth"
+        _line(console, found.id, f"{found.node}: {words}; states {states}")
+        if with_weights:
+            names = ", ".join(found.weights) or "none"
+            _line(console, "", f"{found.num_nodes} nodes a step; trains {names}")
     for refusal in refusals:
         _line(console, "refused", f"{refusal.candidate} ({refusal.finder}): {refusal.reason}")
 

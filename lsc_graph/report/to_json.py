@@ -7,11 +7,13 @@ import json
 import math
 from typing import Any
 
-from lsc_graph.results import Analysis, Inspection
+from lsc_graph.results import Analysis, Inspection, Rerolling
 
 
-def to_json(result: Analysis | Inspection) -> str:
+def to_json(result: Analysis | Inspection | Rerolling) -> str:
     """The result as indented JSON text; numbers that are not finite become null."""
+    if isinstance(result, Rerolling):
+        result = dataclasses.replace(result, model=None)
     return json.dumps(_plain(dataclasses.asdict(result)), indent=2, allow_nan=False) + "\n"
 
 

@@ -111,6 +111,7 @@ def _lower(model: ir.Model, node: ir.Node, name: str, names: Names, trial: Trial
     try:
         return _rewritten(model, parts, outputs, name, names, trial)
     except CannotRollError:
+        parts.body.outputs.clear()
         parts.body.outputs.extend(outputs)
         raise
 
@@ -207,6 +208,7 @@ class _Writer:
         for read in reads:
             self._add_read(read)
         self.over_depth = not reads
+        self._drop_unread()
         for value, arrays in decided.arrays.items():
             self._add_decided(value, arrays)
         if not self.sequences:
@@ -237,6 +239,17 @@ class _Writer:
         if read.keeps_axis:
             value = self._in_body("Unsqueeze", [value, self.writer.integers([axis])], value, read.value)
         ir.convenience.replace_all_uses_with(read.value, value)
+
+    def _drop_unread(self) -> None:
+        """Remove what only the reads, the counters or the end of the loop needed."""
+        parts = self.parts
+        kept = {carried.after for carried in parts.carried}
+        kept |= {collected.element for collected in parts.collected}
+        kept |= {accumulation.element for accumulation in self.accumulations}
+        for node in reversed(list(parts.body)):
+            if not any(value in kept or any(True for _ in value.uses()) for value in node.outputs):
+                forget_insides(node)
+                parts.body.remove(node, safe=True)
 
     def _in_body(self, op_type: str, inputs: list[ir.Value], first: ir.Value, like: ir.Value) -> ir.Value:
         node = ir.node(op_type, inputs, name=f"{first.name}.{op_type.lower()}")

@@ -186,7 +186,7 @@ class Roller:
         )
         starts = [self._start(key) for key in self.steps.states]
         reverse = int(self.is_reverse)
-        return self.writer.append(
+        scan = self.writer.append(
             "Scan",
             [*starts, *self.sequences],
             results,
@@ -194,9 +194,10 @@ class Roller:
             num_scan_inputs=len(self.sequences),
             scan_input_axes=self._axes,
             scan_input_directions=[reverse] * len(self.sequences),
-            scan_output_axes=axes,
-            scan_output_directions=[reverse] * len(axes),
+            **({"scan_output_axes": axes, "scan_output_directions": [reverse] * len(axes)} if axes else {}),
         )
+        scan.name = self.writer.prefix
+        return scan
 
     def _start(self, key: ir.Value) -> ir.Value:
         first = self.steps.states[key][0]

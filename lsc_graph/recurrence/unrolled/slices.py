@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.recurrence.reversal import flipped
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.shapes import static_shape
 
@@ -27,24 +28,18 @@ def time_slice(value: ir.Value, constants: Constants) -> TimeSlice | None:
     Where that is the reverse of another value, the slice is said to be of the latter.
     """
     found = _direct_slice(value, constants)
-    while found is not None and (earlier := _before_reversal(found, constants)) is not None:
+    while found is not None and (earlier := _before_reversal(found)) is not None:
         found = earlier
     return found
 
 
-def _before_reversal(taken: TimeSlice, constants: Constants) -> TimeSlice | None:
-    node = taken.source.producer()
-    if node is None or node.op_type != "Slice" or node.domain not in ("", "ai.onnx"):
+def _before_reversal(taken: TimeSlice) -> TimeSlice | None:
+    found = flipped(taken.source)
+    if found is None or found[1] != taken.axis:
         return None
-    source, given = node.inputs[0], [_integers(value, constants) for value in node.inputs[1:]]
-    if source is None or len(given) < 4 or any(array is None or array.size != 1 for array in given):
-        return None
-    start, end, axis, step = (int(array.reshape(-1)[0]) for array in given if array is not None)
+    source, axis = found
     size = _size(source, axis)
-    is_reversal = size is not None and range(size)[start:end:step] == range(size)[::-1]
-    if size is None or not is_reversal or axis % len(source.shape or ()) != taken.axis:
-        return None
-    return TimeSlice(source, taken.axis, size - 1 - taken.index, taken.keeps_axis)
+    return None if size is None else TimeSlice(source, axis, size - 1 - taken.index, taken.keeps_axis)
 
 
 def _direct_slice(value: ir.Value, constants: Constants) -> TimeSlice | None:

@@ -145,12 +145,19 @@ class _Folding:
             own = self._pattern(lane)
             missing = [step for step, image in enumerate(images[: position + 1]) if image is None]
             raise StepsDifferError(missing, f"{own.op_type} {own.name} has no first value")
-        shapes = {tuple(v.shape) for v in images if v is not None and v.shape is not None and v.producer()}
-        if len(shapes) > 1:
+        if not _same_shape(images[1:]):
             raise StepsDifferError((), f"what it hands on changes its shape, such as {key.name}")
         after = lane.value(position - back + 1 - offset, output)
         assert after is not None
         self.steps.states[key], self.steps.after[key] = images, after
+
+
+def _same_shape(images: Images) -> bool:
+    """Whether values have one shape, as far as it is known."""
+    shapes = [v.shape for v in images if v is not None and v.shape is not None]
+    if len({len(shape) for shape in shapes}) > 1:
+        return False
+    return all(len({dim for dim in dims if isinstance(dim, int)}) <= 1 for dims in zip(*shapes, strict=True))
 
 
 def find_heads_at(steps: Steps, step: int, order: Order, constants: Constants) -> None:

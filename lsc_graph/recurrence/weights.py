@@ -1,0 +1,70 @@
+"""What one step of a recurrence consists of: its nodes, and the tensors of the file that it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from lsc_graph.cells import body_values
+from lsc_graph.origins import origin_of
+from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.recurrence.site import RecurrentSite
+
+_MIN_ELEMENTS = 2
+
+
+def step_nodes(site: RecurrentSite) -> int:
+    """The number of nodes that the new states are computed by, copies aside."""
+    return sum(node.op_type not in ("Identity", "Constant") for node in _behind(_new_states(site))[0])
+
+
+def trained_tensors(main: ir.Graph, site: RecurrentSite) -> tuple[str, ...]:
+    """Names in the file of the floating-point tensors that the new states are computed from.
+
+    Args:
+        main: the graph that the site captures values from.
+        site: the recurrence.
+    """
+    _, found = _behind(_new_states(site))
+    outer = {**dict(main.initializers.items()), **body_values(main)}
+    captured = [outer[main_name] for name, main_name in site.captures.items() if name in _names(found)]
+    _, beyond = _behind(captured)
+    tensors = [value for value in (*found, *captured, *beyond) if _is_trained(value)]
+    return tuple(dict.fromkeys(_name_in_file(value) for value in tensors))
+
+
+def _new_states(site: RecurrentSite) -> list[ir.Value]:
+    values = body_values(site.body.graph)
+    return [values[state.after] for state in site.states]
+
+
+def _names(values: Iterable[ir.Value]) -> set[str]:
+    return {str(value.name) for value in values}
+
+
+def _behind(values: Iterable[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
+    """The nodes that values are computed by, and everything that these read."""
+    nodes: dict[ir.Node, None] = {}
+    read: dict[ir.Value, None] = {}
+    pending = list(values)
+    while pending:
+        node = pending.pop().producer()
+        if node is None or node in nodes:
+            continue
+        nodes[node] = None
+        sources = list(inputs_of(node))
+        read |= dict.fromkeys(sources)
+        pending += sources
+    return list(nodes), list(read)
+
+
+def _is_trained(value: ir.Value) -> bool:
+    tensor = value.const_value
+    is_stored = value.is_initializer() and tensor is not None
+    return is_stored and tensor.dtype.is_floating_point() and tensor.size >= _MIN_ELEMENTS  # type: ignore[union-attr]
+
+
+def _name_in_file(value: ir.Value) -> str:
+    origin = origin_of(value)
+    return origin[-1] if origin else str(value.name)

@@ -1,0 +1,144 @@
+"""Unrolled recurrences rewritten as loops, with the whole model verified equal in ONNX Runtime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from lsc_graph.errors import AnalysisError, ParityError, UsageError
+from lsc_graph.files import write_bytes
+from lsc_graph.load import load
+from lsc_graph.normalize import normalize_open, upgraded
+from lsc_graph.prepare import Request, plan_inputs
+from lsc_graph.recurrence.trial import Trial
+from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, RolledSteps, roll_steps
+from lsc_graph.reference import Array, Reference
+from lsc_graph.results import Rerolled, Rerolling
+
+TOLERANCE = 1e-5
+NUM_CHECKS = 3
+
+
+def reroll(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    output: str | os.PathLike[str] | None = None,
+    *,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> Rerolling:
+    """Rewrite every recognised unrolled recurrence of a model as one Scan node.
+
+    Inputs, outputs, weights and their names stay; functions are inlined, and what shapes decide is folded.
+    The result is run beside the original on random inputs before it is written.
+
+    Args:
+        model: path, bytes or ModelProto of an ONNX model.
+        output: where to write the result; nothing is written by default, and never over the model itself.
+        input_shapes: shapes to verify with, by input name.
+
+    Raises:
+        UsageError: the output is the model.
+        AnalysisError: no unrolled recurrence is found.
+        ParityError: the two models do not agree; nothing is written.
+    """
+    if output is not None and isinstance(model, (str, os.PathLike)):
+        _check_not_in_place(model, output)
+    loaded = load(model)
+    proto = loaded.proto if _opset(loaded.proto) >= MIN_OPSET else upgraded(loaded.proto)
+    plan, feed = plan_inputs(proto, Request(None, {}, dict(input_shapes or {}), (), {}))
+    rolled_model = normalize_open(proto)
+    trial: Trial = lambda part: Reference(part).run(feed(plan.shapes, 0) | plan.constants)  # noqa: E731
+    steps, refusals = roll_steps(rolled_model, trial)
+    if not steps:
+        raise AnalysisError(
+            "No unrolled recurrence was found",
+            got="; ".join(f"{r.candidate}: {r.reason}" for r in refusals[:3]) or None,
+            expected="weights that are used in a chain of at least three equal steps",
+            do="lsc-graph inspect shows what the model consists of",
+        )
+    result = _named_as(ir.to_proto(rolled_model), loaded.proto)
+    feeds = [feed(plan.shapes, seed) | plan.constants for seed in range(NUM_CHECKS)]
+    error = _largest_difference(loaded.proto, result, feeds)
+    data = result.SerializeToString()
+    if output is not None:
+        write_bytes(output, data)
+    return Rerolling(
+        path=loaded.facts.path,
+        output=os.fspath(output) if output is not None else None,
+        recurrences=tuple(_facts(own) for own in steps),
+        refusals=refusals,
+        num_nodes_before=loaded.facts.num_nodes,
+        num_nodes_after=len(result.graph.node),
+        max_abs_error=error,
+        num_checks=NUM_CHECKS,
+        model=result,
+    )
+
+
+def _check_not_in_place(model: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
+    if os.path.exists(output) and os.path.exists(model) and os.path.samefile(model, output):
+        raise UsageError(
+            "The result would replace the model", got=os.fspath(output), do="give another file with -o"
+        )
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _named_as(proto: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """The result with the declared inputs, outputs and metadata of the original."""
+    declared = {value.name: value for value in (*original.graph.input, *original.graph.output)}
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.CopyFrom(declared[value.name])
+    del proto.metadata_props[:]
+    proto.metadata_props.extend(original.metadata_props)
+    return proto
+
+
+def _largest_difference(
+    before: onnx.ModelProto, after: onnx.ModelProto, feeds: list[dict[str, Array]]
+) -> float:
+    onnx.checker.check_model(after)
+    first, second = Reference(before), Reference(after)
+    largest = 0.0
+    for feed in feeds:
+        expected, actual = first.run(feed), second.run(feed)
+        for name, value in expected.items():
+            error, limit = _difference(value, actual[name])
+            if not error <= limit:
+                raise ParityError(
+                    "The rewritten model does not compute the same, so nothing was written",
+                    where=name,
+                    got=f"a difference of {error:.3g}",
+                    expected=f"at most {limit:.3g}",
+                    do="please report this model",
+                )
+            largest = max(largest, error)
+    return largest
+
+
+def _difference(first: Array, second: Array) -> tuple[float, float]:
+    if first.shape != second.shape:
+        return float("inf"), 0.0
+    if first.dtype.kind != "f":
+        return float(np.any(first != second)), 0.0
+    one, two = first.astype(np.float64), second.astype(np.float64)
+    scale = float(np.abs(one).max(initial=0.0))
+    tolerance = TOLERANCE if first.dtype.itemsize > 2 else 1e-2
+    return float(np.abs(one - two).max(initial=0.0)), tolerance * max(1.0, scale)
+
+
+def _facts(own: RolledSteps) -> Rerolled:
+    return Rerolled(
+        name=own.name,
+        weight=own.weight,
+        num_steps=own.num_steps,
+        num_nodes=own.num_nodes,
+        states=own.rolled.state_names,
+        is_reverse=own.rolled.is_reverse,
+        over_depth=own.over_depth,
+    )

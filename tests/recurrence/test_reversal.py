@@ -1,0 +1,65 @@
+"""A Scan over a flipped sequence is a Scan that runs in reverse, and computes the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import numpy_helper
+from onnx.parser import parse_model
+
+from lsc_graph.normalize import normalize
+from lsc_graph.recurrence.reversal import turn_around
+from lsc_graph.reference import Reference
+
+T, H = 5, 3
+FLIPS = {
+    "Slice": "Slice({}, minus_one, start, zero, minus_one)",
+    "ReverseSequence": "ReverseSequence <time_axis = 0, batch_axis = 1> ({}, lengths)",
+}
+
+
+def model_of(flip_in: str, flip_out: str) -> onnx.ModelProto:
+    proto = parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 18]>
+        m (float[{T},1,{H}] x, float[1,{H}] h0) => (float[{T},1,{H}] y, float[1,{H}] last) {{
+            r = {flip_in.format("x")}
+            last, out = Scan <num_scan_inputs = 1, body = step (float[1,{H}] h, float[1,{H}] xt)
+                => (float[1,{H}] h_new, float[1,{H}] o) {{
+                s = Add(h, xt) h_new = Tanh(s) o = Identity(h_new) }}> (h0, r)
+            y = {flip_out.format("out")}
+        }}"""
+    )
+    constants = {"minus_one": [-1], "start": [-(2**40)], "zero": [0], "lengths": [T]}
+    for name, value in constants.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(value, dtype=np.int64), name))
+    return proto
+
+
+@pytest.mark.parametrize("flip_out", ["Slice", "ReverseSequence", "Neg", "Identity"])
+@pytest.mark.parametrize("flip_in", FLIPS)
+def test_the_scan_runs_in_reverse_and_flips_cancel(flip_in: str, flip_out: str) -> None:
+    proto = model_of(FLIPS[flip_in], FLIPS.get(flip_out, f"{flip_out}({{}})"))
+    generator = np.random.default_rng(0)
+    feed = {"x": generator.standard_normal((T, 1, H)), "h0": generator.standard_normal((1, H))}
+    feed = {name: value.astype(np.float32) for name, value in feed.items()}
+    model = normalize(proto, {name: value.shape for name, value in feed.items()}, {})
+    turn_around(model)
+    after = ir.to_proto(model)
+    onnx.checker.check_model(after)
+    expected, actual = Reference(proto).run(feed), Reference(after).run(feed)
+    for name, value in expected.items():
+        np.testing.assert_array_equal(actual[name], value)
+    (scan,) = (node for node in model.graph if node.op_type == "Scan")
+    assert scan.attributes["scan_input_directions"].as_ints() == (1,)
+    assert scan.attributes["scan_output_directions"].as_ints() == (1,)
+    flips = [node for node in model.graph if node.op_type in FLIPS]
+    assert len(flips) == (0 if flip_out in FLIPS else 1)
+
+
+def test_a_scan_that_reads_forwards_stays_as_it_is() -> None:
+    model = normalize(model_of("Neg({})", "Neg({})"), {"x": (T, 1, H), "h0": (1, H)}, {})
+    before = ir.to_proto(model)
+    turn_around(model)
+    assert ir.to_proto(model) == before

@@ -1,0 +1,100 @@
+"""Rerolled models compute the same, keep their face, and are never written unless that is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from lsc_graph.models.gru import gru
+from unrolled_models import Unroller, layer, stacked, tanh_cell
+
+from lsc_graph import rerolling
+from lsc_graph.audit_model import audit
+from lsc_graph.errors import AnalysisError, ParityError, UsageError
+from lsc_graph.reference import Array, Reference
+from lsc_graph.rerolling import reroll
+from lsc_graph.results import Form
+
+T, D, H = 100, 6, 8
+
+
+def three_layers() -> onnx.ModelProto:
+    net = Unroller()
+    sequence = net.input("x", T, 1, D)
+    for size in (D, H, H):
+        start = net.constant(np.zeros((1, H)))
+        sequence = stacked(net, layer(net, tanh_cell(net, size, H), sequence, start, range(T)))
+    net.output(sequence)
+    return net.model()
+
+
+def test_three_layers_of_a_hundred_steps_become_three_scans(tmp_path: Path) -> None:
+    proto, path = three_layers(), tmp_path / "rolled.onnx"
+    found = reroll(proto, path)
+    written = onnx.load(path)
+    assert [own.num_steps for own in found.recurrences] == [T, T, T]
+    assert [node.op_type for node in written.graph.node if node.op_type != "Constant"] == ["Scan"] * 3
+    assert found.num_nodes_before == len(proto.graph.node) > 100 * found.num_nodes_after
+    x = np.random.default_rng(9).standard_normal((T, 1, D)).astype(np.float32)
+    (before,), (after,) = (Reference(m).run({"x": x}).values() for m in (proto, written))
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_inputs_outputs_weights_and_metadata_keep_their_names(tmp_path: Path) -> None:
+    proto = gru(0, form=Form.UNROLLED, num_steps=5).model
+    onnx.helper.set_model_props(proto, {"author": "somebody"})
+    reroll(proto, tmp_path / "rolled.onnx")
+    written = onnx.load(tmp_path / "rolled.onnx")
+    assert list(written.graph.input) == list(proto.graph.input)
+    assert list(written.graph.output) == list(proto.graph.output)
+    assert written.metadata_props == proto.metadata_props
+    stored = {tensor.name: tensor.raw_data for tensor in proto.graph.initializer if len(tensor.dims) == 2}
+    kept = {tensor.name: tensor.raw_data for tensor in written.graph.initializer}
+    assert stored.items() <= kept.items()
+
+
+def test_a_rerolled_model_has_the_radii_of_the_unrolled_one(tmp_path: Path) -> None:
+    proto = gru(0, form=Form.UNROLLED, num_steps=5).model
+    reroll(proto, tmp_path / "rolled.onnx")
+    x = np.random.default_rng(0).standard_normal((5, 1, 8)).astype(np.float32)
+    before, after = (
+        audit(m, data={"x": x}, input_shapes={"x": (5, 1, 8)}, num_samples=1)
+        for m in (proto, tmp_path / "rolled.onnx")
+    )
+    assert [own.form for own in after.recurrences] == [Form.SCAN, Form.SCAN]
+    for one, two in zip(before.layers, after.layers, strict=True):
+        assert one.time_radius is not None
+        assert two.time_radius is not None
+        assert one.time_radius.mean == pytest.approx(two.time_radius.mean, abs=1e-5)
+
+
+def test_a_model_without_unrolled_steps_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AnalysisError, match="No unrolled recurrence"):
+        reroll(gru(0).model, tmp_path / "rolled.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_model_itself_is_never_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(three_layers(), path)
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match="would replace the model"):
+        reroll(path, path)
+    assert path.read_bytes() == before
+
+
+def test_models_that_differ_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(Reference):
+        def run(self, inputs, outputs=None):  # type: ignore[no-untyped-def]
+            found: dict[str, Array] = super().run(inputs, outputs)
+            Wrong.count += 1
+            return {name: value + (Wrong.count == 2) for name, value in found.items()}
+
+    Wrong.count = 0
+    proto = gru(0, form=Form.UNROLLED, num_steps=5).model
+    feeds = [{"x": np.zeros((5, 1, 8), np.float32)}]
+    monkeypatch.setattr(rerolling, "Reference", Wrong)
+    with pytest.raises(ParityError, match="nothing was written"):
+        rerolling._largest_difference(proto, proto, feeds)
