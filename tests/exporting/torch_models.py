@@ -1,0 +1,230 @@
+"""Recurrent models as torch's three exporters write them: python torch_models.py FOLDER."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+T, D, H = 12, 8, 16
+
+
+class Steps(nn.Module):
+    """A cell in a Python loop."""
+
+    def __init__(self, cell: type[nn.RNNCellBase], *, last_only: bool = False) -> None:
+        super().__init__()
+        self.cell, self.last_only = cell(D, H), last_only  # type: ignore[call-arg, arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        zeros = torch.zeros(x.shape[1], H)
+        state = (zeros, zeros) if isinstance(self.cell, nn.LSTMCell) else zeros
+        rows = []
+        for time in range(x.shape[0]):
+            state = self.cell(x[time], state)
+            rows.append(state[0] if isinstance(state, tuple) else state)
+        return rows[-1] if self.last_only else torch.stack(rows)
+
+
+class TwoCells(nn.Module):
+    """Two different cells in one Python loop, with a read-out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lower, self.upper, self.head = nn.RNNCell(D, H), nn.GRUCell(H, H), nn.Linear(H, 4)
+
+    def forward(self, x: Tensor, h1: Tensor, h2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows = []
+        for time in range(x.shape[0]):
+            h1 = self.lower(x[time], h1)
+            h2 = self.upper(h1, h2)
+            rows.append(self.head(h2))
+        return torch.stack(rows), h1, h2
+
+
+class Diagonal(nn.Module):
+    """A complex diagonal recurrence in real arithmetic, elementwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.re, self.im = nn.Parameter(0.9 * torch.rand(H)), nn.Parameter(0.3 * torch.rand(H))
+        self.encoder, self.head = nn.Linear(D, 2 * H), nn.Linear(2 * H, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = b = torch.zeros(x.shape[1], H)
+        rows = []
+        for time in range(x.shape[0]):
+            u = self.encoder(x[time])
+            a, b = self.re * a - self.im * b + u[:, :H], self.im * a + self.re * b + u[:, H:]
+            rows.append(self.head(torch.cat([a, b], -1)))
+        return torch.stack(rows)
+
+
+class Spiking(nn.Module):
+    """An adaptive integrate-and-fire layer with smooth spikes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.r = nn.Linear(D, H), nn.Linear(H, H, bias=False)
+
+    def forward(self, x: Tensor, z: Tensor, v: Tensor, a: Tensor) -> Tensor:
+        rows = []
+        for time in range(x.shape[0]):
+            v = 0.9 * v + self.w(x[time]) + self.r(z) - z
+            a = 0.95 * a + z
+            z = torch.sigmoid(4 * (v - 1 - 0.1 * a))
+            rows.append(z)
+        return torch.stack(rows)
+
+
+class Backwards(nn.Module):
+    """A loop from the last time to the first, with a constant of its own in every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.RNNCell(D, H)
+
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        rows = []
+        for time in reversed(range(x.shape[0])):
+            h = self.cell(x[time] + 0.1 * (time + 1), h)
+            rows.append(h)
+        return torch.stack(rows[::-1])
+
+
+class TiedBlocks(nn.Module):
+    """One transformer block applied six times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+        self.encoder = nn.Linear(D, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.encoder(x)
+        for _ in range(6):
+            x = self.block(x)
+        return x
+
+
+class Siamese(nn.Module):
+    """One encoder for four inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(D, 16), nn.ReLU(), nn.Linear(16, 16))
+
+    def forward(self, a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> Tensor:
+        return torch.cat([self.encoder(value) for value in (a, b, c, d)], -1)
+
+
+class Scripted(nn.Module):
+    """The base of loops that torch.jit.script keeps as loops."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w, self.u = nn.Linear(D, H), nn.Linear(H, H)
+
+
+class IntoList(Scripted):
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        rows: list[Tensor] = []
+        for time in range(x.size(0)):
+            h = torch.tanh(self.w(x[time]) + self.u(h))
+            rows.append(h)
+        return torch.stack(rows), h
+
+
+class IntoBuffer(Scripted):
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        y = torch.zeros_like(x[:, :, :1]).expand(-1, -1, 16).clone()
+        for time in range(x.size(0)):
+            h = torch.tanh(self.w(x[time]) + self.u(h))
+            y[time] = h
+        return y
+
+
+class While(Scripted):
+    def forward(self, x: Tensor, h: Tensor) -> Tensor:
+        time = 0
+        while time < x.size(0):
+            h = torch.tanh(self.w(x[time]) + self.u(h))
+            time += 1
+        return h
+
+
+class HigherOrder(nn.Module):
+    """torch.scan and torch.while_loop."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.w, self.u = kind, nn.Linear(D, H), nn.Linear(H, H)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, ...]:
+        if self.kind == "while_loop":
+            xs = self.w(x)
+
+            def goes_on(time: Tensor, state: Tensor) -> Tensor:
+                return time < T
+
+            def body(time: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+                row = torch.index_select(xs, 0, time.reshape(1)).squeeze(0)
+                return time + 1, torch.tanh(self.u(state) + row)
+
+            return torch._higher_order_ops.while_loop(goes_on, body, (torch.tensor(0), h))[1:]
+        from torch._higher_order_ops.scan import scan
+
+        def step(state: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
+            state = torch.tanh(self.u(state) + self.w(row))
+            return state, state.clone()
+
+        return tuple(scan(step, h, x, reverse=self.kind == "scan_reverse"))
+
+
+def export(folder: Path, name: str, model: nn.Module, inputs: tuple[Tensor, ...], kind: str) -> None:
+    path = folder / f"{name}.{kind}.onnx"
+    if kind == "dynamo":
+        torch.onnx.export(model.eval(), inputs, path, dynamo=True, verbose=False, external_data=False)
+        return
+    names = ["x", "h", "c"][: len(inputs)]
+    traced = torch.jit.script(model.eval()) if kind == "script" else model.eval()
+    axes = {"x": {0: "time"}} if kind == "script" else None
+    torch.onnx.export(
+        traced, inputs, path, dynamo=False, opset_version=17, input_names=names, dynamic_axes=axes
+    )
+
+
+def main(folder: Path) -> None:
+    torch.manual_seed(0)
+    x, h = torch.randn(T, 1, D), torch.randn(1, H)
+    fused: dict[str, nn.Module] = {
+        "rnn_1": nn.RNN(D, H),
+        "rnn_3": nn.RNN(D, H, 3),
+        "rnn_bi": nn.RNN(D, H, 2, bidirectional=True),
+        "gru_2": nn.GRU(D, H, 2),
+        "lstm_bi": nn.LSTM(D, H, 2, bidirectional=True),
+    }
+    for name, model in fused.items():
+        for kind in ("dynamo", "legacy"):
+            export(folder, name, model, (x,), kind)
+    export(folder, "rnn_100", nn.RNN(32, 32, 3), (torch.randn(100, 1, 32),), "dynamo")
+    for cell in (nn.RNNCell, nn.GRUCell, nn.LSTMCell):
+        export(folder, f"steps_{cell.__name__}", Steps(cell), (x,), "dynamo")
+        export(folder, f"last_{cell.__name__}", Steps(cell, last_only=True), (x,), "dynamo")
+    export(folder, "steps_LSTMCell", Steps(nn.LSTMCell), (x,), "legacy")
+    export(folder, "two_cells", TwoCells(), (x, h, h), "dynamo")
+    export(folder, "diagonal", Diagonal(), (x,), "dynamo")
+    export(folder, "spiking", Spiking(), (x, h, h, h), "dynamo")
+    export(folder, "backwards", Backwards(), (x, h), "dynamo")
+    export(folder, "tied_blocks", TiedBlocks(), (torch.randn(1, 5, D),), "dynamo")
+    export(folder, "siamese", Siamese(), tuple(torch.randn(1, D) for _ in range(4)), "dynamo")
+    for name, scripted in (("list", IntoList()), ("buffer", IntoBuffer()), ("while", While())):
+        export(folder, name, scripted, (x, h), "script")
+    for kind in ("scan", "scan_reverse", "while_loop"):
+        export(folder, kind, HigherOrder(kind), (x, h), "dynamo")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

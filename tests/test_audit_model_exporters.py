@@ -1,0 +1,115 @@
+"""What real exporters write is recognised: the forms, layers, steps and directions that the models have."""
+
+from __future__ import annotations
+
+import pytest
+from exported_models import exported_model
+
+from lsc_graph.audit_model import audit, inspect
+from lsc_graph.results import Axis, Direction, Form
+
+F, R = Direction.FORWARD, Direction.REVERSE
+T, H = 12, 16
+
+# name, framework: (form, time direction of each layer, sizes of their states)
+EXPECTED = {
+    ("rnn_1.dynamo", "torch"): (Form.UNROLLED, [F], [H]),
+    ("rnn_3.dynamo", "torch"): (Form.UNROLLED, [F] * 3, [H] * 3),
+    ("rnn_bi.dynamo", "torch"): (Form.UNROLLED, [F, R] * 2, [H] * 4),
+    ("gru_2.dynamo", "torch"): (Form.FUSED_OP, [F] * 2, [H] * 2),
+    ("gru_2.legacy", "torch"): (Form.FUSED_OP, [F] * 2, [H] * 2),
+    ("rnn_3.legacy", "torch"): (Form.FUSED_OP, [F] * 3, [H] * 3),
+    ("steps_RNNCell.dynamo", "torch"): (Form.UNROLLED, [F], [H]),
+    ("steps_GRUCell.dynamo", "torch"): (Form.UNROLLED, [F], [H]),
+    ("steps_LSTMCell.dynamo", "torch"): (Form.UNROLLED, [F], [2 * H]),
+    ("steps_LSTMCell.legacy", "torch"): (Form.UNROLLED, [F], [2 * H]),
+    ("last_RNNCell.dynamo", "torch"): (Form.UNROLLED, [F], [H]),
+    ("last_GRUCell.dynamo", "torch"): (Form.UNROLLED, [F], [H]),
+    ("last_LSTMCell.dynamo", "torch"): (Form.UNROLLED, [F], [2 * H]),
+    ("two_cells.dynamo", "torch"): (Form.UNROLLED, [F] * 2, [H] * 2),
+    ("diagonal.dynamo", "torch"): (Form.UNROLLED, [F], [2 * H]),
+    ("spiking.dynamo", "torch"): (Form.UNROLLED, [F], [3 * H]),
+    ("backwards.dynamo", "torch"): (Form.UNROLLED, [R], [H]),
+    ("list.script", "torch"): (Form.LOOP, [F], [H]),
+    ("buffer.script", "torch"): (Form.LOOP, [F], [H]),
+    ("while.script", "torch"): (Form.LOOP, [F], [H]),
+    ("scan.dynamo", "torch"): (Form.SCAN, [F], [H]),
+    ("scan_reverse.dynamo", "torch"): (Form.SCAN, [R], [H]),
+    ("while_loop.dynamo", "torch"): (Form.LOOP, [F], [H]),
+    ("counted.onnxscript", "onnxscript"): (Form.LOOP, [F], [H]),
+    ("until.onnxscript", "onnxscript"): (Form.LOOP, [F], [H]),
+    ("scan.jax", "jax"): (Form.LOOP, [F], [H]),
+    ("scan_twice.jax", "jax"): (Form.LOOP, [F] * 2, [H] * 2),
+    ("scan_of_both.jax", "jax"): (Form.LOOP, [F], [H] * 2),
+    ("lstm.jax", "jax"): (Form.LOOP, [F], [2 * H]),
+    ("while_loop.jax", "jax"): (Form.LOOP, [F], [H]),
+    ("lstm_2.keras", "keras"): (Form.LOOP, [F] * 2, [2 * H] * 2),
+    ("gru.keras", "keras"): (Form.LOOP, [F], [H]),
+    ("simple_rnn.keras", "keras"): (Form.LOOP, [F], [H]),
+    ("bidirectional.keras", "keras"): (Form.LOOP, [F, R, F], [2 * H] * 3),
+    ("custom.keras", "keras"): (Form.LOOP, [F], [H]),
+    ("custom_last.keras", "keras"): (Form.LOOP, [F], [H]),
+    ("custom_any_length.keras", "keras"): (Form.LOOP, [F], [H]),
+    ("while_loop.keras", "keras"): (Form.LOOP, [F], [H]),
+}
+OPEN_LENGTH = ("list.script", "buffer.script", "while.script", "custom_any_length.keras")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "framework"), EXPECTED)
+def test_recurrences_are_found_as_they_were_written(name: str, framework: str) -> None:
+    form, directions, sizes = EXPECTED[name, framework]
+    path = exported_model(framework, name)
+    analysis = audit(path, num_steps=T if name in OPEN_LENGTH else None, num_samples=1)
+    assert {own.form for own in analysis.recurrences} == {form}
+    assert [own.direction for own in analysis.recurrences] == directions
+    assert {(own.num_steps, own.over) for own in analysis.recurrences} == {(T, Axis.TIME)}
+    assert [layer.state_size for layer in analysis.layers] == sizes
+    assert all(own.weights for own in analysis.recurrences)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["rnn_1", "rnn_3"])
+def test_both_exporters_of_torch_give_the_same_radii(name: str) -> None:
+    """One writes fused operators, the other unrolls."""
+    fused, unrolled = (
+        audit(exported_model("torch", f"{name}.{kind}"), num_samples=2) for kind in ("legacy", "dynamo")
+    )
+    assert fused.grid == unrolled.grid
+    for one, two in zip(fused.layers, unrolled.layers, strict=True):
+        assert one.time_radius is not None
+        assert two.time_radius is not None
+        assert one.time_radius.mean == pytest.approx(two.time_radius.mean, abs=1e-5)
+        assert (one.depth_radius is None) == (two.depth_radius is None)
+        if one.depth_radius is not None and two.depth_radius is not None:
+            assert one.depth_radius.mean == pytest.approx(two.depth_radius.mean, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_one_scan_for_two_layers_and_one_for_each_are_the_same_network() -> None:
+    both, twice = (
+        audit(exported_model("jax", name), num_samples=1) for name in ("scan_of_both.jax", "scan_twice.jax")
+    )
+    assert both.grid == twice.grid
+    for one, two in zip(both.layers, twice.layers, strict=True):
+        assert one.time_radius == two.time_radius
+        assert one.depth_gain == two.depth_gain
+
+
+@pytest.mark.slow
+def test_tied_blocks_are_a_recurrence_over_depth() -> None:
+    (own,) = inspect(exported_model("torch", "tied_blocks.dynamo")).recurrences
+    assert (own.form, own.over, own.num_steps) == (Form.UNROLLED, Axis.DEPTH, 6)
+
+
+@pytest.mark.slow
+def test_siamese_branches_are_no_recurrence_and_the_reason_is_given() -> None:
+    found = inspect(exported_model("torch", "siamese.dynamo"))
+    assert found.recurrences == ()
+    assert any("do not depend on each other" in refusal.reason for refusal in found.refusals)
+
+
+@pytest.mark.slow
+def test_three_layers_of_a_hundred_steps_are_found() -> None:
+    found = inspect(exported_model("torch", "rnn_100.dynamo"))
+    assert [own.num_steps for own in found.recurrences] == [100] * 3
