@@ -16,7 +16,7 @@ from lsc_graph.errors import UsageError
 from lsc_graph.exposure import exposed_states
 from lsc_graph.jacobians.meter import GrowthMeter
 from lsc_graph.jacobians.summary import Summary
-from lsc_graph.measure import check_against_autograd, measured_model
+from lsc_graph.measure import check_against_autograd, measured_model, quantization_error
 from lsc_graph.paths import log10_of_count, num_gradient_paths
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
 from lsc_graph.recurrence.thresholds import cut_points
@@ -181,6 +181,8 @@ def _measure(
         warnings += (
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
         )
+    if prepared.dequantized:
+        warnings += (_quantization_warning(prepared, samples[0]),)
     analysis = Analysis(
         schema_version=SCHEMA_VERSION,
         tool=_tool(),
@@ -199,6 +201,16 @@ def _measure(
     clock.lap("judge")
     say("Done", 1.0)
     return analysis
+
+
+def _quantization_warning(prepared: Prepared, sample: Sample) -> str:
+    names = prepared.dequantized
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    error = quantization_error(prepared, sample)
+    return (
+        f"The model is quantised: {len(names)} weights or operators are audited as floats ({shown}); the "
+        f"quantised model's outputs differ from that by {error:.2g} at most, relative to the largest value"
+    )
 
 
 class _Factors:

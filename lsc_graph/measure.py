@@ -62,7 +62,7 @@ class _Model:
     def __init__(self, prepared: Prepared, device: str, generator: torch.Generator) -> None:
         self.prepared, self.device, self.generator = prepared, device, generator
         self.parameters = Parameters()
-        self.reference = Reference(prepared.loaded.proto)
+        self.reference = Reference(prepared.reference)
         self.constants = prepared.plan.constants
 
     def tensors(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
@@ -225,6 +225,24 @@ class FeedForward(_Model):
     def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
         layers = self.prepared.cell_graph.layers
         return {GridNode(layer.id, 0): [tensor] for layer, tensor in zip(layers, run.boundaries, strict=True)}
+
+
+def quantization_error(prepared: Prepared, sample: Sample) -> float:
+    """How far the outputs of a quantised model are from those with its weights as floats.
+
+    Returns:
+        The largest difference of any output, relative to that output's largest value.
+    """
+    feed = sample.inputs | sample.initial | prepared.plan.constants
+    if is_streaming(prepared):
+        feed |= {name: value[0] for name, value in sample.inputs.items()}
+    ours, theirs = (Reference(proto).run(feed) for proto in (prepared.reference, prepared.loaded.proto))
+    errors = []
+    for name, value in ours.items():
+        if value.dtype.kind == "f":
+            scale = max(float(np.abs(value).max(initial=0.0)), 1e-30)
+            errors.append(float(np.abs(value - theirs[name]).max(initial=0.0)) / scale)
+    return max(errors, default=0.0)
 
 
 def check_against_autograd(

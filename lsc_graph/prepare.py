@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from lsc_graph.cells import Cell, CellGraph, cells_of_site, depth_edges_within
 from lsc_graph.chain import Chain, find_chain
+from lsc_graph.dequantize import dequantized, is_quantized
 from lsc_graph.errors import AnalysisError, NoLayersError, UnsupportedOpsetError, UsageError
 from lsc_graph.exposure import structural_depth_edges
 from lsc_graph.inputs import (
@@ -66,6 +67,8 @@ class Prepared:
 
     `proto` is the model as it was read, `normalized` what its recurrences were found in (before fused
     operators were lowered). Exactly one of `cells` (recurrent) and `chain` (feed-forward) is used.
+    `reference` is the model that results are compared with: as it was read, but without quantisation, of
+    which `dequantized` names what was replaced.
     """
 
     loaded: LoadedModel
@@ -79,6 +82,8 @@ class Prepared:
     chain: Chain | None
     cell_graph: CellGraph
     is_half: bool
+    reference: onnx.ModelProto
+    dequantized: tuple[str, ...]
 
 
 def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: Request) -> Prepared:
@@ -88,8 +93,9 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         LscGraphError: as described in `lsc_graph.errors`.
     """
     loaded = load(source)
-    half = is_half(loaded.proto)
-    single = in_single_precision(loaded.proto) if half else loaded.proto
+    floats, replaced = dequantized(loaded.proto) if is_quantized(loaded.proto) else (loaded.proto, ())
+    half = is_half(floats)
+    single = in_single_precision(floats) if half else floats
     proto = upgrade_opset(single)
     known = domains(proto)
     declared = declared_inputs(proto)
@@ -124,6 +130,8 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         chain=chain,
         cell_graph=cell_graph,
         is_half=half,
+        reference=floats,
+        dequantized=replaced,
     )
 
 

@@ -1,0 +1,105 @@
+"""Quantised models are audited on the floats that their weights stand for, and the report says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime.quantization as quantization
+import pytest
+from lsc_graph.models.gru import gru
+from lsc_graph.models.lstm import lstm
+from onnx import numpy_helper
+
+from lsc_graph.audit_model import audit
+from lsc_graph.dequantize import dequantized, is_quantized
+from lsc_graph.reference import Reference
+from lsc_graph.results import Form
+
+X = np.random.default_rng(0).standard_normal((6, 1, 8)).astype(np.float32)
+
+
+def dynamically_quantized(
+    tmp_path: Path, *, per_channel: bool = False
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    proto = lstm(0, initial_state="omitted").model
+    onnx.save(proto, tmp_path / "float.onnx")
+    quantization.quantize_dynamic(
+        tmp_path / "float.onnx",
+        tmp_path / "int8.onnx",
+        op_types_to_quantize=["LSTM"],
+        per_channel=per_channel,
+    )
+    return proto, onnx.load(tmp_path / "int8.onnx")
+
+
+class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, feeds: list[dict[str, np.ndarray]]) -> None:
+        self.feeds = iter(feeds)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
+
+
+def quantized_by_pairs(tmp_path: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    proto = gru(0, form=Form.UNROLLED, num_steps=6).model
+    onnx.save(proto, tmp_path / "float.onnx")
+    quantization.quantize_static(
+        tmp_path / "float.onnx",
+        tmp_path / "int8.onnx",
+        Reader([{"x": X}]),
+        quant_format=quantization.QuantFormat.QDQ,
+        op_types_to_quantize=["Gemm", "MatMul"],
+    )
+    return proto, onnx.load(tmp_path / "int8.onnx")
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_a_quantised_lstm_becomes_an_lstm_with_nearly_the_same_weights(
+    tmp_path: Path, per_channel: bool
+) -> None:
+    proto, int8 = dynamically_quantized(tmp_path, per_channel=per_channel)
+    assert any(node.op_type == "DynamicQuantizeLSTM" for node in int8.graph.node)
+    floats, names = dequantized(int8)
+    assert is_quantized(int8)
+    assert not is_quantized(floats)
+    assert names
+    originals = [numpy_helper.to_array(tensor) for tensor in proto.graph.initializer]
+    weights = [numpy_helper.to_array(n.attribute[0].t) for n in floats.graph.node if n.op_type == "Constant"]
+    for weight in weights:
+        if weight.ndim == 3:
+            alike = [value for value in originals if value.shape == weight.shape]
+            assert min(np.abs(weight - value).max() for value in alike) < 0.01
+    (before, *_), (after, *_) = (Reference(m).run({"x": X}).values() for m in (proto, floats))
+    np.testing.assert_allclose(after, before, atol=0.02)
+
+
+def test_a_quantised_lstm_has_nearly_the_radii_of_the_float_one(tmp_path: Path) -> None:
+    proto, int8 = dynamically_quantized(tmp_path)
+    before, after = (audit(m, data={"x": X}, num_samples=1) for m in (proto, int8))
+    assert any("quantised" in warning for warning in after.warnings)
+    for one, two in zip(before.layers, after.layers, strict=True):
+        assert one.time_radius is not None
+        assert two.time_radius is not None
+        assert one.time_radius.mean == pytest.approx(two.time_radius.mean, abs=0.01)
+
+
+def test_quantised_and_dequantised_steps_are_steps(tmp_path: Path) -> None:
+    proto, int8 = quantized_by_pairs(tmp_path)
+    assert any(node.op_type == "DequantizeLinear" for node in int8.graph.node)
+    before, after = (audit(m, data={"x": X}, num_samples=1) for m in (proto, int8))
+    assert [own.form for own in after.recurrences] == [own.form for own in before.recurrences]
+    assert after.grid.num_layers == before.grid.num_layers
+    assert after.grid.num_steps >= before.grid.num_steps - 1  # each step has a bias rounded in its own way
+    assert any("quantised" in warning for warning in after.warnings)
+    for one, two in zip(before.layers, after.layers, strict=True):
+        assert one.time_radius is not None
+        assert two.time_radius is not None
+        assert one.time_radius.mean == pytest.approx(two.time_radius.mean, abs=0.02)
+
+
+def test_a_float_model_is_left_alone() -> None:
+    proto = gru(0).model
+    assert not is_quantized(proto)
+    assert dequantized(proto) == (proto, ())
