@@ -56,6 +56,7 @@ def audit(
     inputs: Mapping[str, str] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     states: Sequence[tuple[str, str]] = (),
+    time_axis: int | None = None,
     num_samples: int = 4,
     seed: int = 0,
     device: str = "auto",
@@ -71,6 +72,7 @@ def audit(
         inputs: fixed values by input name, as text: a number or a JSON list.
         input_shapes: shapes by input name.
         states: (input, output) pairs of a streaming model, where they are not found by themselves.
+        time_axis: time in what layers without a cell put out, where several axes could be it.
         num_samples: how many samples to average over.
         seed: of synthetic data, cotangents and signs.
         device: "auto", "cpu" or "cuda".
@@ -94,7 +96,7 @@ def audit(
     clock.lap("prepare")
     samples = _samples(prepared, given, num_samples, seed)
     with torch.no_grad():
-        return _measure(prepared, samples, _device(device), seed, say, clock)
+        return _measure(prepared, samples, _device(device), seed, time_axis, say, clock)
 
 
 def inspect(
@@ -144,6 +146,7 @@ def _measure(
     samples: Sequence[Sample],
     device: str,
     seed: int,
+    time_axis: int | None,
     say: Progress,
     clock: _Clock,
 ) -> Analysis:
@@ -159,7 +162,7 @@ def _measure(
         model.compare(sample, runs[-1], check)
     clock.lap("parity")
     exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
-    summary = Summary(exposed, _batched(prepared))
+    summary = Summary(exposed, _batched(prepared), time_axis)
     meter: GrowthMeter | None = None
     cells = prepared.cell_graph
     for number, (sample, run) in enumerate(zip(samples, runs, strict=True)):
@@ -181,6 +184,7 @@ def _measure(
         warnings += (
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
         )
+    warnings += tuple(summary.causal.warnings)
     if prepared.dequantized:
         warnings += (_quantization_warning(prepared, samples[0]),)
     analysis = Analysis(
@@ -192,6 +196,7 @@ def _measure(
         recurrences=_recurrences(prepared),
         refusals=prepared.findings.refusals,
         layers=layers,
+        time_parallel=summary.causal.facts(),
         grid=_grid(cells),
         growth=growth,
         verdict=_verdict(growth, layers, cells),

@@ -219,7 +219,7 @@ class FeedForward(_Model):
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
         cells = self.prepared.cell_graph
         blocks = chain_blocks(self.program, run, cells)
-        summary.add_chain(blocks, self.generator)
+        summary.add_chain(blocks, [tuple(b.shape) for b in run.boundaries], self.generator)
         return cells, chain_edges(blocks)
 
     def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:

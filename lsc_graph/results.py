@@ -176,6 +176,26 @@ class LayerFacts:
 
 
 @dataclass(frozen=True)
+class TimeParallel:
+    """A layer without a cell that maps a sequence to a sequence causally, all times at once.
+
+    The pieces of its Jacobian stand in for M_depth and M_time, as in the paper's parallel Linear Recurrent
+    Unit: `equal` are d y[t] / d x[t], `neighbour` d y[t] / d x[t-1], where x is what layer `source` puts
+    out. `time_axis` is the layer's own; `reach` is the largest t - t' with a derivative that is not zero.
+    """
+
+    layer_id: str
+    source: str
+    time_axis: int
+    num_steps: int
+    reach: int
+    equal_radius: Statistics | None
+    equal_gain: Statistics
+    neighbour_radius: Statistics | None
+    neighbour_gain: Statistics
+
+
+@dataclass(frozen=True)
 class Grid:
     """The depth x time grid. Paths run from the first layer's first state to the last layer's last.
 
@@ -246,6 +266,7 @@ class Analysis:
     recurrences: tuple[Recurrence, ...]
     refusals: tuple[Refusal, ...]
     layers: tuple[LayerFacts, ...]
+    time_parallel: tuple[TimeParallel, ...]
     grid: Grid
     growth: Growth
     verdict: Judgement

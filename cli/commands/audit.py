@@ -29,6 +29,7 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
 @click.option(
     "--samples", type=click.IntRange(1), default=4, show_default=True, help="Samples to average over."
 )
+@click.option("--time-axis", type=int, help="Time in the outputs of causal layers that have no cell.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
@@ -45,6 +46,7 @@ def command(
     output: str | None,
     data: str | None,
     samples: int,
+    time_axis: int | None,
     seed: int,
     device: str,
     fail_on: frozenset[str],
@@ -62,6 +64,7 @@ def command(
             inputs=dict(values),
             input_shapes=input_shapes,
             states=states,
+            time_axis=time_axis,
             num_samples=samples,
             seed=seed,
             device=device,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lsc_graph.cells import CellGraph, Layer, size
+from lsc_graph.jacobians.causal import CausalSummary
 from lsc_graph.jacobians.chain import ChainBlock, probed_gain
 from lsc_graph.jacobians.local import LocalJacobians
 from lsc_graph.jacobians.radius import gain, spectral_norm, spectral_radius
@@ -44,10 +45,17 @@ class Summary:
     Args:
         exposed: per layer, the states that it shows to the layers above: the rows of the active block.
         batched: layers whose states are [B, H], B independent entries of a batch.
+        time_axis: time in what layers without a cell put out, if the user has said so.
     """
 
-    def __init__(self, exposed: Mapping[str, frozenset[str]], batched: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        exposed: Mapping[str, frozenset[str]],
+        batched: frozenset[str] = frozenset(),
+        time_axis: int | None = None,
+    ) -> None:
         self._exposed, self._batched = exposed, batched
+        self.causal = CausalSummary(time_axis)
         self._time: defaultdict[str, _Points] = defaultdict(_Points)
         self._depth: defaultdict[tuple[str, str], _Points] = defaultdict(_Points)
         self._joint: defaultdict[str, list[Tensor]] = defaultdict(list)
@@ -84,8 +92,14 @@ class Summary:
             if len({block.shape[0] for block in blocks}) == 1:
                 self._joint[target_id].append(gain(torch.cat(blocks, 1)).cpu())
 
-    def add_chain(self, blocks: tuple[ChainBlock, ...], generator: torch.Generator) -> None:
-        """One sample of a feed-forward model."""
+    def add_chain(
+        self,
+        blocks: tuple[ChainBlock, ...],
+        shapes: Sequence[Sequence[int]],
+        generator: torch.Generator,
+    ) -> None:
+        """One sample of a feed-forward model; `shapes` are those of its boundaries."""
+        self.causal.add(blocks, shapes, generator)
         for block in blocks:
             points = self._depth[block.source, block.target]
             rows, columns = block.shape

@@ -23,6 +23,7 @@ from lsc_graph.results import (
     Refusal,
     Rerolling,
     Statistics,
+    TimeParallel,
     Verdict,
 )
 
@@ -49,6 +50,7 @@ def render(analysis: Analysis, console: Console) -> None:
     _inputs(analysis.inputs, console)
     _recurrences(analysis.recurrences, analysis.refusals, console)
     _layers(analysis.layers, console)
+    _time_parallel(analysis.time_parallel, console)
     _grid(analysis.grid, console)
     _growth(analysis, console)
     _verdict(analysis, console)
@@ -156,6 +158,29 @@ def _layers(layers: Sequence[LayerFacts], console: Console) -> None:
             Text(sources or "-"),
             _number(layer.depth_radius),
             _short(layer.depth_gain),
+        )
+    console.print(table)
+
+
+def _time_parallel(layers: Sequence[TimeParallel], console: Console) -> None:
+    if not layers:
+        return
+    _title(console, "Causal layers without a cell (all times at once)")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    names = ("layer", "from", "axis", "steps", "reach", "dy[t]/dx[t]", "gain", "dy[t]/dx[t-1]", "gain")
+    for name in names:
+        table.add_column(Text(name), justify="right", no_wrap=True)
+    for own in layers:
+        table.add_row(
+            own.layer_id.removeprefix("layer_"),
+            own.source.removeprefix("layer_"),
+            f"{own.time_axis}",
+            f"{own.num_steps}",
+            f"{own.reach}",
+            _number(own.equal_radius),
+            _short(own.equal_gain),
+            _number(own.neighbour_radius),
+            _short(own.neighbour_gain),
         )
     console.print(table)
 

@@ -1,0 +1,208 @@
+"""Blocks that map a sequence to a sequence causally without a cell: convolutions, attention, parallel scans.
+
+Their Jacobian in time is taken in pieces d y[t] / d x[t']: equal times for depth, neighbouring times for
+time, as the code of the paper (arXiv 2308.12075) does for its parallel Linear Recurrent Unit.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lsc_graph.jacobians.chain import ChainBlock
+from lsc_graph.jacobians.radius import gain, spectral_radius
+from lsc_graph.jacobians.statistics import statistics_of
+from lsc_graph.results import TimeParallel
+
+MIN_STEPS = 3
+MAX_TIMES = 16
+MAX_STEP_SIZE = 512
+_NOTHING = 1e-12
+
+
+@dataclass(frozen=True)
+class TimeAxes:
+    """Which axis of a block's input and output is time, of `num_steps` steps."""
+
+    axis_in: int
+    axis_out: int
+    num_steps: int
+
+
+@dataclass(frozen=True)
+class CausalBlock:
+    """The pieces of one block's Jacobian.
+
+    `equal` are d y[t] / d x[t], `neighbour` d y[t] / d x[t-1], each [P, n_out, n_in] over some times t;
+    `reach` is the largest t - t' for which d y[t] / d x[t'] is not zero.
+    """
+
+    source: str
+    target: str
+    axes: TimeAxes
+    equal: Tensor
+    neighbour: Tensor
+    reach: int
+
+
+def candidate_axes(
+    shape_in: Sequence[int], shape_out: Sequence[int], wanted: int | None = None
+) -> list[TimeAxes]:
+    """Pairs of axes of equal size that could be time; `wanted` fixes the output's axis."""
+    return [
+        TimeAxes(i, o, size)
+        for (i, size), (o, other) in itertools.product(enumerate(shape_in), enumerate(shape_out))
+        if size == other >= MIN_STEPS and (wanted is None or o == wanted % len(shape_out))
+    ]
+
+
+def causal_axes(
+    block: ChainBlock,
+    shape_in: Sequence[int],
+    shape_out: Sequence[int],
+    generator: torch.Generator,
+    wanted: int | None = None,
+) -> list[TimeAxes]:
+    """The pairs of axes along which a block is causal and mixes times: found by one-time cotangents.
+
+    A block is causal along them if y[t] depends on no x[t'] with t' > t, and on some with t' < t.
+    """
+    found = candidate_axes(shape_in, shape_out, wanted)
+    return [axes for axes in found if _is_causal(_touched(block, axes, shape_in, shape_out, generator))]
+
+
+def _times(num_steps: int) -> list[int]:
+    """Up to MAX_TIMES times, the first, second and last among them."""
+    if num_steps <= MAX_TIMES:
+        return list(range(num_steps))
+    spread = torch.linspace(1, num_steps - 1, MAX_TIMES - 1).round().int().tolist()
+    return [0, *dict.fromkeys(spread)]
+
+
+def _touched(
+    block: ChainBlock,
+    axes: TimeAxes,
+    shape_in: Sequence[int],
+    shape_out: Sequence[int],
+    generator: torch.Generator,
+) -> list[tuple[int, Tensor]]:
+    """For some output times: which input times their gradient reaches [T], as booleans."""
+    times = _times(axes.num_steps)
+    cotangents = torch.zeros(len(times), *shape_out, dtype=torch.float64)
+    for row, time in enumerate(times):
+        piece = cotangents[row].select(axes.axis_out, time)
+        piece.copy_(torch.randn(piece.shape, generator=generator, dtype=torch.float64))
+    pulled = block.pull(cotangents.flatten(1)).reshape(len(times), *shape_in).cpu()
+    sizes = pulled.movedim(axes.axis_in + 1, 1).flatten(2).abs().amax(2)
+    scale = float(sizes.max()) or 1.0
+    return [(time, sizes[row] > _NOTHING * scale) for row, time in enumerate(times)]
+
+
+def _is_causal(touched: Sequence[tuple[int, Tensor]]) -> bool:
+    looks_ahead = any(bool(row[time + 1 :].any()) for time, row in touched)
+    mixes = any(bool(row[:time].any()) for time, row in touched)
+    return mixes and not looks_ahead and all(bool(row[time]) for time, row in touched)
+
+
+def causal_block(
+    block: ChainBlock,
+    axes: TimeAxes,
+    shape_in: Sequence[int],
+    shape_out: Sequence[int],
+    generator: torch.Generator,
+) -> CausalBlock | None:
+    """The pieces of a causal block's Jacobian; None if one step is too large for dense pieces."""
+    size = torch.zeros(*shape_out).select(axes.axis_out, 0).numel()
+    if size > MAX_STEP_SIZE:
+        return None
+    equal, neighbour = [], []
+    for time in _times(axes.num_steps):
+        cotangents = torch.zeros(size, *shape_out, dtype=torch.float64)
+        rows = cotangents.movedim(axes.axis_out + 1, 1)
+        rows[:, time] = torch.eye(size, dtype=torch.float64).reshape(size, *rows.shape[2:])
+        pulled = block.pull(cotangents.flatten(1)).reshape(size, *shape_in)
+        steps = pulled.movedim(axes.axis_in + 1, 1).flatten(2)
+        equal.append(steps[:, time])
+        if time:
+            neighbour.append(steps[:, time - 1])
+    touched = _touched(block, axes, shape_in, shape_out, generator)
+    reach = max(time - int(row.nonzero()[0]) for time, row in touched)
+    return CausalBlock(block.source, block.target, axes, torch.stack(equal), torch.stack(neighbour), reach)
+
+
+class CausalSummary:
+    """Collects the pieces of all causal blocks, sample by sample; the axes are settled at the first one.
+
+    Args:
+        time_axis: the axis of the blocks' outputs that is time, if the user has said so.
+    """
+
+    def __init__(self, time_axis: int | None = None) -> None:
+        self.time_axis = time_axis
+        self.warnings: list[str] = []
+        self._axes: dict[str, TimeAxes | None] = {}
+        self._pieces: defaultdict[str, list[CausalBlock]] = defaultdict(list)
+
+    def add(
+        self, blocks: Sequence[ChainBlock], shapes: Sequence[Sequence[int]], generator: torch.Generator
+    ) -> None:
+        """One sample: block k leads from boundary k, of shape `shapes[k]`, to boundary k + 1."""
+        for block, shape_in, shape_out in zip(blocks, shapes, shapes[1:], strict=False):
+            if block.target not in self._axes:
+                self._axes[block.target] = self._settle(block, shape_in, shape_out, generator)
+            axes = self._axes[block.target]
+            if axes is None:
+                continue
+            piece = causal_block(block, axes, shape_in, shape_out, generator)
+            if piece is not None:
+                self._pieces[block.target].append(piece)
+
+    def _settle(
+        self,
+        block: ChainBlock,
+        shape_in: Sequence[int],
+        shape_out: Sequence[int],
+        generator: torch.Generator,
+    ) -> TimeAxes | None:
+        found = causal_axes(block, shape_in, shape_out, generator, self.time_axis)
+        if len(found) > 1:
+            choices = ", ".join(f"axis {axes.axis_out}" for axes in found)
+            self.warnings.append(
+                f"{block.target} is causal along several axes ({choices}): choose time with --time-axis"
+            )
+        if len(found) == 1 and torch.zeros(*shape_out).select(found[0].axis_out, 0).numel() > MAX_STEP_SIZE:
+            self.warnings.append(
+                f"{block.target} is causal along axis {found[0].axis_out}, but one step of it has more than "
+                f"{MAX_STEP_SIZE} elements: its Jacobian over time is not taken apart"
+            )
+        return found[0] if len(found) == 1 else None
+
+    def facts(self) -> tuple[TimeParallel, ...]:
+        """What the report says of each causal block."""
+        return tuple(_facts(pieces) for pieces in self._pieces.values())
+
+
+def _facts(pieces: Sequence[CausalBlock]) -> TimeParallel:
+    first = pieces[0]
+    equal = torch.cat([piece.equal for piece in pieces])
+    neighbour = torch.cat([piece.neighbour for piece in pieces])
+    is_square = equal.shape[1] == equal.shape[2]
+    equal_gain, neighbour_gain = statistics_of(gain(equal).cpu()), statistics_of(gain(neighbour).cpu())
+    assert equal_gain is not None
+    assert neighbour_gain is not None
+    return TimeParallel(
+        layer_id=first.target,
+        source=first.source,
+        time_axis=first.axes.axis_out,
+        num_steps=first.axes.num_steps,
+        reach=max(piece.reach for piece in pieces),
+        equal_radius=statistics_of(spectral_radius(equal).cpu()) if is_square else None,
+        equal_gain=equal_gain,
+        neighbour_radius=statistics_of(spectral_radius(neighbour).cpu()) if is_square else None,
+        neighbour_gain=neighbour_gain,
+    )
