@@ -72,8 +72,6 @@ def find_reads(steps: Steps, constants: Constants) -> Reads:
         try:
             reads.update(_Reading(steps, constants, key, whole).reads)
         except _NotAlikeError:
-            if all(value in constants for value in whole) and constants.is_matrix(key):
-                raise StepsDifferError((), f"the steps use different weights: {_names(whole)}") from None
             reads.stacks[key] = tuple(whole)
     return reads
 
@@ -81,6 +79,9 @@ def find_reads(steps: Steps, constants: Constants) -> Reads:
 def _whole(key: ir.Value, lane: Images, constants: Constants) -> list[ir.Value]:
     if all(value is None or constants.same(value, key) for value in lane):
         return [key] * len(lane)
+    if constants.is_matrix(key) and all(value is None or value in constants for value in lane):
+        names = _names([value for value in lane if value is not None])
+        raise StepsDifferError((), f"the steps use different weights: {names}")
     lacking = [step for step, value in enumerate(lane) if value is None]
     if lacking:
         raise StepsDifferError(lacking, f"nothing stands for {key.name} there")

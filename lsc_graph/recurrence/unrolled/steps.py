@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 
 import onnx_ir as ir
 
@@ -53,28 +54,52 @@ def find_steps(order: Order, constants: Constants, anchors: Sequence[ir.Node]) -
         StepsDifferError: they are not alike.
     """
     walk = Walk(order, constants, anchors)
-    offsets = _offsets(walk, len(anchors))
-    steps = _Folding(walk, offsets, len(anchors)).steps
+    found, errors = [], []
+    for trimming in Trimming:
+        try:
+            found.append(_folded(walk, len(anchors), trimming))
+        except StepsDifferError as error:
+            errors.append(error)
+    if not found:
+        raise next((error for error in errors if error.steps), errors[0])
+    return min(found, key=_num_handed_on)
+
+
+class Trimming(Enum):
+    """What to assume of an operation that is there for fewer steps than others.
+
+    The first ones may have been computed from zeros by the exporter, the last ones may not be needed.
+    """
+
+    FIRST = "the first ones are missing"
+    LAST_IF_UNREAD = "the last ones are missing, unless something stands for a first one"
+    LAST = "the last ones are missing"
+
+
+def _num_handed_on(steps: Steps) -> int:
+    return sum(math.prod(dim for dim in key.shape or () if isinstance(dim, int)) for key in steps.states)
+
+
+def _folded(walk: Walk, num_steps: int, trimming: Trimming) -> Steps:
+    sizes = [_size(walk.pattern(lane)) for lane in walk.lanes]
+    wishes = [_wish(walk, lane, num_steps, trimming) for lane in walk.lanes]
+    offsets = retime(walk.lanes, walk.anchors, sizes, wishes)
+    steps = _Folding(walk, offsets, num_steps).steps
     _check_complete(steps)
-    _check_independent(steps, order)
+    _check_independent(steps, walk.order)
     return steps
 
 
-def _offsets(walk: Walk, num_steps: int) -> list[int]:
-    sizes = [_size(walk.pattern(lane)) for lane in walk.lanes]
-    return retime(walk.lanes, walk.anchors, sizes, [_wish(walk, lane, num_steps) for lane in walk.lanes])
-
-
-def _wish(walk: Walk, lane: Lane, num_steps: int) -> int:
-    """The offset with which a lane's first node is in step 0, or its last one in step T-1.
-
-    A lane that has fewer nodes than there are steps lacks the first ones if its first value is read all
-    the same (the exporter has computed it from zeros), else the last ones (nobody has needed them).
-    """
-    indices = [index for index, node in lane.images.items() if node in walk.levels]
+def _wish(walk: Walk, lane: Lane, num_steps: int, trimming: Trimming) -> int:
+    """The offset with which a lane's first node is in step 0, or its last one in step T-1."""
+    indices = list(lane.images)
+    if trimming is not Trimming.LAST or len(indices) > num_steps:
+        # What comes before the first step may look like it.
+        indices = [index for index, node in lane.images.items() if node in walk.levels]
     first, last = -min(indices), num_steps - 1 - max(indices)
-    read_before = {index for index, _ in lane.starts} | lane.images.keys()
-    return first if first > last and min(indices) - 1 not in read_before else last
+    is_read_before = min(indices) - 1 in {index for index, _ in lane.starts} | lane.images.keys()
+    lacks_last = trimming is Trimming.LAST or (trimming is Trimming.LAST_IF_UNREAD and not is_read_before)
+    return first if first < last and lacks_last else last
 
 
 def _size(node: ir.Node) -> int:
