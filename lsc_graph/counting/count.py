@@ -24,6 +24,10 @@ for.
 """
 
 
+MOST_MOVED = 64
+"""Ends are not replaced by more others than this."""
+
+
 class Method(StrEnum):
     """How a count was found. All are exact; the words are for people."""
 
@@ -162,8 +166,10 @@ class _Problem:
                 raise UsageError(
                     "There is no such layer", got=end.layer, expected="one of " + ", ".join(self.layers)
                 )
-        ways = between(hops_of(cells), (e.layer for e in self.sources), (e.layer for e in self.targets))
-        self.hops = ways
+        every = hops_of(self.cells)
+        self.targets = _moved(self.targets, self.sources, every, num_steps, ahead=False)
+        self.sources = _moved(self.sources, self.targets, every, num_steps, ahead=True)
+        self.hops = between(every, (e.layer for e in self.sources), (e.layer for e in self.targets))
         self.starts, self.stops = self._by_layer(self.sources), self._by_layer(self.targets)
 
     def _by_layer(self, ends: Iterable[Ends]) -> dict[str, set[int]]:
@@ -245,6 +251,30 @@ class _Problem:
             for ends in (self.starts, self.stops)
         )
         return num_gradient_paths(grid, starts, stops)
+
+
+def _moved(
+    ends: tuple[Ends, ...], others: tuple[Ends, ...], hops: Sequence[Hop], num_steps: int, *, ahead: bool
+) -> tuple[Ends, ...]:
+    """Ends that hang on a few listed edges only, such as a final state, moved to where these lead.
+
+    That changes no count, but leaves edges that are the same at every step. Nothing moves where a path could be
+    of length 0, or where two paths would become one.
+    """
+    found: list[Ends] = []
+    for end in ends:
+        ways = [hop for hop in hops if (hop.source if ahead else hop.target) == end.layer]
+        listed = [(hop, hop.pairs) for hop in ways if hop.pairs is not None]
+        if not ways or len(listed) < len(ways) or end.layer in {other.layer for other in others}:
+            found.append(end)
+            continue
+        for hop, pairs in listed:
+            near, far = (0, 1) if ahead else (1, 0)
+            times = [pair[far] for pair in pairs if pair[near] in end.times(num_steps)]
+            found += [Ends(hop.target if ahead else hop.source, time).normal(num_steps) for time in times]
+    is_safe = len(set(found)) == len(found) <= len(ends) + MOST_MOVED
+    safe_layers = {e.layer for e in found if e.time is None}.isdisjoint(e.layer for e in found if e.time is not None)
+    return tuple(found) if found and is_safe and safe_layers else ends
 
 
 def check_columns(num_layers: int, num_steps: int) -> None:
