@@ -29,7 +29,6 @@ from lsc_graph.counting.stretch import stretched
 from lsc_graph.counting.targets import Targets, balanced_targets, unbalanced_targets
 from lsc_graph.counting.transfer import TransferMatrix
 from lsc_graph.errors import AnalysisError, UsageError
-from lsc_graph.paths import log10_of_count
 from lsc_graph.path_results import (
     PATHS_SCHEMA_VERSION,
     Boundary,
@@ -41,6 +40,7 @@ from lsc_graph.path_results import (
     StateRef,
     TimeGrowth,
 )
+from lsc_graph.paths import log10_of_count
 from lsc_graph.prepare import Prepared, Request, prepare
 from lsc_graph.results import Tool
 
@@ -249,8 +249,9 @@ def _boundary(cells: CellGraph) -> Boundary | None:
 
 
 def _edge_targets(cells: CellGraph, notes: list[str]) -> tuple[EdgeTarget, ...]:
-    balanced = [balanced_targets(cells, p) for p in (1.0, 2.0)]
-    unbalanced = _unbalanced(cells, notes)
+    flowing = _sequences_only(cells)
+    balanced = [balanced_targets(flowing, p) for p in (1.0, 2.0)]
+    unbalanced = _unbalanced(flowing, notes)
     return tuple(
         EdgeTarget(
             hop.source, hop.target, hop.lag, balanced[0][hop], balanced[1][hop], *_both(unbalanced, hop)
@@ -259,15 +260,32 @@ def _edge_targets(cells: CellGraph, notes: list[str]) -> tuple[EdgeTarget, ...]:
     )
 
 
+def _sequences_only(cells: CellGraph) -> CellGraph:
+    """Without the inputs and outputs that are read or written at single times, where there are others.
+
+    An edge that a layer has at one step of many says nothing about its weights at the others.
+    """
+    kept = {layer.id for layer in cells.layers if layer.role == "state"}
+    for role in ("input", "output"):
+        every = [layer.id for layer in cells.layers if layer.role == role]
+        ends = [(e.source if role == "input" else e.target, e.time_pairs) for e in cells.depth_edges]
+        sequences = {name for name, pairs in ends if pairs is None}
+        kept |= {name for name in every if name in sequences} or set(every)
+    edges = tuple(edge for edge in cells.depth_edges if {edge.source, edge.target} <= kept)
+    return CellGraph(tuple(x for x in cells.layers if x.id in kept), edges, cells.num_steps)
+
+
 def _unbalanced(cells: CellGraph, notes: list[str]) -> list[Targets]:
-    """For both laws, from the input sequences to the output sequences; none where that is not possible."""
+    """For both laws, from the first input to the last output; from all to all where time goes both ways."""
     if len(cells.layers) * cells.num_steps > MAX_TABLE_CELLS:
         notes.append("Unbalanced targets are left out: the grid is too large for a count of every cell")
         return []
+    way = direction(hops_of(cells))
+    first, last = {None: (None, None), 1: (0, -1), -1: (-1, 0)}[way]
+    starts = [Ends(layer.id, first) for layer in cells.layers if layer.role == "input"]
+    stops = [Ends(layer.id, last) for layer in cells.layers if layer.role == "output"]
     try:
         wide = stretched(cells, cells.num_steps + 1)
-        starts = [Ends(name, 0) for name in _terminals(wide, "input")]
-        stops = [Ends(name, -1) for name in _terminals(wide, "output")]
         return [
             unbalanced_targets(wide, cells.num_steps, p, sources=starts, targets=stops) for p in (1.0, 2.0)
         ]
@@ -276,12 +294,8 @@ def _unbalanced(cells: CellGraph, notes: list[str]) -> list[Targets]:
         return []
 
 
-def _terminals(cells: CellGraph, role: str) -> list[str]:
-    """Inputs or outputs with a value at every step; all of them, where there are none."""
-    every = [layer.id for layer in cells.layers if layer.role == role]
-    ends = [(e.source if role == "input" else e.target, e.time_pairs) for e in cells.depth_edges]
-    sequences = {name for name, pairs in ends if pairs is None}
-    return [name for name in every if name in sequences] or every
+def _key(hop: Hop) -> tuple[str, str, int, bool]:
+    return hop.source, hop.target, hop.lag, hop.pairs is None
 
 
 def _both(found: Sequence[Targets], hop: Hop) -> tuple[float | None, float | None]:
@@ -289,10 +303,6 @@ def _both(found: Sequence[Targets], hop: Hop) -> tuple[float | None, float | Non
         return None, None
     coherent, incoherent = ({_key(other): w for other, w in weights.items()}[_key(hop)] for weights in found)
     return coherent, incoherent
-
-
-def _key(hop: Hop) -> tuple[str, str, int, bool]:
-    return hop.source, hop.target, hop.lag, hop.pairs is None
 
 
 def _from_inputs(
@@ -303,22 +313,34 @@ def _from_inputs(
         columns = paths_from_each_time(cells, cells.num_steps, names, stops)
         return _listed(columns, cells.num_steps, exact, skips_zero=True)
     if direction(hops_of(states_only(cells))) is None:
-        notes.append("Counts from single inputs are left out: the grid is too large for a count of every cell")
+        notes.append(
+            "Counts from single inputs are left out: the grid is too large for a count of every cell"
+        )
         return ()
     found = []
     for name in names:
-        for time in _sampled(cells.num_steps):
+        for time in _times_of(name, cells):
             count = count_paths(cells, cells.num_steps, [Ends(name, time)], stops, exact=exact)
             if count.log10 is not None:
                 found.append(CellCount(name, time, _count(count, exact)))
     return tuple(found)
 
 
+def _times_of(name: str, cells: CellGraph) -> list[int]:
+    """Some of the times at which an input is read."""
+    pairs = [edge.time_pairs for edge in cells.depth_edges if edge.source == name]
+    if any(listed is None for listed in pairs):
+        return _sampled(cells.num_steps)
+    return sorted({time for listed in pairs for time, _ in listed or ()})[:MAX_LISTED_CELLS]
+
+
 def _through_cells(
     cells: CellGraph, starts: Sequence[Ends], stops: Sequence[Ends], exact: bool, notes: list[str]
 ) -> tuple[CellCount, ...]:
     if len(cells.layers) * cells.num_steps > MAX_TABLE_CELLS:
-        notes.append("Counts through single cells are left out: the grid is too large for a count of every cell")
+        notes.append(
+            "Counts through single cells are left out: the grid is too large for a count of every cell"
+        )
         return ()
     columns = paths_through(cells, cells.num_steps, starts, stops)
     inner = {layer.id for layer in cells.layers if layer.role == "state"}

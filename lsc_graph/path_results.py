@@ -57,11 +57,12 @@ class DirectionRate:
 
 @dataclass(frozen=True)
 class Boundary:
-    """Where path sums neither grow nor fade exponentially in any direction, for time factor a and depth factor b.
+    """Where path sums neither grow nor fade exponentially in any direction, for time factor a and depth
+    factor b.
 
     `critical_line` is in words, with p = 1 where paths align (coherent) and p = 2 where they are unrelated;
-    None where it is no straight line in a^p and b^p. `balanced_*` is the critical a = b. `is_exact`: all levels of
-    the stack are alike; else the whole stack is taken as one period of an endless one.
+    None where it is no straight line in a^p and b^p. `balanced_*` is the critical a = b. `is_exact`: all
+    levels of the stack are alike; else the whole stack is taken as one period of an endless one.
     """
 
     critical_line: str | None

@@ -258,8 +258,8 @@ def _moved(
 ) -> tuple[Ends, ...]:
     """Ends that hang on a few listed edges only, such as a final state, moved to where these lead.
 
-    That changes no count, but leaves edges that are the same at every step. Nothing moves where a path could be
-    of length 0, or where two paths would become one.
+    That changes no count, but leaves edges that are the same at every step. Nothing moves where a path could
+    be of length 0, or where two paths would become one.
     """
     found: list[Ends] = []
     for end in ends:
@@ -273,7 +273,9 @@ def _moved(
             times = [pair[far] for pair in pairs if pair[near] in end.times(num_steps)]
             found += [Ends(hop.target if ahead else hop.source, time).normal(num_steps) for time in times]
     is_safe = len(set(found)) == len(found) <= len(ends) + MOST_MOVED
-    safe_layers = {e.layer for e in found if e.time is None}.isdisjoint(e.layer for e in found if e.time is not None)
+    safe_layers = {e.layer for e in found if e.time is None}.isdisjoint(
+        e.layer for e in found if e.time is not None
+    )
     return tuple(found) if found and is_safe and safe_layers else ends
 
 
