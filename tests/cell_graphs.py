@@ -80,9 +80,8 @@ def one_way_graphs(draw: st.DrawFn, max_lag: int = 2) -> CellGraph:
     for i, source in enumerate(ids):
         for j, target in enumerate(ids):
             least = 0 if i < j else 1
-            for lag in range(least, max_lag + 1):
-                if i != j and draw(st.integers(0, 3)) == 0:
-                    edges.append(DepthEdge(source, target, way * lag))
+            lags = draw(st.sets(st.integers(least, max_lag), max_size=2)) if i != j else ()
+            edges += [DepthEdge(source, target, way * lag) for lag in lags]
     return cell_graph(steps_of, edges, draw(st.integers(1, 6)))
 
 

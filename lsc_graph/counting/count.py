@@ -115,7 +115,7 @@ def count_paths(
         UsageError: no such layer, time or number of steps.
         LimitExceededError: neither way is possible at this size.
     """
-    problem = _Problem(cells, num_steps, sources, targets)
+    problem = _Problem(cells, num_steps, sources, targets, moves=True)
     if direction(problem.hops) is not None:
         return problem.by_transfer(exact)
     if problem.is_two_sided:
@@ -151,10 +151,16 @@ def _found(count: int, method: Method) -> PathCount:
 
 
 class _Problem:
-    """Checked arguments, and the ways to count."""
+    """Checked arguments, and the ways to count; with `moves`, ends are moved where that changes no count."""
 
     def __init__(
-        self, cells: CellGraph, num_steps: int, sources: Sequence[Ends], targets: Sequence[Ends]
+        self,
+        cells: CellGraph,
+        num_steps: int,
+        sources: Sequence[Ends],
+        targets: Sequence[Ends],
+        *,
+        moves: bool = False,
     ) -> None:
         self.cells, self.num_steps = at_steps(cells, num_steps), num_steps
         self.layers = [layer.id for layer in cells.layers]
@@ -167,8 +173,9 @@ class _Problem:
                     "There is no such layer", got=end.layer, expected="one of " + ", ".join(self.layers)
                 )
         every = hops_of(self.cells)
-        self.targets = _moved(self.targets, self.sources, every, num_steps, ahead=False)
-        self.sources = _moved(self.sources, self.targets, every, num_steps, ahead=True)
+        if moves:
+            self.targets = _moved(self.targets, self.sources, every, num_steps, ahead=False)
+            self.sources = _moved(self.sources, self.targets, every, num_steps, ahead=True)
         self.hops = between(every, (e.layer for e in self.sources), (e.layer for e in self.targets))
         self.starts, self.stops = self._by_layer(self.sources), self._by_layer(self.targets)
 

@@ -19,6 +19,8 @@ def product(p: Sequence[int], q: Sequence[int]) -> Polynomial:
     if not p or not q:
         return []
     top = max(map(abs, p)) * max(map(abs, q)) * min(len(p), len(q))
+    if not top:
+        return [0] * (len(p) + len(q) - 1)
     num_bytes = top.bit_length() // 8 + 1
     packed = _pack(p, num_bytes) * _pack(q, num_bytes)
     return _unpack(packed, num_bytes, len(p) + len(q) - 1)

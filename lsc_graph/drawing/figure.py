@@ -63,7 +63,7 @@ def drawing(grid: nx.DiGraph[GridNode], kind: str, title: str = "") -> bytes:
 def _draw(figure: Figure, grid: nx.DiGraph[GridNode], places: Layout, title: str) -> None:
     axes = figure.add_subplot()
     colours = _colours(grid)
-    most = max((log for *_, log in grid.edges(data="log10_num_paths") if log is not None), default=0.0)
+    most = max((data.get("log10_num_paths", 0.0) for *_, data in grid.edges(data=True)), default=0.0)
     counted = any("num_paths" in data for *_, data in grid.edges(data=True))
     for tail, head, data in grid.edges(data=True):
         ends = _ends(places, tail, head)
@@ -126,7 +126,7 @@ def _colours(grid: nx.DiGraph[GridNode]) -> Any:
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import LogNorm
 
-    radii = [radius for *_, radius in grid.edges(data="radius") if radius]
+    radii = [data["radius"] for *_, data in grid.edges(data=True) if data.get("radius")]
     if not radii:
         return None
     spread = max(2.0, *(max(radius, 1.0 / radius) for radius in radii))

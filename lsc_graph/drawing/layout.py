@@ -48,8 +48,8 @@ def layout(grid: nx.DiGraph[GridNode]) -> Layout:
     """Time on x, and on y one row for each layer, by depth; layers of equal depth next to each other."""
     times = axis_of(sorted({node.time for node in grid}), MAX_TIMES)
     depth: dict[str, int] = {}
-    for node, level in grid.nodes(data="depth"):
-        depth[node.layer] = max(level, depth.get(node.layer, 0))
+    for node, data in grid.nodes(data=True):
+        depth[node.layer] = max(int(data["depth"]), depth.get(node.layer, 0))
     layers = sorted(depth, key=depth.__getitem__)
     levels = axis_of(range(len(layers)), MAX_LEVELS)
     shown = {layer: levels.at[index] for index, layer in enumerate(layers) if index in levels.at}

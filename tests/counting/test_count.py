@@ -163,7 +163,8 @@ def test_cells_of_a_column_share_all_paths_of_a_forward_stack() -> None:
     # Between two times every path takes one time edge, in some layer.
     for t in range(8):
         crossing = sum(
-            math.comb(t + l, l) * math.comb(8 - t - 1 + 3 - l, 3 - l) for l in range(4)  # noqa: E741
+            math.comb(t + l, l) * math.comb(8 - t - 1 + 3 - l, 3 - l)
+            for l in range(4)  # noqa: E741
         )
         assert crossing == math.comb(11, 3)
     assert through["l0"][0] == through["l3"][8] == math.comb(11, 3)

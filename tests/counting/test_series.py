@@ -47,15 +47,17 @@ def test_what_has_no_integer_series_is_refused(q: list[int], n: int) -> None:
         coefficient([1], q, n)
 
 
-@given(st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(st.integers(-4, 4), min_size=n, max_size=n), min_size=n, max_size=n)))
+@given(
+    st.integers(1, 4).flatmap(
+        lambda n: st.lists(st.lists(st.integers(-4, 4), min_size=n, max_size=n), min_size=n, max_size=n)
+    )
+)
 def test_the_determinant_makes_the_traces_of_powers(matrix: list[list[int]]) -> None:
     # Newton's identity: -z q'(z) = q(z) sum_k tr(M^k) z^k.
     size = len(matrix)
     q, power, traces = determinant(matrix), [[int(i == j) for j in range(size)] for i in range(size)], [0]
     for _ in range(size):
-        power = [
-            [sum(row[k] * matrix[k][j] for k in range(size)) for j in range(size)] for row in power
-        ]
+        power = [[sum(row[k] * matrix[k][j] for k in range(size)) for j in range(size)] for row in power]
         traces.append(sum(power[i][i] for i in range(size)))
     for k in range(1, size + 1):
         assert -k * q[k] == sum(q[i] * traces[k - i] for i in range(k))

@@ -38,7 +38,9 @@ def test_counts_agree_with_the_unrolled_grid(cells, num_steps, data) -> None:
 def test_weighted_sums_agree_with_the_unrolled_grid(cells, num_steps, data) -> None:
     source, target = (data.draw(st.sampled_from(cells.layers)).id for _ in range(2))
     logs = st.one_of(st.just(-math.inf), st.floats(-3, 3))
-    weights = {pair: data.draw(logs) for pair in sorted({(u.id, v.id) for u in cells.layers for v in cells.layers})}
+    weights = {
+        pair: data.draw(logs) for pair in sorted({(u.id, v.id) for u in cells.layers for v in cells.layers})
+    }
     matrix = TransferMatrix.of(cells)
     first, last = (0, num_steps - 1) if matrix.direction > 0 else (num_steps - 1, 0)
     sums = log10_path_sums(
