@@ -14,7 +14,9 @@ from lsc_graph.cli import exit_codes
 COMMANDS = {
     "audit": "Measure whether a model's gradients survive its depth and time.",
     "inspect": "Show what was found in a model, without measuring it.",
+    "paths": "Count a model's gradient paths, exactly and at any number of steps.",
     "reroll": "Rewrite unrolled recurrences as loops.",
+    "unroll": "Write a model's depth x time grid as a graph file or a drawing.",
     "zoo": "Write the reference models.",
 }
 

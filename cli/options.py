@@ -43,6 +43,17 @@ def shapes(
 
 
 def model_options(command: Command) -> Command:
+    """The model, everything that says how to feed it, and where the report goes."""
+    decorators = [
+        click.option("--format", "form", type=click.Choice(["text", "json"]), default="text"),
+        click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the report to a file."),
+    ]
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return source_options(command)
+
+
+def source_options(command: Command) -> Command:
     """The model and everything that says how to feed it."""
     decorators = [
         click.argument("model", type=click.Path()),
@@ -59,8 +70,6 @@ def model_options(command: Command) -> Command:
             "--state", "states", multiple=True, callback=pairs(":", "IN:OUT"), metavar="IN:OUT",
             help="A streaming state: output OUT is fed back as input IN.",
         ),
-        click.option("--format", "form", type=click.Choice(["text", "json"]), default="text"),
-        click.option("-o", "--output", type=click.Path(dir_okay=False), help="Write the report to a file."),
     ]  # fmt: skip
     for decorator in reversed(decorators):
         command = decorator(command)

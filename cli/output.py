@@ -19,8 +19,15 @@ def emit(text: str, output: str | None) -> None:
         return
     from lsc_graph.files import write_text
 
-    try:
+    with writing(output):
         write_text(output, text)
+
+
+@contextmanager
+def writing(output: str) -> Iterator[None]:
+    """A file that cannot be written is the caller's error."""
+    try:
+        yield
     except OSError as error:
         raise click.BadParameter(f"cannot write {output}: {error.strerror}", param_hint="--output") from error
 

@@ -16,7 +16,12 @@ from lsc_graph.errors import UsageError
 from lsc_graph.exposure import exposed_states
 from lsc_graph.jacobians.meter import GrowthMeter
 from lsc_graph.jacobians.summary import Summary
-from lsc_graph.measure import check_against_autograd, measured_model, quantization_error
+from lsc_graph.measure import (
+    HALF_TOLERANCE,
+    check_against_autograd,
+    measured_model,
+    quantization_error,
+)
 from lsc_graph.paths import log10_of_count, num_gradient_paths
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
 from lsc_graph.recurrence.thresholds import cut_points
@@ -45,7 +50,6 @@ from lsc_graph.unroll import GridNode, first_states, last_states, unroll
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, float], None]
-HALF_TOLERANCE = Tolerance(rtol=2e-2, atol=1e-2)
 
 
 def audit(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import networkx as nx
 import onnx_ir as ir
@@ -21,7 +22,8 @@ from lsc_graph.recurrence.site import RecurrentSite, StateVariable
 class Layer:
     """A strongly connected component of state variables over time; `time_step` is -1 when it runs in reverse.
 
-    `time_step` is 0 for a layer without recurrence (a feed-forward block).
+    `time_step` is 0 for a layer without recurrence: a feed-forward block, or an input or output of the
+    model where these are part of the graph (`role`).
     """
 
     id: str
@@ -30,6 +32,7 @@ class Layer:
     states: tuple[StateVariable, ...]
     state_size: int
     time_step: int
+    role: Literal["state", "input", "output"] = "state"
 
 
 @dataclass(frozen=True)
@@ -163,12 +166,12 @@ def size(shape: Iterable[int]) -> int:
 
 
 def depth_edges_within(cells: Sequence[Cell]) -> tuple[DepthEdge, ...]:
-    """The depth edges between the layers of one step, lag 0 and lag 1."""
+    """The depth edges between the layers of one step: lag 0, or one step in the layer's own direction."""
     owner = {state.name: cell.layer.id for cell in cells for state in cell.layer.states}
     edges = []
     for cell in cells:
         now = dict.fromkeys(owner[state.name] for state in cell.below_now)
         before = dict.fromkeys(owner[state.name] for state in cell.below_before)
         edges += [DepthEdge(source, cell.layer.id, 0) for source in now]
-        edges += [DepthEdge(source, cell.layer.id, 1) for source in before]
+        edges += [DepthEdge(source, cell.layer.id, cell.layer.time_step) for source in before]
     return tuple(edges)

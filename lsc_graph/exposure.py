@@ -27,7 +27,7 @@ def exposed_states(findings: Findings, cells: Sequence[Sequence[Cell]]) -> dict[
         if site is None:
             continue
         outputs = [s.body for s in site.outputs if _is_shown(site, s.main, needed, carried)]
-        shown = _states_behind(site, outputs)
+        shown = states_behind(site, outputs)
         shown |= {state.name for cell in own for state in cell.below_now}
         finals = {state.name for state in site.states if state.final and state.final in needed}
         for cell in own:
@@ -51,7 +51,7 @@ def _needed(graph: ir.Graph) -> set[str]:
     return {str(value.name) for value in seen}
 
 
-def _states_behind(site: RecurrentSite, outputs: Sequence[str]) -> set[str]:
+def states_behind(site: RecurrentSite, outputs: Sequence[str]) -> set[str]:
     """Names of the states that body outputs are directly computed from."""
     values = body_values(site.body.graph)
     owner = {values[state.after]: state.name for state in site.states}
@@ -72,7 +72,7 @@ def structural_depth_edges(findings: Findings, cells: Sequence[Sequence[Cell]]) 
     writers = {}
     for own in cells:
         for sequence in own[0].site.outputs:
-            shown = _states_behind(own[0].site, [sequence.body])
+            shown = states_behind(own[0].site, [sequence.body])
             writers[values[sequence.main]] = [
                 c.layer for c in own if shown & {s.name for s in c.layer.states}
             ]

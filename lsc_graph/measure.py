@@ -28,6 +28,8 @@ from lsc_graph.to_torch.program import ChainProgram, Run, SequenceProgram, Strea
 from lsc_graph.to_torch.segment import Parameters, Segment
 from lsc_graph.unroll import GridNode
 
+HALF_TOLERANCE = Tolerance(rtol=2e-2, atol=1e-2)
+"""Agreement that a 16-bit model, run in float32, can have."""
 # Where float32 gradients are this small, they have lost their digits to underflow.
 _LOG10_TRUSTED = -25.0
 

@@ -7,7 +7,9 @@ bidirectional layer and shifted or permuted times are other edges of the same gr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import gc
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import networkx as nx
@@ -16,7 +18,7 @@ from lsc_graph.cells import CellGraph, DepthEdge, Layer
 from lsc_graph.errors import AnalysisError, LimitExceededError, UsageError
 
 MAX_GRID_NODES = 2_000_000
-"""Cap on num_layers x num_steps: networkx needs about 2 kB for a node and its edges, 4 GB at the cap."""
+"""Cap on num_layers x num_steps: networkx needs about 1.4 kB for a node and its edges, 3 GB at the cap."""
 
 _SHOWN_OF_A_CYCLE = 6
 
@@ -31,7 +33,8 @@ class GridNode(NamedTuple):
 def unroll(cells: CellGraph, num_steps: int | None = None) -> nx.DiGraph[GridNode]:
     """The depth x time DAG of a cell graph.
 
-    Nodes carry `name` (of the layer), `depth` and `kind`, "recurrent" or "feed_forward". Edges carry
+    Nodes carry `name` (of the layer), `depth` and `kind`, "recurrent" or "feed_forward", or "input" or
+    "output" where these are layers of the cell graph. Edges carry
     `kind`: "time", with the id of their `layer`, or "depth", with the ids `source` and `target`.
 
     Args:
@@ -47,16 +50,45 @@ def unroll(cells: CellGraph, num_steps: int | None = None) -> nx.DiGraph[GridNod
     _check_size(cells, steps)
     depth = depths(cells)
     grid: nx.DiGraph[GridNode] = nx.DiGraph()
-    for layer in cells.layers:
-        kind = "recurrent" if layer.time_step else "feed_forward"
-        nodes = (GridNode(layer.id, time) for time in range(steps))
-        grid.add_nodes_from(nodes, name=layer.name, depth=depth[layer.id], kind=kind)
-        grid.add_edges_from(_time_edges(layer, steps), kind="time", layer=layer.id)
-    for edge in cells.depth_edges:
-        pairs = _depth_edges(edge, cells.num_steps, steps)
-        grid.add_edges_from(pairs, kind="depth", source=edge.source, target=edge.target)
-    _check_grid(grid, len(cells.layers) * steps)
+    # Edges refer to the nodes' own tuples: equal ones for every edge would double the memory.
+    nodes = {layer.id: [GridNode(layer.id, time) for time in range(steps)] for layer in cells.layers}
+    with _without_garbage_collection():
+        for layer in cells.layers:
+            kind = "recurrent" if layer.time_step else "feed_forward"
+            kind = kind if layer.role == "state" else layer.role
+            grid.add_nodes_from(nodes[layer.id], name=layer.name, depth=depth[layer.id], kind=kind)
+        for layer in cells.layers:
+            ends = _time_edges(layer, steps)
+            grid.add_edges_from(_between(nodes, layer.id, layer.id, ends), kind="time", layer=layer.id)
+        for edge in cells.depth_edges:
+            pairs = _between(nodes, edge.source, edge.target, _depth_edges(edge, cells.num_steps, steps))
+            grid.add_edges_from(pairs, kind="depth", source=edge.source, target=edge.target)
+        _check_grid(grid, len(cells.layers) * steps)
     return grid
+
+
+@contextmanager
+def _without_garbage_collection() -> Iterator[None]:
+    """Millions of small objects and no circles: looking for garbage would take half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _between(
+    nodes: dict[str, list[GridNode]], source: str, target: str, times: Iterable[tuple[int, int]]
+) -> Iterator[tuple[GridNode, GridNode]]:
+    """The nodes at pairs of times; new ones where an edge leads out of the grid, which is refused later."""
+    tails, heads = nodes.get(source, []), nodes.get(target, [])
+    for tail, head in times:
+        yield (
+            tails[tail] if 0 <= tail < len(tails) else GridNode(source, tail),
+            heads[head] if 0 <= head < len(heads) else GridNode(target, head),
+        )
 
 
 def _check_size(cells: CellGraph, steps: int) -> None:
@@ -94,14 +126,12 @@ def _check_acyclic(graph: nx.DiGraph[GridNode] | nx.DiGraph[str], what: str) -> 
         )
 
 
-def _time_edges(layer: Layer, steps: int) -> Iterator[tuple[GridNode, GridNode]]:
+def _time_edges(layer: Layer, steps: int) -> Iterable[tuple[int, int]]:
     """s[t - time_step] -> s[t]; in a reverse layer (time_step -1) from t + 1 to t; none for time_step 0."""
-    if layer.time_step:
-        for source, time in _shifted(layer.time_step, steps):
-            yield GridNode(layer.id, source), GridNode(layer.id, time)
+    return _shifted(layer.time_step, steps) if layer.time_step else ()
 
 
-def _depth_edges(edge: DepthEdge, own_steps: int, steps: int) -> Iterator[tuple[GridNode, GridNode]]:
+def _depth_edges(edge: DepthEdge, own_steps: int, steps: int) -> Iterable[tuple[int, int]]:
     if edge.time_pairs is not None and steps != own_steps:
         raise UsageError(
             "How the layers are connected over time is known for one number of steps only",
@@ -109,9 +139,7 @@ def _depth_edges(edge: DepthEdge, own_steps: int, steps: int) -> Iterator[tuple[
             got=f"{steps} steps",
             expected=f"{own_steps} steps",
         )
-    pairs = _shifted(edge.lag, steps) if edge.time_pairs is None else edge.time_pairs
-    for source, target in pairs:
-        yield GridNode(edge.source, source), GridNode(edge.target, target)
+    return _shifted(edge.lag, steps) if edge.time_pairs is None else edge.time_pairs
 
 
 def _shifted(lag: int, steps: int) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Results as JSON: `docs/audit.schema.json` describes it."""
+"""Results as JSON: `docs/audit.schema.json` describes that of an audit."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import math
 from typing import Any
 
+from lsc_graph.path_results import PathReport
 from lsc_graph.results import Analysis, Inspection, Rerolling
 
 
-def to_json(result: Analysis | Inspection | Rerolling) -> str:
+def to_json(result: Analysis | Inspection | PathReport | Rerolling) -> str:
     """The result as indented JSON text; numbers that are not finite become null."""
     if isinstance(result, Rerolling):
         result = dataclasses.replace(result, model=None)

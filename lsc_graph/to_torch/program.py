@@ -82,22 +82,23 @@ class SequenceProgram(nn.Module):
     def reads_given_states(self, target: int, states: Values, run: Run, inputs: Values) -> dict[str, Tensor]:
         """What site `target` reads from the main graph when the earlier sites' states are `states`.
 
-        This function has no recurrence in it: its derivative is that of the depth edges alone.
+        With the number of sites as `target` it is the outputs that are computed. This function has no
+        recurrence in it: its derivative is that of the depth edges alone.
         """
         values = dict(inputs)
-        for index in range(target + 1):
+        for index in range(target):
             prelude, site = self.preludes[index], self.sites[index]
             assert isinstance(prelude, Segment)
             assert isinstance(site, SiteModule)
             read = compute(prelude, values)
-            if index == target:
-                return read
             trajectory = run.trajectories[index]
             slices, _, captures = site_inputs(site, read)
             given = Trajectory(trajectory.before, {}, slices, captures, {}, {})
             own = {state.name: states[state.name] for state in site.layered}
             values |= read | site.emit_all(own, given)
-        raise IndexError(target)
+        last = self.postlude if target == len(self.sites) else self.preludes[target]
+        assert isinstance(last, Segment)
+        return compute(last, values)
 
 
 class StreamingProgram(nn.Module):

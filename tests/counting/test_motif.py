@@ -1,0 +1,114 @@
+"""Rates agree with long counts, and the boundary is where long path sums turn."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from cell_graphs import bidirectional, cell_graph, coupled, skips, stack, with_terminals
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsc_graph.cells import DepthEdge
+from lsc_graph.counting.motif import motif_of
+from lsc_graph.counting.transfer import TransferMatrix
+from lsc_graph.errors import AnalysisError, UsageError
+from lsc_graph.stability import stability_index
+
+
+@settings(deadline=None, max_examples=30)
+@given(dt=st.floats(0.1, 10), dl=st.floats(0.1, 10), a=st.floats(0.1, 2), b=st.floats(0.1, 2))
+def test_the_rate_of_a_plain_stack_is_that_of_the_binomial(dt, dl, a, b) -> None:
+    share = dl / (dt + dl)
+    entropy = -(share * math.log10(share) + (1 - share) * math.log10(1 - share))
+    expected = (dt + dl) * entropy + dt * math.log10(a) + dl * math.log10(b)
+    assert motif_of(stack(3)).growth_rate(dt, dl, a, b) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("direction", [(2, 1), (1, 1), (1, 3)])
+@pytest.mark.parametrize("make", [stack, skips])
+def test_the_rate_is_that_of_long_and_deep_counts(make, direction: tuple[int, int]) -> None:
+    dt, dl = (40 * part for part in direction)
+    rates = []
+    for size in (1, 2):
+        matrix = TransferMatrix.of(make(size * dl + 1))
+        rates.append(matrix.log10_path_sum(["l0"], [f"l{size * dl}"], size * dt, lambda hop: 0.0))
+    # Along a direction counts are 10^(n rate) / sqrt(n) but for a constant.
+    slope = (rates[1] - rates[0] + 0.5 * math.log10(2)) / 40
+    assert motif_of(make(4)).growth_rate(*direction) == pytest.approx(slope, rel=1e-3)
+
+
+def test_along_an_axis_a_single_path_remains() -> None:
+    motif = motif_of(stack(3))
+    assert motif.growth_rate(1, 0) == pytest.approx(0.0, abs=1e-9)
+    assert motif.growth_rate(0, 1) == pytest.approx(0.0, abs=1e-9)
+    assert motif.growth_rate(1, 0, 0.5, 2.0) == pytest.approx(math.log10(0.5), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("cells", "line", "ways"),
+    [
+        (stack(4), "a^p + b^p = 1", 2),
+        (stack(1), "a^p = 1", 1),
+        (stack(4, time_step=0), "b^p = 1", 1),
+        (skips(6), "a^p + 2 b^p = 1", 3),
+        (bidirectional(3), "a^p + 2 b^p = 1", 3),
+        (coupled(), "a^p + b^p = 1", 2),
+        (with_terminals(stack(4)), "a^p + b^p = 1", 2),
+    ],
+)
+def test_the_critical_line_counts_the_ways_on(cells, line: str, ways: int) -> None:
+    motif = motif_of(cells)
+    assert motif.is_exact
+    assert motif.formula() == line
+    for p in (1.0, 1.4, 2.0):
+        assert motif.balanced(p) == pytest.approx(ways ** (-1 / p))
+        assert motif.index(motif.balanced(p), motif.balanced(p), p) == pytest.approx(1.0)
+
+
+@given(a=st.floats(0.05, 2), b=st.floats(0.05, 2), p=st.floats(1, 2))
+def test_the_index_of_a_plain_stack_is_that_of_the_verdict(a: float, b: float, p: float) -> None:
+    assert motif_of(stack(3)).index(a, b, p) == pytest.approx(stability_index(a, b, p))
+
+
+@pytest.mark.parametrize("factor", [0.98, 1.02])
+@pytest.mark.parametrize("make", [stack, skips])
+def test_beyond_the_boundary_sums_explode_in_some_direction_and_within_it_in_none(make, factor) -> None:
+    motif = motif_of(make(5))
+    a = 0.4
+    b = motif.critical_depth_factor(a) or 0.0
+    rates = [motif.growth_rate(dt, 1.0, factor * a, factor * b) for dt in (0.1 * k for k in range(60))]
+    assert (max(rates) > 0) == (factor > 1)
+
+
+def test_a_stack_that_does_not_repeat_is_repeated_as_a_whole() -> None:
+    # A skip that only the first layer has.
+    edges = [*stack(4).depth_edges, DepthEdge("l0", "l2")]
+    motif = motif_of(cell_graph(dict.fromkeys(["l0", "l1", "l2", "l3"], 1), edges))
+    assert not motif.is_exact
+    assert motif.formula() is None
+    a = 0.3
+    b = motif.critical_depth_factor(a)
+    assert b is not None
+    # One period: b / (1 - a) for every edge upwards; to l2 directly or by l1, to l3, and on to the next.
+    up = b / (1 - a)
+    assert (up + up**2) * up**2 == pytest.approx(1.0)
+
+
+def test_too_much_in_time_leaves_nothing_for_depth() -> None:
+    assert motif_of(stack(3)).critical_depth_factor(1.1) is None
+    assert motif_of(stack(1)).critical_depth_factor(0.5) == math.inf
+
+
+def test_directions_that_are_none_are_refused() -> None:
+    for dt, dl in ((-1.0, 1.0), (0.0, 0.0)):
+        with pytest.raises(UsageError, match="no such direction"):
+            motif_of(stack(2)).growth_rate(dt, dl)
+    with pytest.raises(AnalysisError, match="both ways in time"):
+        motif_of(bidirectional(2)).growth_rate(1, 1)
+
+
+def test_edges_at_single_times_have_no_motif() -> None:
+    cells = cell_graph({"a": 1, "b": 1}, [DepthEdge("a", "b", time_pairs=((0, 0),))])
+    with pytest.raises(AnalysisError, match="not known"):
+        motif_of(cells)
