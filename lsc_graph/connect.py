@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
+import onnx_ir as ir
 import torch
 from torch import Tensor
 from torch.func import vjp
@@ -25,6 +26,7 @@ from lsc_graph.to_torch.loop import CellModule, SiteModule, Values
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.program import reads_of
 
+_RESHAPING = frozenset(["Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Cast"])
 INPUT, OUTPUT = "input:", "output:"
 """What the ids of inputs and outputs begin with."""
 
@@ -110,7 +112,8 @@ def _streaming_terminals(prepared: Prepared) -> tuple[DepthEdge, ...]:
         for name in cell.slices
         if _is_float(values[name])
     ]
-    lags = {values[s.after]: (cell.layer.id, 0) for cell in own for s in cell.layer.states}
+    after = {values[s.after]: (cell.layer.id, 0) for cell in own for s in cell.layer.states}
+    lags = {same: layer for value, layer in after.items() for same in _reshaped_from(value)}
     lags |= {
         values[s.before]: (cell.layer.id, cell.layer.time_step) for cell in own for s in cell.layer.states
     }
@@ -120,6 +123,15 @@ def _streaming_terminals(prepared: Prepared) -> tuple[DepthEdge, ...]:
         sources = {value} if value in lags else direct_sources(value, lags)
         edges += [DepthEdge(lags[s][0], OUTPUT + name, lags[s][1]) for s in sources]
     return tuple(dict.fromkeys(edges))
+
+
+def _reshaped_from(value: ir.Value) -> Iterator[ir.Value]:
+    """The value, and those that it only reshapes: an output may read a state before it is shaped for the file."""
+    seen: ir.Value | None = value
+    while seen is not None:
+        yield seen
+        node = seen.producer()
+        seen = node.inputs[0] if node is not None and node.op_type in _RESHAPING else None
 
 
 class _Probe:

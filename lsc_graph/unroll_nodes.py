@@ -73,15 +73,18 @@ class _Builder:
 
     def add_feed_forward(self, graph: ir.Graph) -> None:
         """All nodes at the single step."""
+        known = {layer.id for layer in self.cells.layers}
         starts = {value: INPUT + str(value.name) for value in graph.inputs}
-        for consumer in _carrying(graph, starts):
+        carrying = _carrying(graph, starts)
+        for consumer in carrying:
             for value in inputs_of(consumer):
-                if value in starts:
+                producer = value.producer()
+                if value in starts and starts[value] in known:
                     self._edge(GridNode(starts[value], 0), _at(consumer, "", 0), "depth")
-                elif (producer := value.producer()) is not None:
+                elif producer in carrying:
                     self._edge(_at(producer, "", 0), _at(consumer, "", 0), "within")
         for value in graph.outputs:
-            if (producer := value.producer()) is not None:
+            if (producer := value.producer()) in carrying:
                 self._edge(_at(producer, "", 0), GridNode(OUTPUT + str(value.name), 0), "depth")
 
     def add_site(self, site: RecurrentSite, own: tuple[Cell, ...]) -> None:
@@ -93,9 +96,12 @@ class _Builder:
             for s in cell.layer.states
         }
         ports = {values[name] for cell in own for name in (*cell.slices, *cell.captures)}
-        for consumer in _carrying(graph, after.keys() | ports):
+        carrying = _carrying(graph, after.keys() | ports)
+        for consumer in carrying:
             for value in inputs_of(consumer):
                 for source, lag, kind in _written_by(value, after):
+                    if source not in carrying:
+                        continue
                     for time in range(max(lag, 0), min(self.num_steps, self.num_steps + lag)):
                         tail = _at(source, f"{site.id}/", time - lag)
                         self._edge(tail, _at(consumer, f"{site.id}/", time), kind)
@@ -221,14 +227,14 @@ def _at(node: ir.Node, prefix: str, time: int) -> GridNode:
     return GridNode(_label(node, prefix), time)
 
 
-def _carrying(graph: ir.Graph, starts: Iterable[ir.Value]) -> list[ir.Node]:
-    """Nodes with a floating-point output that depends on any of the values."""
-    known, found = set(starts), []
+def _carrying(graph: ir.Graph, starts: Iterable[ir.Value]) -> dict[ir.Node, None]:
+    """Nodes with a floating-point output that depends on any of the values, if only through integers."""
+    known, found = set(starts), dict[ir.Node, None]()
     for node in graph:
-        is_float = any(v.dtype is None or v.dtype.is_floating_point() for v in node.outputs)
-        if is_float and any(value in known for value in inputs_of(node)):
+        if any(value in known for value in inputs_of(node)):
             known.update(node.outputs)
-            found.append(node)
+            if any(v.dtype is None or v.dtype.is_floating_point() for v in node.outputs):
+                found[node] = None
     return found
 
 
