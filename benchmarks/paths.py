@@ -21,7 +21,8 @@ from pathlib import Path
 import networkx as nx
 
 from lsc_graph.cells import CellGraph, DepthEdge, Layer
-from lsc_graph.counting.count import count_paths, first_ends, last_ends
+from lsc_graph.counting.count import count_paths
+from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
 from lsc_graph.unroll import GridNode
 

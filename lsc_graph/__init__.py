@@ -1,17 +1,24 @@
 """lsc-graph: will the gradients of this ONNX model survive depth and time?
 
 `lsc_graph.audit(model)` measures, `lsc_graph.inspect(model)` only looks, `lsc_graph.reroll(model, output)`
-rewrites unrolled recurrences as loops. All are imported when first used.
+rewrites unrolled recurrences as loops, `lsc_graph.gradient_paths(model)` counts, and
+`lsc_graph.unrolled(model)` is the depth x time grid as a networkx graph. All are imported when first used.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lsc_graph import errors, results
 
-__all__ = ["audit", "errors", "inspect", "reroll", "results"]
+if TYPE_CHECKING:
+    import networkx as nx
+
+    from lsc_graph.path_results import PathReport
+    from lsc_graph.unroll import GridNode
+
+__all__ = ["audit", "errors", "gradient_paths", "inspect", "reroll", "results", "unrolled"]
 
 
 def audit(*arguments: Any, **options: Any) -> results.Analysis:
@@ -31,4 +38,18 @@ def reroll(*arguments: Any, **options: Any) -> results.Rerolling:
     """Rewrite unrolled recurrences as loops: see `lsc_graph.rerolling.reroll`."""
     module = importlib.import_module("lsc_graph.rerolling")
     found: results.Rerolling = module.reroll(*arguments, **options)
+    return found
+
+
+def gradient_paths(*arguments: Any, **options: Any) -> PathReport:
+    """How many gradient paths a model has: see `lsc_graph.count_model.gradient_paths`."""
+    module = importlib.import_module("lsc_graph.count_model")
+    found: PathReport = module.gradient_paths(*arguments, **options)
+    return found
+
+
+def unrolled(*arguments: Any, **options: Any) -> nx.DiGraph[GridNode]:
+    """The depth x time grid of a model: see `lsc_graph.unroll_model.unroll_model`."""
+    module = importlib.import_module("lsc_graph.unroll_model")
+    found: nx.DiGraph[GridNode] = module.unroll_model(*arguments, **options)
     return found

@@ -12,6 +12,9 @@ import onnx_ir as ir
 import torch
 
 from lsc_graph.cells import CellGraph, body_values
+from lsc_graph.counting.count import count_paths
+from lsc_graph.counting.ends import first_ends, last_ends
+from lsc_graph.counting.series import digits
 from lsc_graph.errors import UsageError
 from lsc_graph.exposure import exposed_states
 from lsc_graph.jacobians.meter import GrowthMeter
@@ -22,7 +25,6 @@ from lsc_graph.measure import (
     measured_model,
     quantization_error,
 )
-from lsc_graph.paths import log10_of_count, num_gradient_paths
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
 from lsc_graph.recurrence.thresholds import cut_points
 from lsc_graph.recurrence.weights import step_nodes, trained_tensors
@@ -46,7 +48,7 @@ from lsc_graph.sampling import Sample, make_samples, read_data
 from lsc_graph.stability import judge
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.program import writes_of
-from lsc_graph.unroll import GridNode, first_states, last_states, unroll
+from lsc_graph.unroll import GridNode, unroll
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, float], None]
@@ -340,8 +342,8 @@ def _bare_layers(cells: CellGraph) -> tuple[LayerFacts, ...]:
 
 
 def _grid(cells: CellGraph) -> Grid:
-    count = num_gradient_paths(unroll(cells), first_states(cells), last_states(cells))
-    return Grid(len(cells.layers), cells.num_steps, str(count), log10_of_count(count))
+    found = count_paths(cells, cells.num_steps, first_ends(cells), last_ends(cells))
+    return Grid(len(cells.layers), cells.num_steps, digits(found.exact or 0), found.log10)
 
 
 def _input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:

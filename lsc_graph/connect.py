@@ -126,7 +126,9 @@ def _streaming_terminals(prepared: Prepared) -> tuple[DepthEdge, ...]:
 
 
 def _reshaped_from(value: ir.Value) -> Iterator[ir.Value]:
-    """The value, and those that it only reshapes: an output may read a state before it is shaped for the file."""
+    """The value, and those that it only reshapes: an output may read a state before it is shaped for the
+    file.
+    """
     seen: ir.Value | None = value
     while seen is not None:
         yield seen

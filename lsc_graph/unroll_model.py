@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import networkx as nx
 
 from lsc_graph.annotate import annotate_counts, annotate_factors
-from lsc_graph.count_model import Source, model_cells, parse_ends, states_only
-from lsc_graph.counting.count import Ends, first_ends, last_ends
+from lsc_graph.counting.ends import Ends, first_ends, last_ends
+from lsc_graph.model_cells import Source, model_cells, parse_ends, states_only
 from lsc_graph.unroll import GridNode, unroll
 from lsc_graph.unroll_nodes import unroll_nodes
 

@@ -33,7 +33,7 @@ def unroll_nodes(prepared: Prepared, cells: CellGraph) -> nx.DiGraph[GridNode]:
 
     Args:
         prepared: the model.
-        cells: its cell graph with inputs and outputs (`count_model.model_cells`), which sets T.
+        cells: its cell graph with inputs and outputs (`model_cells`), which sets T.
 
     Raises:
         LimitExceededError: there would be more than MAX_GRID_NODES nodes.

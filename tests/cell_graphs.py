@@ -8,7 +8,7 @@ from itertools import pairwise
 from hypothesis import strategies as st
 
 from lsc_graph.cells import CellGraph, DepthEdge, Layer
-from lsc_graph.counting.count import Ends
+from lsc_graph.counting.ends import Ends
 from lsc_graph.paths import num_gradient_paths
 from lsc_graph.unroll import GridNode, unroll
 

@@ -9,12 +9,14 @@ import pytest
 import torch
 from lsc_graph.models import registry
 
-from lsc_graph import count_model
-from lsc_graph.count_model import model_cells, parse_ends, paths, states_only
-from lsc_graph.counting.count import Ends, count_paths, first_ends, last_ends
+from lsc_graph import path_tables
+from lsc_graph.count_model import gradient_paths
+from lsc_graph.counting.count import count_paths
+from lsc_graph.counting.ends import Ends, first_ends, last_ends
 from lsc_graph.counting.stretch import stretched
 from lsc_graph.errors import NoLayersError, UsageError
 from lsc_graph.measure import Sequences
+from lsc_graph.model_cells import model_cells, parse_ends, states_only
 from lsc_graph.paths import num_gradient_paths
 from lsc_graph.prepare import Request, prepare
 from lsc_graph.report.to_json import to_json
@@ -70,7 +72,7 @@ def test_autograd_through_the_pascal_rnn_counts_the_same_paths(num_layers: int) 
 
 
 def test_a_report_says_how_many_where_and_how_they_grow() -> None:
-    report = paths(registry.build("pascal_rnn"), num_steps=20)
+    report = gradient_paths(registry.build("pascal_rnn"), num_steps=20)
     assert report.total.num_gradient_paths == str(math.comb(21, 2))
     assert report.growth is not None
     assert (report.growth.factor_per_step, report.growth.degree) == (1.0, 2)
@@ -90,7 +92,7 @@ def test_a_report_says_how_many_where_and_how_they_grow() -> None:
 
 
 def test_a_million_steps_are_counted_from_a_run_of_32() -> None:
-    report = paths(registry.build("lstm", num_layers=4), num_steps=10**6)
+    report = gradient_paths(registry.build("lstm", num_layers=4), num_steps=10**6)
     assert (report.num_steps, report.own_steps) == (10**6, 32)
     assert report.total.num_gradient_paths == str(math.comb(10**6 + 2, 3))
     assert len(report.notes) == 2
@@ -99,17 +101,17 @@ def test_a_million_steps_are_counted_from_a_run_of_32() -> None:
 
 
 def test_a_report_is_json() -> None:
-    report = json.loads(to_json(paths(registry.build("bidirectional_lstm"), num_steps=9)))
+    report = json.loads(to_json(gradient_paths(registry.build("bidirectional_lstm"), num_steps=9)))
     assert report["total"] == {"num_gradient_paths": "36", "log10": math.log10(36)}
     assert report["growth"] is None
     assert report["directions"] == []
 
 
 def test_digits_are_shown_up_to_a_thousand_or_when_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(count_model, "MAX_SHOWN_DIGITS", 5)
+    monkeypatch.setattr(path_tables, "MAX_SHOWN_DIGITS", 5)
     proto = registry.build("gru", num_layers=4)
-    assert paths(proto, num_steps=200).total.num_gradient_paths is None
-    assert paths(proto, num_steps=200, exact=True).total.num_gradient_paths == str(math.comb(202, 3))
+    assert gradient_paths(proto, num_steps=200).total.num_gradient_paths is None
+    assert gradient_paths(proto, num_steps=200, exact=True).total.num_gradient_paths == str(math.comb(202, 3))
 
 
 @pytest.mark.parametrize(
@@ -135,11 +137,11 @@ def test_states_are_named_by_layer_and_time(text: str, is_source: bool, expected
 @pytest.mark.parametrize("text", ["layer_9", "layer_0@soon", "@3", ""])
 def test_states_that_are_not_there_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no such layer"):
-        paths(registry.build("gru"), num_steps=5, sources=[text])
+        gradient_paths(registry.build("gru"), num_steps=5, sources=[text])
 
 
 def test_a_feed_forward_model_has_one_step() -> None:
     proto = registry.build("residual_mlp")
-    assert paths(proto).num_steps == 1
+    assert gradient_paths(proto).num_steps == 1
     with pytest.raises(UsageError, match="single step"):
-        paths(proto, num_steps=7)
+        gradient_paths(proto, num_steps=7)

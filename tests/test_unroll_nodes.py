@@ -7,8 +7,8 @@ import pytest
 from lsc_graph.models import registry
 
 from lsc_graph import unroll_nodes as module
-from lsc_graph.count_model import model_cells
 from lsc_graph.errors import LimitExceededError
+from lsc_graph.model_cells import model_cells
 from lsc_graph.paths import num_gradient_paths
 from lsc_graph.unroll import GridNode, unroll
 from lsc_graph.unroll_nodes import unroll_nodes

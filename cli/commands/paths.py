@@ -31,11 +31,11 @@ def command(
     exact: bool,
 ) -> None:
     """Count the gradient paths of MODEL over any number of steps, without running it that long."""
-    from lsc_graph.count_model import paths
+    from lsc_graph.count_model import gradient_paths
     from lsc_graph.report.paths_terminal import render_paths
     from lsc_graph.report.to_json import to_json
 
-    report = paths(
+    report = gradient_paths(
         model,
         num_steps=steps,
         sources=sources,

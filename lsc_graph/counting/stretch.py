@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from lsc_graph.cells import CellGraph, DepthEdge
-from lsc_graph.counting.count import at_steps
+from lsc_graph.counting.ends import at_steps
 from lsc_graph.errors import UsageError
 
 Pairs = frozenset[tuple[int, int]]

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from lsc_graph.cells import CellGraph
 from lsc_graph.counting.columns import Exact, sums_from, sums_to
-from lsc_graph.counting.count import Ends, at_steps, first_ends, last_ends
+from lsc_graph.counting.ends import Ends, at_steps, first_ends, last_ends
 from lsc_graph.counting.hops import Hop, hops_of
 from lsc_graph.errors import UsageError
 

@@ -23,16 +23,8 @@ from hypothesis import strategies as st
 
 from lsc_graph.cells import DepthEdge
 from lsc_graph.counting import count as module
-from lsc_graph.counting.count import (
-    Ends,
-    Method,
-    count_paths,
-    first_ends,
-    last_ends,
-    log10_path_sum,
-    paths_from_each_time,
-    paths_through,
-)
+from lsc_graph.counting.count import Method, count_paths, log10_path_sum, paths_from_each_time, paths_through
+from lsc_graph.counting.ends import Ends, at_steps, first_ends, last_ends
 from lsc_graph.errors import LimitExceededError, UsageError
 from lsc_graph.paths import log10_path_sums, num_paths_from_each
 from lsc_graph.unroll import GridNode, first_states, last_states, unroll
@@ -100,9 +92,6 @@ def test_first_and_last_ends_are_the_first_and_last_states(cells, num_steps: int
         there = at_steps(cells, num_steps)
         found = {GridNode(end.layer, t) for end in ends(there) for t in end.times(num_steps)}
         assert found == set(states(there))
-
-
-at_steps = module.at_steps
 
 
 def test_input_to_output_follows_the_closed_forms() -> None:

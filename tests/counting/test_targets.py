@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsc_graph.cells import DepthEdge
-from lsc_graph.counting.count import Ends
+from lsc_graph.counting.ends import Ends
 from lsc_graph.counting.targets import balanced_targets, expected_uses, unbalanced_targets
 from lsc_graph.errors import UsageError
 from lsc_graph.paths import log10_path_sums

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from lsc_graph.cells import DepthEdge
-from lsc_graph.counting.count import Ends
+from lsc_graph.counting.ends import Ends
 from lsc_graph.counting.hops import Hop
 from lsc_graph.counting.transfer import TransferMatrix
 from lsc_graph.errors import AnalysisError, UsageError

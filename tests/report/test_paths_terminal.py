@@ -9,13 +9,13 @@ import pytest
 from lsc_graph.models import registry
 from rich.console import Console
 
-from lsc_graph.count_model import paths
+from lsc_graph.count_model import gradient_paths
 from lsc_graph.report.paths_terminal import render_paths
 
 
 def text_of(name: str, width: int = 100, *, exact: bool = False, steps: int | None = 40, **options) -> str:
     buffer = io.StringIO()
-    report = paths(registry.build(name, **options), num_steps=steps, exact=exact)
+    report = gradient_paths(registry.build(name, **options), num_steps=steps, exact=exact)
     render_paths(report, Console(file=buffer, width=width, highlight=False))
     return buffer.getvalue()
 
