@@ -19,6 +19,8 @@ from lsc_graph.paths import log10_of_count
 MAX_SHOWN_DIGITS = 1_000
 MAX_TABLE_CELLS = 1_000_000
 """What needs a count for every cell is computed for at most this many layers x steps."""
+MAX_DISTANT_LAYERS = 20
+"""On larger grids, single cells are counted one by one if there are at most this many layers."""
 MAX_LISTED_CELLS = 2_000
 """Of larger tables, only some times are listed."""
 
@@ -52,9 +54,6 @@ def _sequences_only(cells: CellGraph) -> CellGraph:
 
 def _unbalanced(cells: CellGraph, notes: list[str]) -> list[Targets]:
     """For both laws, from the first input to the last output; from all to all where time goes both ways."""
-    if len(cells.layers) * cells.num_steps > MAX_TABLE_CELLS:
-        notes.append("Unbalanced targets are left out: the grid is too large for a count of every cell")
-        return []
     way = direction(hops_of(cells))
     first, last = {None: (None, None), 1: (0, -1), -1: (-1, 0)}[way]
     starts = [Ends(layer.id, first) for layer in cells.layers if layer.role == "input"]
@@ -112,15 +111,25 @@ def _times_of(name: str, cells: CellGraph) -> list[int]:
 def through_cells(
     cells: CellGraph, starts: Sequence[Ends], stops: Sequence[Ends], exact: bool, notes: list[str]
 ) -> tuple[CellCount, ...]:
-    if len(cells.layers) * cells.num_steps > MAX_TABLE_CELLS:
+    """How many paths pass through each cell: through all of them, or at some times of a large grid."""
+    size, layers = cells.num_steps, [layer.id for layer in cells.layers if layer.role == "state"]
+    if len(cells.layers) * size <= MAX_TABLE_CELLS:
+        columns = paths_through(cells, size, starts, stops)
+        return _listed({name: columns[name] for name in layers}, size, exact, skips_zero=False)
+    if direction(hops_of(states_only(cells))) is None or len(layers) > MAX_DISTANT_LAYERS:
         notes.append(
             "Counts through single cells are left out: the grid is too large for a count of every cell"
         )
         return ()
-    columns = paths_through(cells, cells.num_steps, starts, stops)
-    inner = {layer.id for layer in cells.layers if layer.role == "state"}
-    shown = {name: column for name, column in columns.items() if name in inner}
-    return _listed(shown, cells.num_steps, exact, skips_zero=False)
+    found = []
+    for name in layers:
+        for time in _sampled(size)[:: max(1, len(layers) // 4)]:
+            here = [Ends(name, time)]
+            counts = count_paths(cells, size, starts, here).exact, count_paths(cells, size, here, stops).exact
+            number = (counts[0] or 0) * (counts[1] or 0)
+            through = PathCount(number, log10_of_count(number), Method.TRANSFER)
+            found.append(CellCount(name, time, shown_count(through, exact)))
+    return tuple(found)
 
 
 def _listed(

@@ -95,8 +95,19 @@ def test_a_million_steps_are_counted_from_a_run_of_32() -> None:
     report = gradient_paths(registry.build("lstm", num_layers=4), num_steps=10**6)
     assert (report.num_steps, report.own_steps) == (10**6, 32)
     assert report.total.num_gradient_paths == str(math.comb(10**6 + 2, 3))
-    assert len(report.notes) == 2
+    assert not report.notes
     assert report.from_inputs
+    through = {(c.layer, c.time): c.count.num_gradient_paths for c in report.through_cells}
+    assert through["layer_1", 500_000] == str(500_001 * math.comb(499_999 + 2, 2))
+    shares = {(t.source, t.target): t.unbalanced_coherent for t in report.edge_targets}
+    assert shares["layer_2", "layer_2"] == pytest.approx(10**6 / (10**6 + 4), rel=1e-12)
+
+
+def test_what_a_huge_grid_of_both_directions_cannot_show_is_said() -> None:
+    report = gradient_paths(registry.build("bidirectional_lstm"), num_steps=10**7)
+    assert report.total.num_gradient_paths == str(4 * 10**7)
+    assert len(report.notes) == 3
+    assert not report.from_inputs
     assert not report.through_cells
 
 

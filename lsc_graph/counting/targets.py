@@ -9,16 +9,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
-from lsc_graph.cells import CellGraph
+from lsc_graph.cells import CellGraph, DepthEdge
 from lsc_graph.counting.columns import Exact, sums_from, sums_to
+from lsc_graph.counting.count import check_columns, count_paths
 from lsc_graph.counting.ends import Ends, at_steps, first_ends, last_ends
-from lsc_graph.counting.hops import Hop, hops_of
+from lsc_graph.counting.hops import Hop, direction, hops_of
 from lsc_graph.errors import UsageError
 
 Targets = Mapping[Hop, float]
 """A weight for each edge of the cell graph."""
+MANY_CELLS = 200_000
+"""Beyond this many layers x steps, stacks that are the same at every step are not counted cell by cell."""
+FEW_HOPS = 100
+"""Deeper stacks are counted cell by cell at any length: that takes less time."""
 
 
 def balanced_targets(cells: CellGraph, p: float = 1.0) -> Targets:
@@ -74,8 +80,18 @@ def unbalanced_targets(
 
 
 def expected_uses(cells: CellGraph, sources: Sequence[Ends], targets: Sequence[Ends]) -> dict[Hop, Fraction]:
-    """How often a path from `sources` to `targets` takes each edge, on average over all paths, exactly."""
-    hops, layers, size = hops_of(cells), [layer.id for layer in cells.layers], cells.num_steps
+    """How often a path from `sources` to `targets` takes each edge, on average over all paths, exactly.
+
+    Raises:
+        LimitExceededError: the grid is too large, and the stack too deep or its time not one-way.
+        AnalysisError: feedback both ways in time.
+    """
+    hops, size = hops_of(cells), cells.num_steps
+    if direction(hops) is not None and len(cells.layers) * size > MANY_CELLS and len(hops) <= FEW_HOPS:
+        total = count_paths(cells, size, sources, targets).exact or 1
+        return {hop: Fraction(_marked_paths(cells, hop, sources, targets), total) for hop in hops}
+    check_columns(2 * len(cells.layers), size)
+    layers = [layer.id for layer in cells.layers]
     since = sums_from(Exact(), layers, hops, size, _times(sources, size))
     to = sums_to(Exact(), layers, hops, size, _times(targets, size))
     total = sum(to[end.layer][time] for end in sources for time in end.times(size))
@@ -85,6 +101,25 @@ def expected_uses(cells: CellGraph, sources: Sequence[Ends], targets: Sequence[E
         )
         for hop in hops
     }
+
+
+def _marked_paths(cells: CellGraph, mark: Hop, sources: Sequence[Ends], targets: Sequence[Ends]) -> int:
+    """The number of paths with one of their uses of a hop marked: paths on two copies of the stack.
+
+    They start in the first copy and end in the second; the marked hop is the only way across.
+    """
+    hops = hops_of(cells)
+    copies = [
+        tuple(replace(layer, id=f"{copy}{layer.id}", time_step=0) for layer in cells.layers) for copy in "12"
+    ]
+    within = [
+        DepthEdge(f"{copy}{hop.source}", f"{copy}{hop.target}", hop.lag) for hop in hops for copy in "12"
+    ]
+    across = DepthEdge(f"1{mark.source}", f"2{mark.target}", mark.lag)
+    doubled = CellGraph((*copies[0], *copies[1]), (*within, across), cells.num_steps)
+    starts = [replace(end, layer=f"1{end.layer}") for end in sources]
+    stops = [replace(end, layer=f"2{end.layer}") for end in targets]
+    return count_paths(doubled, cells.num_steps, starts, stops).exact or 0
 
 
 def _times(ends: Iterable[Ends], num_steps: int) -> dict[str, set[int]]:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import math
 
 import pytest
-from cell_graphs import bidirectional, cell_graph, skips, stack, two_way_graphs, with_terminals
+from cell_graphs import (
+    bidirectional,
+    cell_graph,
+    one_way_graphs,
+    skips,
+    some_ends,
+    stack,
+    two_way_graphs,
+    with_terminals,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsc_graph.cells import DepthEdge
+from lsc_graph.counting import targets as module
 from lsc_graph.counting.ends import Ends
 from lsc_graph.counting.targets import balanced_targets, expected_uses, unbalanced_targets
 from lsc_graph.errors import UsageError
@@ -68,6 +78,26 @@ def test_expected_uses_add_up_to_the_edges_of_a_path() -> None:
     uses = expected_uses(stack(4, 9), [Ends("l0", 0)], [Ends("l3", -1)])
     assert sum(n for hop, n in uses.items() if hop.kind == "time") == 8
     assert {n for hop, n in uses.items() if hop.kind == "depth"} == {1}
+
+
+@settings(deadline=None, max_examples=60)
+@given(cells=one_way_graphs(), data=st.data())
+def test_expected_uses_are_the_same_cell_by_cell_and_by_marked_paths(cells, data) -> None:
+    size, threshold = cells.num_steps, module.MANY_CELLS
+    sources, targets = some_ends(data.draw, cells, size), some_ends(data.draw, cells, size)
+    sources, targets = ([*{e.normal(size).layer: e for e in ends}.values()] for ends in (sources, targets))
+    by_cells = expected_uses(cells, sources, targets)
+    module.MANY_CELLS = 0
+    try:
+        assert expected_uses(cells, sources, targets) == by_cells
+    finally:
+        module.MANY_CELLS = threshold
+
+
+def test_unbalanced_targets_of_a_million_steps_are_immediate() -> None:
+    targets = unbalanced_targets(with_terminals(stack(5)), 10**6)
+    time_weights = [w for hop, w in targets.items() if hop.kind == "time"]
+    assert time_weights == pytest.approx([10**6 / (10**6 + 5)] * 5, rel=1e-12)
 
 
 def test_what_is_handed_to_every_step_is_shared_among_the_steps() -> None:
