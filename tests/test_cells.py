@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -82,6 +84,9 @@ def test_reading_a_lower_state_of_the_step_before_is_an_edge_of_lag_one() -> Non
         )
     )
     assert depth_edges_within(cells) == (DepthEdge("layer_0", "layer_1", 1),)
+    # In a reverse layer the step before is the later one.
+    reverse = [replace(cell, layer=replace(cell.layer, time_step=-1)) for cell in cells]
+    assert depth_edges_within(reverse) == (DepthEdge("layer_0", "layer_1", -1),)
 
 
 def test_two_states_that_feed_each_other_over_time_are_one_layer() -> None:

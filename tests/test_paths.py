@@ -80,7 +80,7 @@ def random_dags(draw: st.DrawFn) -> Grid:
     return grid
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=400)
 @given(grid=random_dags(), data=st.data())
 def test_counts_agree_with_enumeration_on_random_dags(grid: Grid, data: st.DataObject) -> None:
     some = st.sets(st.sampled_from(list(grid)))

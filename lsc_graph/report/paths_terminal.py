@@ -161,7 +161,7 @@ def _targets(targets: Sequence[EdgeTarget], num_steps: int, console: Console) ->
             target.unbalanced_incoherent,
         )
         head = target.target if target.source != target.target else "itself, next step"
-        table.add_row(Text(target.source), Text(head), *("-" if w is None else f"{w:.4f}" for w in weights))
+        table.add_row(Text(target.source), Text(head), *("-" if w is None else f"{w:.4g}" for w in weights))
     console.print(table)
     if len(targets) > MAX_ROWS:
         console.print(Text(f"{MAX_ROWS} of {len(targets)} kinds of edges"))

@@ -1,4 +1,4 @@
-"""Results as JSON: `docs/audit.schema.json` describes that of an audit."""
+"""Results as JSON: `docs/audit.schema.json` and `docs/paths.schema.json` describe it."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import pytest
 from lsc_graph.models import registry
 
 from lsc_graph.audit_model import audit, inspect
+from lsc_graph.count_model import gradient_paths
 from lsc_graph.report.to_json import to_json
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs" / "audit.schema.json").read_text())
@@ -30,6 +31,17 @@ def test_the_schema_is_strict_enough_to_reject_a_missing_and_an_unknown_key() ->
     validator = jsonschema.Draft202012Validator(SCHEMA)
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     for changed in ({**document, "extra": 1}, {k: v for k, v in document.items() if k != "parity"}):
+        assert not validator.is_valid(changed)
+
+
+@pytest.mark.parametrize("name", ["gru", "bidirectional_lstm", "residual_mlp"])
+def test_every_count_satisfies_its_schema(name: str) -> None:
+    schema = json.loads((Path(__file__).parents[2] / "docs" / "paths.schema.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator = jsonschema.Draft202012Validator(schema)
+    document = json.loads(to_json(gradient_paths(registry.build(name))))
+    validator.validate(document)
+    for changed in ({**document, "extra": 1}, {k: v for k, v in document.items() if k != "total"}):
         assert not validator.is_valid(changed)
 
 
