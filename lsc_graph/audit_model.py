@@ -359,7 +359,7 @@ def _input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
     )
 
 
-def _cuts(prepared: Prepared) -> list[ir.Node]:
+def zero_derivatives(prepared: Prepared) -> list[ir.Node]:
     """Thresholds and roundings between states, or on the way through a feed-forward model."""
     graph, sites = prepared.findings.model.graph, prepared.findings.sites
     values = body_values(graph)
@@ -383,7 +383,7 @@ def _warnings(prepared: Prepared) -> tuple[str, ...]:
     ]
     found += [
         f"{node.name or node.outputs[0].name} ({node.op_type}) has zero derivative: the gradient is cut there"
-        for node in _cuts(prepared)
+        for node in zero_derivatives(prepared)
     ]
     if prepared.is_half:
         found.append(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
+from lsc_graph.audit_model import zero_derivatives
 from lsc_graph.cells import CellGraph
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import Ends, first_ends, last_ends
@@ -22,6 +23,7 @@ from lsc_graph.path_results import (
     TimeGrowth,
 )
 from lsc_graph.path_tables import edge_targets, from_inputs, shown_count, through_cells
+from lsc_graph.prepare import Prepared
 from lsc_graph.results import Tool
 
 _DIRECTIONS = ((1.0, 0.0), (3.0, 1.0), (1.0, 1.0), (1.0, 3.0))
@@ -59,7 +61,7 @@ def gradient_paths(
     stops = [end for text in targets for end in parse_ends(text, cells, is_source=False)]
     starts, stops = starts or list(first_ends(inner)), stops or list(last_ends(inner))
     total = count_paths(cells, cells.num_steps, starts, stops, exact=exact)
-    notes: list[str] = []
+    notes = _cut_notes(prepared)
     return PathReport(
         schema_version=PATHS_SCHEMA_VERSION,
         tool=Tool("lsc-graph", version("lsc-graph")),
@@ -79,6 +81,13 @@ def gradient_paths(
         through_cells=through_cells(cells, starts, stops, exact, notes),
         notes=tuple(notes),
     )
+
+
+def _cut_notes(prepared: Prepared) -> list[str]:
+    """A path is counted whether or not its product is zero; where every product must be is said."""
+    words = "has zero derivative: paths through it are counted, but carry no gradient"
+    nodes = zero_derivatives(prepared)
+    return [f"{node.name or node.outputs[0].name} ({node.op_type}) {words}" for node in nodes]
 
 
 def _refs(ends: Sequence[Ends]) -> tuple[StateRef, ...]:

@@ -145,6 +145,13 @@ def test_states_are_named_by_layer_and_time(text: str, is_source: bool, expected
     assert {(end.layer, end.time) for end in found} == expected
 
 
+def test_thresholds_that_cut_the_gradient_are_named() -> None:
+    assert any(
+        "carry no gradient" in note for note in gradient_paths(registry.build("alif"), num_steps=5).notes
+    )
+    assert not gradient_paths(registry.build("alif_smooth"), num_steps=5).notes
+
+
 @pytest.mark.parametrize("text", ["layer_9", "layer_0@soon", "@3", ""])
 def test_states_that_are_not_there_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no such layer"):
