@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from lsc_graph.cells import CellGraph
-from lsc_graph.counting.count import Method, PathCount, count_paths, paths_from_each_time, paths_through
+from lsc_graph.counting.count import (
+    MANY_STEPS,
+    Method,
+    PathCount,
+    count_paths,
+    paths_from_each_time,
+    paths_through,
+)
 from lsc_graph.counting.ends import Ends
-from lsc_graph.counting.hops import Hop, direction, hops_of
+from lsc_graph.counting.hops import Hop, direction, feeds_back, hops_of
 from lsc_graph.counting.series import digits
 from lsc_graph.counting.stretch import stretched
 from lsc_graph.counting.targets import Targets, balanced_targets, unbalanced_targets
@@ -54,7 +61,11 @@ def _sequences_only(cells: CellGraph) -> CellGraph:
 
 def _unbalanced(cells: CellGraph, notes: list[str]) -> list[Targets]:
     """For both laws, from the first input to the last output; from all to all where time goes both ways."""
-    way = direction(hops_of(cells))
+    hops = hops_of(cells)
+    if _has_many_digits(cells):
+        notes.append("Unbalanced targets are left out: the number of paths has too many digits")
+        return []
+    way = direction(hops)
     first, last = {None: (None, None), 1: (0, -1), -1: (-1, 0)}[way]
     starts = [Ends(layer.id, first) for layer in cells.layers if layer.role == "input"]
     stops = [Ends(layer.id, last) for layer in cells.layers if layer.role == "output"]
@@ -83,7 +94,7 @@ def from_inputs(
     cells: CellGraph, stops: Sequence[Ends], exact: bool, notes: list[str]
 ) -> tuple[CellCount, ...]:
     names = [layer.id for layer in cells.layers if layer.role == "input"]
-    if len(cells.layers) * cells.num_steps <= MAX_TABLE_CELLS:
+    if _has_table(cells):
         columns = paths_from_each_time(cells, cells.num_steps, names, stops)
         return _listed(columns, cells.num_steps, exact, skips_zero=True)
     if direction(hops_of(states_only(cells))) is None:
@@ -113,7 +124,7 @@ def through_cells(
 ) -> tuple[CellCount, ...]:
     """How many paths pass through each cell: through all of them, or at some times of a large grid."""
     size, layers = cells.num_steps, [layer.id for layer in cells.layers if layer.role == "state"]
-    if len(cells.layers) * size <= MAX_TABLE_CELLS:
+    if _has_table(cells):
         columns = paths_through(cells, size, starts, stops)
         return _listed({name: columns[name] for name in layers}, size, exact, skips_zero=False)
     if direction(hops_of(states_only(cells))) is None or len(layers) > MAX_DISTANT_LAYERS:
@@ -125,11 +136,26 @@ def through_cells(
     for name in layers:
         for time in _sampled(size)[:: max(1, len(layers) // 4)]:
             here = [Ends(name, time)]
-            counts = count_paths(cells, size, starts, here).exact, count_paths(cells, size, here, stops).exact
-            number = (counts[0] or 0) * (counts[1] or 0)
-            through = PathCount(number, log10_of_count(number), Method.TRANSFER)
-            found.append(CellCount(name, time, shown_count(through, exact)))
+            since = count_paths(cells, size, starts, here, exact=exact)
+            to = count_paths(cells, size, here, stops, exact=exact)
+            found.append(CellCount(name, time, shown_count(_times(since, to), exact)))
     return tuple(found)
+
+
+def _has_table(cells: CellGraph) -> bool:
+    """Whether a count for every cell fits into memory."""
+    return len(cells.layers) * cells.num_steps <= MAX_TABLE_CELLS and not _has_many_digits(cells)
+
+
+def _has_many_digits(cells: CellGraph) -> bool:
+    return cells.num_steps > MANY_STEPS and feeds_back(hops_of(cells))
+
+
+def _times(a: PathCount, b: PathCount) -> PathCount:
+    """The product of two counts, of which only the logarithms may be known."""
+    if a.exact is not None and b.exact is not None:
+        return PathCount(a.exact * b.exact, log10_of_count(a.exact * b.exact), a.method)
+    return PathCount(None, None if a.log10 is None or b.log10 is None else a.log10 + b.log10, a.method)
 
 
 def _listed(

@@ -11,7 +11,7 @@ from lsc_graph.cells import CellGraph
 from lsc_graph.counting import two_sided
 from lsc_graph.counting.columns import Exact, Log10, sums_from, sums_to
 from lsc_graph.counting.ends import Ends, at_single_times, at_steps, moved, only_of_model
-from lsc_graph.counting.hops import Hop, Weights, between, direction, hops_of
+from lsc_graph.counting.hops import Hop, Weights, between, direction, feeds_back, hops_of
 from lsc_graph.counting.transfer import PathSeries, TransferMatrix
 from lsc_graph.errors import AnalysisError, LimitExceededError, UsageError
 from lsc_graph.paths import log10_of_count, log10_sum, num_gradient_paths
@@ -19,10 +19,8 @@ from lsc_graph.unroll import MAX_GRID_NODES, GridNode, unroll
 
 MAX_COLUMN_CELLS = 20_000_000
 """Cap on layers x steps that are kept column by column: about 1 GB of exact integers."""
-MANY_DIGITS = 1_000_000
-"""With exponential growth over more steps than this, only log10 is immediate; exact digits must be asked
-for.
-"""
+MANY_STEPS = 5_000
+"""Counts that grow exponentially over more steps than this have their digits computed only when asked for."""
 
 
 class Method(StrEnum):
@@ -134,12 +132,10 @@ class _Problem:
         return found
 
     def by_transfer(self, exact: bool) -> PathCount:
-        terms = list(self._terms())
-        size = max((dt for *_, dt in terms), default=0)
-        if not exact and size > MANY_DIGITS and not all(s.is_polynomial for s, *_ in terms):
+        if not exact and self.num_steps > MANY_STEPS and feeds_back(self.hops):
             log = self.log10_by_transfer(lambda hop: 0.0)
             return PathCount(None, log if log > -math.inf else None, Method.TRANSFER)
-        return _found(sum(series.count(dt) for series, _, _, dt in terms), Method.TRANSFER)
+        return _found(sum(series.count(dt) for series, _, _, dt in self._terms()), Method.TRANSFER)
 
     def log10_by_transfer(self, log10_weight: Weights) -> float:
         sums = []

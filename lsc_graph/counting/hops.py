@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,6 +97,12 @@ def groups_of(layers: Iterable[str], hops: Iterable[Hop]) -> list[tuple[str, ...
     flow.add_nodes_from(layers)
     condensed = nx.condensation(flow)
     return [tuple(sorted(condensed.nodes[g]["members"])) for g in nx.topological_sort(condensed)]
+
+
+def feeds_back(hops: Sequence[Hop]) -> bool:
+    """Whether layers feed back into each other: then path counts grow exponentially with time."""
+    inner = [hop.source for hop in hops if hop.source == hop.target]
+    return len(set(inner)) < len(inner) or any(len(group) > 1 for group in groups_of((), hops))
 
 
 def outgoing(hops: Iterable[Hop]) -> Mapping[str, list[Hop]]:

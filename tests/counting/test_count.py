@@ -114,7 +114,7 @@ def test_a_final_state_that_is_an_output_needs_no_columns() -> None:
 
 
 def test_exponential_counts_have_a_log_at_once_and_digits_when_asked_for(monkeypatch) -> None:
-    monkeypatch.setattr(module, "MANY_DIGITS", 1000)
+    monkeypatch.setattr(module, "MANY_STEPS", 1000)
     ends = [Ends("a", 0)], [Ends("a", -1), Ends("b", -1)]
     short = count_paths(coupled(), 1500, *ends, exact=False)
     assert short.exact is None

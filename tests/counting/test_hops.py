@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from cell_graphs import bidirectional, cell_graph, one_way_graphs, skips, stack, two_way_graphs
+from cell_graphs import bidirectional, cell_graph, coupled, one_way_graphs, skips, stack, two_way_graphs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsc_graph.cells import DepthEdge
-from lsc_graph.counting.hops import between, direction, groups_of, hops_of
+from lsc_graph.counting.hops import between, direction, feeds_back, groups_of, hops_of
 from lsc_graph.unroll import GridNode, unroll
 
 
@@ -68,3 +68,17 @@ def test_groups_are_in_the_order_of_the_flow() -> None:
         {"a": 1, "b": 1, "c": 1}, [DepthEdge("a", "b"), DepthEdge("b", "a", 1), DepthEdge("c", "a")]
     )
     assert groups_of("abc", hops_of(cells)) == [("c",), ("a", "b")]
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (stack(3), False),
+        (bidirectional(3), False),
+        (skips(4), False),
+        (coupled(), True),
+        (cell_graph({"a": 1}, [DepthEdge("a", "a", 2)]), True),
+    ],
+)
+def test_feedback_is_seen(cells, expected: bool) -> None:
+    assert feeds_back(hops_of(cells)) is expected
