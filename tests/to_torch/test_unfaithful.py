@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 
 import conformance
@@ -59,3 +60,4 @@ def test_an_unfaithful_conversion_is_refused_by_operator_and_option(name: str, r
     (case,) = conformance.cases(name)
     outcome = conformance.check(case)
     assert outcome.status == conformance.REFUSED
+    assert re.search(reason, outcome.reason)
