@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnx import FunctionProto, ModelProto, TensorProto, TypeProto
 
-from lsc_graph.branches import take_decided_branches
+from lsc_graph.branches import select_open_branches, take_decided_branches
 from lsc_graph.errors import (
     AnalysisError,
     ConversionError,
@@ -160,7 +160,7 @@ def simplify(model: ir.Model) -> None:
     for _ in range(MAX_ROUNDS):
         infer_shapes(model)
         is_folded, is_taken = fold_constants(model), take_decided_branches(model)
-        if not (is_folded or is_taken or infer_scans(model)):
+        if not (is_folded or is_taken or infer_scans(model) or select_open_branches(model)):
             return
         _tidy(model)
     raise LimitExceededError(
