@@ -174,8 +174,10 @@ def _show_final_states(graph: ir.Graph) -> None:
 
 def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | None, CellGraph]:
     cells: list[tuple[Cell, ...]] = []
+    longest = max((site.num_steps for site in findings.sites), default=1)
     for site in findings.sites:
-        cells.append(cells_of_site(site, sum(map(len, cells))))
+        own = site.num_steps if site.num_steps < longest else None
+        cells.append(cells_of_site(site, sum(map(len, cells)), own))
     layers = tuple(cell.layer for own in cells for cell in own)
     if not layers:
         chain = find_chain(findings.model)
@@ -187,22 +189,14 @@ def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | N
                 do="declare a streaming state with --state INPUT:OUTPUT",
             )
         return (), chain, chain.cells
-    lengths = {site.num_steps for site in findings.sites}
-    if len(lengths) > 1:
-        raise AnalysisError(
-            "The recurrences take different numbers of steps",
-            got=", ".join(f"{site.id}: {site.num_steps}" for site in findings.sites),
-            expected="one number of steps for all of them",
-            do="audit the parts as separate models",
-        )
     within = tuple(edge for own in cells for edge in depth_edges_within(own))
     edges = within + structural_depth_edges(findings, [own for own in cells if own])
-    return tuple(cells), None, CellGraph(layers, edges, lengths.pop())
+    return tuple(cells), None, CellGraph(layers, edges, longest)
 
 
 def _check_steps(findings: Findings, request: Request) -> None:
     taken = {site.num_steps for site in findings.sites}
-    if request.num_steps is not None and taken and taken != {request.num_steps}:
+    if request.num_steps is not None and taken and request.num_steps not in taken:
         raise UsageError(
             "The model does not take the number of steps that --steps asks for",
             got=f"--steps {request.num_steps}; the model's recurrences take {sorted(taken)}",

@@ -122,7 +122,7 @@ def _through_glue(
         for port, names in connected.items()
         for found in names.values()
     )
-    if equal_times:
+    if equal_times and all(layer.num_steps == module.cell.layer.num_steps for layer in lower):
         pulled = _pull_equal_times(glue, rows)
         return [_equal_times(layer, module.cell.layer, pulled) for layer in _reached(lower, connected)]
     return _pull_pairs(glue, rows, connected, _reached(lower, connected), module.cell.layer, num_steps, first)

@@ -101,10 +101,11 @@ class GrowthMeter:
         """Grid nodes by (dl, dt): layers below the last, and steps before the last one of their direction."""
         depth = depths(self._cells)
         deepest = max(depth.values())
-        steps = {layer.id: layer.time_step for layer in self._cells.layers}
+        layers = {layer.id: layer for layer in self._cells.layers}
         cells: defaultdict[tuple[int, int], list[GridNode]] = defaultdict(list)
         for node in self.order:
-            dt = node.time if steps[node.layer] < 0 else self._cells.num_steps - 1 - node.time
+            layer = layers[node.layer]
+            dt = node.time if layer.time_step < 0 else self._cells.steps_of(layer) - 1 - node.time
             cells[deepest - depth[node.layer], dt].append(node)
         return cells
 
