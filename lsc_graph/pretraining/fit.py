@@ -22,8 +22,10 @@ Draw = Callable[[int, int], Sequence[Sample]]
 _LIMITS = {Change.SCALE: 0.7, Change.SHIFT: 1.0, Change.TRANSITION: 2.0}
 _DAMPING = 1e-3
 # A radius that no unknown moves by more than this share is not moved at all.
-_UNMOVED = 1e-5
+_UNMOVED = 1e-3
+_SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
 _PATIENCE = 12
+_LEAST_VARIANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -101,20 +103,12 @@ class Rescaler:
         for iteration in range(first_iteration, max_iterations):
             run.iterate(iteration)
             report(run.history[-1])
-            if run.is_settled() and self.is_confirmed(run.values, iteration):
+            if run.is_settled() and run.is_confirmed(iteration):
                 return run.result(True)
             if run.is_stuck():
                 break
             run.move()
         return run.result(False)
-
-    def is_confirmed(self, values: Sequence[Tensor], iteration: int) -> bool:
-        """Whether independent points agree that all movable radii are at their targets."""
-        count, times = self.effort.at(self.effort.max_doublings)
-        readings = self.read(values, count, times, self.seed_of(iteration, 1), with_derivative=False)
-        return all(
-            abs(r.mean - self.targets[r.edge]) <= self.tolerance for r in readings if r.edge in self.targets
-        )
 
     def read(
         self, values: Sequence[Tensor], num_samples: int, num_times: int, seed: int, *, with_derivative: bool
@@ -135,15 +129,15 @@ class _Run:
     def __init__(self, owner: Rescaler, values: list[Tensor], first_iteration: int) -> None:
         self.owner, self.values = owner, values
         self.tracker = Tracker()
-        self.doublings, self.trust = 0, 1.0
+        self.doublings = 0
         self.history: list[Progress] = []
         self.edges: list[Edge] = []
         self.unmoved: dict[Edge, str] = {}
         self.sensitivities = torch.zeros(0)
         self.unknowns: Unknowns | None = None
         self.iterations = first_iteration
-        self._best, self._since_best = math.inf, 0
-        self._previous: tuple[list[Tensor], float] | None = None
+        self._best, self._since_best, self._best_values = math.inf, 0, values
+        self._pace = self._signs = torch.zeros(0, dtype=torch.float64)
         self._start = time.perf_counter()
 
     def iterate(self, iteration: int) -> None:
@@ -165,10 +159,7 @@ class _Run:
 
     def _update(self, readings: Sequence[Reading], slopes: Tensor) -> None:
         means = torch.tensor([r.mean for r in readings], dtype=torch.float64)
-        errors = torch.tensor([r.std_error for r in readings], dtype=torch.float64)
-        targets = torch.tensor([self.owner.targets[r.edge] for r in readings], dtype=torch.float64)
-        safe = means.clamp_min(1e-12)
-        relative = slopes / safe[:, None]
+        relative = slopes / means.clamp_min(1e-12)[:, None]
         is_moved = (relative.norm(dim=1) > _UNMOVED) & (means > 1e-9)
         self.unmoved = {
             r.edge: _why_unmoved(r) for r, moved in zip(readings, is_moved, strict=True) if not moved
@@ -177,15 +168,23 @@ class _Run:
         if edges != self.edges:
             self.tracker, self.edges = Tracker(), edges
         self.sensitivities = relative[is_moved]
-        noise = (errors / safe) ** 2 + 1e-8
-        self.tracker.observe((safe.log() - targets.log())[is_moved], noise[is_moved])
+        self._observe([r for r in readings if r.edge in edges])
         self._means = {r.edge: r.mean for r in readings}
+
+    def _observe(self, readings: Sequence[Reading]) -> None:
+        """Let the estimates of the movable edges take in readings of them."""
+        logs = [math.log(max(r.mean, 1e-12) / self.owner.targets[r.edge]) for r in readings]
+        noise = [(r.std_error / max(r.mean, 1e-12)) ** 2 + _LEAST_VARIANCE for r in readings]
+        self.tracker.observe(
+            torch.tensor(logs, dtype=torch.float64), torch.tensor(noise, dtype=torch.float64)
+        )
 
     def _note(self, iteration: int) -> None:
         errors = self.errors()
-        largest = float(errors.abs().max()) if len(errors) else 0.0
+        fixed = [abs(self._means[edge] - self.owner.targets[edge]) for edge in self.unmoved]
+        largest = max([float(x) for x in errors.abs()] + fixed, default=0.0)
         if largest < self._best - 0.1 * self.owner.tolerance:
-            self._best, self._since_best = largest, 0
+            self._best, self._since_best, self._best_values = largest, 0, self.values
         else:
             self._since_best += 1
         if largest < 3 * self.owner.tolerance and self.doublings < self.owner.effort.max_doublings:
@@ -209,6 +208,19 @@ class _Run:
         spread = self.tracker.variance.sqrt() * targets
         return bool((errors + spread <= self.owner.tolerance).all())
 
+    def is_confirmed(self, iteration: int) -> bool:
+        """Whether independent points agree that every radius that can be moved is at its target.
+
+        They also sharpen the estimates.
+        """
+        owner = self.owner
+        count, times = owner.effort.at(owner.effort.max_doublings)
+        seed = owner.seed_of(iteration, 1)
+        readings = owner.read(self.values, count, times, seed, with_derivative=False)
+        chosen = {r.edge: r for r in readings}
+        self._observe([chosen[edge] for edge in self.edges])
+        return all(abs(chosen[e].mean - owner.targets[e]) <= owner.tolerance for e in self.edges)
+
     def is_stuck(self) -> bool:
         """Whether nothing can be moved, or many iterations brought nothing."""
         return not self.edges or self._since_best >= _PATIENCE
@@ -217,11 +229,22 @@ class _Run:
         """One step of the unknowns."""
         assert self.unknowns is not None
         assert self.tracker.error is not None
-        step = least_norm_step(self.sensitivities, self.tracker.error, _DAMPING)
-        step = _limited(step, self.unknowns, self.trust)
+        step = least_norm_step(self.sensitivities, self._damped(self.tracker.error), _DAMPING)
+        step = _limited(step, self.unknowns)
         self.tracker.predict(self.sensitivities @ step)
         with torch.no_grad():
             self.values = self.unknowns.apply(self.values, step.float())
+
+    def _damped(self, errors: Tensor) -> Tensor:
+        """Errors that change their sign again and again count less: noise, and kinks of a radius."""
+        signs = errors.sign()
+        if len(self._signs) == len(signs):
+            factor = torch.where(signs == self._signs, _SPEED_UP, _SLOW_DOWN)
+            self._pace = (self._pace * factor).clamp(_SLOWEST, 1.0)
+        else:
+            self._pace = torch.ones_like(errors)
+        self._signs = signs
+        return self._pace * errors
 
     def result(self, is_reached: bool) -> Fit:
         """The outcome as it stands."""
@@ -232,7 +255,7 @@ class _Run:
                 if abs(float(error)) > self.owner.tolerance:
                     reasons[edge] = _why_missed(float(error), float(part))
         return Fit(
-            values=self.values,
+            values=self.values if is_reached else self._best_values,
             iterations=self.iterations,
             is_reached=is_reached and not reasons,
             seconds=time.perf_counter() - self._start,
@@ -258,10 +281,10 @@ def _slopes(readings: Sequence[Reading], leaves: Tensor) -> Tensor:
     return slopes
 
 
-def _limited(step: Tensor, unknowns: Unknowns, trust: float) -> Tensor:
+def _limited(step: Tensor, unknowns: Unknowns) -> Tensor:
     """Every unknown's change cut to what the linear prediction can be trusted for."""
     limits = torch.tensor([_limit(k, unknowns) for k in unknowns.list], dtype=step.dtype)
-    return step.clamp(-trust * limits, trust * limits)
+    return step.clamp(-limits, limits)
 
 
 def _limit(unknown: Unknown, unknowns: Unknowns) -> float:
