@@ -20,7 +20,7 @@ def gate_blocks(shape: Sequence[int], widths: Collection[int]) -> tuple[Block, .
         shape: the tensor's.
         widths: sizes H of the states; an axis of k H elements, 2 <= k <= 8, holds k gates.
     """
-    cuts = {axis: 1 for axis in range(len(shape))}
+    cuts = dict.fromkeys(range(len(shape)), 1)
     if _is_stacked(shape):
         cuts[0] = shape[0]
     rest = [axis for axis in cuts if cuts[axis] == 1]

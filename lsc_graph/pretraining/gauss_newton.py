@@ -22,7 +22,8 @@ def least_norm_step(sensitivities: Tensor, residuals: Tensor, damping: float) ->
     gram = sensitivities @ sensitivities.T
     scale = gram.diagonal().mean().clamp_min(1e-30)
     system = gram + damping * scale * torch.eye(len(gram), dtype=gram.dtype)
-    return -sensitivities.T @ torch.linalg.solve(system, residuals)
+    step: Tensor = -sensitivities.T @ torch.linalg.solve(system, residuals)
+    return step
 
 
 def unattainable_share(sensitivities: Tensor, residuals: Tensor) -> Tensor:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
@@ -18,17 +19,18 @@ from lsc_graph.exposure import exposed_states
 from lsc_graph.jacobians.chain import MAX_DENSE_ELEMENTS
 from lsc_graph.jacobians.summary import active_indices
 from lsc_graph.measure import FeedForward, Sequences, Streaming
+from lsc_graph.prepare import is_streaming
 from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.eigenpairs import Direction, gain_direction, radius_direction
 from lsc_graph.pretraining.parametrised import Parametrised
 from lsc_graph.pretraining.rows import EdgeRows, RowPuller, detached
-from lsc_graph.prepare import is_streaming
 from lsc_graph.sampling import Sample
 from lsc_graph.to_torch.program import Run
 
 Model = Sequences | Streaming | FeedForward
 Edge = tuple[str, str]
 Values = Mapping[str, Tensor]
+_MIN_GROUPS = 4
 
 
 class Kind(StrEnum):
@@ -42,14 +44,15 @@ class Kind(StrEnum):
 class Reading:
     """One edge's radius (its gain, where the block is not square) over points.
 
-    `values` is [P], float64. `derivative` is a scalar whose gradient is that of the mean of `values`
-    with respect to the parameters; None if none was asked for.
+    `values` is [P], float64, sample after sample: `sizes` says how many each has. `derivative` is a scalar
+    whose gradient with respect to the parameters is that of the mean of `values`; None if none was asked for.
     """
 
     edge: Edge
     values: Tensor
     is_radius: bool
     derivative: Tensor | None
+    sizes: tuple[int, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -61,8 +64,15 @@ class Reading:
 
     @property
     def std_error(self) -> float:
-        count = self.values.numel()
-        return float(self.values.std()) / math.sqrt(count) if count > 1 else 0.0
+        """Of the mean: as if all points were independent, or as if samples were, whichever is larger."""
+        groups = [float(part.mean()) for part in torch.split(self.values, list(self.sizes)) if part.numel()]
+        between = _std_error(torch.tensor(groups, dtype=torch.float64)) if len(groups) >= _MIN_GROUPS else 0.0
+        return max(_std_error(self.values), between)
+
+
+def _std_error(values: Tensor) -> float:
+    count = values.numel()
+    return float(values.std()) / math.sqrt(count) if count > 1 else 0.0
 
 
 @dataclass
@@ -195,7 +205,7 @@ def spread_times(num_steps: int, num_times: int, generator: np.random.Generator)
     """Different steps of a sequence, one drawn from each of `num_times` equal stretches of it."""
     count = min(num_times, num_steps)
     edges = np.linspace(0, num_steps, count + 1)
-    return [int(generator.integers(int(a), max(int(b), int(a) + 1))) for a, b in zip(edges, edges[1:], strict=False)]
+    return [int(generator.integers(int(a), max(int(b), int(a) + 1))) for a, b in itertools.pairwise(edges)]
 
 
 def _padded(block: _Block, target: Layer) -> Tensor:
@@ -257,7 +267,8 @@ class _Slots:
 
 
 def _bare(edge: EdgeRows, block: _Block) -> Reading:
-    return Reading((edge.source, edge.target), block.direction.value, block.is_radius, None)
+    values = block.direction.value
+    return Reading((edge.source, edge.target), values, block.is_radius, None, (values.numel(),))
 
 
 def _differentiable(
@@ -270,7 +281,7 @@ def _differentiable(
         scalar = (rows[:, :, block.columns] * right).sum()
         known = max(1, int(block.direction.is_known.sum()))
         bare = _bare(edge, block)
-        readings.append(Reading(bare.edge, bare.values, bare.is_radius, scalar / known))
+        readings.append(replace(bare, derivative=scalar / known))
     return readings
 
 
@@ -279,4 +290,5 @@ def _joined(readings: Sequence[Reading]) -> Reading:
     values = torch.cat([reading.values for reading in readings])
     parts = [r.derivative * (r.values.numel() / values.numel()) for r in readings if r.derivative is not None]
     derivative = torch.stack(parts).sum() if parts else None
-    return Reading(readings[0].edge, values, readings[0].is_radius, derivative)
+    sizes = tuple(size for reading in readings for size in reading.sizes)
+    return Reading(readings[0].edge, values, readings[0].is_radius, derivative, sizes)

@@ -117,7 +117,9 @@ def _pull_cell(
     for position, (kind, name) in enumerate(module.reads):
         value = pools[kind][name]
         is_constant = kind == "capture" and name in trajectory.captures
-        points.append(value.expand(len(times), *value.shape) if is_constant else value[index.to(value.device)])
+        points.append(
+            value.expand(len(times), *value.shape) if is_constant else value[index.to(value.device)]
+        )
         if value.is_floating_point() and (kind in ("before", "after") or name in through):
             which.append(position)
 
@@ -192,7 +194,9 @@ def _through_glue(
             other.id: torch.cat([pulled[s.name].flatten(2) for s in other.states], 2).movedim(1, 0)
             for other in sources
         }
-        return [EdgeRows(name, layer.id, tuple(range(len(times))), rows[index]) for name, rows in whole.items()]
+        return [
+            EdgeRows(name, layer.id, tuple(range(len(times))), rows[index]) for name, rows in whole.items()
+        ]
     return _pull_one_by_one(reads, layer, glue, connected, sources, times)
 
 

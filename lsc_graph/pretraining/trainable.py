@@ -138,7 +138,7 @@ def is_table(value: ir.Value) -> bool:
     shape = value.shape
     if shape is None or sum(size != 1 for size in shape) < 2:
         return False
-    pending, seen = [value], set()
+    pending, seen = [value], set[ir.Value]()
     while pending:
         current = pending.pop()
         for node, _ in current.uses():
@@ -180,9 +180,7 @@ def stored_values(weights: Sequence[Weight], values: Sequence[Tensor]) -> dict[O
 
 def by_name(weights: Sequence[Weight], values: Sequence[Tensor]) -> dict[str, Tensor]:
     """New values by the name of every initializer that was made from them."""
-    return {
-        name: value for weight, value in zip(weights, values, strict=True) for name in weight.names
-    }
+    return {name: value for weight, value in zip(weights, values, strict=True) for name in weight.names}
 
 
 def as_trained(weights: Sequence[Weight]) -> list[Tensor]:

@@ -70,7 +70,10 @@ def _slopes(
             return []
         with torch.no_grad():
             dense = puller.pull(
-                detached(run), inputs, times, lambda layer: torch.eye(layer.state_size).expand(len(times), -1, -1)
+                detached(run),
+                inputs,
+                times,
+                lambda layer: torch.eye(layer.state_size).expand(len(times), -1, -1),
             )
         units = {e.source: _units(e.rows, reader.layers[e.source]) for e in dense if e.source == e.target}
         rows = {name: _vectors(blocks) for name, blocks in units.items() if blocks is not None}
@@ -80,7 +83,9 @@ def _slopes(
             run,
             inputs,
             times,
-            lambda layer: rows[layer.id][0] if layer.id in rows else torch.zeros(len(times), 2, layer.state_size),
+            lambda layer: (
+                rows[layer.id][0] if layer.id in rows else torch.zeros(len(times), 2, layer.state_size)
+            ),
         )
         totals = [
             (edge.rows * rows[edge.source][1].to(edge.rows)).sum()

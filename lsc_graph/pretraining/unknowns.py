@@ -77,7 +77,8 @@ class Unknowns:
     def largest_step(self, step: Tensor) -> float:
         """The largest change that a step makes: of a log-scale, of a shift, of a transition's element."""
         sizes = [
-            float(u) * (float(self.transitions[k.weight].abs().max()) if k.change is Change.TRANSITION else 1.0)
+            float(u)
+            * (float(self.transitions[k.weight].abs().max()) if k.change is Change.TRANSITION else 1.0)
             for k, u in zip(self.list, step.abs(), strict=True)
         ]
         return max(sizes, default=0.0)
