@@ -24,7 +24,7 @@ class RadiusChange:
 
     `source` and `layer` are layer ids; in time both are one layer. `quantity` is "spectral radius", or "gain"
     where the block is not square. `is_reached`: within the tolerance and two standard errors of the target.
-    `reason` says why it was not.
+    `reason` says why it was not. `written` is what an audit of the written file found, if there is one.
     """
 
     layer: str
@@ -37,6 +37,7 @@ class RadiusChange:
     after: Radius
     is_reached: bool
     reason: str | None
+    written: Radius | None = None
 
 
 @dataclass(frozen=True)

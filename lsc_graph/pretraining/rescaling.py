@@ -26,6 +26,8 @@ _UNMOVED = 1e-3
 _SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
 _PATIENCE = 12
 _LEAST_VARIANCE = 1e-6
+# Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
+_SETTLED = 0.75
 _REACHED = "every radius that can be moved is at its target"
 
 
@@ -196,7 +198,7 @@ class _Run:
             return True
         targets = torch.tensor([self.owner.targets[edge] for edge in self.edges], dtype=torch.float64)
         spread = self.tracker.variance.sqrt() * targets
-        return bool((errors + spread <= self.owner.tolerance).all())
+        return bool((errors + spread <= _SETTLED * self.owner.tolerance).all())
 
     def is_confirmed(self, iteration: int) -> bool:
         """Whether independent points agree that every radius that can be moved is at its target.
