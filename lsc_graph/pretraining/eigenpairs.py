@@ -81,3 +81,22 @@ def gain_direction(matrices: Tensor, generator: torch.Generator) -> Direction:
     safe = torch.where(known, norm, torch.ones_like(norm))
     pulled = probes @ matrices / (2 * safe * size)[:, None, None]
     return Direction(norm / size, probes * known[:, None, None], pulled, known)
+
+
+def probed_gain_direction(probes: Tensor, pulled: Tensor, num_rows: int) -> Direction:
+    """Gain of matrices that are too large to be written out, from M^T g for standard normal g.
+
+    E ||M^T g||^2 = ||M||_F^2; the derivative is that of `gain_direction`, by the first two probes.
+
+    Args:
+        probes: g, [P, R, n_out].
+        pulled: M^T g, [P, R, n_in].
+        num_rows: n_out.
+    """
+    pulled, probes = pulled.double(), probes.double()
+    norm = pulled.square().sum(2).mean(1).sqrt()
+    size = (num_rows * pulled.shape[2]) ** 0.25
+    known = norm > 0
+    safe = torch.where(known, norm, torch.ones_like(norm))
+    right = pulled[:, :2] / (2 * safe * size)[:, None, None]
+    return Direction(norm / size, probes[:, :2] * known[:, None, None], right, known)

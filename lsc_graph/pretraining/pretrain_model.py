@@ -24,13 +24,13 @@ from lsc_graph.pretrain_results import (
     Radius,
     RadiusChange,
 )
-from lsc_graph.pretraining.estimate import estimate
 from lsc_graph.pretraining.fit import Fit, Progress
 from lsc_graph.pretraining.points import Points
+from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.readings import Edge, Reader, Reading
-from lsc_graph.pretraining.rescaling import Rescaler
+from lsc_graph.pretraining.rescaling import rescale
 from lsc_graph.pretraining.targets import Targets, Wish, resolve
-from lsc_graph.pretraining.trainable import Choice, as_trained, by_name, choose
+from lsc_graph.pretraining.trainable import Choice, as_trained, choose
 from lsc_graph.reference import Array
 from lsc_graph.results import Tool
 from lsc_graph.sampling import read_data
@@ -130,10 +130,10 @@ def pretrain(
     wish = Wish(target, target_time, target_depth, overrides)
     coherence = _balanced(model, request, seed, device) if target == "auto" else None
     job = _Job(prepared, reader, choice, points, wish, coherence, tolerance, seed)
-    before = job.measure(values, seed + _BEFORE)
-    fit = job.rescaler.fit(values, max_iterations, progress or (lambda _: None))
+    before = _Measured(job.problem.estimate(values, seed + _BEFORE, tolerance))
+    fit = rescale(job.problem, values, max_iterations, progress or (lambda _: None))
     stored = job.stored(fit.values)
-    after = job.measure(job.as_stored(stored), seed + _AFTER)
+    after = _Measured(job.problem.estimate(job.as_stored(stored), seed + _AFTER, tolerance / 4))
     report = job.report(method, before, after, fit, time.perf_counter() - started)
     return Pretrained(stored, report)
 
@@ -165,20 +165,11 @@ class _Job:
     ) -> None:
         self.prepared, self.reader, self.choice, self.points = prepared, reader, choice, points
         self.tolerance, self.seed = tolerance, seed
-        edges = [
-            r.edge for r in reader.read({}, points.draw(seed, 1), _NUM_LOOKS, seed, with_derivative=False)
-        ]
+        looks = list(enumerate(points.draw(seed, 1)))
+        edges = [r.edge for r in reader.read({}, looks, _NUM_LOOKS, seed, with_derivative=False)]
         self.targets: Targets = resolve(wish, prepared.cell_graph, edges, balanced)
-        self.rescaler = Rescaler(
-            reader, choice.weights, self.targets.of_edge, points.draw, tolerance=tolerance, seed=seed
-        )
-
-    def measure(self, values: Sequence[Tensor], seed: int) -> _Measured:
-        """Radii at points that the fit never saw."""
-        named = by_name(self.choice.weights, values)
-        targets = self.targets.of_edge
-        readings = estimate(self.reader, named, self.points.draw, seed, self.tolerance / 4, targets)
-        return _Measured({reading.edge: reading for reading in readings})
+        of_edge = self.targets.of_edge
+        self.problem = Problem(reader, choice.weights, of_edge, points.draw, tolerance, seed)
 
     def stored(self, values: Sequence[Tensor]) -> dict[Origin, Array]:
         """Values as the file will hold them."""

@@ -16,12 +16,17 @@ from torch import Tensor
 from lsc_graph.cells import Layer
 from lsc_graph.errors import AnalysisError
 from lsc_graph.exposure import exposed_states
-from lsc_graph.jacobians.chain import MAX_DENSE_ELEMENTS
+from lsc_graph.jacobians.chain import MAX_DENSE_ELEMENTS, NUM_PROBES
 from lsc_graph.jacobians.summary import active_indices
 from lsc_graph.measure import FeedForward, Sequences, Streaming
 from lsc_graph.prepare import is_streaming
 from lsc_graph.pretraining.chain_rows import pull_chain
-from lsc_graph.pretraining.eigenpairs import Direction, gain_direction, radius_direction
+from lsc_graph.pretraining.eigenpairs import (
+    Direction,
+    gain_direction,
+    probed_gain_direction,
+    radius_direction,
+)
 from lsc_graph.pretraining.parametrised import Parametrised
 from lsc_graph.pretraining.rows import EdgeRows, RowPuller, detached
 from lsc_graph.sampling import Sample
@@ -38,6 +43,10 @@ class Kind(StrEnum):
 
     TIME = "time"
     DEPTH = "depth"
+
+
+class NotFiniteError(AnalysisError):
+    """Training has led to values that are not finite."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,14 @@ class Reading:
     def mean(self) -> float:
         return float(self.values.mean())
 
+    def by_sample(self) -> tuple[Tensor, ...]:
+        """The values of each sample."""
+        return torch.split(self.values, list(self.sizes))
+
     @property
     def std_error(self) -> float:
         """Of the mean: as if all points were independent, or as if samples were, whichever is larger."""
-        groups = [float(part.mean()) for part in torch.split(self.values, list(self.sizes)) if part.numel()]
+        groups = [float(part.mean()) for part in self.by_sample() if part.numel()]
         between = _std_error(torch.tensor(groups, dtype=torch.float64)) if len(groups) >= _MIN_GROUPS else 0.0
         return max(_std_error(self.values), between)
 
@@ -102,37 +115,42 @@ class Reader:
         self._puller: RowPuller | None = None
 
     def read(
-        self, values: Values, samples: Sequence[Sample], num_times: int, seed: int, *, with_derivative: bool
+        self,
+        values: Values,
+        samples: Sequence[tuple[int, Sample]],
+        num_times: int,
+        seed: int,
+        *,
+        with_derivative: bool,
     ) -> list[Reading]:
         """Readings of every edge, in depth order.
 
         Args:
             values: parameters by initializer name; the file's own where one is missing.
-            samples: what to run the model on.
+            samples: what to run the model on, numbered: each has steps and probes of its own.
             num_times: how many steps of each sample to look at.
             seed: which steps they are.
             with_derivative: whether to keep the graph.
         """
-        read = self._read_chain if isinstance(self.model, FeedForward) else self._read_recurrent
+        read = self._read_chain if isinstance(self.model, FeedForward) else self._read_sample
+        num_steps = self.model.prepared.cell_graph.num_steps
 
         def function() -> list[Reading]:
-            return read(samples, num_times, seed, with_derivative)
+            parts: defaultdict[Edge, list[Reading]] = defaultdict(list)
+            for index, sample in samples:
+                generator = np.random.default_rng((seed, index))
+                times = spread_times(num_steps, num_times, generator)
+                probes = torch.Generator().manual_seed(int(generator.integers(2**62)))
+                for reading in read(sample, times, probes, with_derivative):
+                    parts[reading.edge].append(reading)
+            return [_joined(readings) for readings in parts.values()]
 
         with torch.set_grad_enabled(with_derivative):
             return self.parametrised.call(values, function)
 
-    def _read_recurrent(
-        self, samples: Sequence[Sample], num_times: int, seed: int, with_derivative: bool
+    def _read_sample(
+        self, sample: Sample, times: Sequence[int], generator: torch.Generator, with_derivative: bool
     ) -> list[Reading]:
-        generator = np.random.default_rng(seed)
-        parts: defaultdict[Edge, list[Reading]] = defaultdict(list)
-        for sample in samples:
-            times = spread_times(self.model.prepared.cell_graph.num_steps, num_times, generator)
-            for reading in self._read_sample(sample, times, with_derivative):
-                parts[reading.edge].append(reading)
-        return [_joined(readings) for readings in parts.values()]
-
-    def _read_sample(self, sample: Sample, times: Sequence[int], with_derivative: bool) -> list[Reading]:
         model = self.model
         run = model.run(sample)
         inputs = self.inputs_of(sample)
@@ -144,7 +162,7 @@ class Reader:
 
         with torch.no_grad():
             dense = puller.pull(detached(run), inputs, times, identity)
-        blocks = [self._block(edge) for edge in dense]
+        blocks = [self._block(edge, generator) for edge in dense]
         if not with_derivative:
             return [_bare(e, b) for e, b in zip(dense, blocks, strict=True)]
         slots = _Slots(dense)
@@ -165,40 +183,55 @@ class Reader:
         return self._puller
 
     def _read_chain(
-        self, samples: Sequence[Sample], num_times: int, seed: int, with_derivative: bool
+        self, sample: Sample, times: Sequence[int], generator: torch.Generator, with_derivative: bool
     ) -> list[Reading]:
         assert isinstance(self.model, FeedForward)
         program, layers = self.model.program, list(self.layers.values())
-        runs = [self.model.run(sample) for sample in samples]
+        run = self.model.run(sample)
 
-        def probes(source: Layer, target: Layer) -> Tensor:
-            size = source.state_size * target.state_size
-            if size <= MAX_DENSE_ELEMENTS:
-                return torch.eye(target.state_size).expand(len(runs), -1, -1)
-            return torch.randn(len(runs), 16, target.state_size, generator=self._generator)
+        def looks(source: Layer, target: Layer) -> Tensor:
+            if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
+                return torch.eye(target.state_size)[None]
+            return torch.randn(1, NUM_PROBES, target.state_size, generator=generator)
 
+        state = generator.get_state()
         with torch.no_grad():
-            dense = pull_chain(program, [detached(run) for run in runs], layers, probes)
-        blocks = [self._block(edge) for edge in dense]
+            dense = pull_chain(program, [detached(run)], layers, looks)
+        generator.set_state(state)
+        used = {target.id: looks(source, target) for source, target in itertools.pairwise(layers)}
+        blocks = [self._chain_block(edge, used[edge.target], generator) for edge in dense]
         if not with_derivative:
             return [_bare(e, b) for e, b in zip(dense, blocks, strict=True)]
         rows = {e.target: _padded(b, self.layers[e.target]) for e, b in zip(dense, blocks, strict=True)}
-        pulled = pull_chain(program, runs, layers, lambda source, target: rows[target.id])
+        pulled = pull_chain(program, [run], layers, lambda source, target: rows[target.id])
         return _differentiable(dense, blocks, [edge.rows for edge in pulled])
 
-    def _block(self, edge: EdgeRows) -> _Block:
+    def _chain_block(self, edge: EdgeRows, probes: Tensor, generator: torch.Generator) -> _Block:
+        source, target = self.layers[edge.source], self.layers[edge.target]
+        if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
+            return self._block(edge, generator)
+        direction = probed_gain_direction(probes, edge.rows.detach().cpu(), target.state_size)
+        _check_finite(direction.value, source, target)
+        rows, columns = list(range(target.state_size)), list(range(source.state_size))
+        return _Block(rows, columns, direction, False)
+
+    def _block(self, edge: EdgeRows, generator: torch.Generator) -> _Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
         matrices = edge.rows.detach().cpu().double()
-        if not bool(matrices.isfinite().all()):
-            raise AnalysisError("A local Jacobian is not finite", where=f"{source.name} -> {target.name}")
+        _check_finite(matrices, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
         if source is not target and target.time_step != 0:
             exposed = self._exposed.get(target.id, frozenset())
             rows, columns, _ = active_indices(matrices, source, target, exposed)
         active = matrices[:, rows][:, :, columns]
         is_radius = len(rows) == len(columns)
-        direction = radius_direction(active) if is_radius else gain_direction(active, self._generator)
+        direction = radius_direction(active) if is_radius else gain_direction(active, generator)
         return _Block(rows, columns, direction, is_radius)
+
+
+def _check_finite(values: Tensor, source: Layer, target: Layer) -> None:
+    if not bool(values.isfinite().all()):
+        raise NotFiniteError("A local Jacobian is not finite", where=f"{source.name} -> {target.name}")
 
 
 def spread_times(num_steps: int, num_times: int, generator: np.random.Generator) -> list[int]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lsc_graph.errors import AnalysisError
-from lsc_graph.pretraining.estimate import Draw, estimate
 from lsc_graph.pretraining.fit import Fit, Progress, Report, why_missed, why_unmoved
 from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, unattainable_share
-from lsc_graph.pretraining.readings import Edge, Reader, Reading
-from lsc_graph.pretraining.trainable import Weight, by_name
+from lsc_graph.pretraining.problem import Problem
+from lsc_graph.pretraining.readings import Edge, NotFiniteError, Reading
+from lsc_graph.pretraining.shards import total
 from lsc_graph.pretraining.transitions import find_transitions
 from lsc_graph.pretraining.unknowns import Change, Unknown, Unknowns
 
@@ -28,62 +27,55 @@ _PATIENCE = 12
 _LEAST_VARIANCE = 1e-6
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.75
+_KEPT = (
+    "values", "given_up", "edges", "unmoved", "iterations", "doublings", "_best", "_since_best",
+    "_best_values", "_pace", "_signs", "_largest_std_error", "_means",
+)  # fmt: skip
+State = dict[str, Any]
+Keep = Callable[[State], None]
 _REACHED = "every radius that can be moved is at its target"
 
 
-@dataclass(frozen=True)
-class Effort:
-    """How many points an iteration looks at: samples, steps of each, and how often both may double."""
+def rescale(
+    problem: Problem,
+    values: Sequence[Tensor],
+    max_iterations: int,
+    report: Report = lambda progress: None,
+    keep: Keep | None = None,
+    resumed: State | None = None,
+) -> Fit:
+    """Run until every estimate is within tolerance and fresh points agree, or nothing more is gained.
 
-    num_samples: int = 2
-    num_times: int = 6
-    max_doublings: int = 5
-
-    def at(self, doublings: int) -> tuple[int, int]:
-        """Samples and steps after that many doublings: samples first, then each in turn."""
-        return self.num_samples * 2 ** ((doublings + 1) // 2), self.num_times * 2 ** (doublings // 2)
-
-
-class Rescaler:
-    """Fits the unknowns of one model.
+    Where moving the unknowns has brought a radius to where nothing moves it any more, but not to its target,
+    the weights were changed in vain: the fit starts again without that radius.
 
     Args:
-        reader: takes readings.
-        weights: what is trained.
-        targets: by edge; edges without one are left alone.
-        draw: fresh samples, by seed and number.
-        tolerance: how far a radius may be from its target.
-        seed: of points and samples.
-        effort: points per iteration.
+        problem: what to fit.
+        values: of the weights, at first.
+        max_iterations: at most so many steps.
+        report: called after every iteration.
+        keep: called after every iteration with what is needed to go on from there.
+        resumed: what `keep` was given, to go on from there.
     """
+    given_up: dict[Edge, str] = {}
+    if resumed is not None:
+        given_up = dict(resumed["given_up"])
+    while True:
+        run = _Run(problem, [value.clone() for value in values], given_up)
+        if resumed is not None:
+            run.restore(resumed)
+            resumed = None
+        fit = _finished(run, max_iterations, report, keep)
+        lost = run.lost()
+        if not lost or fit.iterations >= max_iterations:
+            return fit
+        given_up |= lost
+        report(run.history[-1])
 
-    def __init__(
-        self,
-        reader: Reader,
-        weights: Sequence[Weight],
-        targets: Mapping[Edge, float],
-        draw: Draw,
-        *,
-        tolerance: float,
-        seed: int,
-        effort: Effort | None = None,
-    ) -> None:
-        self.reader, self.weights, self.targets, self.draw = reader, weights, targets, draw
-        self.tolerance, self.effort, self.seed = tolerance, effort or Effort(), seed
-        self.widths = {
-            size for layer in reader.layers.values() for s in layer.states for size in s.shape[-1:]
-        }
 
-    def fit(
-        self,
-        values: Sequence[Tensor],
-        max_iterations: int,
-        report: Report = lambda progress: None,
-        first_iteration: int = 0,
-    ) -> Fit:
-        """Run until every estimate is within tolerance and fresh points agree, or nothing more is gained."""
-        run = _Run(self, [value.clone() for value in values], first_iteration)
-        for iteration in range(first_iteration, max_iterations):
+def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None) -> Fit:
+    try:
+        for iteration in range(run.iterations, max_iterations):
             run.iterate(iteration)
             report(run.history[-1])
             if run.is_settled() and run.is_confirmed(iteration):
@@ -91,59 +83,63 @@ class Rescaler:
             if run.is_stuck():
                 return run.result(f"no iteration of the last {_PATIENCE} came closer")
             run.move()
-        return run.result(f"the {max_iterations} iterations given are used up")
-
-    def read(
-        self, values: Sequence[Tensor], num_samples: int, num_times: int, seed: int, *, with_derivative: bool
-    ) -> list[Reading]:
-        """Readings at fresh points."""
-        samples = self.draw(seed, num_samples)
-        named = by_name(self.weights, values)
-        return self.reader.read(named, samples, num_times, seed, with_derivative=with_derivative)
-
-    def agrees(self, reading: Reading) -> bool:
-        """Whether a reading is within tolerance of its target, or as near as its own noise can tell."""
-        error = abs(reading.mean - self.targets[reading.edge])
-        return error <= max(self.tolerance, 2 * reading.std_error)
-
-    def seed_of(self, iteration: int, purpose: int) -> int:
-        """A seed of its own for every iteration and purpose."""
-        return (self.seed * 1_000_003 + 2 * iteration + purpose) % 2**31
+            if keep is not None:
+                keep(run.state())
+    except NotFiniteError as error:
+        if not run.history:
+            raise
+        return run.result(f"stopped at the last good weights: {error.what}, {error.where}")
+    return run.result(f"the {max_iterations} iterations given are used up")
 
 
 class _Run:
     """The state of one fit."""
 
-    def __init__(self, owner: Rescaler, values: list[Tensor], first_iteration: int) -> None:
-        self.owner, self.values = owner, values
+    def __init__(self, problem: Problem, values: list[Tensor], given_up: Mapping[Edge, str]) -> None:
+        self.problem, self.values, self.given_up = problem, values, dict(given_up)
         self.tracker = Tracker()
-        self.doublings = 0
         self.history: list[Progress] = []
         self.edges: list[Edge] = []
         self.unmoved: dict[Edge, str] = {}
+        self.once_moved: set[Edge] = set()
         self.sensitivities = torch.zeros(0)
         self.unknowns: Unknowns | None = None
-        self.iterations = first_iteration
+        self.iterations = self.doublings = 0
         self._best, self._since_best, self._best_values = math.inf, 0, values
         self._pace = self._signs = torch.zeros(0, dtype=torch.float64)
         self._largest_std_error = 0.0
         self._means: dict[Edge, float] = {}
         self._start = time.perf_counter()
 
+    def state(self) -> State:
+        """What is needed to go on from here after an interruption, as if there had been none."""
+        found: State = {name: getattr(self, name) for name in _KEPT}
+        found["tracker"] = (self.tracker.error, self.tracker.variance)
+        found["once_moved"] = sorted(self.once_moved)
+        found["seconds"] = time.perf_counter() - self._start
+        return found
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        for name in _KEPT:
+            setattr(self, name, state[name])
+        self.tracker = Tracker(*state["tracker"])
+        self.once_moved = set(state["once_moved"])
+        self._start = time.perf_counter() - state["seconds"]
+
     def iterate(self, iteration: int) -> None:
         """Take a reading with sensitivities, and update the estimates."""
-        owner = self.owner
-        num_samples, num_times = owner.effort.at(self.doublings)
-        seed = owner.seed_of(iteration, 0)
-        sample = owner.draw(seed, 1)[0]
-        transitions = find_transitions(owner.reader, owner.weights, self.values, sample)
-        self.unknowns = Unknowns(owner.weights, owner.widths, transitions)
+        problem = self.problem
+        num_samples, num_times = problem.effort.at(self.doublings)
+        seed = problem.seed_of(iteration, 0)
+        sample = problem.draw(seed, 1)[0]
+        transitions = find_transitions(problem.reader, problem.weights, self.values, sample)
+        self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
         leaves = torch.zeros(len(self.unknowns), requires_grad=True)
         changed = self.unknowns.apply(self.values, leaves)
-        readings = owner.read(changed, num_samples, num_times, seed, with_derivative=True)
-        readings = [r for r in readings if r.edge in owner.targets]
-        slopes = _slopes(readings, leaves)
-        self._update(readings, slopes)
+        readings = problem.read(changed, num_samples, num_times, seed)
+        readings = [reading for reading in readings if reading.edge not in self.given_up]
+        self._update(readings, total(_slopes(readings, leaves)))
         self.iterations = iteration + 1
         self._note(iteration)
 
@@ -155,6 +151,7 @@ class _Run:
             r.edge: why_unmoved(r) for r, moved in zip(readings, is_moved, strict=True) if not moved
         }
         edges = [r.edge for r, moved in zip(readings, is_moved, strict=True) if moved]
+        self.once_moved |= set(edges)
         if edges != self.edges:
             self.tracker, self.edges = Tracker(), edges
         self.sensitivities = relative[is_moved]
@@ -164,7 +161,7 @@ class _Run:
 
     def _observe(self, readings: Sequence[Reading]) -> None:
         """Let the estimates of the movable edges take in readings of them."""
-        logs = [math.log(max(r.mean, 1e-12) / self.owner.targets[r.edge]) for r in readings]
+        logs = [math.log(max(r.mean, 1e-12) / self.problem.targets[r.edge]) for r in readings]
         noise = [(r.std_error / max(r.mean, 1e-12)) ** 2 + _LEAST_VARIANCE for r in readings]
         self.tracker.observe(
             torch.tensor(logs, dtype=torch.float64), torch.tensor(noise, dtype=torch.float64)
@@ -173,22 +170,22 @@ class _Run:
     def _note(self, iteration: int) -> None:
         errors = self.errors()
         largest = float(errors.abs().max()) if len(errors) else 0.0
-        if largest < self._best - 0.1 * self.owner.tolerance:
+        if largest < self._best - 0.1 * self.problem.tolerance:
             self._best, self._since_best, self._best_values = largest, 0, self.values
         else:
             self._since_best += 1
-        is_noisy = self._largest_std_error > self.owner.tolerance / 4
-        is_near = largest < 3 * self.owner.tolerance
-        if is_near and is_noisy and self.doublings < self.owner.effort.max_doublings:
+        is_noisy = self._largest_std_error > self.problem.tolerance / 4
+        is_near = largest < 3 * self.problem.tolerance
+        if is_near and is_noisy and self.doublings < self.problem.effort.max_doublings:
             self.doublings += 1
-        estimates = [self.owner.targets[e] + float(x) for e, x in zip(self.edges, errors, strict=True)]
+        estimates = [self.problem.targets[e] + float(x) for e, x in zip(self.edges, errors, strict=True)]
         radii = self._means | dict(zip(self.edges, estimates, strict=True))
         seconds = time.perf_counter() - self._start
         self.history.append(Progress(iteration + 1, radii, largest, seconds))
 
     def errors(self) -> Tensor:
         """Estimated radius - target of every edge that can be moved."""
-        targets = torch.tensor([self.owner.targets[edge] for edge in self.edges], dtype=torch.float64)
+        targets = self.problem.in_order(self.problem.targets, self.edges)
         return targets * (self.tracker.error.exp() - 1) if self.tracker.error is not None else targets
 
     def is_settled(self) -> bool:
@@ -196,24 +193,30 @@ class _Run:
         errors = self.errors().abs()
         if not len(errors):
             return True
-        targets = torch.tensor([self.owner.targets[edge] for edge in self.edges], dtype=torch.float64)
+        targets = self.problem.in_order(self.problem.targets, self.edges)
         spread = self.tracker.variance.sqrt() * targets
-        return bool((errors + spread <= _SETTLED * self.owner.tolerance).all())
+        return bool((errors + spread <= _SETTLED * self.problem.tolerance).all())
 
     def is_confirmed(self, iteration: int) -> bool:
         """Whether independent points agree that every radius that can be moved is at its target.
 
         They also sharpen the estimates.
         """
-        owner = self.owner
-        seed = owner.seed_of(iteration, 1)
-        named = by_name(owner.weights, self.values)
-        readings = estimate(owner.reader, named, owner.draw, seed, owner.tolerance / 3, owner.targets)
-        chosen = {r.edge: r for r in readings}
+        problem = self.problem
         if not self.edges:
             return True
+        chosen = problem.estimate(self.values, problem.seed_of(iteration, 1), problem.tolerance / 3)
         self._observe([chosen[edge] for edge in self.edges])
-        return self.is_settled() and all(owner.agrees(chosen[edge]) for edge in self.edges)
+        return self.is_settled() and all(problem.agrees(chosen[edge]) for edge in self.edges)
+
+    def lost(self) -> dict[Edge, str]:
+        """Radii that were moved until nothing moved them any more, and are not at their targets."""
+        targets = self.problem.targets
+        return {
+            edge: f"{reason} further than to {self._means[edge]:.3f}"
+            for edge, reason in self.unmoved.items()
+            if edge in self.once_moved and abs(self._means[edge] - targets[edge]) > self.problem.tolerance
+        }
 
     def is_stuck(self) -> bool:
         """Whether nothing can be moved, or many iterations brought nothing."""
@@ -245,11 +248,11 @@ class _Run:
         is_reached = stop_reason == _REACHED
         if is_reached and self.unmoved:
             stop_reason = _REACHED if self.edges else "no radius can be moved"
-        reasons = dict(self.unmoved)
+        reasons = self.given_up | self.unmoved
         if not is_reached and self.edges and self.tracker.error is not None:
             share = unattainable_share(self.sensitivities, self.tracker.error)
             for edge, error, part in zip(self.edges, self.errors(), share, strict=True):
-                if abs(float(error)) > self.owner.tolerance:
+                if abs(float(error)) > self.problem.tolerance:
                     reasons[edge] = why_missed(float(error), float(part))
         return Fit(
             values=self.values if is_reached else self._best_values,
@@ -266,18 +269,13 @@ def _slopes(readings: Sequence[Reading], leaves: Tensor) -> Tensor:
     """d mean radius / d unknown, [R, K] float64."""
     rows = []
     for reading in readings:
-        assert reading.derivative is not None
-        (row,) = (
-            torch.autograd.grad(reading.derivative, leaves, retain_graph=True, allow_unused=True)
-            if reading.derivative.requires_grad
-            else (None,)
-        )
+        row = None
+        if reading.derivative is not None and reading.derivative.requires_grad:
+            (row,) = torch.autograd.grad(reading.derivative, leaves, retain_graph=True, allow_unused=True)
         rows.append(torch.zeros(len(leaves)) if row is None else row)
     slopes = torch.stack(rows).double() if rows else torch.zeros(0, len(leaves), dtype=torch.float64)
     if not bool(slopes.isfinite().all()):
-        raise AnalysisError(
-            "A sensitivity is not a finite number", expected="finite derivatives of all radii"
-        )
+        raise NotFiniteError("A sensitivity is not a finite number", where="a radius's derivative")
     return slopes
 
 
