@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from lsc_graph.pretraining.fit import Progress
 
 TARGETS = ("half", "one", "sqrt", "auto", "unbalanced")
-METHODS = ("rescale",)
+METHODS = ("rescale", "gradient", "both", "paper")
+DEFAULT_ITERATIONS = 100
 Override = tuple[str, str | None, float]
 
 
@@ -37,17 +38,19 @@ def overrides(context: click.Context, parameter: click.Parameter, texts: tuple[s
 
 
 @contextmanager
-def fit_progress(max_iterations: int) -> Iterator[Callable[[Progress], None] | None]:
+def fit_progress(max_iterations: int | None) -> Iterator[Callable[[Progress], None] | None]:
     """The line of progress, in terms of a fit."""
     with progress() as show:
         if show is None:
             yield None
             return
 
+        most = DEFAULT_ITERATIONS if max_iterations is None else max_iterations
+
         def say(step: Progress) -> None:
-            left = (max_iterations - step.iteration) * step.seconds / max(1, step.iteration)
+            left = (most - step.iteration) * step.seconds / max(1, step.iteration)
             text = f"Iteration {step.iteration}, {step.largest_error:.3f} from target, {left:.0f} s at most"
-            show(text, step.iteration / max(1, max_iterations))
+            show(text, step.iteration / max(1, most))
 
         yield say
 
@@ -71,7 +74,7 @@ def fit_progress(max_iterations: int) -> Iterator[Callable[[Progress], None] | N
 )
 @click.option("--method", type=click.Choice(METHODS), default="rescale", show_default=True)
 @click.option("--tolerance", type=float, default=0.02, show_default=True)
-@click.option("--max-iterations", type=click.IntRange(0), default=100, show_default=True)
+@click.option("--max-iterations", type=click.IntRange(0), help="By default what the method needs.")
 @click.option("--train", multiple=True, metavar="PATTERN", help="Train only tensors with such names.")
 @click.option("--freeze", multiple=True, metavar="PATTERN", help="Leave tensors with such names alone.")
 @click.option(
@@ -79,13 +82,15 @@ def fit_progress(max_iterations: int) -> Iterator[Callable[[Progress], None] | N
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--checkpoint", type=click.Path(dir_okay=False), help="Keep the state of the fit in this file.")
+@click.option("--resume", is_flag=True, help="Go on from --checkpoint, if it is there.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
 def command(
     model: str,
     output: str,
     steps: int | None,
     values: tuple[tuple[str, str], ...],
-    max_iterations: int,
+    max_iterations: int | None,
     form: str,
     **options: Any,
 ) -> int:
@@ -95,6 +100,7 @@ def command(
     its target: the report says which, and why.
     """
     from lsc_graph.pretraining.pretrain_file import pretrain_file
+    from lsc_graph.pretraining.shards import rank
     from lsc_graph.report.pretrain_terminal import render_pretraining
     from lsc_graph.report.to_json import to_json
 
@@ -108,5 +114,6 @@ def command(
             progress=show,
             **options,
         )
-    emit(to_json(report) if form == "json" else text_of(render_pretraining, report, None), None)
+    if rank() == 0:
+        emit(to_json(report) if form == "json" else text_of(render_pretraining, report, None), None)
     return exit_codes.OK if report.is_reached else exit_codes.POLICY_VIOLATED

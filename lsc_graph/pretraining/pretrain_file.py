@@ -12,6 +12,7 @@ from lsc_graph.audit_model import Source, audit
 from lsc_graph.errors import VerificationError
 from lsc_graph.pretrain_results import PretrainReport, Radius, RadiusChange
 from lsc_graph.pretraining.pretrain_model import pretrain
+from lsc_graph.pretraining.shards import rank
 from lsc_graph.results import LayerFacts, Statistics
 from lsc_graph.writeback.weights import written
 
@@ -31,7 +32,8 @@ def pretrain_file(
         options: those of `pretrain`.
 
     Returns:
-        The report, with the radii that an audit of the written file found.
+        The report, with the radii that an audit of the written file found. Of the processes of a torchrun
+        group only the first one writes and audits.
 
     Raises:
         UsageError: the request is wrong, or the file cannot be written.
@@ -40,6 +42,8 @@ def pretrain_file(
     found = pretrain(model, **options)
     chosen = {name: options[name] for name in _AUDITED if name in options}
     note = provenance(found.report)
+    if rank() != 0:
+        return found.report
     with written(model, Path(output), found.values, note, is_in_place_allowed=in_place) as temporary:
         return audited(temporary, found.report, chosen)
 

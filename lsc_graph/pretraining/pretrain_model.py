@@ -6,7 +6,9 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +26,13 @@ from lsc_graph.pretrain_results import (
     Radius,
     RadiusChange,
 )
+from lsc_graph.pretraining.checkpoint import Checkpoint
 from lsc_graph.pretraining.fit import Fit, Progress
+from lsc_graph.pretraining.methods import MAX_ITERATIONS, check_method, fit
 from lsc_graph.pretraining.points import Points
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.readings import Edge, Reader, Reading
-from lsc_graph.pretraining.rescaling import rescale
+from lsc_graph.pretraining.shards import join_group
 from lsc_graph.pretraining.targets import Targets, Wish, resolve
 from lsc_graph.pretraining.trainable import Choice, as_trained, choose
 from lsc_graph.reference import Array
@@ -37,7 +41,6 @@ from lsc_graph.sampling import read_data
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.writeback.tensors import values_of
 
-METHODS = ("rescale",)
 _NUM_COMPARED = 2
 _NUM_LOOKS = 4
 _BEFORE, _AFTER = 1_000_003, 2_000_003
@@ -68,7 +71,7 @@ def pretrain(
     overrides: Sequence[tuple[str, str | None, float]] = (),
     method: str = "rescale",
     tolerance: float = 0.02,
-    max_iterations: int = 100,
+    max_iterations: int | None = None,
     train: Sequence[str] = (),
     freeze: Sequence[str] = (),
     num_steps: int | None = None,
@@ -78,6 +81,8 @@ def pretrain(
     states: Sequence[tuple[str, str]] = (),
     seed: int = 0,
     device: str = "auto",
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Pretrained:
     """Move a model's weights until the mean radius of every layer, in time and depth, is at its target.
@@ -91,9 +96,10 @@ def pretrain(
         target_time: goes before `target` for radii in time.
         target_depth: goes before `target` for radii in depth.
         overrides: (pattern of layer names or ids, "time", "depth" or None for both, radius).
-        method: one of `METHODS`.
+        method: "rescale" (few unknowns, by Gauss-Newton), "gradient" (every element, by Adam), "both", or
+            "paper" (the paper's procedure; needs the extra `paper`).
         tolerance: how far a mean radius may be from its target.
-        max_iterations: at most so many.
+        max_iterations: at most so many; by default what the method needs (`methods.MAX_ITERATIONS`).
         train: patterns of tensor names; if there are any, nothing else is trained.
         freeze: patterns of tensor names that are not trained.
         num_steps: T; radii depend on it, so use the length that will be trained on.
@@ -103,6 +109,8 @@ def pretrain(
         states: as in `audit`.
         seed: of samples and probes; the same seed gives the same weights.
         device: "auto", "cpu" or "cuda".
+        checkpoint: a file that the state of the fit is kept in while it runs.
+        resume: go on from `checkpoint`, if it is there; the outcome is that of a fit without interruption.
         progress: called after every iteration.
 
     Returns:
@@ -118,6 +126,7 @@ def pretrain(
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), given)
     prepared = prepare(model, request)
     _refuse_quantized(prepared)
+    join_group(device_of(device))
     view = measured_model(prepared, device_of(device), torch.Generator().manual_seed(seed))
     assert isinstance(view, Sequences | Streaming | FeedForward)
     points = Points(prepared, given)
@@ -131,10 +140,16 @@ def pretrain(
     coherence = _balanced(model, request, seed, device) if target == "auto" else None
     job = _Job(prepared, reader, choice, points, wish, coherence, tolerance, seed)
     before = _Measured(job.problem.estimate(values, seed + _BEFORE, tolerance))
-    fit = rescale(job.problem, values, max_iterations, progress or (lambda _: None))
-    stored = job.stored(fit.values)
+    most = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
+    kept = None if checkpoint is None else Checkpoint(checkpoint, job.request(method))
+    resumed = kept.load() if kept is not None and resume else None
+    say = progress or (lambda _: None)
+    fitted = fit(job.problem, method, values, most, say, kept.save if kept is not None else None, resumed)
+    stored = job.stored(fitted.values)
     after = _Measured(job.problem.estimate(job.as_stored(stored), seed + _AFTER, tolerance / 4))
-    report = job.report(method, before, after, fit, time.perf_counter() - started)
+    report = job.report(method, before, after, fitted, time.perf_counter() - started)
+    if kept is not None:
+        kept.remove()
     return Pretrained(stored, report)
 
 
@@ -170,6 +185,19 @@ class _Job:
         self.targets: Targets = resolve(wish, prepared.cell_graph, edges, balanced)
         of_edge = self.targets.of_edge
         self.problem = Problem(reader, choice.weights, of_edge, points.draw, tolerance, seed)
+
+    def request(self, method: str) -> dict[str, Any]:
+        """What a fit depends on: a checkpoint belongs to it alone."""
+        weights = {w.label: sha256(w.value.cpu().numpy().tobytes()).hexdigest() for w in self.choice.weights}
+        return {
+            "weights": weights,
+            "targets": sorted((*edge, value) for edge, value in self.targets.of_edge.items()),
+            "method": method,
+            "tolerance": self.tolerance,
+            "num_steps": self.prepared.cell_graph.num_steps,
+            "seed": self.seed,
+            "data": self.points.digest(self.seed),
+        }
 
     def stored(self, values: Sequence[Tensor]) -> dict[Origin, Array]:
         """Values as the file will hold them."""
@@ -244,10 +272,9 @@ def device_of(wanted: str) -> str:
     return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
 
 
-def _check_options(method: str, tolerance: float, max_iterations: int) -> None:
-    if method not in METHODS:
-        raise UsageError("There is no such method", got=method, expected=", ".join(METHODS))
-    if not 0 < tolerance < 1 or max_iterations < 0:
+def _check_options(method: str, tolerance: float, max_iterations: int | None) -> None:
+    check_method(method)
+    if not 0 < tolerance < 1 or (max_iterations is not None and max_iterations < 0):
         raise UsageError(
             "The tolerance must be between 0 and 1, and iterations cannot be negative",
             got=f"{tolerance}, {max_iterations}",
