@@ -15,6 +15,7 @@ COMMANDS = {
     "audit": "Measure whether a model's gradients survive its depth and time.",
     "inspect": "Show what was found in a model, without measuring it.",
     "paths": "Count a model's gradient paths, exactly and at any number of steps.",
+    "pretrain": "Move a model's weights until its radii are at their targets, and write it again.",
     "reroll": "Rewrite unrolled recurrences as loops.",
     "unroll": "Write a model's depth x time grid as a graph file or a drawing.",
     "zoo": "Write the reference models.",

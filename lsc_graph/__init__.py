@@ -1,8 +1,9 @@
 """lsc-graph: will the gradients of this ONNX model survive depth and time?
 
 `lsc_graph.audit(model)` measures, `lsc_graph.inspect(model)` only looks, `lsc_graph.reroll(model, output)`
-rewrites unrolled recurrences as loops, `lsc_graph.gradient_paths(model)` counts, and
-`lsc_graph.unrolled(model)` is the depth x time grid as a networkx graph. All are imported when first used.
+rewrites unrolled recurrences as loops, `lsc_graph.gradient_paths(model)` counts,
+`lsc_graph.unrolled(model)` is the depth x time grid as a networkx graph, and `lsc_graph.pretrain(model)`
+moves its weights until its radii are at their targets. All are imported when first used.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ if TYPE_CHECKING:
     import networkx as nx
 
     from lsc_graph.path_results import PathReport
+    from lsc_graph.pretraining.pretrain_model import Pretrained
     from lsc_graph.unroll import GridNode
 
-__all__ = ["audit", "errors", "gradient_paths", "inspect", "reroll", "results", "unrolled"]
+__all__ = ["audit", "errors", "gradient_paths", "inspect", "pretrain", "reroll", "results", "unrolled"]
 
 
 def audit(*arguments: Any, **options: Any) -> results.Analysis:
@@ -52,4 +54,11 @@ def unrolled(*arguments: Any, **options: Any) -> nx.DiGraph[GridNode]:
     """The depth x time grid of a model: see `lsc_graph.unroll_model.unroll_model`."""
     module = importlib.import_module("lsc_graph.unroll_model")
     found: nx.DiGraph[GridNode] = module.unroll_model(*arguments, **options)
+    return found
+
+
+def pretrain(*arguments: Any, **options: Any) -> Pretrained:
+    """Weights with every radius at its target: see `lsc_graph.pretraining.pretrain_model.pretrain`."""
+    module = importlib.import_module("lsc_graph.pretraining.pretrain_model")
+    found: Pretrained = module.pretrain(*arguments, **options)
     return found

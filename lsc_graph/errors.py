@@ -83,3 +83,11 @@ class ConversionError(AnalysisError):
 
 class ParityError(AnalysisError):
     """The torch view of the model disagrees with ONNX Runtime."""
+
+
+class WriteBackError(AnalysisError):
+    """New values do not fit the model that they should be written into."""
+
+
+class VerificationError(AnalysisError):
+    """A written model is not what it should be."""

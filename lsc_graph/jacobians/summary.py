@@ -115,14 +115,9 @@ class Summary:
 
     def _active(self, blocks: Tensor, source: Layer, target: Layer) -> tuple[Tensor, str]:
         """The sub-block of M_depth between the states that carry the gradient in depth."""
-        rows, row_names = _indices(target, self._exposed.get(target.id, frozenset()))
-        fed = {
-            state.name
-            for state, (start, end) in zip(source.states, _ranges(source), strict=True)
-            if bool(blocks[:, :, start:end].any())
-        }
-        columns, column_names = _indices(source, frozenset(fed))
-        words = f"{column_names} -> {row_names}, {len(rows)} x {len(columns)}"
+        rows, columns, words = active_indices(
+            blocks, source, target, self._exposed.get(target.id, frozenset())
+        )
         return blocks[:, rows][:, :, columns], words
 
     def layers(self, cells: CellGraph) -> tuple[LayerFacts, ...]:
@@ -154,6 +149,23 @@ class Summary:
         return DepthEdgeFacts(
             source, points.block, points.statistics("radius"), value, points.statistics("norm")
         )
+
+
+def active_indices(
+    blocks: Tensor, source: Layer, target: Layer, exposed: frozenset[str]
+) -> tuple[list[int], list[int], str]:
+    """Rows and columns of the active block of M_depth [P, n_target, n_source], and which states they are.
+
+    Rows are the target's exposed states, columns those of the source's that any of the blocks reads.
+    """
+    rows, row_names = _indices(target, exposed)
+    fed = {
+        state.name
+        for state, (start, end) in zip(source.states, _ranges(source), strict=True)
+        if bool(blocks[:, :, start:end].any())
+    }
+    columns, column_names = _indices(source, frozenset(fed))
+    return rows, columns, f"{column_names} -> {row_names}, {len(rows)} x {len(columns)}"
 
 
 def _ranges(layer: Layer) -> list[tuple[int, int]]:

@@ -8,10 +8,11 @@ import math
 from typing import Any
 
 from lsc_graph.path_results import PathReport
+from lsc_graph.pretrain_results import PretrainReport
 from lsc_graph.results import Analysis, Inspection, Rerolling
 
 
-def to_json(result: Analysis | Inspection | PathReport | Rerolling) -> str:
+def to_json(result: Analysis | Inspection | PathReport | PretrainReport | Rerolling) -> str:
     """The result as indented JSON text; numbers that are not finite become null."""
     if isinstance(result, Rerolling):
         result = dataclasses.replace(result, model=None)

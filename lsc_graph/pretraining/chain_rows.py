@@ -1,0 +1,52 @@
+"""Rows of the depth Jacobians of a feed-forward chain, over a batch of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import vjp, vmap
+
+from lsc_graph.cells import Layer
+from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flatten
+from lsc_graph.pretraining.rows import EdgeRows
+from lsc_graph.to_torch.program import ChainProgram, Run
+
+
+def pull_chain(
+    program: ChainProgram,
+    runs: Sequence[Run],
+    layers: Sequence[Layer],
+    cotangents: Callable[[Layer, Layer], Tensor],
+) -> list[EdgeRows]:
+    """The rows of every block but the first.
+
+    Args:
+        program: the model.
+        runs: what each sample did.
+        layers: one for each boundary.
+        cotangents: by source and target, [P, R, n_target] for the P samples.
+    """
+    found = []
+    for index in range(1, len(layers)):
+        states = torch.stack([run.boundaries[index - 1] for run in runs])
+        rows = _pull(program.blocks[index], states, cotangents(layers[index - 1], layers[index]))
+        every = tuple(range(len(runs)))
+        found.append(EdgeRows(layers[index - 1].id, layers[index].id, every, rows))
+    return found
+
+
+def _pull(block: nn.Module, states: Tensor, cotangents: Tensor) -> Tensor:
+    """[P, R, n_source] from states [P, *shape] and cotangents [P, R, n_target]."""
+
+    def pulled(rows: Tensor, state: Tensor) -> Tensor:
+        _, pullback, *_ = vjp(lambda value: flatten(block(value)), state)
+        (result,) = vmap(pullback)(rows)
+        gradients: Tensor = result.flatten(1)
+        return gradients
+
+    size = 16 * cotangents[0].numel() * cotangents.element_size()
+    chunk = max(1, MAX_BATCH_BYTES // max(1, size))
+    rows: Tensor = vmap(pulled, chunk_size=chunk)(cotangents.to(states), states)
+    return rows

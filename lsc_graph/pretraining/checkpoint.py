@@ -1,0 +1,70 @@
+"""Where a long fit stands, in a file: whole at any moment, and only for the request that it was made by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lsc_graph.errors import UsageError
+from lsc_graph.files import replaced
+from lsc_graph.pretraining.shards import rank
+
+_VERSION = 1
+State = dict[str, Any]
+
+
+class Checkpoint:
+    """A file that the state of a fit is kept in.
+
+    Args:
+        path: of the file.
+        request: what the fit depends on, JSON-ready; a state of any other request is refused.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], request: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        text = json.dumps(request, sort_keys=True, default=str)
+        self._digest = hashlib.sha256(text.encode()).hexdigest()
+
+    def save(self, state: State) -> None:
+        """Replace the file by one with this state; of several processes, the first one does."""
+        if rank() != 0:
+            return
+        with replaced(self.path) as temporary:
+            torch.save({"version": _VERSION, "digest": self._digest, "state": state}, temporary)
+
+    def load(self) -> State | None:
+        """The state; None if there is no file.
+
+        Raises:
+            UsageError: the file is not a checkpoint, or one of another request.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            found = torch.load(self.path, weights_only=True)
+            version, digest, state = found["version"], found["digest"], found["state"]
+        except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            raise UsageError(
+                "The checkpoint cannot be read", where=str(self.path), got=" ".join(str(error).split())[:200]
+            ) from error
+        if version != _VERSION or digest != self._digest:
+            raise UsageError(
+                "The checkpoint belongs to another request",
+                where=str(self.path),
+                expected="the same model, data, targets, method, patterns, steps and seed",
+                do="repeat the request that it was made by, or remove the file",
+            )
+        return dict(state)
+
+    def remove(self) -> None:
+        """The fit is done."""
+        if rank() == 0:
+            self.path.unlink(missing_ok=True)

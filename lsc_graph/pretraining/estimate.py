@@ -1,0 +1,70 @@
+"""Radii at fresh points, as many as a standard error asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lsc_graph.measure import FeedForward
+from lsc_graph.pretraining.readings import Edge, Reader, Reading
+from lsc_graph.pretraining.shards import gathered, own_share
+from lsc_graph.sampling import Sample
+
+_FIRST_SAMPLES, _NUM_TIMES = 4, 8
+_MOST_SAMPLES = 128
+# So many floating-point operations on spectra are spent at most: n^3 for each point and edge.
+_MOST_WORK = 1e10
+_DENSE = 700
+
+
+def estimate(
+    reader: Reader,
+    values: Mapping[str, Tensor],
+    draw: Callable[[int, int], Sequence[Sample]],
+    seed: int,
+    max_std_error: float,
+) -> list[Reading]:
+    """Readings without derivative at fresh points.
+
+    Samples are doubled until every mean's standard error is at most `max_std_error`, or the most is done.
+
+    Args:
+        reader: takes readings.
+        values: parameters by initializer name.
+        draw: samples by seed and number.
+        seed: of samples and of the steps looked at.
+        max_std_error: of every mean.
+    """
+    found: dict[Edge, list[Reading]] = {}
+    count, total, limit = _FIRST_SAMPLES, 0, most_samples(reader)
+    while True:
+        samples = own_share(list(enumerate(draw(seed + 7919 * total, count))))
+        readings = reader.read(values, samples, _NUM_TIMES, seed + total, with_derivative=False)
+        for reading in gathered(readings):
+            found.setdefault(reading.edge, []).append(reading)
+        total += count
+        joined = [joined_readings(parts) for parts in found.values()]
+        if total >= limit or all(reading.std_error <= max_std_error for reading in joined):
+            return joined
+        count = min(total, limit - total)
+
+
+def joined_readings(parts: Sequence[Reading]) -> Reading:
+    """Readings of one edge at different points as one, without derivative."""
+    return replace(
+        parts[0],
+        values=torch.cat([part.values for part in parts]),
+        sizes=tuple(size for part in parts for size in part.sizes),
+        derivative=None,
+    )
+
+
+def most_samples(reader: Reader) -> int:
+    """How many samples the work allows for, at least the first few."""
+    cubes = sum(min(layer.state_size, _DENSE) ** 3 for layer in reader.layers.values())
+    is_chain = isinstance(reader.model, FeedForward)
+    affordable = int(_MOST_WORK / (max(1, cubes) * (1 if is_chain else 2 * _NUM_TIMES)))
+    return max(_FIRST_SAMPLES, min(_MOST_SAMPLES, affordable))

@@ -1,0 +1,63 @@
+"""One damped Gauss-Newton step of least norm, and estimates that remember (Kalman filters of one number)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+# How far the linear prediction of a change is off, as a share of the change.
+_PREDICTION_ERROR = 0.3
+
+
+def least_norm_step(sensitivities: Tensor, residuals: Tensor, damping: float) -> Tensor:
+    """The smallest u with J u = -r, damped: -J^T (J J^T + damping mean(diag) I)^-1 r.
+
+    Args:
+        sensitivities: J [R, K], d log radius / d unknown.
+        residuals: r [R], log radius - log target.
+        damping: relative to the mean squared norm of a row.
+    """
+    gram = sensitivities @ sensitivities.T
+    scale = gram.diagonal().mean().clamp_min(1e-30)
+    system = gram + damping * scale * torch.eye(len(gram), dtype=gram.dtype)
+    step: Tensor = -sensitivities.T @ torch.linalg.solve(system, residuals)
+    return step
+
+
+def unattainable_share(sensitivities: Tensor, residuals: Tensor) -> Tensor:
+    """For each residual, the share of it that no choice of the unknowns removes to first order."""
+    left, values, _ = torch.linalg.svd(sensitivities, full_matrices=False)
+    basis = left[:, values > 1e-3 * values.max().clamp_min(1e-30)]
+    rest = residuals - basis @ (basis.T @ residuals)
+    share: Tensor = rest.abs() / residuals.abs().clamp_min(1e-12)
+    return share
+
+
+@dataclass
+class Tracker:
+    """Running estimates of log radius - log target, one for each edge.
+
+    Each iteration looks at other points, so that a single reading is noisy; between readings the weights
+    change, so that plain averages lag. The filter moves its estimate by the predicted change, and
+    weighs it against the new reading by their variances.
+    """
+
+    error: Tensor | None = None
+    variance: Tensor = field(default_factory=lambda: torch.zeros(0))
+
+    def observe(self, reading: Tensor, variance: Tensor) -> None:
+        """Take in a reading with the variance of its mean."""
+        if self.error is None:
+            self.error, self.variance = reading.clone(), variance.clone()
+            return
+        trust = self.variance / (self.variance + variance).clamp_min(1e-30)
+        self.error = self.error + trust * (reading - self.error)
+        self.variance = (1 - trust) * self.variance
+
+    def predict(self, change: Tensor) -> None:
+        """The weights were changed, which should move the errors by `change`."""
+        assert self.error is not None
+        self.error = self.error + change
+        self.variance = self.variance + (_PREDICTION_ERROR * change) ** 2

@@ -1,0 +1,92 @@
+"""Fits by the name of their method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from lsc_graph.errors import UsageError
+from lsc_graph.pretraining.fit import Fit, Progress, Report
+from lsc_graph.pretraining.gradient import Descent
+from lsc_graph.pretraining.paper import PaperDescent
+from lsc_graph.pretraining.problem import Problem
+from lsc_graph.pretraining.rescaling import rescale
+
+State = dict[str, Any]
+Keep = Callable[[State], None]
+MAX_ITERATIONS = {"rescale": 100, "gradient": 1000, "both": 500, "paper": 1000}
+"""Methods, and how many iterations each is given where nobody says."""
+
+
+def check_method(method: str) -> None:
+    """Refuse what is not a method.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    if method not in MAX_ITERATIONS:
+        raise UsageError("There is no such method", got=method, expected=", ".join(MAX_ITERATIONS))
+
+
+def fit(
+    problem: Problem,
+    method: str,
+    values: Sequence[Tensor],
+    max_iterations: int,
+    report: Report,
+    keep: Keep | None = None,
+    resumed: State | None = None,
+) -> Fit:
+    """Fit by a method.
+
+    Args:
+        problem: what to fit.
+        method: "rescale", "gradient", "both" (rescale, and where that is not enough gradient), or "paper".
+        values: of the weights, at first.
+        max_iterations: at most so many.
+        report: called after every iteration.
+        keep: called after every iteration with what is needed to go on from there.
+        resumed: what `keep` was given, to go on from there.
+    """
+    is_polishing = resumed is not None and resumed["phase"] == "polish"
+    state = None if resumed is None else resumed["state"]
+    if method in ("gradient", "paper"):
+        descent = Descent(problem, values) if method == "gradient" else PaperDescent(problem, values)
+        return descent.fit(max_iterations, report, _kept(keep, "descent"), state)
+    before = 0 if resumed is None else resumed["iterations"]
+    first: Fit | None = None
+    if not is_polishing:
+        first = rescale(problem, values, max_iterations, report, _kept(keep, "rescale"), state)
+        before = first.iterations
+        if method == "rescale" or first.is_reached or before >= max_iterations:
+            return first
+        values, state = first.values, None
+    polish = Descent(problem, values)
+    kept = _kept(keep, "polish", before)
+    second = polish.fit(max_iterations - before, _later(report, before), kept, state)
+    return _joined(first, second, before)
+
+
+def _kept(keep: Keep | None, phase: str, iterations: int = 0) -> Keep | None:
+    """States with the phase that they belong to."""
+    if keep is None:
+        return None
+    return lambda state: keep({"phase": phase, "iterations": iterations, "state": state})
+
+
+def _later(report: Report, before: int) -> Report:
+    """Reports that count the iterations before."""
+
+    def say(progress: Progress) -> None:
+        report(replace(progress, iteration=progress.iteration + before))
+
+    return say
+
+
+def _joined(first: Fit | None, second: Fit, before: int) -> Fit:
+    reasons = {} if second.is_reached or first is None else first.reasons
+    seconds = second.seconds + (first.seconds if first is not None else 0.0)
+    return replace(second, iterations=before + second.iterations, seconds=seconds, reasons=reasons)

@@ -1,0 +1,116 @@
+"""A pre-trained model as a file: fit, write, audit what was written; only then the file appears."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from lsc_graph.audit_model import Source, audit
+from lsc_graph.errors import VerificationError
+from lsc_graph.pretrain_results import PretrainReport, Radius, RadiusChange
+from lsc_graph.pretraining.pretrain_model import pretrain
+from lsc_graph.pretraining.shards import rank
+from lsc_graph.results import LayerFacts, Statistics
+from lsc_graph.writeback.weights import written
+
+_AUDIT_SEED = 3_000_017
+_AUDITED = ("num_steps", "data", "inputs", "input_shapes", "states", "device")
+
+
+def pretrain_file(
+    model: Source, output: str | os.PathLike[str], *, in_place: bool = False, **options: Any
+) -> PretrainReport:
+    """Pre-train a model and write it with new weights; everything else in the file stays as it was.
+
+    Args:
+        model: as in `pretrain`.
+        output: the file to write; it appears whole, and only if it passes an audit with fresh data.
+        in_place: whether `output` may be the model itself.
+        options: those of `pretrain`.
+
+    Returns:
+        The report, with the radii that an audit of the written file found. Of the processes of a torchrun
+        group only the first one writes and audits.
+
+    Raises:
+        UsageError: the request is wrong, or the file cannot be written.
+        AnalysisError: as `pretrain`; `VerificationError` if the written file is not what it should be.
+    """
+    found = pretrain(model, **options)
+    chosen = {name: options[name] for name in _AUDITED if name in options}
+    note = provenance(found.report)
+    if rank() != 0:
+        return found.report
+    with written(model, Path(output), found.values, note, is_in_place_allowed=in_place) as temporary:
+        return audited(temporary, found.report, chosen)
+
+
+def provenance(report: PretrainReport) -> dict[str, Any]:
+    """What the written file says about its own weights."""
+    return {
+        "tool": asdict(report.tool),
+        "method": report.method,
+        "target_time": report.target_time,
+        "target_depth": report.target_depth,
+        "seed": report.seed,
+        "data_digest": report.data_digest,
+        "radii": [
+            {
+                "layer": c.name,
+                "source": c.source,
+                "kind": c.kind,
+                "target": c.target,
+                "before": round(c.before.mean, 6),
+                "after": round(c.after.mean, 6),
+            }
+            for c in report.radii
+        ],
+    }
+
+
+def audited(path: Path, report: PretrainReport, options: Mapping[str, Any]) -> PretrainReport:
+    """The report with radii from an audit of a written file with fresh data.
+
+    Raises:
+        VerificationError: the file's radii are not those that were fitted.
+        AnalysisError: the file cannot be analysed.
+    """
+    analysis = audit(path, seed=report.seed + _AUDIT_SEED, **options)
+    layers = {layer.id: layer for layer in analysis.layers}
+    radii = tuple(replace(c, written=_radius(layers[c.layer], c)) for c in report.radii)
+    for change in radii:
+        _check(change, report.tolerance)
+    return replace(report, radii=radii)
+
+
+def _radius(layer: LayerFacts, change: RadiusChange) -> Radius | None:
+    if change.kind == "time":
+        return _as_radius(layer.time_radius)
+    edges = {edge.source: edge for edge in layer.depth_edges}
+    if change.source not in edges:
+        return None
+    edge = edges[change.source]
+    return _as_radius(edge.gain if change.quantity == "gain" else edge.radius)
+
+
+def _as_radius(found: Statistics | None) -> Radius | None:
+    return None if found is None else Radius(found.mean, found.std_error, found.num_points)
+
+
+def _check(change: RadiusChange, tolerance: float) -> None:
+    """The audit's mean may differ from the fit's by the noise of both."""
+    if change.written is None:
+        return
+    # Points of one sample are not independent: the audit's own error is too small by an unknown factor.
+    noise = 4 * (change.written.std_error + change.after.std_error)
+    if abs(change.written.mean - change.after.mean) > tolerance + noise:
+        raise VerificationError(
+            "The written model's radius is not the one that was fitted",
+            where=f"{change.name}, in {change.kind}",
+            got=f"{change.written.mean:.4f}",
+            expected=f"{change.after.mean:.4f}",
+            do="give more --data, or another --seed",
+        )

@@ -1,0 +1,85 @@
+"""What a fit is given: weights, targets, fresh points; every method reads radii through it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lsc_graph.pretraining.estimate import estimate
+from lsc_graph.pretraining.readings import Edge, Reader, Reading
+from lsc_graph.pretraining.shards import gathered, own_share
+from lsc_graph.pretraining.trainable import Weight, by_name
+from lsc_graph.sampling import Sample
+
+Draw = Callable[[int, int], Sequence[Sample]]
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How many points an iteration looks at: samples, steps of each, and how often both may double."""
+
+    num_samples: int = 2
+    num_times: int = 6
+    max_doublings: int = 5
+
+    def at(self, doublings: int) -> tuple[int, int]:
+        """Samples and steps after that many doublings: samples first, then each in turn."""
+        return self.num_samples * 2 ** ((doublings + 1) // 2), self.num_times * 2 ** (doublings // 2)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The radii of one model as functions of its weights.
+
+    Args:
+        reader: takes readings.
+        weights: what is trained.
+        targets: by edge; edges without one are left alone.
+        draw: fresh samples, by seed and number.
+        tolerance: how far a radius may be from its target.
+        seed: of points and samples.
+        effort: points per iteration.
+    """
+
+    reader: Reader
+    weights: Sequence[Weight]
+    targets: Mapping[Edge, float]
+    draw: Draw
+    tolerance: float
+    seed: int
+    effort: Effort = Effort()
+
+    @property
+    def widths(self) -> set[int]:
+        """Sizes of the states."""
+        layers = self.reader.layers.values()
+        return {size for layer in layers for state in layer.states for size in state.shape[-1:]}
+
+    def read(self, values: Sequence[Tensor], num_samples: int, num_times: int, seed: int) -> list[Reading]:
+        """Readings with derivatives at the points of a seed, shared out to all processes."""
+        samples = list(enumerate(self.draw(seed, num_samples)))
+        named = by_name(self.weights, values)
+        readings = self.reader.read(named, own_share(samples), num_times, seed, with_derivative=True)
+        return [reading for reading in gathered(readings) if reading.edge in self.targets]
+
+    def estimate(self, values: Sequence[Tensor], seed: int, max_std_error: float) -> dict[Edge, Reading]:
+        """Readings at fresh points, with means as sharp as asked for if the most points allow it."""
+        named = by_name(self.weights, values)
+        readings = estimate(self.reader, named, self.draw, seed, max_std_error)
+        return {reading.edge: reading for reading in readings if reading.edge in self.targets}
+
+    def agrees(self, reading: Reading) -> bool:
+        """Whether a reading is within tolerance of its target, or as near as its own noise can tell."""
+        error = abs(reading.mean - self.targets[reading.edge])
+        return error <= max(self.tolerance, 2 * reading.std_error)
+
+    def seed_of(self, iteration: int, purpose: int) -> int:
+        """A seed of its own for every iteration and purpose."""
+        return (self.seed * 1_000_003 + 2 * iteration + purpose) % 2**31
+
+    def in_order(self, of_edge: Mapping[Edge, float], edges: Sequence[Edge]) -> Tensor:
+        """Numbers of some edges as a vector."""
+        return torch.tensor([of_edge[edge] for edge in edges], dtype=torch.float64)

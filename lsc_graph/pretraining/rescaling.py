@@ -1,0 +1,292 @@
+"""Rescaling: a few unknowns are moved until every radius is at its target."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lsc_graph.pretraining.fit import Fit, Progress, Report, why_missed, why_unmoved
+from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, unattainable_share
+from lsc_graph.pretraining.problem import Problem
+from lsc_graph.pretraining.readings import Edge, NotFiniteError, Reading
+from lsc_graph.pretraining.shards import total
+from lsc_graph.pretraining.transitions import find_transitions
+from lsc_graph.pretraining.unknowns import Change, Unknown, Unknowns
+
+_LIMITS = {Change.SCALE: 0.7, Change.SHIFT: 1.0, Change.TRANSITION: 2.0}
+_DAMPING = 1e-3
+# A radius that no unknown moves by more than this share is not moved at all.
+_UNMOVED = 1e-3
+_SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
+_PATIENCE = 12
+_LEAST_VARIANCE = 1e-6
+# Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
+_SETTLED = 0.75
+_KEPT = (
+    "values", "given_up", "edges", "unmoved", "iterations", "doublings", "_best", "_since_best",
+    "_best_values", "_pace", "_signs", "_largest_std_error", "_means",
+)  # fmt: skip
+State = dict[str, Any]
+Keep = Callable[[State], None]
+_REACHED = "every radius that can be moved is at its target"
+
+
+def rescale(
+    problem: Problem,
+    values: Sequence[Tensor],
+    max_iterations: int,
+    report: Report = lambda progress: None,
+    keep: Keep | None = None,
+    resumed: State | None = None,
+) -> Fit:
+    """Run until every estimate is within tolerance and fresh points agree, or nothing more is gained.
+
+    Where moving the unknowns has brought a radius to where nothing moves it any more, but not to its target,
+    the weights were changed in vain: the fit starts again without that radius.
+
+    Args:
+        problem: what to fit.
+        values: of the weights, at first.
+        max_iterations: at most so many steps.
+        report: called after every iteration.
+        keep: called after every iteration with what is needed to go on from there.
+        resumed: what `keep` was given, to go on from there.
+    """
+    given_up: dict[Edge, str] = {}
+    if resumed is not None:
+        given_up = dict(resumed["given_up"])
+    while True:
+        run = _Run(problem, [value.clone() for value in values], given_up)
+        if resumed is not None:
+            run.restore(resumed)
+            resumed = None
+        fit = _finished(run, max_iterations, report, keep)
+        lost = run.lost()
+        if not lost or fit.iterations >= max_iterations:
+            return fit
+        given_up |= lost
+        report(run.history[-1])
+
+
+def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None) -> Fit:
+    try:
+        for iteration in range(run.iterations, max_iterations):
+            run.iterate(iteration)
+            report(run.history[-1])
+            if run.is_settled() and run.is_confirmed(iteration):
+                return run.result(_REACHED)
+            if run.is_stuck():
+                return run.result(f"no iteration of the last {_PATIENCE} came closer")
+            run.move()
+            if keep is not None:
+                keep(run.state())
+    except NotFiniteError as error:
+        if not run.history:
+            raise
+        return run.result(f"stopped at the last good weights: {error.what}, {error.where}")
+    return run.result(f"the {max_iterations} iterations given are used up")
+
+
+class _Run:
+    """The state of one fit."""
+
+    def __init__(self, problem: Problem, values: list[Tensor], given_up: Mapping[Edge, str]) -> None:
+        self.problem, self.values, self.given_up = problem, values, dict(given_up)
+        self.tracker = Tracker()
+        self.history: list[Progress] = []
+        self.edges: list[Edge] = []
+        self.unmoved: dict[Edge, str] = {}
+        self.once_moved: set[Edge] = set()
+        self.sensitivities = torch.zeros(0)
+        self.unknowns: Unknowns | None = None
+        self.iterations = self.doublings = 0
+        self._best, self._since_best, self._best_values = math.inf, 0, values
+        self._pace = self._signs = torch.zeros(0, dtype=torch.float64)
+        self._largest_std_error = 0.0
+        self._means: dict[Edge, float] = {}
+        self._start = time.perf_counter()
+
+    def state(self) -> State:
+        """What is needed to go on from here after an interruption, as if there had been none."""
+        found: State = {name: getattr(self, name) for name in _KEPT}
+        found["tracker"] = (self.tracker.error, self.tracker.variance)
+        found["once_moved"] = sorted(self.once_moved)
+        found["seconds"] = time.perf_counter() - self._start
+        return found
+
+    def restore(self, state: State) -> None:
+        """Go on from a state."""
+        for name in _KEPT:
+            setattr(self, name, state[name])
+        self.tracker = Tracker(*state["tracker"])
+        self.once_moved = set(state["once_moved"])
+        self._start = time.perf_counter() - state["seconds"]
+
+    def iterate(self, iteration: int) -> None:
+        """Take a reading with sensitivities, and update the estimates."""
+        problem = self.problem
+        num_samples, num_times = problem.effort.at(self.doublings)
+        seed = problem.seed_of(iteration, 0)
+        sample = problem.draw(seed, 1)[0]
+        transitions = find_transitions(problem.reader, problem.weights, self.values, sample)
+        self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
+        leaves = torch.zeros(len(self.unknowns), requires_grad=True)
+        changed = self.unknowns.apply(self.values, leaves)
+        readings = problem.read(changed, num_samples, num_times, seed)
+        readings = [reading for reading in readings if reading.edge not in self.given_up]
+        self._update(readings, total(_slopes(readings, leaves)))
+        self.iterations = iteration + 1
+        self._note(iteration)
+
+    def _update(self, readings: Sequence[Reading], slopes: Tensor) -> None:
+        means = torch.tensor([r.mean for r in readings], dtype=torch.float64)
+        relative = slopes / means.clamp_min(1e-12)[:, None]
+        is_moved = (relative.norm(dim=1) > _UNMOVED) & (means > 1e-9)
+        self.unmoved = {
+            r.edge: why_unmoved(r) for r, moved in zip(readings, is_moved, strict=True) if not moved
+        }
+        edges = [r.edge for r, moved in zip(readings, is_moved, strict=True) if moved]
+        self.once_moved |= set(edges)
+        if edges != self.edges:
+            self.tracker, self.edges = Tracker(), edges
+        self.sensitivities = relative[is_moved]
+        self._observe([r for r in readings if r.edge in edges])
+        self._means = {r.edge: r.mean for r in readings}
+        self._largest_std_error = max((r.std_error for r in readings if r.edge in edges), default=0.0)
+
+    def _observe(self, readings: Sequence[Reading]) -> None:
+        """Let the estimates of the movable edges take in readings of them."""
+        logs = [math.log(max(r.mean, 1e-12) / self.problem.targets[r.edge]) for r in readings]
+        noise = [(r.std_error / max(r.mean, 1e-12)) ** 2 + _LEAST_VARIANCE for r in readings]
+        self.tracker.observe(
+            torch.tensor(logs, dtype=torch.float64), torch.tensor(noise, dtype=torch.float64)
+        )
+
+    def _note(self, iteration: int) -> None:
+        errors = self.errors()
+        largest = float(errors.abs().max()) if len(errors) else 0.0
+        if largest < self._best - 0.1 * self.problem.tolerance:
+            self._best, self._since_best, self._best_values = largest, 0, self.values
+        else:
+            self._since_best += 1
+        is_noisy = self._largest_std_error > self.problem.tolerance / 4
+        is_near = largest < 3 * self.problem.tolerance
+        if is_near and is_noisy and self.doublings < self.problem.effort.max_doublings:
+            self.doublings += 1
+        estimates = [self.problem.targets[e] + float(x) for e, x in zip(self.edges, errors, strict=True)]
+        radii = self._means | dict(zip(self.edges, estimates, strict=True))
+        seconds = time.perf_counter() - self._start
+        self.history.append(Progress(iteration + 1, radii, largest, seconds))
+
+    def errors(self) -> Tensor:
+        """Estimated radius - target of every edge that can be moved."""
+        targets = self.problem.in_order(self.problem.targets, self.edges)
+        return targets * (self.tracker.error.exp() - 1) if self.tracker.error is not None else targets
+
+    def is_settled(self) -> bool:
+        """Whether every estimate is within tolerance, and known well enough to say so."""
+        errors = self.errors().abs()
+        if not len(errors):
+            return True
+        targets = self.problem.in_order(self.problem.targets, self.edges)
+        spread = self.tracker.variance.sqrt() * targets
+        return bool((errors + spread <= _SETTLED * self.problem.tolerance).all())
+
+    def is_confirmed(self, iteration: int) -> bool:
+        """Whether independent points agree that every radius that can be moved is at its target.
+
+        They also sharpen the estimates.
+        """
+        problem = self.problem
+        if not self.edges:
+            return True
+        chosen = problem.estimate(self.values, problem.seed_of(iteration, 1), problem.tolerance / 3)
+        self._observe([chosen[edge] for edge in self.edges])
+        return self.is_settled() and all(problem.agrees(chosen[edge]) for edge in self.edges)
+
+    def lost(self) -> dict[Edge, str]:
+        """Radii that were moved until nothing moved them any more, and are not at their targets."""
+        targets = self.problem.targets
+        return {
+            edge: f"{reason} further than to {self._means[edge]:.3f}"
+            for edge, reason in self.unmoved.items()
+            if edge in self.once_moved and abs(self._means[edge] - targets[edge]) > self.problem.tolerance
+        }
+
+    def is_stuck(self) -> bool:
+        """Whether nothing can be moved, or many iterations brought nothing."""
+        return not self.edges or self._since_best >= _PATIENCE
+
+    def move(self) -> None:
+        """One step of the unknowns."""
+        assert self.unknowns is not None
+        assert self.tracker.error is not None
+        step = least_norm_step(self.sensitivities, self._damped(self.tracker.error), _DAMPING)
+        step = _limited(step, self.unknowns)
+        self.tracker.predict(self.sensitivities @ step)
+        with torch.no_grad():
+            self.values = self.unknowns.apply(self.values, step.float())
+
+    def _damped(self, errors: Tensor) -> Tensor:
+        """Errors that change their sign again and again count less: noise, and kinks of a radius."""
+        signs = errors.sign()
+        if len(self._signs) == len(signs):
+            factor = torch.where(signs == self._signs, _SPEED_UP, _SLOW_DOWN)
+            self._pace = (self._pace * factor).clamp(_SLOWEST, 1.0)
+        else:
+            self._pace = torch.ones_like(errors)
+        self._signs = signs
+        return self._pace * errors
+
+    def result(self, stop_reason: str) -> Fit:
+        """The outcome as it stands."""
+        is_reached = stop_reason == _REACHED
+        if is_reached and self.unmoved:
+            stop_reason = _REACHED if self.edges else "no radius can be moved"
+        reasons = self.given_up | self.unmoved
+        if not is_reached and self.edges and self.tracker.error is not None:
+            share = unattainable_share(self.sensitivities, self.tracker.error)
+            for edge, error, part in zip(self.edges, self.errors(), share, strict=True):
+                if abs(float(error)) > self.problem.tolerance:
+                    reasons[edge] = why_missed(float(error), float(part))
+        return Fit(
+            values=self.values if is_reached else self._best_values,
+            iterations=self.iterations,
+            is_reached=is_reached and not reasons,
+            seconds=time.perf_counter() - self._start,
+            stop_reason=stop_reason,
+            reasons=reasons,
+            history=self.history,
+        )
+
+
+def _slopes(readings: Sequence[Reading], leaves: Tensor) -> Tensor:
+    """d mean radius / d unknown, [R, K] float64."""
+    rows = []
+    for reading in readings:
+        row = None
+        if reading.derivative is not None and reading.derivative.requires_grad:
+            (row,) = torch.autograd.grad(reading.derivative, leaves, retain_graph=True, allow_unused=True)
+        rows.append(torch.zeros(len(leaves)) if row is None else row)
+    slopes = torch.stack(rows).double() if rows else torch.zeros(0, len(leaves), dtype=torch.float64)
+    if not bool(slopes.isfinite().all()):
+        raise NotFiniteError("A sensitivity is not a finite number", where="a radius's derivative")
+    return slopes
+
+
+def _limited(step: Tensor, unknowns: Unknowns) -> Tensor:
+    """Every unknown's change cut to what the linear prediction can be trusted for."""
+    limits = torch.tensor([_limit(k, unknowns) for k in unknowns.list], dtype=step.dtype)
+    return step.clamp(-limits, limits)
+
+
+def _limit(unknown: Unknown, unknowns: Unknowns) -> float:
+    limit = _LIMITS[unknown.change]
+    if unknown.change is not Change.TRANSITION:
+        return limit
+    return min(_LIMITS[Change.SCALE], limit / float(unknowns.transitions[unknown.weight].abs().max()))

@@ -1,0 +1,188 @@
+"""Which tensors of a file are trained, which are not, and why."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from lsc_graph.errors import UsageError
+from lsc_graph.origins import Origin, find_tensor, origin_of
+from lsc_graph.prepare import Prepared
+from lsc_graph.to_torch.segment import Parameters
+from lsc_graph.writeback.tensors import is_writable, values_of
+
+_ADDED = frozenset(("Add", "Sub"))
+_MOVED = frozenset(("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Identity", "Cast"))
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One trained tensor of the file. `names` are the initializers that were made from it: ties stay ties."""
+
+    origin: Origin
+    names: tuple[str, ...]
+    value: Tensor
+
+    @property
+    def label(self) -> str:
+        """The tensor's place in the file."""
+        return "/".join(self.origin)
+
+    @property
+    def num_axes(self) -> int:
+        """Axes of more than one element."""
+        return sum(size != 1 for size in self.value.shape)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is trained, and the reason for every floating-point tensor that is not."""
+
+    weights: tuple[Weight, ...]
+    left_out: dict[str, str]
+
+
+def choose(
+    prepared: Prepared, parameters: Parameters, train: Sequence[str] = (), freeze: Sequence[str] = ()
+) -> Choice:
+    """Sort the floating-point initializers of the torch view into weights and others.
+
+    Args:
+        prepared: the model.
+        parameters: the torch view's store; its values are the weights' first ones.
+        train: patterns of tensor names (`*` and `?`); if there are any, nothing else is trained.
+        freeze: patterns of tensor names that are not trained.
+
+    Raises:
+        UsageError: a pattern fits no tensor.
+    """
+    values = _initializers(prepared)
+    groups: defaultdict[Origin, list[str]] = defaultdict(list)
+    left_out: dict[str, str] = {}
+    for name in parameters.names():
+        value = values.get(name)
+        origin = None if value is None else origin_of(value)
+        reason = _reason(prepared, parameters, name, value, origin)
+        if reason is not None or origin is None:
+            left_out["/".join(origin) if origin else name] = reason or "it was computed, not stored"
+        else:
+            groups[origin].append(name)
+    labels = ["/".join(origin) for origin in groups]
+    _check_patterns([*train, *freeze], labels)
+    weights = []
+    for origin, names in sorted(groups.items(), key=lambda item: item[1]):
+        label = "/".join(origin)
+        if train and not _fits(label, train):
+            left_out[label] = "not among the patterns to train"
+        elif _fits(label, freeze):
+            left_out[label] = "frozen"
+        elif label not in left_out:
+            weights.append(Weight(origin, tuple(names), parameters[names[0]].detach().clone()))
+    return Choice(tuple(weights), left_out)
+
+
+def _fits(label: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(label, pattern) for pattern in patterns)
+
+
+def _check_patterns(patterns: Sequence[str], labels: Sequence[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(label, pattern) for label in labels):
+            shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
+            raise UsageError("A pattern fits no weight", got=pattern, expected=f"one that fits: {shown}")
+
+
+def _initializers(prepared: Prepared) -> dict[str, ir.Value]:
+    """Initializers by the name that the store knows them by."""
+    found = dict(prepared.findings.model.graph.initializers)
+    for site in prepared.findings.sites:
+        for name, value in site.body.graph.initializers.items():
+            found.setdefault(name, value)
+            found.setdefault(f"{site.id}/{name}", value)
+    return {str(name): value for name, value in found.items()}
+
+
+def _reason(
+    prepared: Prepared, parameters: Parameters, name: str, value: ir.Value | None, origin: Origin | None
+) -> str | None:
+    """Why an initializer is not a weight; None if it is one."""
+    current = parameters[name]
+    if value is None or origin is None:
+        return "it was computed, not stored"
+    if current.numel() <= 1:
+        return "a single number is a setting"
+    if not current.requires_grad:
+        return "running statistics"
+    tensor = find_tensor(prepared.loaded.proto, origin)
+    if tensor is None or not is_writable(tensor):
+        return "the file holds no such tensor of a floating-point type"
+    stored = values_of(tensor).astype(np.float32)
+    if stored.shape != tuple(current.shape) or not np.array_equal(stored, current.detach().cpu().numpy()):
+        return "its values in the file are not those that the model computes with"
+    if np.unique(stored).size == 1 and stored.ndim > 1 and min(stored.shape) > 1:
+        return "all of its elements are equal"
+    if is_table(value):
+        return "a table that is added: positions"
+    return "a fixed basis" if is_basis(stored) else None
+
+
+def is_table(value: ir.Value) -> bool:
+    """Whether a value of two axes or more is only ever added to something, as tables of positions are."""
+    shape = value.shape
+    if shape is None or sum(size != 1 for size in shape) < 2:
+        return False
+    pending, seen = [value], set[ir.Value]()
+    while pending:
+        current = pending.pop()
+        for node, _ in current.uses():
+            if node.op_type in _MOVED:
+                pending += [output for output in node.outputs if output not in seen]
+                seen.update(node.outputs)
+            elif node.op_type not in _ADDED:
+                return False
+        if current.is_graph_output():
+            return False
+    return bool(value.uses())
+
+
+def is_basis(values: np.ndarray) -> bool:
+    """Whether every kernel is symmetric or antisymmetric, as windowed Fourier bases are: not by learning.
+
+    Periodic windows put the centre of symmetry one element later than their middle.
+    """
+    shape = [size for size in values.shape if size != 1]
+    if len(shape) != 2 or shape[1] < 8:
+        return False
+    rows = values.reshape(shape).astype(np.float64)
+    scale = np.abs(rows).max()
+    return any(_is_mirrored(part, 1e-4 * scale) for part in (rows, rows[:, 1:]))
+
+
+def _is_mirrored(rows: np.ndarray, tolerance: float) -> bool:
+    mirrored = rows[:, ::-1]
+    error = np.minimum(np.abs(rows - mirrored).max(1), np.abs(rows + mirrored).max(1))
+    return bool((error <= tolerance).all())
+
+
+def stored_values(weights: Sequence[Weight], values: Sequence[Tensor]) -> dict[Origin, np.ndarray]:
+    """New values by origin, float32."""
+    return {
+        weight.origin: value.detach().cpu().numpy() for weight, value in zip(weights, values, strict=True)
+    }
+
+
+def by_name(weights: Sequence[Weight], values: Sequence[Tensor]) -> dict[str, Tensor]:
+    """New values by the name of every initializer that was made from them."""
+    return {name: value for weight, value in zip(weights, values, strict=True) for name in weight.names}
+
+
+def as_trained(weights: Sequence[Weight]) -> list[Tensor]:
+    """The weights' current values."""
+    return [torch.clone(weight.value) for weight in weights]

@@ -1,0 +1,121 @@
+"""State transitions that act on every unit by itself, as in LRU: found by their effect, not by name.
+
+Where M_time couples no two units, each unit has a radius of its own, and a vector with one element per
+unit may set it. Such a vector gets one unknown: the logarithm of a factor on all the units' radii.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lsc_graph.cells import Layer
+from lsc_graph.measure import FeedForward
+from lsc_graph.pretraining.eigenpairs import radius_direction
+from lsc_graph.pretraining.readings import Reader
+from lsc_graph.pretraining.rows import detached
+from lsc_graph.pretraining.trainable import Weight, by_name
+from lsc_graph.sampling import Sample
+
+_NUM_TIMES = 2
+# Elements whose effect is weaker than this share of the strongest one have none.
+_FAINT = 1e-9
+
+
+def find_transitions(
+    reader: Reader, weights: Sequence[Weight], values: Sequence[Tensor], sample: Sample
+) -> dict[int, Tensor]:
+    """Per index of a weight that sets every unit's radius: d theta / d log radius, elementwise."""
+    if isinstance(reader.model, FeedForward):
+        return {}
+    sizes = {_num_units(layer) for layer in reader.layers.values()} - {0}
+    which = [k for k, w in enumerate(weights) if w.num_axes == 1 and w.value.numel() in sizes]
+    if not which:
+        return {}
+    found: dict[int, Tensor] = {}
+    for slopes in _slopes(reader, weights, values, which, sample):
+        for index, slope in zip(which, slopes, strict=True):
+            if slope is not None and _is_transition(slope):
+                found[index] = 1 / slope
+    return found
+
+
+def _is_transition(slope: Tensor) -> bool:
+    one_sign = bool((slope > 0).all() or (slope < 0).all())
+    return one_sign and bool(slope.abs().min() > _FAINT * slope.abs().max())
+
+
+def _num_units(layer: Layer) -> int:
+    """Units of a layer whose states are all [1, N] (or [N]); 0 for others."""
+    shapes = {tuple(size for size in state.shape if size != 1) for state in layer.states}
+    return shapes.pop()[0] if len(shapes) == 1 and all(len(shape) == 1 for shape in shapes) else 0
+
+
+def _slopes(
+    reader: Reader, weights: Sequence[Weight], values: Sequence[Tensor], which: Sequence[int], sample: Sample
+) -> list[list[Tensor | None]]:
+    """Per layer without coupling: d sum of log radii / d theta for each weight of `which`."""
+    leaves = [v.detach().clone().requires_grad_(k in which) for k, v in enumerate(values)]
+    wanted = [leaves[k] for k in which]
+
+    def function() -> list[list[Tensor | None]]:
+        run = reader.model.run(sample)
+        inputs = reader.inputs_of(sample)
+        puller = reader.puller(detached(run), inputs)
+        steps = reader.model.prepared.cell_graph.num_steps
+        times = sorted({steps // 2, steps - 2} & set(range(1, steps)))[:_NUM_TIMES]
+        if not times:
+            return []
+        with torch.no_grad():
+            dense = puller.pull(
+                detached(run),
+                inputs,
+                times,
+                lambda layer: torch.eye(layer.state_size).expand(len(times), -1, -1),
+            )
+        units = {e.source: _units(e.rows, reader.layers[e.source]) for e in dense if e.source == e.target}
+        rows = {name: _vectors(blocks) for name, blocks in units.items() if blocks is not None}
+        if not rows:
+            return []
+        pulled = puller.pull(
+            run,
+            inputs,
+            times,
+            lambda layer: (
+                rows[layer.id][0] if layer.id in rows else torch.zeros(len(times), 2, layer.state_size)
+            ),
+        )
+        totals = [
+            (edge.rows * rows[edge.source][1].to(edge.rows)).sum()
+            for edge in pulled
+            if edge.source == edge.target and edge.source in rows
+        ]
+        return [list(torch.autograd.grad(t, wanted, retain_graph=True, allow_unused=True)) for t in totals]
+
+    with torch.enable_grad():
+        return reader.parametrised.call(by_name(weights, leaves), function)
+
+
+def _units(matrices: Tensor, layer: Layer) -> Tensor | None:
+    """[P, N, k, k]: what each of N units does to its k states; None if units are coupled."""
+    count = _num_units(layer)
+    if not count:
+        return None
+    num_states = len(layer.states)
+    shaped = matrices.double().reshape(-1, num_states, count, num_states, count)
+    coupled = shaped * (1 - torch.eye(count, dtype=torch.float64))[None, None, :, None, :]
+    if bool(coupled.any()):
+        return None
+    return torch.diagonal(shaped, dim1=2, dim2=4).movedim(-1, 1)
+
+
+def _vectors(units: Tensor) -> tuple[Tensor, Tensor]:
+    """Left and right vectors [P, 2, n] of the mean over points of the sum over units of log radii."""
+    num_points, count, num_states = units.shape[:3]
+    direction = radius_direction(units.reshape(-1, num_states, num_states))
+    radius = direction.value.clamp_min(1e-30)[:, None, None]
+    left = (direction.left / radius / num_points).reshape(num_points, count, 2, num_states)
+    right = direction.right.reshape(num_points, count, 2, num_states)
+    return left.permute(0, 2, 3, 1).flatten(2), right.permute(0, 2, 3, 1).flatten(2)

@@ -1,0 +1,109 @@
+"""The few unknowns of rescaling: log-scales of weight blocks, shifts of vectors, transitions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from lsc_graph.pretraining.gate_blocks import Block, gate_blocks
+from lsc_graph.pretraining.trainable import Weight
+
+
+class Change(StrEnum):
+    """What an unknown does: theta exp(u), theta + u, or theta + u delta with a given delta."""
+
+    SCALE = "scale"
+    SHIFT = "shift"
+    TRANSITION = "transition"
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """One unknown: what it does to which block of which weight."""
+
+    weight: int
+    block: Block
+    change: Change
+
+
+class Unknowns:
+    """Weights as functions of the unknowns, which are zero at the weights' current values.
+
+    Args:
+        weights: what is trained.
+        widths: sizes of the states, for finding gates.
+        transitions: per index of a weight, the change of each element that would scale every eigenvalue of a
+            diagonal transition by the same factor: such a weight has this one unknown (see `transitions.py`).
+    """
+
+    def __init__(
+        self, weights: Sequence[Weight], widths: Collection[int], transitions: Mapping[int, Tensor]
+    ) -> None:
+        self._weights, self.transitions = weights, transitions
+        self.list: list[Unknown] = []
+        self._blocks = [gate_blocks(weight.value.shape, widths) for weight in weights]
+        for index, weight in enumerate(weights):
+            if index in transitions:
+                self.list.append(Unknown(index, (), Change.TRANSITION))
+                continue
+            for block in self._blocks[index]:
+                self.list += [Unknown(index, block, change) for change in _changes(weight, block)]
+
+    def __len__(self) -> int:
+        return len(self.list)
+
+    def apply(self, values: Sequence[Tensor], unknowns: Tensor) -> list[Tensor]:
+        """The weights' values at `unknowns` [K], differentiable in them."""
+        scales: list[list[tuple[Block, Tensor]]] = [[] for _ in values]
+        shifts: list[list[tuple[Block, Tensor]]] = [[] for _ in values]
+        changed = list(values)
+        for unknown, u in zip(self.list, unknowns.unbind(), strict=True):
+            if unknown.change is Change.TRANSITION:
+                delta = self.transitions[unknown.weight].to(u)
+                changed[unknown.weight] = (values[unknown.weight] + u * delta).to(values[unknown.weight])
+            else:
+                pieces = scales if unknown.change is Change.SCALE else shifts
+                pieces[unknown.weight].append((unknown.block, u))
+        for index, value in enumerate(values):
+            if scales[index] or shifts[index]:
+                factor = _field(value, scales[index]).exp()
+                changed[index] = (value * factor + _field(value, shifts[index])).to(value)
+        return changed
+
+    def largest_step(self, step: Tensor) -> float:
+        """The largest change that a step makes: of a log-scale, of a shift, of a transition's element."""
+        sizes = [
+            float(u)
+            * (float(self.transitions[k.weight].abs().max()) if k.change is Change.TRANSITION else 1.0)
+            for k, u in zip(self.list, step.abs(), strict=True)
+        ]
+        return max(sizes, default=0.0)
+
+
+def _changes(weight: Weight, block: Block) -> tuple[Change, ...]:
+    """Matrices are scaled; vectors are shifted, and scaled unless they are zero."""
+    is_zero = not bool(weight.value[block].any())
+    if weight.num_axes > 1 and not _is_stack_of_vectors(weight):
+        return () if is_zero else (Change.SCALE,)
+    return (Change.SHIFT,) if is_zero else (Change.SHIFT, Change.SCALE)
+
+
+def _is_stack_of_vectors(weight: Weight) -> bool:
+    """[2, 8H]: the biases of two directions."""
+    return weight.value.ndim == 2 and weight.value.shape[0] == 2
+
+
+def _field(value: Tensor, pieces: Sequence[tuple[Block, Tensor]]) -> Tensor:
+    """A tensor of the value's shape that holds each piece's number in its block, and zero elsewhere."""
+    if not pieces:
+        return torch.zeros((), dtype=torch.float32, device=value.device)
+    stacked = torch.stack([u for _, u in pieces]).float()
+    padded = torch.cat([stacked.new_zeros(1), stacked]).to(value.device)
+    index = torch.zeros(value.shape, dtype=torch.long, device=value.device)
+    for number, (block, _) in enumerate(pieces):
+        index[block] = number + 1
+    return padded[index]

@@ -1,0 +1,64 @@
+"""What pre-training did, for people, on a terminal or as plain text."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lsc_graph.pretrain_results import PretrainReport, Radius
+
+_MAX_LEFT_OUT = 12
+
+
+def render_pretraining(report: PretrainReport, console: Console) -> None:
+    """Print radii before and after, what was trained and what was not."""
+    console.print(Text(report.model.path or "model in memory", style="bold"))
+    for label, text in _facts(report):
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=12, style="dim")
+        grid.add_column(overflow="fold")
+        grid.add_row(Text(label), Text(text))
+        console.print(grid)
+    for left in report.left_out[:_MAX_LEFT_OUT]:
+        console.print(Text(f"not trained: {left.tensor} ({left.reason})"))
+    if len(report.left_out) > _MAX_LEFT_OUT:
+        console.print(Text(f"not trained: {len(report.left_out) - _MAX_LEFT_OUT} more"))
+    for warning in report.warnings:
+        console.print(Text(f"warning: {warning}"))
+    console.print()
+    console.print(_table(report))
+    for change in report.radii:
+        if not change.is_reached:
+            console.print(Text(f"not reached: {change.name}, {change.kind}: {change.reason}"))
+
+
+def _facts(report: PretrainReport) -> list[tuple[str, str]]:
+    reached = sum(change.is_reached for change in report.radii)
+    return [
+        ("method", f"{report.method}, {report.iterations} iteration(s), {report.seconds:.1f} s"),
+        ("targets", f"{report.target_time:.4g} in time, {report.target_depth:.4g} in depth"),
+        ("horizon", f"{report.num_steps} step(s)"),
+        ("trained", f"{len(report.trained)} tensor(s)"),
+        ("stopped", report.stop_reason),
+        ("reached", f"{reached} of {len(report.radii)} radii, within {report.tolerance:g}"),
+    ]
+
+
+def _table(report: PretrainReport) -> Table:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("layer", "name", "kind", "from"):
+        table.add_column(column, overflow="fold")
+    for column in ("target", "before", "after", "written"):
+        table.add_column(column, justify="right")
+    for change in report.radii:
+        kind = change.kind if change.quantity == "spectral radius" else f"{change.kind} ({change.quantity})"
+        source = "" if change.kind == "time" else change.source
+        numbers = [_number(change.before), _number(change.after), _number(change.written)]
+        row = [change.layer, change.name, kind, source, f"{change.target:.3f}", *numbers]
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def _number(radius: Radius | None) -> str:
+    return "-" if radius is None else f"{radius.mean:.3f} ±{radius.std_error:.3f}"
