@@ -25,6 +25,7 @@ from lsc_graph.measure import (
     measured_model,
     quantization_error,
 )
+from lsc_graph.outside import parts_outside
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
 from lsc_graph.recurrence.thresholds import cut_points
 from lsc_graph.recurrence.weights import step_nodes, trained_tensors
@@ -375,7 +376,7 @@ def zero_derivatives(prepared: Prepared) -> list[ir.Node]:
 
 
 def _warnings(prepared: Prepared) -> tuple[str, ...]:
-    found = list(prepared.findings.warnings)
+    found = [*prepared.findings.warnings, *parts_outside(prepared)]
     found += [
         f"{refusal.candidate} is part of the glue or of a block: {refusal.reason}"
         for refusal in prepared.findings.refusals
