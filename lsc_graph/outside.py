@@ -53,10 +53,10 @@ def _described(graph: ir.Graph, starts: Iterable[ir.Value], stops: Iterable[ir.V
     flow: nx.DiGraph[ir.Node] = nx.DiGraph()
     flow.add_nodes_from(graph)
     for node in graph:
-        producers = (value.producer() for value in inputs_of(node))
-        flow.add_edges_from((producer, node) for producer in producers if producer is not None)
+        sources = [value.producer() for value in inputs_of(node)]
+        flow.add_edges_from((source, node) for source in sources if source is not None)
     first = {use.node for value in starts for use in value.uses() if use.node.graph is graph}
-    last = {node for value in stops if (node := value.producer()) is not None}
+    last = {producer for value in stops if (producer := value.producer()) is not None}
     moved = {use.node for value in graph.inputs for use in value.uses() if use.node.graph is graph} | first
     behind, moving = _downstream(flow, first), _downstream(flow, moved)
     before = _downstream(flow.reverse(copy=False), last)
