@@ -32,12 +32,13 @@ def dense(block: Tensor) -> Pull:
 def edge_maps(cells: CellGraph, local: LocalJacobians) -> Iterator[EdgeMap]:
     """Every edge of the unrolled grid with its local Jacobian."""
     steps = {layer.id: layer.time_step for layer in cells.layers}
-    for layer_id, blocks in local.time.items():
+    # Growth is taken on the CPU in double precision, wherever the model runs: one transfer for each layer.
+    for layer_id, blocks in ((layer_id, blocks.cpu()) for layer_id, blocks in local.time.items()):
         for time in range(blocks.shape[0]):
             source = time - steps[layer_id]
             if 0 <= source < blocks.shape[0]:
                 yield EdgeMap(GridNode(layer_id, source), GridNode(layer_id, time), dense(blocks[time]))
     for depth in local.depth:
-        for (source, target), block in zip(depth.pairs, depth.blocks, strict=True):
+        for (source, target), block in zip(depth.pairs, depth.blocks.cpu(), strict=True):
             tail, head = GridNode(depth.edge.source, source), GridNode(depth.edge.target, target)
             yield EdgeMap(tail, head, dense(block))

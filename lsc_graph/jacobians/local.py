@@ -64,10 +64,9 @@ def local_jacobians(
             if glue is not None:
                 depth += _through_glue(jacobians, module, glue, ports, lower, generator)
         lower += layers
-    # Spectra and growth are taken on the CPU in double precision, wherever the model runs.
     return LocalJacobians(
-        {layer_id: blocks.detach().cpu() for layer_id, blocks in time.items()},
-        tuple(DepthBlocks(d.edge, d.pairs, d.blocks.detach().cpu()) for d in depth),
+        {layer_id: blocks.detach() for layer_id, blocks in time.items()},
+        tuple(DepthBlocks(d.edge, d.pairs, d.blocks.detach()) for d in depth),
     )
 
 
