@@ -1,10 +1,10 @@
 """Spectral radii by Arnoldi's method, batched over points, with thick restarts.
 
-A Krylov basis V [m+1, n] of every point obeys M V_m^T = V_(m+1)^T H with H [m+1, m]; the eigenvalues of the
-square part of H approach the outer ones of M. A restart keeps the span of the dominant Ritz vectors (K. Wu and
-H. Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", SIAM J. Matrix Anal. Appl.
-2000; for nonsymmetric matrices it is Stewart's Krylov-Schur method with another basis of the same space). M is
-used through its products alone.
+A Krylov basis V [m+1, n] of every point obeys M V_m^T = V_(m+1)^T H with H [m+1, m]; the eigenvalues of
+the square part of H approach the outer ones of M. A restart keeps the span of the dominant Ritz vectors
+(K. Wu and H. Simon, "Thick-restart Lanczos method for large symmetric eigenvalue problems", SIAM J. Matrix
+Anal. Appl. 2000; for nonsymmetric matrices it is Stewart's Krylov-Schur method with another basis of the same
+space). M is used through its products alone.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ _STRIDE = 32
 _KEPT = 0.4
 # Beyond this condition number Ritz values stand still long before they are right.
 ILL_CONDITIONED = 300.0
+# Above this relative error a Ritz value is not near any one eigenvalue: it may stand still among many.
+_RESOLVED = 0.05
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Krylov:
         self.size = size
 
     def restarted(self, kept: int) -> None:
-        """Keep the span of the `kept` dominant Ritz vectors, one less where that would part a complex pair."""
+        """Keep the span of `kept` dominant Ritz vectors, one less where a complex pair would be parted."""
         size = self.size
         turn = _dominant_span(self.matrix[:, :size, :size].double().cpu(), kept).to(self.matrix)
         last = self.matrix[:, size : size + 1, :size] @ turn
@@ -84,7 +86,7 @@ class Krylov:
 
 def _dominant_span(matrices: Tensor, kept: int) -> Tensor:
     """Orthonormal real bases [P, m, kept] of the spans of dominant eigenvectors; a column may be zero."""
-    values, vectors = torch.linalg.eig(matrices)
+    values, vectors = torch.linalg.eig(matrices.nan_to_num(0.0, 0.0, 0.0))
     order = values.abs().argsort(dim=1, descending=True, stable=True)
     values = values.gather(1, order)
     vectors = vectors.gather(2, order[:, None, :].expand_as(vectors))[:, :, :kept]
@@ -110,8 +112,9 @@ def arnoldi_radius(
     """Spectral radii of a batch of operators.
 
     The error of a Ritz value is estimated by its residual times its condition number within the Krylov space,
-    or by what the last vectors changed, extrapolated as if convergence were only algebraic, whichever is
-    less; what rounding does is added. On CUDA the host waits for the device once for every `max_basis` products.
+    or by what the last vectors changed, extrapolated as if convergence were only algebraic,
+    whichever is less; what rounding does is added. On CUDA the host waits
+    for the device once for every `max_basis` products.
 
     Args:
         operator: the maps.
@@ -166,7 +169,7 @@ def _ritz(
     errors = pair.conditions * residual / safe
     if before is not None:
         change = (radius - before).abs() / safe * (size / stride)
-        trusted = pair.conditions < ILL_CONDITIONED
+        trusted = (pair.conditions < ILL_CONDITIONED) & (errors < _RESOLVED)
         errors = torch.where(trusted, torch.minimum(errors, change), errors)
     norms = torch.linalg.matrix_norm(whole)
     errors = errors + pair.conditions * torch.finfo(operator.dtype).eps * norms / safe
