@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from lsc_graph.cells import CellGraph, Layer, size
+from lsc_graph.jacobians.blocks import UnitBlocks
 from lsc_graph.jacobians.causal import CausalSummary
-from lsc_graph.jacobians.chain import ChainBlock, probed_gain
+from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, probed_gain
+from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.local import LocalJacobians
 from lsc_graph.jacobians.radius import gain, spectral_norm
 from lsc_graph.jacobians.statistics import statistics_of
@@ -64,7 +66,7 @@ class Summary:
         time_axis: int | None = None,
         method: Method = Method.AUTO,
     ) -> None:
-        self._method = method
+        self._method, self._generator = method, torch.Generator().manual_seed(0)
         self._exposed, self._batched = exposed, batched
         self.causal = CausalSummary(time_axis)
         self._time: defaultdict[str, _Points] = defaultdict(_Points)
@@ -90,6 +92,12 @@ class Summary:
             is_batched = layer_id in self._batched
             for block in _by_batch_entry(steps, layers[layer_id]) if is_batched else [steps]:
                 self._time[layer_id].add(block, self._method, with_norm=False)
+        for layer_id, units in local.units.items():
+            self._add_units(
+                layer_id, units.at(slice(1, None) if layers[layer_id].time_step > 0 else slice(-1))
+            )
+        for maps in local.maps:
+            self._add_maps(maps, layers[maps.edge.source], layers[maps.edge.target])
         joint: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
         for depth in local.depth:
             source, target = layers[depth.edge.source], layers[depth.edge.target]
@@ -102,6 +110,25 @@ class Summary:
         for (target_id, _), blocks in joint.items():
             if len({block.shape[0] for block in blocks}) == 1:
                 self._joint[target_id].append(gain(torch.cat(blocks, 1)).cpu())
+
+    def _add_units(self, layer_id: str, units: UnitBlocks) -> None:
+        """The time Jacobians of a layer whose units do not meet."""
+        self._note(bool(units.blocks.any()))
+        self._time[layer_id].estimates.append(units.radius())
+        self._time[layer_id].gain.append(units.gain().cpu())
+
+    def _add_maps(self, maps: DepthMaps, source: Layer, target: Layer) -> None:
+        """A depth edge that is known by its products: radius by Krylov iteration, gain by random probes."""
+        points = self._depth[source.id, target.id]
+        rows, columns = maps.shape
+        points.block = f"all -> all, {rows} x {columns}"
+        numbers = maps.sampled()
+        gains = maps.gain(numbers, NUM_PROBES, self._generator)
+        points.gain.append(gains)
+        self._note(bool(gains.any()))
+        if rows == columns:
+            points.estimates.append(maps.radius(numbers))
+        self._joint[target.id] += list(gains)
 
     def add_chain(
         self,

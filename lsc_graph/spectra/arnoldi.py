@@ -171,6 +171,8 @@ def _ritz(
         change = (radius - before).abs() / safe * (size / stride)
         trusted = (pair.conditions < ILL_CONDITIONED) & (errors < _RESOLVED)
         errors = torch.where(trusted, torch.minimum(errors, change), errors)
+    # The true condition number is larger than that within the Krylov space, the more so the worse it is.
+    errors = errors * (pair.conditions / ILL_CONDITIONED).clamp_min(1.0)
     norms = torch.linalg.matrix_norm(whole)
     errors = errors + pair.conditions * torch.finfo(operator.dtype).eps * norms / safe
     # A nilpotent matrix has no radius to be relative to, and rounding decides what is found.
