@@ -23,7 +23,7 @@ _STRIDE = 32
 # Ritz vectors kept at a restart, as a fraction of the basis.
 _KEPT = 0.4
 # Beyond this condition number Ritz values stand still long before they are right.
-ILL_CONDITIONED = 300.0
+ILL_CONDITIONED = 100.0
 # Above this relative error a Ritz value is not near any one eigenvalue: it may stand still among many.
 _RESOLVED = 0.05
 
@@ -100,6 +100,7 @@ def _dominant_span(matrices: Tensor, kept: int) -> Tensor:
     return torch.where((sizes > 1e-10 * sizes[:, :1])[:, None, :], basis, torch.zeros_like(basis))
 
 
+@torch.no_grad()
 def arnoldi_radius(
     operator: Operator,
     *,
@@ -172,7 +173,7 @@ def _ritz(
         trusted = (pair.conditions < ILL_CONDITIONED) & (errors < _RESOLVED)
         errors = torch.where(trusted, torch.minimum(errors, change), errors)
     # The true condition number is larger than that within the Krylov space, the more so the worse it is.
-    errors = errors * (pair.conditions / ILL_CONDITIONED).clamp_min(1.0)
+    errors = errors * (pair.conditions / ILL_CONDITIONED).clamp_min(1.0).square()
     norms = torch.linalg.matrix_norm(whole)
     errors = errors + pair.conditions * torch.finfo(operator.dtype).eps * norms / safe
     # A nilpotent matrix has no radius to be relative to, and rounding decides what is found.

@@ -9,6 +9,7 @@ from lsc_graph.spectra.eigenvectors import eigenvectors
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 
 
+@torch.no_grad()
 def dense_radius(matrices: Tensor, *, tolerance: float = TOLERANCE, with_condition: bool = False) -> Estimate:
     """Largest absolute eigenvalues of matrices [P, n, n], in float64.
 

@@ -39,6 +39,7 @@ class Eigenvectors:
         return 1 / self.cosines
 
 
+@torch.no_grad()
 def eigenvectors(matrices: Tensor, values: Tensor) -> Eigenvectors:
     """Eigenvectors of matrices [P, n, n] (float64) to eigenvalues [P], by inverse iteration."""
     num_points, size = matrices.shape[:2]

@@ -21,6 +21,7 @@ _CERTAIN_SQUARINGS = 5
 _CERTAIN = 1e-5
 
 
+@torch.no_grad()
 def squaring_radius(
     matrices: Tensor, *, tolerance: float = TOLERANCE, dtype: torch.dtype = torch.float32
 ) -> Estimate:

@@ -105,11 +105,10 @@ def test_blocks_of_any_width_have_the_radius_and_gain_of_their_matrix(width: int
 @pytest.mark.parametrize("form", [Form.STREAMING, Form.SCAN])
 def test_a_state_of_many_thousands_is_audited_with_its_exact_radius(form: Form) -> None:
     size = 20_000
-    exhibit = registry.exhibit("lru", hidden_size=size, form=form)
-    analysis = audit(exhibit.model, num_steps=4, num_samples=1)
-    for layer, radius, of_card in zip(
-        analysis.layers, exhibit.card.time_radius, exhibit.card.time_gain, strict=True
-    ):
+    options = {"hidden_size": size, "form": form}
+    card = registry.card("lru", **options)
+    analysis = audit(registry.build("lru", **options), num_steps=4, num_samples=1)
+    for layer, radius, of_card in zip(analysis.layers, card.time_radius, card.time_gain, strict=True):
         assert layer.state_size == 2 * size
         assert layer.time_radius is not None
         assert layer.time_gain is not None
