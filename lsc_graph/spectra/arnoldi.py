@@ -23,7 +23,7 @@ _STRIDE = 32
 # Ritz vectors kept at a restart, as a fraction of the basis.
 _KEPT = 0.4
 # Beyond this condition number Ritz values stand still long before they are right.
-ILL_CONDITIONED = 100.0
+ILL_CONDITIONED = 50.0
 # Above this relative error a Ritz value is not near any one eigenvalue: it may stand still among many.
 _RESOLVED = 0.05
 
