@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lsc_graph.spectra.eigenvectors import eigenvectors
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
-from lsc_graph.spectra.operator import Operator
+from lsc_graph.spectra.operator import Operator, dense_operator
 
 MAX_BASIS = 160
 _STRIDE = 32
@@ -148,6 +148,18 @@ def arnoldi_radius(
     return best
 
 
+@torch.no_grad()
+def dominant_values(matrices: Tensor, *, seed: int = 0) -> Tensor:
+    """Approximate dominant eigenvalues [P] (complex128) of matrices [P, n, n], for eigenvectors to refine."""
+    operator = dense_operator(matrices)
+    size = min(2 * MAX_BASIS, operator.size)
+    krylov = Krylov.start(operator, size, torch.Generator().manual_seed(seed))
+    krylov.grow(operator, size)
+    values = torch.linalg.eigvals(krylov.matrix[:, :size, :size].double().nan_to_num(0.0, 0.0, 0.0))
+    top: Tensor = values.gather(1, values.abs().argmax(1)[:, None])[:, 0]
+    return top
+
+
 def _checkpoints(start: int, stop: int, device: str) -> list[int]:
     """Basis sizes at which to look: often where that is cheap, once where it stalls the device."""
     return [stop] if device != "cpu" else [*range(start + _STRIDE, stop, _STRIDE), stop]
@@ -173,7 +185,10 @@ def _ritz(
         trusted = (pair.conditions < ILL_CONDITIONED) & (errors < _RESOLVED)
         errors = torch.where(trusted, torch.minimum(errors, change), errors)
     # The true condition number is larger than that within the Krylov space, the more so the worse it is.
-    errors = errors * (pair.conditions / ILL_CONDITIONED).clamp_min(1.0).square()
+    distrust = (pair.conditions / ILL_CONDITIONED).clamp_min(1.0).square()
+    if operator.dtype is torch.float32:
+        distrust = torch.where(distrust > 1, torch.inf, distrust)
+    errors = errors * distrust
     norms = torch.linalg.matrix_norm(whole)
     errors = errors + pair.conditions * torch.finfo(operator.dtype).eps * norms / safe
     # A nilpotent matrix has no radius to be relative to, and rounding decides what is found.
