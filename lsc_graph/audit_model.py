@@ -46,6 +46,9 @@ from lsc_graph.results import (
     Tool,
 )
 from lsc_graph.sampling import Sample, make_samples, read_data
+from lsc_graph.spectra.choose import method_of
+from lsc_graph.spectra.estimate import Method
+from lsc_graph.spectra.outcome import outcome_warnings
 from lsc_graph.stability import judge
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.program import writes_of
@@ -67,6 +70,7 @@ def audit(
     num_samples: int = 4,
     seed: int = 0,
     device: str = "auto",
+    radius_method: str = "auto",
     progress: Callable[[str, float], None] | None = None,
 ) -> Analysis:
     """Whether a model's gradients survive its depth and time, and why.
@@ -83,6 +87,7 @@ def audit(
         num_samples: how many samples to average over.
         seed: of synthetic data, cotangents and signs.
         device: "auto", "cpu" or "cuda".
+        radius_method: the estimator of spectral radii: "auto", "dense", "squaring" or "arnoldi".
         progress: called as progress(stage, fraction done).
 
     Returns:
@@ -94,6 +99,7 @@ def audit(
     """
     say = progress or (lambda stage, fraction: None)
     clock = _Clock()
+    method = method_of(radius_method)
     if num_samples < 1 or (num_steps is not None and num_steps < 1):
         raise UsageError("--steps and --samples must be at least 1", got=f"{num_steps}, {num_samples}")
     say("Loading and finding recurrences", 0.0)
@@ -103,7 +109,7 @@ def audit(
     clock.lap("prepare")
     samples = _samples(prepared, given, num_samples, seed)
     with torch.no_grad():
-        return _measure(prepared, samples, _device(device), seed, time_axis, say, clock)
+        return _measure(prepared, samples, _device(device), seed, time_axis, method, say, clock)
 
 
 def inspect(
@@ -154,6 +160,7 @@ def _measure(
     device: str,
     seed: int,
     time_axis: int | None,
+    method: Method,
     say: Progress,
     clock: _Clock,
 ) -> Analysis:
@@ -169,7 +176,7 @@ def _measure(
         model.compare(sample, runs[-1], check)
     clock.lap("parity")
     exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
-    summary = Summary(exposed, _batched(prepared), time_axis)
+    summary = Summary(exposed, _batched(prepared), time_axis, method)
     meter: GrowthMeter | None = None
     cells = prepared.cell_graph
     for number, (sample, run) in enumerate(zip(samples, runs, strict=True)):
@@ -191,7 +198,8 @@ def _measure(
         warnings += (
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
         )
-    warnings += tuple(summary.causal.warnings)
+    radii = summary.outcomes()
+    warnings += (*summary.causal.warnings, *outcome_warnings(radii))
     if prepared.dequantized:
         warnings += (_quantization_warning(prepared, samples[0]),)
     analysis = Analysis(
@@ -203,6 +211,7 @@ def _measure(
         recurrences=_recurrences(prepared),
         refusals=prepared.findings.refusals,
         layers=layers,
+        radii=radii,
         time_parallel=summary.causal.facts(),
         grid=_grid(cells),
         growth=growth,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 
 class Form(StrEnum):
@@ -176,6 +176,24 @@ class LayerFacts:
 
 
 @dataclass(frozen=True)
+class RadiusOutcome:
+    """How the spectral radii along one edge were found; `source` is `target` for an edge in time.
+
+    `methods` counts the points by estimator. Means leave out the points that did not converge. `max_error` is
+    the largest estimated relative error of those that did, `max_condition` the largest condition number of a
+    dominant eigenvalue, where one was computed.
+    """
+
+    source: str
+    target: str
+    methods: dict[str, int]
+    num_points: int
+    num_converged: int
+    max_error: float | None
+    max_condition: float | None
+
+
+@dataclass(frozen=True)
 class TimeParallel:
     """A layer without a cell that maps a sequence to a sequence causally, all times at once.
 
@@ -266,6 +284,7 @@ class Analysis:
     recurrences: tuple[Recurrence, ...]
     refusals: tuple[Refusal, ...]
     layers: tuple[LayerFacts, ...]
+    radii: tuple[RadiusOutcome, ...]
     time_parallel: tuple[TimeParallel, ...]
     grid: Grid
     growth: Growth

@@ -33,6 +33,13 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
+    "--radius-method",
+    type=click.Choice(["auto", "dense", "squaring", "arnoldi"]),
+    default="auto",
+    show_default=True,
+    help="Estimator of spectral radii; auto goes by size and device.",
+)
+@click.option(
     "--fail-on", default="never", callback=policy, metavar="LABELS", show_default=True,
     help=f"Exit with 1 for these verdicts ({', '.join(LABELS)}; inconclusive is then included).",
 )  # fmt: skip
@@ -49,6 +56,7 @@ def command(
     time_axis: int | None,
     seed: int,
     device: str,
+    radius_method: str,
     fail_on: frozenset[str],
 ) -> int:
     """Measure whether the gradients of MODEL survive its depth and time."""
@@ -68,6 +76,7 @@ def command(
             num_samples=samples,
             seed=seed,
             device=device,
+            radius_method=radius_method,
             progress=show,
         )
     emit(to_json(analysis) if form == "json" else text_of(render, analysis, output), output)
