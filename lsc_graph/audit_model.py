@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 
 import onnx
@@ -41,14 +42,17 @@ from lsc_graph.results import (
     Inspection,
     Judgement,
     LayerFacts,
+    Precision,
     Recurrence,
     StateFacts,
     Tool,
 )
-from lsc_graph.sampling import Sample, make_samples, read_data
+from lsc_graph.rounds import DEFAULT_MAX_SAMPLES, DEFAULT_MAX_SECONDS, Rounds
+from lsc_graph.sampling import Sample, make_samples, num_given, read_data
 from lsc_graph.spectra.choose import method_of
 from lsc_graph.spectra.estimate import Method
 from lsc_graph.spectra.outcome import outcome_warnings
+from lsc_graph.spreads import layer_spreads
 from lsc_graph.stability import judge
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.program import writes_of
@@ -68,6 +72,9 @@ def audit(
     states: Sequence[tuple[str, str]] = (),
     time_axis: int | None = None,
     num_samples: int = 4,
+    precision: float | None = None,
+    max_samples: int = DEFAULT_MAX_SAMPLES,
+    max_seconds: float = DEFAULT_MAX_SECONDS,
     seed: int = 0,
     device: str = "auto",
     radius_method: str = "auto",
@@ -84,7 +91,10 @@ def audit(
         input_shapes: shapes by input name.
         states: (input, output) pairs of a streaming model, where they are not found by themselves.
         time_axis: time in what layers without a cell put out, where several axes could be it.
-        num_samples: how many samples to average over.
+        num_samples: how many samples to average over, at first.
+        precision: add samples until the standard error of every layer's radii is at most this.
+        max_samples: but no more samples than these,
+        max_seconds: and no new ones after this time.
         seed: of synthetic data, cotangents and signs.
         device: "auto", "cpu" or "cuda".
         radius_method: the estimator of spectral radii: "auto", "dense", "squaring" or "arnoldi".
@@ -107,9 +117,11 @@ def audit(
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), given)
     prepared = prepare(model, request)
     clock.lap("prepare")
-    samples = _samples(prepared, given, num_samples, seed)
+    limit = num_given(prepared.plan, given, is_streaming=is_streaming(prepared))
+    rounds = Rounds(precision, num_samples, min(max_samples, limit or max_samples), max_seconds)
+    draw = partial(_samples, prepared, given, seed)
     with torch.no_grad():
-        return _measure(prepared, samples, _device(device), seed, time_axis, method, say, clock)
+        return _measure(prepared, draw, rounds, _device(device), seed, time_axis, method, say, clock)
 
 
 def inspect(
@@ -156,7 +168,8 @@ class _Clock:
 
 def _measure(
     prepared: Prepared,
-    samples: Sequence[Sample],
+    draw: Callable[[int, int], Sequence[Sample]],
+    rounds: Rounds,
     device: str,
     seed: int,
     time_axis: int | None,
@@ -169,26 +182,32 @@ def _measure(
     model = measured_model(prepared, device, generator)
     clock.lap("convert")
     check = ParityCheck(HALF_TOLERANCE if prepared.is_half else Tolerance())
-    say("Comparing with ONNX Runtime", 0.2)
-    runs = []
-    for sample in samples:
-        runs.append(model.run(sample))
-        model.compare(sample, runs[-1], check)
-    clock.lap("parity")
     exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
     summary = Summary(exposed, _batched(prepared), time_axis, method)
     meter: GrowthMeter | None = None
     cells = prepared.cell_graph
-    for number, (sample, run) in enumerate(zip(samples, runs, strict=True)):
-        say(f"Local Jacobians, sample {number + 1} of {len(samples)}", 0.3 + 0.6 * number / len(samples))
-        found, edges = model.edges(sample, run, summary)
-        clock.lap("jacobians")
-        if meter is None:
-            cells = found
-            meter = GrowthMeter(cells, unroll(cells), generator)
-            check_against_autograd(model, sample, edges, meter.order, meter.random_start(1))
-        meter.add(edges)
-        clock.lap("growth")
+    samples: list[Sample] = []
+    while rounds.next:
+        new = draw(len(samples), rounds.next)
+        say("Comparing with ONNX Runtime", 0.2)
+        runs = []
+        for sample in new:
+            runs.append(model.run(sample))
+            model.compare(sample, runs[-1], check)
+        clock.lap("parity")
+        for number, (sample, run) in enumerate(zip(new, runs, strict=True), len(samples) + 1):
+            total = len(samples) + len(new)
+            say(f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total)
+            found, edges = model.edges(sample, run, summary)
+            clock.lap("jacobians")
+            if meter is None:
+                cells = found
+                meter = GrowthMeter(cells, unroll(cells), generator)
+                check_against_autograd(model, sample, edges, meter.order, meter.random_start(1))
+            meter.add(edges)
+            clock.lap("growth")
+        samples += new
+        rounds.note(summary.layers(cells))
     assert meter is not None
     say("Judging", 0.95)
     layers = summary.layers(cells)
@@ -200,6 +219,9 @@ def _measure(
         )
     radii = summary.outcomes()
     warnings += (*summary.causal.warnings, *outcome_warnings(radii))
+    precision = rounds.result()
+    if precision is not None and not precision.is_reached:
+        warnings += (_precision_warning(precision),)
     if prepared.dequantized:
         warnings += (_quantization_warning(prepared, samples[0]),)
     analysis = Analysis(
@@ -212,6 +234,8 @@ def _measure(
         refusals=prepared.findings.refusals,
         layers=layers,
         radii=radii,
+        spread=layer_spreads(layers),
+        precision=precision,
         time_parallel=summary.causal.facts(),
         grid=_grid(cells),
         growth=growth,
@@ -222,6 +246,14 @@ def _measure(
     clock.lap("judge")
     say("Done", 1.0)
     return analysis
+
+
+def _precision_warning(precision: Precision) -> str:
+    return (
+        f"The requested precision {precision.requested:g} was not reached: the standard error of "
+        f"{precision.where} is {precision.largest_std_error:.2g} after {precision.num_samples} samples; "
+        f"{precision.limit}"
+    )
 
 
 def _quantization_warning(prepared: Prepared, sample: Sample) -> str:
@@ -261,7 +293,7 @@ def _verdict(growth: Growth, layers: Sequence[LayerFacts], cells: CellGraph) -> 
 
 
 def _samples(
-    prepared: Prepared, data: Mapping[str, Array], num_samples: int, seed: int
+    prepared: Prepared, data: Mapping[str, Array], seed: int, first: int, num_samples: int
 ) -> tuple[Sample, ...]:
     streaming = is_streaming(prepared)
     carried = [carry.before for carry in prepared.findings.carried]
@@ -274,6 +306,7 @@ def _samples(
         num_steps=prepared.cell_graph.num_steps if streaming else None,
         num_samples=num_samples,
         seed=seed,
+        first=first,
     )
 
 

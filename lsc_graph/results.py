@@ -129,15 +129,46 @@ class Refusal:
     reason: str
 
 
+class CovarianceDecay(StrEnum):
+    """Whether a radius at one step says less and less about later steps, as the paper's bound assumes."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    UNKNOWN = "too few steps or samples to tell"
+    CONSTANT = "constant: no covariance"
+
+
+@dataclass(frozen=True)
+class TimeCorrelation:
+    """Autocorrelation of a value over time, about the mean of each step over samples.
+
+    `decay_steps` is the first lag at which it is below 1/e, None if it is not within half of the steps;
+    `tail` is its root mean square over lags from a quarter to half of the steps, which includes noise.
+    """
+
+    lag_1: float | None
+    decay_steps: int | None
+    tail: float | None
+    decaying_covariance: CovarianceDecay
+
+
 @dataclass(frozen=True)
 class Statistics:
-    """Mean over (sample, step) points; `std_error` is that of the mean (nan-free; 0 for one point)."""
+    """Mean over (sample, step) points; `std_error` is that of the mean (nan-free; 0 for one point).
+
+    Samples count as independent, steps do not: `effective_points` independent points would have the same
+    standard error. `std` is over all points, `std_over_time` that of the means of each step over samples.
+    """
 
     mean: float
     std_error: float
     min: float
     max: float
     num_points: int
+    std: float = 0.0
+    std_over_time: float | None = None
+    effective_points: float = 1.0
+    time_correlation: TimeCorrelation | None = None
 
 
 @dataclass(frozen=True)
@@ -214,6 +245,39 @@ class TimeParallel:
 
 
 @dataclass(frozen=True)
+class LayerSpread:
+    """How the means of one kind of figure ("time_radius", "depth_gain", ...) spread over the layers.
+
+    In depth there is one figure for each edge, under the layer that it leads to.
+    """
+
+    kind: str
+    num_layers: int
+    mean: float
+    std: float
+    min: float
+    min_layer: str
+    max: float
+    max_layer: str
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Whether the standard error of every layer's radii (gains where there is none) is as small as asked for.
+
+    `where` is the figure with the largest standard error; `limit` says what stopped the audit before.
+    """
+
+    requested: float
+    largest_std_error: float
+    where: str
+    is_reached: bool
+    limit: str | None
+    num_samples: int
+    num_rounds: int
+
+
+@dataclass(frozen=True)
 class Grid:
     """The depth x time grid. Paths run from the first layer's first state to the last layer's last.
 
@@ -285,6 +349,8 @@ class Analysis:
     refusals: tuple[Refusal, ...]
     layers: tuple[LayerFacts, ...]
     radii: tuple[RadiusOutcome, ...]
+    spread: tuple[LayerSpread, ...]
+    precision: Precision | None
     time_parallel: tuple[TimeParallel, ...]
     grid: Grid
     growth: Growth

@@ -29,6 +29,26 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
 @click.option(
     "--samples", type=click.IntRange(1), default=4, show_default=True, help="Samples to average over."
 )
+@click.option(
+    "--precision",
+    type=click.FloatRange(0, min_open=True),
+    metavar="ERROR",
+    help="Add samples until every radius has at most this standard error.",
+)
+@click.option(
+    "--max-samples",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Stop adding samples for --precision at this number,",
+)
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(0),
+    default=300.0,
+    show_default=True,
+    help="or after this time.",
+)
 @click.option("--time-axis", type=int, help="Time in the outputs of causal layers that have no cell.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
@@ -53,6 +73,9 @@ def command(
     output: str | None,
     data: str | None,
     samples: int,
+    precision: float | None,
+    max_samples: int,
+    max_seconds: float,
     time_axis: int | None,
     seed: int,
     device: str,
@@ -74,6 +97,9 @@ def command(
             states=states,
             time_axis=time_axis,
             num_samples=samples,
+            precision=precision,
+            max_samples=max_samples,
+            max_seconds=max_seconds,
             seed=seed,
             device=device,
             radius_method=radius_method,

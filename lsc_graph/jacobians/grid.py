@@ -24,10 +24,19 @@ class EdgeMap:
     pull: Pull
 
 
+@dataclass(frozen=True)
+class DensePull:
+    """Pull-back by a dense Jacobian [n_head, n_tail], which those who need its elements find here."""
+
+    matrix: Tensor
+
+    def __call__(self, cotangents: Tensor) -> Tensor:
+        return cotangents @ self.matrix
+
+
 def dense(block: Tensor) -> Pull:
     """Pull-back by a dense Jacobian [n_head, n_tail], in double precision."""
-    matrix = block.double()
-    return lambda cotangents: cotangents @ matrix
+    return DensePull(block.double())
 
 
 def _one_of(maps: DepthMaps, number: int) -> Pull:

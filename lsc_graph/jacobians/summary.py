@@ -16,7 +16,7 @@ from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, probed_gain
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.local import LocalJacobians
 from lsc_graph.jacobians.radius import gain, spectral_norm
-from lsc_graph.jacobians.statistics import statistics_of
+from lsc_graph.jacobians.statistics import statistics_of_series
 from lsc_graph.results import DepthEdgeFacts, LayerFacts, RadiusOutcome, Statistics
 from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.estimate import Estimate, Method
@@ -31,6 +31,7 @@ class _Points:
     gain: list[Tensor] = field(default_factory=list)
     norm: list[Tensor] = field(default_factory=list)
     block: str = ""
+    is_timed: bool = True
 
     @property
     def radius(self) -> list[Tensor]:
@@ -45,8 +46,7 @@ class _Points:
             self.norm.append(spectral_norm(matrices).cpu())
 
     def statistics(self, which: str) -> Statistics | None:
-        points = getattr(self, which)
-        return statistics_of(torch.cat([p.reshape(-1) for p in points])) if points else None
+        return statistics_of_series(getattr(self, which), is_timed=self.is_timed)
 
 
 class Summary:
@@ -104,12 +104,17 @@ class Summary:
             self._note(bool(depth.blocks.any()))
             active, words = self._active(depth.blocks, source, target)
             self._depth[source.id, target.id].block = words
+            times = [time for _, time in depth.pairs]
+            self._depth[source.id, target.id].is_timed &= len(set(times)) == len(times)
             self._depth[source.id, target.id].add(active, self._method, with_norm=True)
             for (_, time), block in zip(depth.pairs, active, strict=True):
                 joint[target.id, time].append(block)
-        for (target_id, _), blocks in joint.items():
+        gains: defaultdict[str, list[Tensor]] = defaultdict(list)
+        for (target_id, _), blocks in sorted(joint.items(), key=lambda item: item[0]):
             if len({block.shape[0] for block in blocks}) == 1:
-                self._joint[target_id].append(gain(torch.cat(blocks, 1)).cpu())
+                gains[target_id].append(gain(torch.cat(blocks, 1)).cpu())
+        for target_id, values in gains.items():
+            self._joint[target_id].append(torch.stack([value.reshape(()) for value in values]))
 
     def _add_units(self, layer_id: str, units: UnitBlocks) -> None:
         """The time Jacobians of a layer whose units do not meet."""
@@ -122,13 +127,14 @@ class Summary:
         points = self._depth[source.id, target.id]
         rows, columns = maps.shape
         points.block = f"all -> all, {rows} x {columns}"
+        points.is_timed = False
         numbers = maps.sampled()
         gains = maps.gain(numbers, NUM_PROBES, self._generator)
         points.gain.append(gains)
         self._note(bool(gains.any()))
         if rows == columns:
             points.estimates.append(maps.radius(numbers))
-        self._joint[target.id] += list(gains)
+        self._joint[target.id].append(gains)
 
     def add_chain(
         self,
@@ -149,7 +155,7 @@ class Summary:
                 value = probed_gain(block, generator)
                 points.gain.append(value.cpu())
             self._note(bool(value > 0))
-            self._joint[block.target].append(value.cpu())
+            self._joint[block.target].append(value.cpu().reshape(1))
 
     def _active(self, blocks: Tensor, source: Layer, target: Layer) -> tuple[Tensor, str]:
         """The sub-block of M_depth between the states that carry the gradient in depth."""
@@ -185,7 +191,7 @@ class Summary:
             time_gain=time.statistics("gain"),
             depth_from=sources,
             depth_radius=edges[0].radius if len(edges) == 1 else None,
-            depth_gain=statistics_of(torch.stack([j.reshape(()) for j in joint])) if joint else None,
+            depth_gain=statistics_of_series(joint) if joint else None,
             depth_edges=edges,
         )
 

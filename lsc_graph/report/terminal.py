@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lsc_graph.report.plot import growth_plot
+from lsc_graph.report.statistics_terminal import render_statistics
 from lsc_graph.results import (
     Analysis,
     Axis,
@@ -53,6 +54,7 @@ def render(analysis: Analysis, console: Console) -> None:
     _recurrences(analysis.recurrences, analysis.refusals, console)
     _layers(analysis.layers, console)
     _radii(analysis.radii, console)
+    render_statistics(analysis, console)
     _time_parallel(analysis.time_parallel, console)
     _grid(analysis.grid, console)
     _growth(analysis, console)
