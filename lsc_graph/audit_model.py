@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 
 import onnx
-import onnx_ir as ir
 import torch
 
-from lsc_graph.cells import CellGraph, body_values
+from lsc_graph.cells import CellGraph
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
+from lsc_graph.cuts import put_in, zero_derivatives
 from lsc_graph.errors import UsageError
 from lsc_graph.exposure import exposed_states
 from lsc_graph.jacobians.meter import GrowthMeter
@@ -28,7 +29,6 @@ from lsc_graph.measure import (
 )
 from lsc_graph.outside import parts_outside
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
-from lsc_graph.recurrence.thresholds import cut_points
 from lsc_graph.recurrence.weights import step_nodes, trained_tensors
 from lsc_graph.reference import Array
 from lsc_graph.results import (
@@ -54,8 +54,8 @@ from lsc_graph.spectra.estimate import Method
 from lsc_graph.spectra.outcome import outcome_warnings
 from lsc_graph.spreads import layer_spreads
 from lsc_graph.stability import judge
+from lsc_graph.surrogates import parse_surrogate
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
-from lsc_graph.to_torch.program import writes_of
 from lsc_graph.unroll import GridNode, unroll
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -78,6 +78,9 @@ def audit(
     seed: int = 0,
     device: str = "auto",
     radius_method: str = "auto",
+    surrogate: str | None = None,
+    surrogate_dampening: float | None = None,
+    surrogate_sharpness: float | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Analysis:
     """Whether a model's gradients survive its depth and time, and why.
@@ -98,6 +101,10 @@ def audit(
         seed: of synthetic data, cotangents and signs.
         device: "auto", "cpu" or "cuda".
         radius_method: the estimator of spectral radii: "auto", "dense", "squaring" or "arnoldi".
+        surrogate: what stands in for the derivative of thresholds between states: "fast-sigmoid", "triangle"
+            or "exponential"; by default nothing does, and the gradient is cut there.
+        surrogate_dampening, surrogate_sharpness: its value at the threshold, and its inverse width; the
+            defaults are those of `lsc_graph.surrogates.DEFAULTS`.
         progress: called as progress(stage, fraction done).
 
     Returns:
@@ -110,18 +117,21 @@ def audit(
     say = progress or (lambda stage, fraction: None)
     clock = _Clock()
     method = method_of(radius_method)
+    stand_in = parse_surrogate(surrogate, surrogate_dampening, surrogate_sharpness)
     if num_samples < 1 or (num_steps is not None and num_steps < 1):
         raise UsageError("--steps and --samples must be at least 1", got=f"{num_steps}, {num_samples}")
     say("Loading and finding recurrences", 0.0)
     given = read_data(data) if data is not None else {}
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), given)
     prepared = prepare(model, request)
+    surrogates = put_in(prepared, stand_in) if stand_in is not None else None
     clock.lap("prepare")
     limit = num_given(prepared.plan, given, is_streaming=is_streaming(prepared))
     rounds = Rounds(precision, num_samples, min(max_samples, limit or max_samples), max_seconds)
     draw = partial(_samples, prepared, given, seed)
     with torch.no_grad():
-        return _measure(prepared, draw, rounds, _device(device), seed, time_axis, method, say, clock)
+        analysis = _measure(prepared, draw, rounds, _device(device), seed, time_axis, method, say, clock)
+    return replace(analysis, surrogate=surrogates)
 
 
 def inspect(
@@ -236,6 +246,7 @@ def _measure(
         radii=radii,
         spread=layer_spreads(layers),
         precision=precision,
+        surrogate=None,
         time_parallel=summary.causal.facts(),
         grid=_grid(cells),
         growth=growth,
@@ -400,21 +411,6 @@ def _input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
         )
         for value in prepared.plan.inputs
     )
-
-
-def zero_derivatives(prepared: Prepared) -> list[ir.Node]:
-    """Thresholds and roundings between states, or on the way through a feed-forward model."""
-    graph, sites = prepared.findings.model.graph, prepared.findings.sites
-    values = body_values(graph)
-    if prepared.chain is not None:
-        return cut_points(graph, [values[name] for name in prepared.chain.boundaries])
-    found = []
-    for site in sites:
-        inside = body_values(site.body.graph)
-        found += cut_points(site.body.graph, [inside[state.before] for state in site.states])
-        if site.form is not Form.STREAMING:
-            found += cut_points(graph, [values[name] for name in writes_of(site)])
-    return list(dict.fromkeys(found))
 
 
 def _warnings(prepared: Prepared) -> tuple[str, ...]:

@@ -339,6 +339,16 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class SurrogateFacts:
+    """The surrogate derivative that thresholds between states were given, and which ones these are."""
+
+    shape: str
+    dampening: float
+    sharpness: float
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Analysis:
     schema_version: str
     tool: Tool
@@ -351,6 +361,7 @@ class Analysis:
     radii: tuple[RadiusOutcome, ...]
     spread: tuple[LayerSpread, ...]
     precision: Precision | None
+    surrogate: SurrogateFacts | None
     time_parallel: tuple[TimeParallel, ...]
     grid: Grid
     growth: Growth

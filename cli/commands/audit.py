@@ -60,6 +60,15 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
     help="Estimator of spectral radii; auto goes by size and device.",
 )
 @click.option(
+    "--surrogate",
+    type=click.Choice(["fast-sigmoid", "triangle", "exponential", "none"]),
+    default="none",
+    show_default=True,
+    help="Derivative that stands in for that of thresholds between states (spikes).",
+)
+@click.option("--surrogate-dampening", type=float, help="Its value at the threshold.")
+@click.option("--surrogate-sharpness", type=float, help="Its inverse width.")
+@click.option(
     "--fail-on", default="never", callback=policy, metavar="LABELS", show_default=True,
     help=f"Exit with 1 for these verdicts ({', '.join(LABELS)}; inconclusive is then included).",
 )  # fmt: skip
@@ -80,6 +89,9 @@ def command(
     seed: int,
     device: str,
     radius_method: str,
+    surrogate: str,
+    surrogate_dampening: float | None,
+    surrogate_sharpness: float | None,
     fail_on: frozenset[str],
 ) -> int:
     """Measure whether the gradients of MODEL survive its depth and time."""
@@ -103,6 +115,9 @@ def command(
             seed=seed,
             device=device,
             radius_method=radius_method,
+            surrogate=surrogate,
+            surrogate_dampening=surrogate_dampening,
+            surrogate_sharpness=surrogate_sharpness,
             progress=show,
         )
     emit(to_json(analysis) if form == "json" else text_of(render, analysis, output), output)

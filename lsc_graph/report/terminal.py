@@ -26,6 +26,7 @@ from lsc_graph.results import (
     Refusal,
     Rerolling,
     Statistics,
+    SurrogateFacts,
     TimeParallel,
     Verdict,
 )
@@ -55,6 +56,7 @@ def render(analysis: Analysis, console: Console) -> None:
     _layers(analysis.layers, console)
     _radii(analysis.radii, console)
     render_statistics(analysis, console)
+    _surrogate(analysis.surrogate, console)
     _time_parallel(analysis.time_parallel, console)
     _grid(analysis.grid, console)
     _growth(analysis, console)
@@ -181,6 +183,15 @@ def _radii(outcomes: Sequence[RadiusOutcome], console: Console) -> None:
     console.print(
         Text(f"radii by {words}; {converged:,} of {points:,} points converged{largest}", style="dim")
     )
+
+
+def _surrogate(facts: SurrogateFacts | None, console: Console) -> None:
+    if facts is None:
+        return
+    _title(console, "Surrogate derivative")
+    words = f"{facts.shape}, dampening {facts.dampening:g}, sharpness {facts.sharpness:g}"
+    where = ", ".join(facts.nodes) or "nowhere: no threshold between states was found"
+    console.print(Text(f"{words}; in place of that of {where}"))
 
 
 def _time_parallel(layers: Sequence[TimeParallel], console: Console) -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import onnx
 import onnx2fx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
+from onnx2fx.graph_builder import GraphBuilder
 from torch import Tensor, nn
 
 from lsc_graph.errors import ConversionError
+from lsc_graph.surrogates import DOMAIN, SPIKE
 from lsc_graph.to_torch.rewritten import rewrite
+from lsc_graph.to_torch.spike import sign, spike
 from lsc_graph.to_torch.unfaithful import refuse_unfaithful
 
 
@@ -114,6 +118,23 @@ def _convert(
             shared = parameters.share(scope + origin, value, is_trainable=trainable)
             module.register_parameter(safe_name, shared)
     return part, module
+
+
+def _convert_spike(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
+    """Our own operator (`lsc_graph.surrogates`) in an fx graph."""
+    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    kind, surrogate = given["kind"].decode(), given["surrogate"].decode()
+    values = [builder.get_value(name) for name in node.input]
+    numbers = (surrogate, given["dampening"], given["sharpness"])
+    converted: torch.fx.Node = (
+        builder.call_function(sign, args=(*values, *numbers))
+        if kind == "Sign"
+        else builder.call_function(spike, args=(*values, kind, *numbers))
+    )
+    return converted
+
+
+onnx2fx.register_op(SPIKE, handler=_convert_spike, domain=DOMAIN)
 
 
 def _describe(piece: ir.Graph, outputs: tuple[str, ...]) -> str:
