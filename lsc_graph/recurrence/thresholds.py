@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import onnx_ir as ir
 
@@ -17,21 +17,21 @@ def cut_points(graph: ir.Graph, sources: Iterable[ir.Value]) -> list[ir.Node]:
     """Nodes computed from `sources` whose derivative is zero, and whose result is used as a number.
 
     A comparison that only selects (the condition of a Where) keeps the gradient of what it selects and
-    is not listed; one that is cast to a number, as in a spiking neuron, is.
+    is not listed; one that is cast to a number, as in a spiking neuron, or selects constants, is.
     """
     dependent = set(sources)
-    found = []
+    nodes = []
     for node in graph:
-        if not any(value in dependent for value in inputs_of(node)):
-            continue
-        dependent.update(node.outputs)
-        if (
-            node.op_type in _STEPS
-            or _is_cast_to_integer(node)
-            or (node.op_type in COMPARISONS and _feeds_a_number(node.outputs[0]))
-        ):
-            found.append(node)
-    return found
+        if any(value in dependent for value in inputs_of(node)):
+            dependent.update(node.outputs)
+            nodes.append(node)
+    return [node for node in nodes if _cuts(node, dependent)]
+
+
+def _cuts(node: ir.Node, dependent: Collection[ir.Value]) -> bool:
+    if node.op_type in COMPARISONS:
+        return _feeds_a_number(node.outputs[0], dependent)
+    return node.op_type in _STEPS or _is_cast_to_integer(node)
 
 
 def _is_cast_to_integer(node: ir.Node) -> bool:
@@ -41,12 +41,13 @@ def _is_cast_to_integer(node: ir.Node) -> bool:
     return value.dtype.is_floating_point() and ir.DataType(node.attributes["to"].as_int()).is_integer()
 
 
-def _feeds_a_number(value: ir.Value) -> bool:
+def _feeds_a_number(value: ir.Value, dependent: Collection[ir.Value]) -> bool:
     for use in value.uses():
-        if use.node.op_type == "Cast":
+        node = use.node
+        if node.op_type == "Cast":
             return True
-        if use.node.op_type == "Where" and use.idx > 0:
+        if node.op_type == "Where" and (use.idx > 0 or not any(v in dependent for v in node.inputs[1:])):
             return True
-        if use.node.op_type in _LOGICAL and _feeds_a_number(use.node.outputs[0]):
+        if node.op_type in _LOGICAL and _feeds_a_number(node.outputs[0], dependent):
             return True
     return False

@@ -11,7 +11,8 @@ from lsc_graph.recurrence.thresholds import cut_points
 CASES = {
     "above = Greater(v, one)\n y = Cast<to = 1>(above)": ["Greater"],
     "above = Greater(v, one)\n flipped = Not(above)\n y = Cast<to = 1>(flipped)": ["Greater"],
-    "above = Greater(v, one)\n y = Where(above, one, zero)": [],
+    "above = Greater(v, one)\n y = Where(above, one, zero)": ["Greater"],
+    "above = Greater(v, one)\n y = Where(above, v, zero)": [],
     "above = Greater(x, one)\n y0 = Cast<to = 1>(above)\n y = Add(y0, v)": [],
     "y = Sign(v)": ["Sign"],
     "y = Round(v)": ["Round"],
