@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.audit_model import Source, audit
+from lsc_graph.dequantize import is_quantized
 from lsc_graph.errors import AnalysisError, UsageError
 from lsc_graph.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
 from lsc_graph.origins import Origin, find_tensor
@@ -121,6 +122,8 @@ def pretrain(
         AnalysisError: the model cannot be analysed or trained; `ParityError` if the torch view disagrees.
     """
     _check_options(method, tolerance, max_iterations)
+    if resume and checkpoint is None:
+        raise UsageError("--resume needs the file to go on from", do="give it with --checkpoint")
     started = time.perf_counter()
     given = read_data(data) if data is not None else {}
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), given)
@@ -282,11 +285,12 @@ def _check_options(method: str, tolerance: float, max_iterations: int | None) ->
 
 
 def _refuse_quantized(prepared: Prepared) -> None:
-    if prepared.dequantized:
+    if is_quantized(prepared.loaded.proto):
+        names = prepared.dequantized
         raise AnalysisError(
             "A quantised model cannot be pre-trained",
-            where=prepared.dequantized[0],
-            got=f"{len(prepared.dequantized)} quantised weights or operators",
+            where=names[0] if names else None,
+            got=f"{len(names)} quantised weights or operators" if names else "quantised operators",
             expected="floating-point weights: integers cannot be moved a little",
             do="pre-train the float model that it was made from, and quantise the result",
         )
