@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 
 import onnx
-import onnx_ir as ir
 import torch
 
-from lsc_graph.cells import CellGraph, body_values
+from lsc_graph.cells import CellGraph
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
+from lsc_graph.cuts import put_in, zero_derivatives
 from lsc_graph.errors import UsageError
 from lsc_graph.exposure import exposed_states
 from lsc_graph.jacobians.meter import GrowthMeter
@@ -25,8 +27,8 @@ from lsc_graph.measure import (
     measured_model,
     quantization_error,
 )
+from lsc_graph.outside import parts_outside
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
-from lsc_graph.recurrence.thresholds import cut_points
 from lsc_graph.recurrence.weights import step_nodes, trained_tensors
 from lsc_graph.reference import Array
 from lsc_graph.results import (
@@ -40,14 +42,20 @@ from lsc_graph.results import (
     Inspection,
     Judgement,
     LayerFacts,
+    Precision,
     Recurrence,
     StateFacts,
     Tool,
 )
-from lsc_graph.sampling import Sample, make_samples, read_data
+from lsc_graph.rounds import DEFAULT_MAX_SAMPLES, DEFAULT_MAX_SECONDS, Rounds
+from lsc_graph.sampling import Sample, make_samples, num_given, read_data
+from lsc_graph.spectra.choose import method_of
+from lsc_graph.spectra.estimate import Method
+from lsc_graph.spectra.outcome import outcome_warnings
+from lsc_graph.spreads import layer_spreads
 from lsc_graph.stability import judge
+from lsc_graph.surrogates import parse_surrogate
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
-from lsc_graph.to_torch.program import writes_of
 from lsc_graph.unroll import GridNode, unroll
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -64,8 +72,15 @@ def audit(
     states: Sequence[tuple[str, str]] = (),
     time_axis: int | None = None,
     num_samples: int = 4,
+    precision: float | None = None,
+    max_samples: int = DEFAULT_MAX_SAMPLES,
+    max_seconds: float = DEFAULT_MAX_SECONDS,
     seed: int = 0,
     device: str = "auto",
+    radius_method: str = "auto",
+    surrogate: str | None = None,
+    surrogate_dampening: float | None = None,
+    surrogate_sharpness: float | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Analysis:
     """Whether a model's gradients survive its depth and time, and why.
@@ -79,9 +94,17 @@ def audit(
         input_shapes: shapes by input name.
         states: (input, output) pairs of a streaming model, where they are not found by themselves.
         time_axis: time in what layers without a cell put out, where several axes could be it.
-        num_samples: how many samples to average over.
+        num_samples: how many samples to average over, at first.
+        precision: add samples until the standard error of every layer's radii is at most this.
+        max_samples: but no more samples than these,
+        max_seconds: and no new ones after this time.
         seed: of synthetic data, cotangents and signs.
         device: "auto", "cpu" or "cuda".
+        radius_method: the estimator of spectral radii: "auto", "dense", "squaring" or "arnoldi".
+        surrogate: what stands in for the derivative of thresholds between states: "fast-sigmoid", "triangle"
+            or "exponential"; by default nothing does, and the gradient is cut there.
+        surrogate_dampening, surrogate_sharpness: its value at the threshold, and its inverse width; the
+            defaults are those of `lsc_graph.surrogates.DEFAULTS`.
         progress: called as progress(stage, fraction done).
 
     Returns:
@@ -93,16 +116,22 @@ def audit(
     """
     say = progress or (lambda stage, fraction: None)
     clock = _Clock()
+    method = method_of(radius_method)
+    stand_in = parse_surrogate(surrogate, surrogate_dampening, surrogate_sharpness)
     if num_samples < 1 or (num_steps is not None and num_steps < 1):
         raise UsageError("--steps and --samples must be at least 1", got=f"{num_steps}, {num_samples}")
     say("Loading and finding recurrences", 0.0)
     given = read_data(data) if data is not None else {}
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), given)
     prepared = prepare(model, request)
+    surrogates = put_in(prepared, stand_in) if stand_in is not None else None
     clock.lap("prepare")
-    samples = _samples(prepared, given, num_samples, seed)
+    limit = num_given(prepared.plan, given, is_streaming=is_streaming(prepared))
+    rounds = Rounds(precision, num_samples, min(max_samples, limit or max_samples), max_seconds)
+    draw = partial(_samples, prepared, given, seed)
     with torch.no_grad():
-        return _measure(prepared, samples, _device(device), seed, time_axis, say, clock)
+        analysis = _measure(prepared, draw, rounds, _device(device), seed, time_axis, method, say, clock)
+    return replace(analysis, surrogate=surrogates)
 
 
 def inspect(
@@ -149,10 +178,12 @@ class _Clock:
 
 def _measure(
     prepared: Prepared,
-    samples: Sequence[Sample],
+    draw: Callable[[int, int], Sequence[Sample]],
+    rounds: Rounds,
     device: str,
     seed: int,
     time_axis: int | None,
+    method: Method,
     say: Progress,
     clock: _Clock,
 ) -> Analysis:
@@ -161,26 +192,32 @@ def _measure(
     model = measured_model(prepared, device, generator)
     clock.lap("convert")
     check = ParityCheck(HALF_TOLERANCE if prepared.is_half else Tolerance())
-    say("Comparing with ONNX Runtime", 0.2)
-    runs = []
-    for sample in samples:
-        runs.append(model.run(sample))
-        model.compare(sample, runs[-1], check)
-    clock.lap("parity")
     exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
-    summary = Summary(exposed, _batched(prepared), time_axis)
+    summary = Summary(exposed, _batched(prepared), time_axis, method)
     meter: GrowthMeter | None = None
     cells = prepared.cell_graph
-    for number, (sample, run) in enumerate(zip(samples, runs, strict=True)):
-        say(f"Local Jacobians, sample {number + 1} of {len(samples)}", 0.3 + 0.6 * number / len(samples))
-        found, edges = model.edges(sample, run, summary)
-        clock.lap("jacobians")
-        if meter is None:
-            cells = found
-            meter = GrowthMeter(cells, unroll(cells), generator)
-            check_against_autograd(model, sample, edges, meter.order, meter.random_start(1))
-        meter.add(edges)
-        clock.lap("growth")
+    samples: list[Sample] = []
+    while rounds.next:
+        new = draw(len(samples), rounds.next)
+        say("Comparing with ONNX Runtime", 0.2)
+        runs = []
+        for sample in new:
+            runs.append(model.run(sample))
+            model.compare(sample, runs[-1], check)
+        clock.lap("parity")
+        for number, (sample, run) in enumerate(zip(new, runs, strict=True), len(samples) + 1):
+            total = len(samples) + len(new)
+            say(f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total)
+            found, edges = model.edges(sample, run, summary)
+            clock.lap("jacobians")
+            if meter is None:
+                cells = found
+                meter = GrowthMeter(cells, unroll(cells), generator)
+                check_against_autograd(model, sample, edges, meter.order, meter.random_start(1))
+            meter.add(edges)
+            clock.lap("growth")
+        samples += new
+        rounds.note(summary.layers(cells))
     assert meter is not None
     say("Judging", 0.95)
     layers = summary.layers(cells)
@@ -190,7 +227,11 @@ def _measure(
         warnings += (
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
         )
-    warnings += tuple(summary.causal.warnings)
+    radii = summary.outcomes()
+    warnings += (*summary.causal.warnings, *outcome_warnings(radii))
+    precision = rounds.result()
+    if precision is not None and not precision.is_reached:
+        warnings += (_precision_warning(precision),)
     if prepared.dequantized:
         warnings += (_quantization_warning(prepared, samples[0]),)
     analysis = Analysis(
@@ -202,6 +243,10 @@ def _measure(
         recurrences=_recurrences(prepared),
         refusals=prepared.findings.refusals,
         layers=layers,
+        radii=radii,
+        spread=layer_spreads(layers),
+        precision=precision,
+        surrogate=None,
         time_parallel=summary.causal.facts(),
         grid=_grid(cells),
         growth=growth,
@@ -212,6 +257,14 @@ def _measure(
     clock.lap("judge")
     say("Done", 1.0)
     return analysis
+
+
+def _precision_warning(precision: Precision) -> str:
+    return (
+        f"The requested precision {precision.requested:g} was not reached: the standard error of "
+        f"{precision.where} is {precision.largest_std_error:.2g} after {precision.num_samples} samples; "
+        f"{precision.limit}"
+    )
 
 
 def _quantization_warning(prepared: Prepared, sample: Sample) -> str:
@@ -251,7 +304,7 @@ def _verdict(growth: Growth, layers: Sequence[LayerFacts], cells: CellGraph) -> 
 
 
 def _samples(
-    prepared: Prepared, data: Mapping[str, Array], num_samples: int, seed: int
+    prepared: Prepared, data: Mapping[str, Array], seed: int, first: int, num_samples: int
 ) -> tuple[Sample, ...]:
     streaming = is_streaming(prepared)
     carried = [carry.before for carry in prepared.findings.carried]
@@ -264,6 +317,7 @@ def _samples(
         num_steps=prepared.cell_graph.num_steps if streaming else None,
         num_samples=num_samples,
         seed=seed,
+        first=first,
     )
 
 
@@ -359,23 +413,8 @@ def _input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
     )
 
 
-def zero_derivatives(prepared: Prepared) -> list[ir.Node]:
-    """Thresholds and roundings between states, or on the way through a feed-forward model."""
-    graph, sites = prepared.findings.model.graph, prepared.findings.sites
-    values = body_values(graph)
-    if prepared.chain is not None:
-        return cut_points(graph, [values[name] for name in prepared.chain.boundaries])
-    found = []
-    for site in sites:
-        inside = body_values(site.body.graph)
-        found += cut_points(site.body.graph, [inside[state.before] for state in site.states])
-        if site.form is not Form.STREAMING:
-            found += cut_points(graph, [values[name] for name in writes_of(site)])
-    return list(dict.fromkeys(found))
-
-
 def _warnings(prepared: Prepared) -> tuple[str, ...]:
-    found = list(prepared.findings.warnings)
+    found = [*prepared.findings.warnings, *parts_outside(prepared)]
     found += [
         f"{refusal.candidate} is part of the glue or of a block: {refusal.reason}"
         for refusal in prepared.findings.refusals

@@ -1,10 +1,14 @@
-"""If nodes whose condition is known: the taken branch moves into the graph around it."""
+"""If nodes: a branch that is known to be taken replaces them; else both are computed and one is selected."""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.rewiring import forget_insides, inner_graphs, put_in_place
+from lsc_graph.shapes import static_shape
+
+_LOOPING = frozenset(("RNN", "GRU", "LSTM", "Scan", "Loop"))
 
 
 def take_decided_branches(model: ir.Model) -> bool:
@@ -21,6 +25,54 @@ def take_decided_branches(model: ir.Model) -> bool:
     return is_changed
 
 
+def select_open_branches(model: ir.Model) -> bool:
+    """Let Where choose between both branches of every If that data decide; True if any was.
+
+    What is computed stays the same, and one graph of plain operators can be differentiated for many points
+    at once. Only where no branch holds a loop and both give tensors of one known shape.
+    """
+    is_changed = False
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop()
+        for node in [node for node in graph if _can_be_selected(node)]:
+            _select(graph, node)
+            is_changed = True
+        pending += [inner for node in graph for inner in inner_graphs(node)]
+    return is_changed
+
+
+def _can_be_selected(node: ir.Node) -> bool:
+    if node.op_type != "If" or node.domain or node.inputs[0] is None or _condition(node) is not None:
+        return False
+    branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+    if any(inner.op_type in _LOOPING for branch in branches for inner in branch.all_nodes()):
+        return False
+    pairs = zip(*(branch.outputs for branch in branches), strict=True)
+    return all(_are_alike(one, other) for one, other in pairs)
+
+
+def _are_alike(one: ir.Value, other: ir.Value) -> bool:
+    shape = static_shape(one)
+    is_tensor = isinstance(one.type, ir.TensorType) and one.dtype == other.dtype
+    return is_tensor and shape is not None and shape == static_shape(other)
+
+
+def _select(graph: ir.Graph, node: ir.Node) -> None:
+    condition, outputs = node.inputs[0], list(node.outputs)
+    results = [_moved_out(graph, node, name) for name in ("then_branch", "else_branch")]
+    empty = ir.node("Constant", [], attributes={"value": ir.tensor(np.array([], dtype=np.int64))})
+    scalar = ir.node("Reshape", [condition, empty.outputs[0]])
+    scalar.outputs[0].shape, scalar.outputs[0].dtype = ir.Shape([]), ir.DataType.BOOL
+    chosen = [ir.node("Where", [scalar.outputs[0], a, b]) for a, b in zip(*results, strict=True)]
+    graph.insert_before(node, [empty, scalar, *chosen])
+    for one, output, like in zip(chosen, outputs, results[0], strict=True):
+        one.outputs[0].shape, one.outputs[0].type = like.shape, like.type
+        put_in_place(output, one.outputs[0])
+    graph.remove(node, safe=True)
+    forget_insides(node)
+
+
 def _condition(node: ir.Node) -> bool | None:
     """What the condition of an If is, where it is a constant; None for all other nodes."""
     if node.op_type != "If" or node.domain or node.inputs[0] is None:
@@ -32,13 +84,19 @@ def _condition(node: ir.Node) -> bool | None:
 
 
 def _take(graph: ir.Graph, node: ir.Node, name: str) -> None:
+    results = _moved_out(graph, node, name)
+    for result, output in zip(results, node.outputs, strict=True):
+        put_in_place(output, result)
+    graph.remove(node, safe=True)
+    forget_insides(node)
+
+
+def _moved_out(graph: ir.Graph, node: ir.Node, name: str) -> list[ir.Value]:
+    """A branch's nodes in front of the If, and what the branch gives."""
     branch = node.attributes[name].as_graph()
     results = list(branch.outputs)
     branch.outputs.clear()
     nodes = list(branch)
     branch.remove(nodes)
     graph.insert_before(node, nodes)
-    for result, output in zip(results, node.outputs, strict=True):
-        put_in_place(output, result)
-    graph.remove(node, safe=True)
-    forget_insides(node)
+    return results

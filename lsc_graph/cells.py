@@ -23,7 +23,8 @@ class Layer:
     """A strongly connected component of state variables over time; `time_step` is -1 when it runs in reverse.
 
     `time_step` is 0 for a layer without recurrence: a feed-forward block, or an input or output of the
-    model where these are part of the graph (`role`).
+    model where these are part of the graph (`role`). `num_steps` is given where the layer takes fewer steps
+    than the cell graph has: its states are then at times 0 to num_steps - 1 only.
     """
 
     id: str
@@ -33,6 +34,7 @@ class Layer:
     state_size: int
     time_step: int
     role: Literal["state", "input", "output"] = "state"
+    num_steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,15 @@ class CellGraph:
     depth_edges: tuple[DepthEdge, ...]
     num_steps: int
 
+    @property
+    def has_one_length(self) -> bool:
+        """Whether all layers take the same number of steps."""
+        return all(layer.num_steps in (None, self.num_steps) for layer in self.layers)
+
+    def steps_of(self, layer: Layer) -> int:
+        """How many steps a layer takes."""
+        return self.num_steps if layer.num_steps is None else layer.num_steps
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -80,12 +91,15 @@ def is_differentiable(site: RecurrentSite, state: StateVariable) -> bool:
     return value.dtype is None or value.dtype.is_floating_point()
 
 
-def cells_of_site(site: RecurrentSite, first_index: int = 0) -> tuple[Cell, ...]:
+def cells_of_site(
+    site: RecurrentSite, first_index: int = 0, num_steps: int | None = None
+) -> tuple[Cell, ...]:
     """The layers inside one site's step, in depth order.
 
     Args:
         site: the recurrence.
         first_index: number of the first layer's id.
+        num_steps: of the site, if another recurrence takes more.
     """
     states = tuple(state for state in site.states if is_differentiable(site, state))
     reached = _reached(site, states)
@@ -102,7 +116,7 @@ def cells_of_site(site: RecurrentSite, first_index: int = 0) -> tuple[Cell, ...]
     cells: list[Cell] = []
     for node in nx.lexicographical_topological_sort(condensed, key.__getitem__):
         members = tuple(state for state in states if state.name in condensed.nodes[node]["members"])
-        cells.append(_cell(site, members, states, reached, f"layer_{first_index + len(cells)}"))
+        cells.append(_cell(site, members, states, reached, f"layer_{first_index + len(cells)}", num_steps))
     return tuple(cells)
 
 
@@ -128,6 +142,7 @@ def _cell(
     states: Sequence[StateVariable],
     reached: dict[str, set[str]],
     layer_id: str,
+    num_steps: int | None,
 ) -> Cell:
     names: set[str] = set().union(*(reached[state.name] for state in members))
     others = [state for state in states if state not in members]
@@ -140,6 +155,7 @@ def _cell(
         states=members,
         state_size=sum(size(state.shape) for state in members),
         time_step=-1 if reverse else 1,
+        num_steps=num_steps,
     )
     return Cell(
         layer=layer,

@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from lsc_graph.audit_model import zero_derivatives
 from lsc_graph.cells import CellGraph
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import Ends, first_ends, last_ends
 from lsc_graph.counting.motif import motif_of
 from lsc_graph.counting.transfer import TransferMatrix
+from lsc_graph.cuts import zero_derivatives
 from lsc_graph.errors import AnalysisError
 from lsc_graph.model_cells import Source, model_cells, parse_ends, states_only
 from lsc_graph.path_results import (

@@ -214,8 +214,8 @@ def size_for_steps(
 
 
 def candidate_sizes(dims: Sequence[str]) -> Iterator[dict[str, int]]:
-    """Sizes to try for open dimensions of unknown meaning: all equal first, then multiples of 16."""
-    for size in dict.fromkeys((*_SIZES, *range(16, 1025, 16))):
+    """Sizes to try for open dimensions of unknown meaning, all equal: usual ones, multiples of 16, any."""
+    for size in dict.fromkeys((*_SIZES, *range(16, 1025, 16), *range(1, 129))):
         yield dict.fromkeys(dims, size)
 
 

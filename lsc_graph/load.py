@@ -140,7 +140,7 @@ def _check_opsets(proto: ModelProto, where: str | None) -> None:
             "The model's operator set is not supported",
             where=where,
             got=f"ai.onnx version {version}",
-            expected=f"version {MIN_OPSET} to {_newest_run(newest)}, which the installed ONNX Runtime takes",
+            expected=f"version {MIN_OPSET} to {newest_run(newest)}, which the installed ONNX Runtime takes",
             do="export the model with another opset, or upgrade onnx and onnxruntime",
         )
 
@@ -167,7 +167,8 @@ def _is_run(version: int) -> bool:
     return True
 
 
-def _newest_run(newest: int) -> int:
+def newest_run(newest: int) -> int:
+    """The newest operator set, up to `newest`, that the installed ONNX Runtime takes."""
     return next(version for version in range(newest, 0, -1) if _is_run(version))
 
 

@@ -305,7 +305,8 @@ def _loop_states(sites: nn.ModuleList | Sequence[SiteModule], run: Run) -> dict[
 
 def _with_found_edges(cells: CellGraph, local: LocalJacobians) -> CellGraph:
     """The cell graph with the depth edges that the run has shown."""
-    edges = tuple(dict.fromkeys(depth.edge for depth in local.depth))
+    found = [*(depth.edge for depth in local.depth), *(maps.edge for maps in local.maps)]
+    edges = tuple(dict.fromkeys(found))
     return CellGraph(cells.layers, edges, cells.num_steps)
 
 

@@ -45,6 +45,12 @@ def model_cells(
     """
     request = Request(None, dict(inputs or {}), dict(input_shapes or {}), tuple(states), {})
     prepared = prepare(model, request)
+    if not prepared.cell_graph.has_one_length:
+        raise UsageError(
+            "The recurrences take different numbers of steps: the audit counts their paths, this does not",
+            got=", ".join(f"{site.id}: {site.num_steps}" for site in prepared.findings.sites),
+            do="lsc-graph audit MODEL",
+        )
     if num_steps is None:
         return prepared, connected_cells(prepared, terminals=True)
     if prepared.chain is not None and num_steps != 1:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from onnx import FunctionProto, ModelProto, TensorProto, TypeProto
 
-from lsc_graph.branches import take_decided_branches
+from lsc_graph.branches import select_open_branches, take_decided_branches
 from lsc_graph.errors import (
     AnalysisError,
     ConversionError,
@@ -35,6 +35,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 LOOPING_OPS = frozenset(("RNN", "GRU", "LSTM", "Scan", "Loop"))
 MIN_LOOPING_OPSET, UPGRADED_OPSET = 13, 17
+BATCHED_SCAN_OPSET = 8
 MAX_ROUNDS = 64
 
 
@@ -42,10 +43,17 @@ def upgrade_opset(proto: ModelProto) -> ModelProto:
     """The model in operator set 17, if it is older than 13 and has loops over time; else as it is.
 
     Raises:
-        UnsupportedOpsetError: onnx cannot convert it.
+        UnsupportedOpsetError: onnx cannot convert it, or takes what it converts for something else.
     """
     version = _default_opset(proto)
     operators = {node.op_type for scope in model_scopes(proto) for node in scope.node}
+    if version <= BATCHED_SCAN_OPSET and "Scan" in operators:
+        raise UnsupportedOpsetError(
+            "Scan over batches, as in operator set 8, is not supported",
+            got=f"operator set {version}",
+            expected=f"operator set {BATCHED_SCAN_OPSET + 1} or later",
+            do="export the model again with a later operator set",
+        )
     if version >= MIN_LOOPING_OPSET or not operators & LOOPING_OPS:
         return proto
     return upgraded(proto)
@@ -55,7 +63,7 @@ def upgraded(proto: ModelProto) -> ModelProto:
     """The model in operator set 17.
 
     Raises:
-        UnsupportedOpsetError: onnx cannot convert it.
+        UnsupportedOpsetError: onnx cannot convert it, or takes what it converts for something else.
     """
     version = _default_opset(proto)
     try:
@@ -152,7 +160,7 @@ def simplify(model: ir.Model) -> None:
     for _ in range(MAX_ROUNDS):
         infer_shapes(model)
         is_folded, is_taken = fold_constants(model), take_decided_branches(model)
-        if not (is_folded or is_taken or infer_scans(model)):
+        if not (is_folded or is_taken or infer_scans(model) or select_open_branches(model)):
             return
         _tidy(model)
     raise LimitExceededError(
@@ -176,6 +184,9 @@ def _check_request(
     for value in proto.graph.input:
         if value.type.WhichOneof("value") != "tensor_type":
             raise InputError("An input is not a tensor", where=value.name)
+    for value in proto.graph.output:
+        if value.type.WhichOneof("value") not in ("tensor_type", None):
+            raise ConversionError("An output is not a tensor", where=value.name)
 
 
 def _check_dense(proto: ModelProto) -> None:

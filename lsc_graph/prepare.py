@@ -14,7 +14,7 @@ import onnx_ir as ir
 from lsc_graph.cells import Cell, CellGraph, cells_of_site, depth_edges_within
 from lsc_graph.chain import Chain, find_chain
 from lsc_graph.dequantize import dequantized, is_quantized
-from lsc_graph.errors import AnalysisError, NoLayersError, UnsupportedOpsetError, UsageError
+from lsc_graph.errors import AnalysisError, InputError, NoLayersError, UnsupportedOpsetError, UsageError
 from lsc_graph.exposure import structural_depth_edges
 from lsc_graph.inputs import (
     Domain,
@@ -47,6 +47,8 @@ from lsc_graph.sampling import shape_from_data
 from lsc_graph.shapes import static_shape
 
 DEFAULT_NUM_STEPS = 32
+MAX_LENGTH_TRIED = 257
+_FIRST_THAT_RUNS = "the first size tried with which the model runs"
 _RECURRENT_OPS = ("RNN", "GRU", "LSTM")
 
 
@@ -172,8 +174,10 @@ def _show_final_states(graph: ir.Graph) -> None:
 
 def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | None, CellGraph]:
     cells: list[tuple[Cell, ...]] = []
+    longest = max((site.num_steps for site in findings.sites), default=1)
     for site in findings.sites:
-        cells.append(cells_of_site(site, sum(map(len, cells))))
+        own = site.num_steps if site.num_steps < longest else None
+        cells.append(cells_of_site(site, sum(map(len, cells)), own))
     layers = tuple(cell.layer for own in cells for cell in own)
     if not layers:
         chain = find_chain(findings.model)
@@ -185,22 +189,14 @@ def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | N
                 do="declare a streaming state with --state INPUT:OUTPUT",
             )
         return (), chain, chain.cells
-    lengths = {site.num_steps for site in findings.sites}
-    if len(lengths) > 1:
-        raise AnalysisError(
-            "The recurrences take different numbers of steps",
-            got=", ".join(f"{site.id}: {site.num_steps}" for site in findings.sites),
-            expected="one number of steps for all of them",
-            do="audit the parts as separate models",
-        )
     within = tuple(edge for own in cells for edge in depth_edges_within(own))
     edges = within + structural_depth_edges(findings, [own for own in cells if own])
-    return tuple(cells), None, CellGraph(layers, edges, lengths.pop())
+    return tuple(cells), None, CellGraph(layers, edges, longest)
 
 
 def _check_steps(findings: Findings, request: Request) -> None:
     taken = {site.num_steps for site in findings.sites}
-    if request.num_steps is not None and taken and taken != {request.num_steps}:
+    if request.num_steps is not None and taken and request.num_steps not in taken:
         raise UsageError(
             "The model does not take the number of steps that --steps asks for",
             got=f"--steps {request.num_steps}; the model's recurrences take {sorted(taken)}",
@@ -248,14 +244,37 @@ class _Planner:
             sizes[dim] = size_for_steps(dim, num_steps, sizes, self._num_steps)
             words[dim] = f"{num_steps} steps"
         rest = [dim for dim in dims if dim not in timed and dim not in batch]
-        if rest:
-            sizes |= first_that_runs(_with_ones(rest), lambda extra: self._try({**sizes, **extra}))
-            words |= dict.fromkeys(rest, "the first size tried with which the model runs")
+        loose = sorted(batch - set(timed))
+        if rest or (loose and not timed and self._try(sizes) is not None):
+            found = self._first_that_runs(sizes, rest, loose)
+            sizes |= found
+            words |= dict.fromkeys(found, _FIRST_THAT_RUNS)
+        elif timed and self.request.num_steps is None and self._try(sizes) is not None:
+            # Exporters declare dimensions as open whose size they have written into the graph.
+            lengths = (dict.fromkeys(timed, size) for size in range(2, MAX_LENGTH_TRIED))
+            sizes |= first_that_runs(lengths, lambda steps: self._try({**sizes, **steps}))
+            words |= dict.fromkeys(timed, _FIRST_THAT_RUNS)
         shapes = shapes_for(self.inputs, sizes)
         self._settle_lengths(sizes)
         constants = self._constants(shapes)
         plan = InputPlan(shapes, constants, self.inputs)
         return replace(plan, sources=self._sources(words)), self.fixed
+
+    def _first_that_runs(
+        self, sizes: Mapping[str, int], rest: Sequence[str], batch: Sequence[str]
+    ) -> dict[str, int]:
+        """Sizes for dimensions of unknown meaning; if there are none, what looks like a batch is none."""
+
+        def runs(extra: Mapping[str, int]) -> AnalysisError | None:
+            return self._try({**sizes, **extra})
+
+        try:
+            return first_that_runs(_with_ones(rest) if rest else iter(({},)), runs)
+        except InputError:
+            if not batch:
+                raise
+            every = [*rest, *batch]
+            return first_that_runs(itertools.chain(_one_at_a_time(every), _with_ones(every)), runs)
 
     def _settle_lengths(self, sizes: Mapping[str, int]) -> None:
         """Sequences are whole, unless lengths are given."""
@@ -374,6 +393,13 @@ def _with_ones(dims: Sequence[str]) -> Iterator[dict[str, int]]:
         )
         for mask in masks:
             yield {dim: sizes[dim] if big else 1 for dim, big in zip(dims, mask, strict=True)}
+
+
+def _one_at_a_time(dims: Sequence[str]) -> Iterator[dict[str, int]]:
+    """Candidate sizes with all dimensions but one being 1."""
+    for size in range(2, MAX_LENGTH_TRIED):
+        for dim in dims:
+            yield dict.fromkeys(dims, 1) | {dim: size}
 
 
 def is_streaming(prepared: Prepared) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 
 class Form(StrEnum):
@@ -129,15 +129,46 @@ class Refusal:
     reason: str
 
 
+class CovarianceDecay(StrEnum):
+    """Whether a radius at one step says less and less about later steps, as the paper's bound assumes."""
+
+    HOLDS = "holds"
+    FAILS = "does not hold"
+    UNKNOWN = "too few steps or samples to tell"
+    CONSTANT = "constant: no covariance"
+
+
+@dataclass(frozen=True)
+class TimeCorrelation:
+    """Autocorrelation of a value over time, about the mean of each step over samples.
+
+    `decay_steps` is the first lag at which it is below 1/e, None if it is not within half of the steps;
+    `tail` is its root mean square over lags from a quarter to half of the steps, which includes noise.
+    """
+
+    lag_1: float | None
+    decay_steps: int | None
+    tail: float | None
+    decaying_covariance: CovarianceDecay
+
+
 @dataclass(frozen=True)
 class Statistics:
-    """Mean over (sample, step) points; `std_error` is that of the mean (nan-free; 0 for one point)."""
+    """Mean over (sample, step) points; `std_error` is that of the mean (nan-free; 0 for one point).
+
+    Samples count as independent, steps do not: `effective_points` independent points would have the same
+    standard error. `std` is over all points, `std_over_time` that of the means of each step over samples.
+    """
 
     mean: float
     std_error: float
     min: float
     max: float
     num_points: int
+    std: float = 0.0
+    std_over_time: float | None = None
+    effective_points: float = 1.0
+    time_correlation: TimeCorrelation | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +207,24 @@ class LayerFacts:
 
 
 @dataclass(frozen=True)
+class RadiusOutcome:
+    """How the spectral radii along one edge were found; `source` is `target` for an edge in time.
+
+    `methods` counts the points by estimator. Means leave out the points that did not converge. `max_error` is
+    the largest estimated relative error of those that did, `max_condition` the largest condition number of a
+    dominant eigenvalue, where one was computed.
+    """
+
+    source: str
+    target: str
+    methods: dict[str, int]
+    num_points: int
+    num_converged: int
+    max_error: float | None
+    max_condition: float | None
+
+
+@dataclass(frozen=True)
 class TimeParallel:
     """A layer without a cell that maps a sequence to a sequence causally, all times at once.
 
@@ -193,6 +242,39 @@ class TimeParallel:
     equal_gain: Statistics
     neighbour_radius: Statistics | None
     neighbour_gain: Statistics
+
+
+@dataclass(frozen=True)
+class LayerSpread:
+    """How the means of one kind of figure ("time_radius", "depth_gain", ...) spread over the layers.
+
+    In depth there is one figure for each edge, under the layer that it leads to.
+    """
+
+    kind: str
+    num_layers: int
+    mean: float
+    std: float
+    min: float
+    min_layer: str
+    max: float
+    max_layer: str
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Whether the standard error of every layer's radii (gains where there is none) is as small as asked for.
+
+    `where` is the figure with the largest standard error; `limit` says what stopped the audit before.
+    """
+
+    requested: float
+    largest_std_error: float
+    where: str
+    is_reached: bool
+    limit: str | None
+    num_samples: int
+    num_rounds: int
 
 
 @dataclass(frozen=True)
@@ -257,6 +339,16 @@ class Judgement:
 
 
 @dataclass(frozen=True)
+class SurrogateFacts:
+    """The surrogate derivative that thresholds between states were given, and which ones these are."""
+
+    shape: str
+    dampening: float
+    sharpness: float
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Analysis:
     schema_version: str
     tool: Tool
@@ -266,6 +358,10 @@ class Analysis:
     recurrences: tuple[Recurrence, ...]
     refusals: tuple[Refusal, ...]
     layers: tuple[LayerFacts, ...]
+    radii: tuple[RadiusOutcome, ...]
+    spread: tuple[LayerSpread, ...]
+    precision: Precision | None
+    surrogate: SurrogateFacts | None
     time_parallel: tuple[TimeParallel, ...]
     grid: Grid
     growth: Growth

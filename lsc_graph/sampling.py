@@ -68,6 +68,7 @@ def make_samples(
     num_steps: int | None,
     num_samples: int,
     seed: int,
+    first: int = 0,
 ) -> tuple[Sample, ...]:
     """The samples of an audit.
 
@@ -80,9 +81,10 @@ def make_samples(
         num_steps: length in time of a streamed model, None for others.
         num_samples: how many samples.
         seed: of the synthetic values.
+        first: number of the first sample; each has its own random values, whatever is drawn with it.
     """
     samples = []
-    for index in range(num_samples):
+    for index in range(first, first + num_samples):
         generator = np.random.default_rng((seed, index))
         inputs, initial = {}, {}
         for value in plan.inputs:
@@ -94,13 +96,22 @@ def make_samples(
                 continue
             length = () if num_steps is None else (num_steps,)
             if value.name in data:
-                inputs[value.name] = _given(value, shape, length, data[value.name], index, num_samples)
+                inputs[value.name] = _given(
+                    value, shape, length, data[value.name], index, first + num_samples
+                )
             elif value.name in fixed:
                 inputs[value.name] = np.broadcast_to(fixed[value.name], length + shape).astype(value.dtype)
             else:
                 inputs[value.name] = synthetic(domains[value.name], length + shape, value.dtype, generator)
         samples.append(Sample(inputs, initial))
     return tuple(samples)
+
+
+def num_given(plan: InputPlan, data: Mapping[str, Array], *, is_streaming: bool) -> int | None:
+    """How many samples given data has; None if there is no limit."""
+    ranks = {value.name: len(plan.shapes[value.name]) + is_streaming for value in plan.inputs}
+    counts = [len(array) for name, array in data.items() if array.ndim == ranks.get(name, -1) + 1]
+    return min(counts, default=None)
 
 
 def _initial(value: OpenInput, shape: tuple[int, ...], given: Array | None, index: int) -> Array:

@@ -8,7 +8,7 @@ bidirectional layer and shifted or permuted times are other edges of the same gr
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -51,19 +51,22 @@ def unroll(cells: CellGraph, num_steps: int | None = None) -> nx.DiGraph[GridNod
     depth = depths(cells)
     grid: nx.DiGraph[GridNode] = nx.DiGraph()
     # Edges refer to the nodes' own tuples: equal ones for every edge would double the memory.
-    nodes = {layer.id: [GridNode(layer.id, time) for time in range(steps)] for layer in cells.layers}
+    lengths = {layer.id: _length(cells, layer, steps) for layer in cells.layers}
+    nodes = {id_: [GridNode(id_, time) for time in range(length)] for id_, length in lengths.items()}
     with _without_garbage_collection():
         for layer in cells.layers:
             kind = "recurrent" if layer.time_step else "feed_forward"
             kind = kind if layer.role == "state" else layer.role
             grid.add_nodes_from(nodes[layer.id], name=layer.name, depth=depth[layer.id], kind=kind)
         for layer in cells.layers:
-            ends = _time_edges(layer, steps)
+            ends = _time_edges(layer, lengths[layer.id])
             grid.add_edges_from(_between(nodes, layer.id, layer.id, ends), kind="time", layer=layer.id)
         for edge in cells.depth_edges:
-            pairs = _between(nodes, edge.source, edge.target, _depth_edges(edge, cells.num_steps, steps))
+            pairs = _between(
+                nodes, edge.source, edge.target, _depth_edges(edge, cells.num_steps, steps, lengths)
+            )
             grid.add_edges_from(pairs, kind="depth", source=edge.source, target=edge.target)
-        _check_grid(grid, len(cells.layers) * steps)
+        _check_grid(grid, sum(lengths.values()))
     return grid
 
 
@@ -131,7 +134,23 @@ def _time_edges(layer: Layer, steps: int) -> Iterable[tuple[int, int]]:
     return _shifted(layer.time_step, steps) if layer.time_step else ()
 
 
-def _depth_edges(edge: DepthEdge, own_steps: int, steps: int) -> Iterable[tuple[int, int]]:
+def _length(cells: CellGraph, layer: Layer, steps: int) -> int:
+    """How many of the grid's steps a layer takes."""
+    if layer.num_steps is None or layer.num_steps == cells.num_steps:
+        return steps
+    if steps != cells.num_steps:
+        raise UsageError(
+            "The recurrences take different numbers of steps, so only the model's own length can be unrolled",
+            where=layer.name,
+            got=f"{steps} steps",
+            expected=f"{cells.num_steps} steps",
+        )
+    return layer.num_steps
+
+
+def _depth_edges(
+    edge: DepthEdge, own_steps: int, steps: int, lengths: Mapping[str, int]
+) -> Iterable[tuple[int, int]]:
     if edge.time_pairs is not None and steps != own_steps:
         raise UsageError(
             "How the layers are connected over time is known for one number of steps only",
@@ -139,7 +158,9 @@ def _depth_edges(edge: DepthEdge, own_steps: int, steps: int) -> Iterable[tuple[
             got=f"{steps} steps",
             expected=f"{own_steps} steps",
         )
-    return _shifted(edge.lag, steps) if edge.time_pairs is None else edge.time_pairs
+    if edge.time_pairs is not None:
+        return edge.time_pairs
+    return _shifted(edge.lag, min(lengths.get(edge.source, steps), lengths.get(edge.target, steps)))
 
 
 def _shifted(lag: int, steps: int) -> Iterator[tuple[int, int]]:
@@ -183,10 +204,10 @@ def first_states(cells: CellGraph) -> tuple[GridNode, ...]:
     That is time 0, and T-1 in a reverse layer. A layer without recurrence counts as a forward one, so
     that "first" means the farthest from the end.
     """
-    depth, last = depths(cells), cells.num_steps - 1
+    depth = depths(cells)
     least = min(depth.values(), default=0)
     return tuple(
-        GridNode(layer.id, last if layer.time_step < 0 else 0)
+        GridNode(layer.id, cells.steps_of(layer) - 1 if layer.time_step < 0 else 0)
         for layer in cells.layers
         if depth[layer.id] == least
     )
@@ -194,10 +215,10 @@ def first_states(cells: CellGraph) -> tuple[GridNode, ...]:
 
 def last_states(cells: CellGraph) -> tuple[GridNode, ...]:
     """The last state, in its own direction, of every layer of greatest depth: time T-1, or 0 in reverse."""
-    depth, last = depths(cells), cells.num_steps - 1
+    depth = depths(cells)
     greatest = max(depth.values(), default=0)
     return tuple(
-        GridNode(layer.id, 0 if layer.time_step < 0 else last)
+        GridNode(layer.id, 0 if layer.time_step < 0 else cells.steps_of(layer) - 1)
         for layer in cells.layers
         if depth[layer.id] == greatest
     )

@@ -80,20 +80,36 @@ def test_computations_on_weights_are_never_folded() -> None:
     assert any(node.op_type == "Mul" for node in model.graph)
 
 
-def test_an_undecided_branch_stays() -> None:
-    text = """
-    <ir_version: 8, opset_import: ["" : 17]>
-    g (float[3] x) => (float[3] y)
-    {
-        total = ReduceSum<keepdims = 0>(x)
-        zero = Constant<value = float {0.0}>()
-        positive = Greater(total, zero)
-        y = If (positive) <
-            then_branch = a () => (float[3] u) { u = Tanh(x) },
-            else_branch = b () => (float[3] v) { v = Neg(x) }
-        >
-    }
-    """
+OPEN_BRANCH = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[3] x) => (float[3] y)
+{
+    total = ReduceSum<keepdims = 0>(x)
+    zero = Constant<value = float {0.0}>()
+    positive = Greater(total, zero)
+    y = If (positive) <
+        then_branch = a () => (float[3] u) { u = Tanh(x) },
+        else_branch = b () => (float[3] v) { v = THEN_OTHER }
+    >
+}
+"""
+
+
+def test_a_branch_that_data_decide_becomes_a_selection() -> None:
+    proto = onnx.parser.parse_model(OPEN_BRANCH.replace("THEN_OTHER", "Neg(x)"))
+    model = normalize(proto, {"x": (3,)}, {})
+    kinds = [node.op_type for node in model.graph]
+    assert "If" not in kinds
+    assert "Where" in kinds
+    ours, theirs = Reference(ir.to_proto(model)), Reference(proto)
+    for sign in (1, -1):
+        x = sign * np.array([0.5, 1.5, -0.25], dtype=np.float32)
+        np.testing.assert_array_equal(ours.run({"x": x})["y"], theirs.run({"x": x})["y"])
+
+
+def test_a_branch_that_data_decide_stays_where_the_other_has_another_shape() -> None:
+    text = OPEN_BRANCH.replace("THEN_OTHER", "ReduceMax<keepdims = 1>(x)").replace("float[3] v", "float[1] v")
+    text = text.replace("=> (float[3] y)", "=> (float[k] y)")
     model = normalize(onnx.parser.parse_model(text), {"x": (3,)}, {})
     assert [node.op_type for node in model.graph].count("If") == 1
 

@@ -29,9 +29,45 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
 @click.option(
     "--samples", type=click.IntRange(1), default=4, show_default=True, help="Samples to average over."
 )
+@click.option(
+    "--precision",
+    type=click.FloatRange(0, min_open=True),
+    metavar="ERROR",
+    help="Add samples until every radius has at most this standard error.",
+)
+@click.option(
+    "--max-samples",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Stop adding samples for --precision at this number,",
+)
+@click.option(
+    "--max-seconds",
+    type=click.FloatRange(0),
+    default=300.0,
+    show_default=True,
+    help="or after this time.",
+)
 @click.option("--time-axis", type=int, help="Time in the outputs of causal layers that have no cell.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option(
+    "--radius-method",
+    type=click.Choice(["auto", "dense", "squaring", "arnoldi"]),
+    default="auto",
+    show_default=True,
+    help="Estimator of spectral radii; auto goes by size and device.",
+)
+@click.option(
+    "--surrogate",
+    type=click.Choice(["fast-sigmoid", "triangle", "exponential", "none"]),
+    default="none",
+    show_default=True,
+    help="Derivative that stands in for that of thresholds between states (spikes).",
+)
+@click.option("--surrogate-dampening", type=float, help="Its value at the threshold.")
+@click.option("--surrogate-sharpness", type=float, help="Its inverse width.")
 @click.option(
     "--fail-on", default="never", callback=policy, metavar="LABELS", show_default=True,
     help=f"Exit with 1 for these verdicts ({', '.join(LABELS)}; inconclusive is then included).",
@@ -46,9 +82,16 @@ def command(
     output: str | None,
     data: str | None,
     samples: int,
+    precision: float | None,
+    max_samples: int,
+    max_seconds: float,
     time_axis: int | None,
     seed: int,
     device: str,
+    radius_method: str,
+    surrogate: str,
+    surrogate_dampening: float | None,
+    surrogate_sharpness: float | None,
     fail_on: frozenset[str],
 ) -> int:
     """Measure whether the gradients of MODEL survive its depth and time."""
@@ -66,8 +109,15 @@ def command(
             states=states,
             time_axis=time_axis,
             num_samples=samples,
+            precision=precision,
+            max_samples=max_samples,
+            max_seconds=max_seconds,
             seed=seed,
             device=device,
+            radius_method=radius_method,
+            surrogate=surrogate,
+            surrogate_dampening=surrogate_dampening,
+            surrogate_sharpness=surrogate_sharpness,
             progress=show,
         )
     emit(to_json(analysis) if form == "json" else text_of(render, analysis, output), output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from lsc_graph.cells import CellGraph
+from lsc_graph.cells import CellGraph, Layer
 from lsc_graph.counting.hops import Hop, Weights
 from lsc_graph.errors import UsageError
 from lsc_graph.unroll import depths
@@ -58,10 +58,16 @@ def _extreme(cells: CellGraph, best: Callable[[Collection[int]], int], forward: 
     depth = depths(cells)
     wanted = best(depth.values() or [0])
     return tuple(
-        Ends(layer.id, -1 - forward if layer.time_step < 0 else forward)
+        Ends(layer.id, _absolute(cells, layer, -1 - forward if layer.time_step < 0 else forward))
         for layer in cells.layers
         if depth[layer.id] == wanted
     )
+
+
+def _absolute(cells: CellGraph, layer: Layer, time: int) -> int:
+    """The last time of a layer that takes fewer steps than others is not theirs."""
+    is_short = cells.steps_of(layer) != cells.num_steps
+    return time + cells.steps_of(layer) if is_short and time < 0 else time
 
 
 def at_steps(cells: CellGraph, num_steps: int) -> CellGraph:
@@ -73,6 +79,12 @@ def at_steps(cells: CellGraph, num_steps: int) -> CellGraph:
     listed = [edge for edge in cells.depth_edges if edge.time_pairs is not None]
     if num_steps < 1:
         raise UsageError("The number of steps must be at least 1", got=str(num_steps))
+    if num_steps != cells.num_steps and not cells.has_one_length:
+        raise UsageError(
+            "The recurrences take different numbers of steps, so paths are counted over the model's own only",
+            got=f"{num_steps} steps",
+            expected=f"{cells.num_steps} steps",
+        )
     if num_steps != cells.num_steps and listed:
         raise UsageError(
             "How the layers are connected over time is known for one number of steps only",

@@ -33,6 +33,8 @@ Weights = Callable[[Hop], float]
 
 def hops_of(cells: CellGraph) -> tuple[Hop, ...]:
     """The hops of a cell graph, each edge of the unrolled grid in exactly one of them."""
+    if not cells.has_one_length:
+        return _listed_hops(cells)
     time = [Hop(layer.id, layer.id, layer.time_step, "time") for layer in cells.layers if layer.time_step]
     depth = [Hop(e.source, e.target, e.lag, "depth") for e in cells.depth_edges if e.time_pairs is None]
     found = {(hop.source, hop.target, hop.lag): hop for hop in reversed([*time, *depth])}
@@ -48,6 +50,25 @@ def hops_of(cells: CellGraph) -> tuple[Hop, ...]:
         seen.update((edge.source, edge.target, t, u) for t, u in pairs)
         listed.append(Hop(edge.source, edge.target, 0, "depth", tuple(dict.fromkeys(pairs))))
     return (*periodic, *(hop for hop in listed if hop.pairs))
+
+
+def _listed_hops(cells: CellGraph) -> tuple[Hop, ...]:
+    """All edges at listed times: layers that take fewer steps than others have none at the rest."""
+    length = {layer.id: cells.steps_of(layer) for layer in cells.layers}
+    pairs: dict[tuple[str, str, Literal["time", "depth"]], dict[tuple[int, int], None]] = {}
+    for layer in cells.layers:
+        if layer.time_step:
+            found = _pairs(layer.time_step, length[layer.id])
+            pairs.setdefault((layer.id, layer.id, "time"), {}).update(found)
+    for edge in cells.depth_edges:
+        steps = min(length[edge.source], length[edge.target])
+        found = dict.fromkeys(edge.time_pairs) if edge.time_pairs is not None else _pairs(edge.lag, steps)
+        pairs.setdefault((edge.source, edge.target, "depth"), {}).update(found)
+    return tuple(Hop(a, b, 0, kind, tuple(own)) for (a, b, kind), own in pairs.items() if own)
+
+
+def _pairs(lag: int, steps: int) -> dict[tuple[int, int], None]:
+    return {(t - lag, t): None for t in range(max(lag, 0), min(steps, steps + lag))}
 
 
 def direction(hops: Iterable[Hop]) -> int | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lsc_graph.jacobians.chain import ChainBlock
 from lsc_graph.jacobians.radius import gain, spectral_radius
-from lsc_graph.jacobians.statistics import statistics_of
+from lsc_graph.jacobians.statistics import statistics_of_series
 from lsc_graph.results import TimeParallel
 
 MIN_STEPS = 3
@@ -189,10 +189,15 @@ class CausalSummary:
 
 def _facts(pieces: Sequence[CausalBlock]) -> TimeParallel:
     first = pieces[0]
-    equal = torch.cat([piece.equal for piece in pieces])
-    neighbour = torch.cat([piece.neighbour for piece in pieces])
-    is_square = equal.shape[1] == equal.shape[2]
-    equal_gain, neighbour_gain = statistics_of(gain(equal).cpu()), statistics_of(gain(neighbour).cpu())
+    equal, neighbour = [piece.equal for piece in pieces], [piece.neighbour for piece in pieces]
+    is_square = first.equal.shape[1] == first.equal.shape[2]
+    equal_gain, neighbour_gain = (
+        statistics_of_series([gain(matrices).cpu() for matrices in found]) for found in (equal, neighbour)
+    )
+    equal_radius, neighbour_radius = (
+        statistics_of_series([spectral_radius(matrices).cpu() for matrices in found]) if is_square else None
+        for found in (equal, neighbour)
+    )
     assert equal_gain is not None
     assert neighbour_gain is not None
     return TimeParallel(
@@ -201,8 +206,8 @@ def _facts(pieces: Sequence[CausalBlock]) -> TimeParallel:
         time_axis=first.axes.axis_out,
         num_steps=first.axes.num_steps,
         reach=max(piece.reach for piece in pieces),
-        equal_radius=statistics_of(spectral_radius(equal).cpu()) if is_square else None,
+        equal_radius=equal_radius,
         equal_gain=equal_gain,
-        neighbour_radius=statistics_of(spectral_radius(neighbour).cpu()) if is_square else None,
+        neighbour_radius=neighbour_radius,
         neighbour_gain=neighbour_gain,
     )

@@ -27,6 +27,18 @@ def cell_jacobians(
         Per (kind, name) of `module.reads`: a tensor [T, n_out, *shape], the Jacobian at each step of
         the flattened, concatenated new state.
     """
+    points = cell_points(module, trajectory)
+    which = [
+        index
+        for index, (kind, name) in enumerate(module.reads)
+        if points[index].is_floating_point() and (kind in ("before", "after") or name in through)
+    ]
+    jacobians = batched_jacobians(lambda *values: flatten(module(*values)), points, which)
+    return {module.reads[index]: jacobian for index, jacobian in zip(which, jacobians, strict=True)}
+
+
+def cell_points(module: CellModule, trajectory: Trajectory) -> list[Tensor]:
+    """What a cell reads at every step, [T, ...], in the order of `module.reads`."""
     pools = {
         "before": trajectory.before,
         "after": trajectory.after,
@@ -39,13 +51,7 @@ def cell_jacobians(
         value = pools[kind][name]
         is_constant = kind == "capture" and name in trajectory.captures
         points.append(value.expand(num_steps, *value.shape) if is_constant else value)
-    which = [
-        index
-        for index, (kind, name) in enumerate(module.reads)
-        if points[index].is_floating_point() and (kind in ("before", "after") or name in through)
-    ]
-    jacobians = batched_jacobians(lambda *values: flatten(module(*values)), points, which)
-    return {module.reads[index]: jacobian for index, jacobian in zip(which, jacobians, strict=True)}
+    return points
 
 
 def flatten(values: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from lsc_graph.cells import CellGraph
+from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.local import LocalJacobians
 from lsc_graph.unroll import GridNode
 
@@ -23,21 +24,45 @@ class EdgeMap:
     pull: Pull
 
 
+@dataclass(frozen=True)
+class DensePull:
+    """Pull-back by a dense Jacobian [n_head, n_tail], which those who need its elements find here."""
+
+    matrix: Tensor
+
+    def __call__(self, cotangents: Tensor) -> Tensor:
+        return cotangents @ self.matrix
+
+
 def dense(block: Tensor) -> Pull:
     """Pull-back by a dense Jacobian [n_head, n_tail], in double precision."""
-    matrix = block.double()
-    return lambda cotangents: cotangents @ matrix
+    return DensePull(block.double())
+
+
+def _one_of(maps: DepthMaps, number: int) -> Pull:
+    """Pull-back by one of the blocks of a depth edge that is known by its products."""
+    return lambda cotangents: maps.pull([number], cotangents[None])[0].double().cpu()
 
 
 def edge_maps(cells: CellGraph, local: LocalJacobians) -> Iterator[EdgeMap]:
     """Every edge of the unrolled grid with its local Jacobian."""
     steps = {layer.id: layer.time_step for layer in cells.layers}
-    for layer_id, blocks in local.time.items():
+    # Growth is taken on the CPU in double precision, wherever the model runs: one transfer for each layer.
+    for layer_id, blocks in ((layer_id, blocks.cpu()) for layer_id, blocks in local.time.items()):
         for time in range(blocks.shape[0]):
             source = time - steps[layer_id]
             if 0 <= source < blocks.shape[0]:
                 yield EdgeMap(GridNode(layer_id, source), GridNode(layer_id, time), dense(blocks[time]))
+    for layer_id, units in ((layer_id, units.cpu()) for layer_id, units in local.units.items()):
+        for time in range(units.num_points):
+            source = time - steps[layer_id]
+            if 0 <= source < units.num_points:
+                yield EdgeMap(GridNode(layer_id, source), GridNode(layer_id, time), units.pull(time))
+    for own in local.maps:
+        for number, (source, target) in enumerate(own.pairs):
+            tail, head = GridNode(own.edge.source, source), GridNode(own.edge.target, target)
+            yield EdgeMap(tail, head, _one_of(own, number))
     for depth in local.depth:
-        for (source, target), block in zip(depth.pairs, depth.blocks, strict=True):
+        for (source, target), block in zip(depth.pairs, depth.blocks.cpu(), strict=True):
             tail, head = GridNode(depth.edge.source, source), GridNode(depth.edge.target, target)
             yield EdgeMap(tail, head, dense(block))

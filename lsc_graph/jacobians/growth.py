@@ -52,6 +52,8 @@ def backpropagate(
     order: Sequence[GridNode],
     start: Mapping[GridNode, Tensor],
     sign_generator: torch.Generator | None = None,
+    *,
+    with_vectors: bool = True,
 ) -> dict[GridNode, Cotangents]:
     """Gradients at every grid node of <start, s> by products and sums of local Jacobians.
 
@@ -62,6 +64,7 @@ def backpropagate(
         sign_generator: if given, the cotangents crossing each edge are multiplied by independent
             random signs, which makes all cross terms between paths vanish in expectation (theory
             section 4).
+        with_vectors: whether to keep the vectors of every node, and not their lengths alone.
 
     Returns:
         The cotangents at each node that the gradient reaches.
@@ -78,6 +81,8 @@ def backpropagate(
             signs = None if sign_generator is None else random_signs(here.log10_norm, sign_generator)
             passed = here.through(edge, signs)
             found[edge.tail] = found[edge.tail] + passed if edge.tail in found else passed
+        if not with_vectors:
+            found[node] = Cotangents(here.unit[:, :0], here.log10_norm)
     return found
 
 

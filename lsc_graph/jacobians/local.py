@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from lsc_graph.cells import DepthEdge, Layer
+from lsc_graph.jacobians.blocks import UnitBlocks, unit_blocks
 from lsc_graph.jacobians.cell import cell_jacobians
 from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_below, ports_of, pull_rows, time_pairs
+from lsc_graph.jacobians.depth_maps import DepthMaps, is_too_large, maps_through_glue, maps_within_step
 from lsc_graph.recurrence.site import StateVariable
-from lsc_graph.to_torch.loop import CellModule, SiteModule, Values
+from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
+
+_MIN_UNITWISE = 128
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,16 @@ class DepthBlocks:
 
 @dataclass(frozen=True)
 class LocalJacobians:
-    """One sample. `time` is [T, n, n] by layer id, at the time of the new state; `depth` as listed."""
+    """One sample. `time` is [T, n, n] by layer id, at the time of the new state; `depth` as listed.
+
+    Large layers whose units do not meet in time have their blocks in `units` in place of `time`; depth
+    edges of layers that are too large for dense blocks are in `maps`.
+    """
 
     time: dict[str, Tensor]
     depth: tuple[DepthBlocks, ...]
+    units: dict[str, UnitBlocks] = field(default_factory=dict)
+    maps: tuple[DepthMaps, ...] = ()
 
 
 def local_jacobians(
@@ -49,6 +59,8 @@ def local_jacobians(
     """
     time: dict[str, Tensor] = {}
     depth: list[DepthBlocks] = []
+    units: dict[str, UnitBlocks] = {}
+    maps: list[DepthMaps] = []
     lower: list[Layer] = []
     for index, (site, trajectory) in enumerate(zip(program.sites, run.trajectories, strict=True)):
         assert isinstance(site, SiteModule)
@@ -57,18 +69,36 @@ def local_jacobians(
         for module in site.cells:
             assert isinstance(module, CellModule)
             ports = ports_of(module, glue) if glue is not None else ()
+            others = [other for other in layers if other is not module.cell.layer]
+            blocks = _units(module, trajectory, generator)
+            if blocks is not None:
+                units[module.cell.layer.id] = blocks
+                if is_too_large(module, blocks.num_points):
+                    maps += maps_within_step(module, trajectory, others)
+                    if glue is not None:
+                        maps += maps_through_glue(module, trajectory, glue, ports, lower, generator)
+                    continue
             jacobians = cell_jacobians(module, trajectory, {port.body for port in ports})
             layer = module.cell.layer
-            time[layer.id] = _columns(jacobians, "before", layer.states)
-            depth += _within_step(jacobians, layer, [other for other in layers if other is not layer])
+            if blocks is None:
+                time[layer.id] = _columns(jacobians, "before", layer.states)
+            depth += _within_step(jacobians, layer, others)
             if glue is not None:
                 depth += _through_glue(jacobians, module, glue, ports, lower, generator)
         lower += layers
-    # Spectra and growth are taken on the CPU in double precision, wherever the model runs.
     return LocalJacobians(
-        {layer_id: blocks.detach().cpu() for layer_id, blocks in time.items()},
-        tuple(DepthBlocks(d.edge, d.pairs, d.blocks.detach().cpu()) for d in depth),
+        {layer_id: blocks.detach() for layer_id, blocks in time.items()},
+        tuple(DepthBlocks(d.edge, d.pairs, d.blocks.detach()) for d in depth),
+        units,
+        tuple(maps),
     )
+
+
+def _units(module: CellModule, trajectory: Trajectory, generator: torch.Generator) -> UnitBlocks | None:
+    """Blocks of the units of a large layer; small ones are as cheap dense."""
+    if module.cell.layer.state_size < _MIN_UNITWISE:
+        return None
+    return unit_blocks(module, trajectory, generator)
 
 
 def _columns(jacobians: dict[tuple[str, str], Tensor], kind: str, states: Sequence[StateVariable]) -> Tensor:
@@ -122,7 +152,7 @@ def _through_glue(
         for port, names in connected.items()
         for found in names.values()
     )
-    if equal_times:
+    if equal_times and all(layer.num_steps == module.cell.layer.num_steps for layer in lower):
         pulled = _pull_equal_times(glue, rows)
         return [_equal_times(layer, module.cell.layer, pulled) for layer in _reached(lower, connected)]
     return _pull_pairs(glue, rows, connected, _reached(lower, connected), module.cell.layer, num_steps, first)

@@ -20,7 +20,9 @@ from lsc_graph.results import Growth, GrowthPoint
 from lsc_graph.unroll import GridNode, depths, last_states
 
 Factor = Callable[[GridNode, GridNode], float]
-_SMALL, _LARGE = 512, 4096
+# Cotangents of each sweep, plain and signed, by the largest state's size: long ones average by themselves.
+_COUNTS = ((512, (64, 256)), (4096, (64, 64)), (2**15, (16, 16)))
+_FEWEST = (4, 8)
 
 
 @dataclass
@@ -50,14 +52,14 @@ class GrowthMeter:
     def add(self, edges: Sequence[EdgeMap]) -> None:
         """One sample's grid of local Jacobians."""
         largest = max(self._sizes[node.layer] for node in self._targets)
-        plain, signed = (64, 256) if largest <= _SMALL else (64, 64) if largest <= _LARGE else (16, 16)
+        plain, signed = next((counts for size, counts in _COUNTS if largest <= size), _FEWEST)
         self._sweep(edges, plain, None)
         if len(self.order) > len(self._cells.layers) > 1:
             self._sweep(edges, signed, self._generator)
 
     def _sweep(self, edges: Sequence[EdgeMap], count: int, signs: torch.Generator | None) -> None:
         start = self.random_start(count)
-        found = backpropagate(edges, self.order, start, signs)
+        found = backpropagate(edges, self.order, start, signs, with_vectors=False)
         lengths = torch.stack([Cotangents.of(vectors).log10_norm for vectors in start.values()])
         reference = log10_rms(lengths)
         for node in self.order:
@@ -101,10 +103,11 @@ class GrowthMeter:
         """Grid nodes by (dl, dt): layers below the last, and steps before the last one of their direction."""
         depth = depths(self._cells)
         deepest = max(depth.values())
-        steps = {layer.id: layer.time_step for layer in self._cells.layers}
+        layers = {layer.id: layer for layer in self._cells.layers}
         cells: defaultdict[tuple[int, int], list[GridNode]] = defaultdict(list)
         for node in self.order:
-            dt = node.time if steps[node.layer] < 0 else self._cells.num_steps - 1 - node.time
+            layer = layers[node.layer]
+            dt = node.time if layer.time_step < 0 else self._cells.steps_of(layer) - 1 - node.time
             cells[deepest - depth[node.layer], dt].append(node)
         return cells
 

@@ -3,20 +3,60 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
+from lsc_graph.jacobians.autocorrelation import covariances, time_correlation
 from lsc_graph.results import Statistics
 
 
 def statistics_of(points: Tensor) -> Statistics | None:
-    """Mean, standard error of the mean, and range of a vector of points; None for no points.
-
-    The standard error treats the points as independent; along one trajectory they are not quite.
-    """
+    """Mean, standard error of the mean, and range of independent points; None for no points."""
     count = points.numel()
     if count == 0:
         return None
     values = points.double().flatten()
-    spread = float(values.std()) / math.sqrt(count) if count > 1 else 0.0
-    return Statistics(float(values.mean()), spread, float(values.min()), float(values.max()), count)
+    error = float(values.std()) / math.sqrt(count) if count > 1 else 0.0
+    return _summary(values, error, float(count))
+
+
+def statistics_of_series(samples: Sequence[Tensor], *, is_timed: bool = True) -> Statistics | None:
+    """Statistics of values along the time of independent samples; None for no values.
+
+    The standard error takes the correlation over time into account (`autocorrelation.covariances`):
+    samples are independent, steps are not.
+
+    Args:
+        samples: one vector [T] for each sample.
+        is_timed: whether neighbours in a vector are one step apart, so that a lag has a meaning.
+    """
+    series = [values.double().flatten() for values in samples if values.numel()]
+    if not series:
+        return None
+    if len({len(values) for values in series}) > 1:
+        means = torch.stack([values.mean() for values in series])
+        return _summary(torch.cat(series), float(means.std()) / math.sqrt(len(means)), float(len(means)))
+    table = torch.stack(series)
+    found = covariances(table)
+    return _summary(
+        table,
+        math.sqrt(found.variance_of_mean),
+        min(found.effective, float(table.numel())),
+        time_correlation=time_correlation(table) if is_timed else None,
+        std_over_time=float(table.mean(0).std()) if is_timed and table.shape[1] > 1 else None,
+    )
+
+
+def _summary(values: Tensor, error: float, effective: float, **over_time: object) -> Statistics:
+    return Statistics(
+        mean=float(values.mean()),
+        std_error=error,
+        min=float(values.min()),
+        max=float(values.max()),
+        num_points=values.numel(),
+        std=float(values.std()) if values.numel() > 1 else 0.0,
+        effective_points=effective,
+        **over_time,  # type: ignore[arg-type]
+    )

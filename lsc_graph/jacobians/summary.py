@@ -10,33 +10,43 @@ import torch
 from torch import Tensor
 
 from lsc_graph.cells import CellGraph, Layer, size
+from lsc_graph.jacobians.blocks import UnitBlocks
 from lsc_graph.jacobians.causal import CausalSummary
-from lsc_graph.jacobians.chain import ChainBlock, probed_gain
+from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, probed_gain
+from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.local import LocalJacobians
-from lsc_graph.jacobians.radius import gain, spectral_norm, spectral_radius
-from lsc_graph.jacobians.statistics import statistics_of
-from lsc_graph.results import DepthEdgeFacts, LayerFacts, Statistics
+from lsc_graph.jacobians.radius import gain, spectral_norm
+from lsc_graph.jacobians.statistics import statistics_of_series
+from lsc_graph.results import DepthEdgeFacts, LayerFacts, RadiusOutcome, Statistics
+from lsc_graph.spectra.choose import radius_estimate
+from lsc_graph.spectra.estimate import Estimate, Method
+from lsc_graph.spectra.outcome import outcome_of
 
 
 @dataclass
 class _Points:
     """Values at the points seen so far."""
 
-    radius: list[Tensor] = field(default_factory=list)
+    estimates: list[Estimate] = field(default_factory=list)
     gain: list[Tensor] = field(default_factory=list)
     norm: list[Tensor] = field(default_factory=list)
     block: str = ""
+    is_timed: bool = True
 
-    def add(self, matrices: Tensor, *, with_norm: bool) -> None:
+    @property
+    def radius(self) -> list[Tensor]:
+        """Radii of the points at which an estimator converged; the others are told in the outcomes."""
+        return [estimate.values[estimate.converged] for estimate in self.estimates]
+
+    def add(self, matrices: Tensor, method: Method, *, with_norm: bool) -> None:
         if matrices.shape[-1] == matrices.shape[-2]:
-            self.radius.append(spectral_radius(matrices).cpu())
+            self.estimates.append(radius_estimate(matrices, method))
         self.gain.append(gain(matrices).cpu())
         if with_norm:
             self.norm.append(spectral_norm(matrices).cpu())
 
     def statistics(self, which: str) -> Statistics | None:
-        points = getattr(self, which)
-        return statistics_of(torch.cat([p.reshape(-1) for p in points])) if points else None
+        return statistics_of_series(getattr(self, which), is_timed=self.is_timed)
 
 
 class Summary:
@@ -46,6 +56,7 @@ class Summary:
         exposed: per layer, the states that it shows to the layers above: the rows of the active block.
         batched: layers whose states are [B, H], B independent entries of a batch.
         time_axis: time in what layers without a cell put out, if the user has said so.
+        method: the estimator of spectral radii.
     """
 
     def __init__(
@@ -53,7 +64,9 @@ class Summary:
         exposed: Mapping[str, frozenset[str]],
         batched: frozenset[str] = frozenset(),
         time_axis: int | None = None,
+        method: Method = Method.AUTO,
     ) -> None:
+        self._method, self._generator = method, torch.Generator().manual_seed(0)
         self._exposed, self._batched = exposed, batched
         self.causal = CausalSummary(time_axis)
         self._time: defaultdict[str, _Points] = defaultdict(_Points)
@@ -78,19 +91,50 @@ class Summary:
             self._note(bool(steps.any()))
             is_batched = layer_id in self._batched
             for block in _by_batch_entry(steps, layers[layer_id]) if is_batched else [steps]:
-                self._time[layer_id].add(block, with_norm=False)
+                self._time[layer_id].add(block, self._method, with_norm=False)
+        for layer_id, units in local.units.items():
+            self._add_units(
+                layer_id, units.at(slice(1, None) if layers[layer_id].time_step > 0 else slice(-1))
+            )
+        for maps in local.maps:
+            self._add_maps(maps, layers[maps.edge.source], layers[maps.edge.target])
         joint: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
         for depth in local.depth:
             source, target = layers[depth.edge.source], layers[depth.edge.target]
             self._note(bool(depth.blocks.any()))
             active, words = self._active(depth.blocks, source, target)
             self._depth[source.id, target.id].block = words
-            self._depth[source.id, target.id].add(active, with_norm=True)
+            times = [time for _, time in depth.pairs]
+            self._depth[source.id, target.id].is_timed &= len(set(times)) == len(times)
+            self._depth[source.id, target.id].add(active, self._method, with_norm=True)
             for (_, time), block in zip(depth.pairs, active, strict=True):
                 joint[target.id, time].append(block)
-        for (target_id, _), blocks in joint.items():
+        gains: defaultdict[str, list[Tensor]] = defaultdict(list)
+        for (target_id, _), blocks in sorted(joint.items(), key=lambda item: item[0]):
             if len({block.shape[0] for block in blocks}) == 1:
-                self._joint[target_id].append(gain(torch.cat(blocks, 1)).cpu())
+                gains[target_id].append(gain(torch.cat(blocks, 1)).cpu())
+        for target_id, values in gains.items():
+            self._joint[target_id].append(torch.stack([value.reshape(()) for value in values]))
+
+    def _add_units(self, layer_id: str, units: UnitBlocks) -> None:
+        """The time Jacobians of a layer whose units do not meet."""
+        self._note(bool(units.blocks.any()))
+        self._time[layer_id].estimates.append(units.radius())
+        self._time[layer_id].gain.append(units.gain().cpu())
+
+    def _add_maps(self, maps: DepthMaps, source: Layer, target: Layer) -> None:
+        """A depth edge that is known by its products: radius by Krylov iteration, gain by random probes."""
+        points = self._depth[source.id, target.id]
+        rows, columns = maps.shape
+        points.block = f"all -> all, {rows} x {columns}"
+        points.is_timed = False
+        numbers = maps.sampled()
+        gains = maps.gain(numbers, NUM_PROBES, self._generator)
+        points.gain.append(gains)
+        self._note(bool(gains.any()))
+        if rows == columns:
+            points.estimates.append(maps.radius(numbers))
+        self._joint[target.id].append(gains)
 
     def add_chain(
         self,
@@ -105,13 +149,13 @@ class Summary:
             rows, columns = block.shape
             points.block = f"{columns} -> {rows}"
             if block.matrix is not None:
-                points.add(block.matrix[None], with_norm=True)
+                points.add(block.matrix[None], self._method, with_norm=True)
                 value = gain(block.matrix)
             else:
                 value = probed_gain(block, generator)
                 points.gain.append(value.cpu())
             self._note(bool(value > 0))
-            self._joint[block.target].append(value.cpu())
+            self._joint[block.target].append(value.cpu().reshape(1))
 
     def _active(self, blocks: Tensor, source: Layer, target: Layer) -> tuple[Tensor, str]:
         """The sub-block of M_depth between the states that carry the gradient in depth."""
@@ -119,6 +163,15 @@ class Summary:
             blocks, source, target, self._exposed.get(target.id, frozenset())
         )
         return blocks[:, rows][:, :, columns], words
+
+    def outcomes(self) -> tuple[RadiusOutcome, ...]:
+        """How the radii of every time and depth edge were found, and at how many points they were not."""
+        edges = {(layer_id, layer_id): points for layer_id, points in self._time.items()} | self._depth
+        return tuple(
+            outcome_of(source, target, Estimate.joined(points.estimates))
+            for (source, target), points in edges.items()
+            if points.estimates
+        )
 
     def layers(self, cells: CellGraph) -> tuple[LayerFacts, ...]:
         """The facts of every layer."""
@@ -138,7 +191,7 @@ class Summary:
             time_gain=time.statistics("gain"),
             depth_from=sources,
             depth_radius=edges[0].radius if len(edges) == 1 else None,
-            depth_gain=statistics_of(torch.stack([j.reshape(()) for j in joint])) if joint else None,
+            depth_gain=statistics_of_series(joint) if joint else None,
             depth_edges=edges,
         )
 

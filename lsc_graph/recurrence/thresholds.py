@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from lsc_graph.recurrence.dataflow import inputs_of
 
-_COMPARISONS = frozenset(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"))
+COMPARISONS = frozenset(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"))
 _STEPS = frozenset(("Sign", "Floor", "Ceil", "Round", "ArgMax", "ArgMin"))
 _LOGICAL = frozenset(("Not", "And", "Or", "Xor", "Identity", "Reshape", "Unsqueeze", "Squeeze", "Transpose"))
 
@@ -28,7 +28,7 @@ def cut_points(graph: ir.Graph, sources: Iterable[ir.Value]) -> list[ir.Node]:
         if (
             node.op_type in _STEPS
             or _is_cast_to_integer(node)
-            or (node.op_type in _COMPARISONS and _feeds_a_number(node.outputs[0]))
+            or (node.op_type in COMPARISONS and _feeds_a_number(node.outputs[0]))
         ):
             found.append(node)
     return found

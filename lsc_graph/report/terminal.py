@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lsc_graph.report.plot import growth_plot
+from lsc_graph.report.statistics_terminal import render_statistics
 from lsc_graph.results import (
     Analysis,
     Axis,
@@ -19,10 +21,12 @@ from lsc_graph.results import (
     Inspection,
     LayerFacts,
     ModelFacts,
+    RadiusOutcome,
     Recurrence,
     Refusal,
     Rerolling,
     Statistics,
+    SurrogateFacts,
     TimeParallel,
     Verdict,
 )
@@ -50,6 +54,9 @@ def render(analysis: Analysis, console: Console) -> None:
     _inputs(analysis.inputs, console)
     _recurrences(analysis.recurrences, analysis.refusals, console)
     _layers(analysis.layers, console)
+    _radii(analysis.radii, console)
+    render_statistics(analysis, console)
+    _surrogate(analysis.surrogate, console)
     _time_parallel(analysis.time_parallel, console)
     _grid(analysis.grid, console)
     _growth(analysis, console)
@@ -160,6 +167,31 @@ def _layers(layers: Sequence[LayerFacts], console: Console) -> None:
             _short(layer.depth_gain),
         )
     console.print(table)
+
+
+def _radii(outcomes: Sequence[RadiusOutcome], console: Console) -> None:
+    """How the radii were found, in one line; what did not converge is also a warning."""
+    if not outcomes:
+        return
+    methods: Counter[str] = Counter()
+    for own in outcomes:
+        methods.update(own.methods)
+    points, converged = (sum(getattr(o, f"num_{name}") for o in outcomes) for name in ("points", "converged"))
+    errors = [own.max_error for own in outcomes if own.max_error is not None]
+    words = ", ".join(f"{name} {count:,}" for name, count in methods.items())
+    largest = f", relative error at most {max(errors):.0e}" if errors else ""
+    console.print(
+        Text(f"radii by {words}; {converged:,} of {points:,} points converged{largest}", style="dim")
+    )
+
+
+def _surrogate(facts: SurrogateFacts | None, console: Console) -> None:
+    if facts is None:
+        return
+    _title(console, "Surrogate derivative")
+    words = f"{facts.shape}, dampening {facts.dampening:g}, sharpness {facts.sharpness:g}"
+    where = ", ".join(facts.nodes) or "nowhere: no threshold between states was found"
+    console.print(Text(f"{words}; in place of that of {where}"))
 
 
 def _time_parallel(layers: Sequence[TimeParallel], console: Console) -> None:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import onnx
 import onnx2fx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
+from onnx2fx.graph_builder import GraphBuilder
 from torch import Tensor, nn
 
 from lsc_graph.errors import ConversionError
+from lsc_graph.surrogates import DOMAIN, SPIKE
+from lsc_graph.to_torch.rewritten import rewrite
+from lsc_graph.to_torch.spike import sign, spike
+from lsc_graph.to_torch.unfaithful import refuse_unfaithful
 
 
 class Parameters(nn.Module):
@@ -68,8 +74,9 @@ class Segment(nn.Module):
         super().__init__()
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.is_empty = not outputs
+        self.part = ""
         if not self.is_empty:
-            self.module = _convert(graph, self.inputs, self.outputs, opsets, parameters, scope)
+            self.part, self.module = _convert(graph, self.inputs, self.outputs, opsets, parameters, scope)
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         if self.is_empty:
@@ -77,7 +84,7 @@ class Segment(nn.Module):
         try:
             result = self.module(*values)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-            raise _conversion_error(error, self.outputs) from error
+            raise _conversion_error(error, self.part) from error
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
@@ -88,9 +95,12 @@ def _convert(
     opsets: dict[str, int],
     parameters: Parameters,
     scope: str,
-) -> nn.Module:
+) -> tuple[str, nn.Module]:
     piece = ir.convenience.extract(graph, inputs, outputs)
+    part = _describe(piece, outputs)
     piece.opset_imports.update(opsets)
+    rewrite(piece)
+    refuse_unfaithful(piece)
     statistics = _running_statistics(piece)
     origins = _rename(piece)
     model = ir.Model(piece, ir_version=10)
@@ -99,7 +109,7 @@ def _convert(
         with torch.no_grad():
             module = onnx2fx.convert(ir.to_proto(model))
     except (onnx2fx.Onnx2FxError, NotImplementedError, ValueError, KeyError) as error:
-        raise _conversion_error(error, outputs) from error
+        raise _conversion_error(error, part) from error
     for safe_name, origin in origins.items():
         value = getattr(module, safe_name)
         if value.is_floating_point():
@@ -107,7 +117,31 @@ def _convert(
             trainable = origin not in statistics
             shared = parameters.share(scope + origin, value, is_trainable=trainable)
             module.register_parameter(safe_name, shared)
-    return module
+    return part, module
+
+
+def _convert_spike(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
+    """Our own operator (`lsc_graph.surrogates`) in an fx graph."""
+    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    kind, surrogate = given["kind"].decode(), given["surrogate"].decode()
+    values = [builder.get_value(name) for name in node.input]
+    numbers = (surrogate, given["dampening"], given["sharpness"])
+    converted: torch.fx.Node = (
+        builder.call_function(sign, args=(*values, *numbers))
+        if kind == "Sign"
+        else builder.call_function(spike, args=(*values, kind, *numbers))
+    )
+    return converted
+
+
+onnx2fx.register_op(SPIKE, handler=_convert_spike, domain=DOMAIN)
+
+
+def _describe(piece: ir.Graph, outputs: tuple[str, ...]) -> str:
+    """A part of a model by what it computes and with which operators."""
+    operators = list(dict.fromkeys(node.op_type for node in piece))
+    more = f" and {len(operators) - 6} more" if len(operators) > 6 else ""
+    return f"the part that computes {', '.join(outputs[:3])} ({', '.join(operators[:6])}{more})"
 
 
 def _running_statistics(piece: ir.Graph) -> set[str]:
@@ -130,10 +164,10 @@ def _rename(piece: ir.Graph) -> dict[str, str]:
     return origins
 
 
-def _conversion_error(error: Exception, outputs: tuple[str, ...]) -> ConversionError:
+def _conversion_error(error: Exception, part: str) -> ConversionError:
     return ConversionError(
         "A part of the model has no torch counterpart",
-        where="the part that computes " + ", ".join(outputs[:3]),
+        where=part,
         got=" ".join(str(error).split()),
         expected="operators that onnx2fx converts",
         do="cut the model before this operator, or replace it, and audit that file",

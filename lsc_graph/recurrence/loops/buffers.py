@@ -1,4 +1,4 @@
-"""Carried values that a loop only writes its results into: tensors by index, and lists."""
+"""Carried values that a loop only writes its results into: by index, into a list, or at the end."""
 
 from __future__ import annotations
 
@@ -15,11 +15,15 @@ from lsc_graph.shapes import static_shape
 
 @dataclass(frozen=True)
 class Accumulation:
-    """A carried value that step k puts `element` into, at `rows[k]` of its first axis; a list has no rows."""
+    """A carried value that step k puts `element` into.
+
+    It is put at `rows[k]` of the first axis, or appended along `axis`; neither is given for a list.
+    """
 
     carried: Carried
     element: ir.Value
-    rows: tuple[int, ...] | None
+    rows: tuple[int, ...] | None = None
+    axis: int | None = None
 
 
 def find_accumulations(parts: LoopParts, decided: Decided) -> list[Accumulation]:
@@ -34,6 +38,8 @@ def find_accumulations(parts: LoopParts, decided: Decided) -> list[Accumulation]
             accumulation = _scattered(carried, node, decided)
         elif node.op_type == "SequenceInsert" and len(node.inputs) == 2 and _starts_empty(carried):
             accumulation = _appended(carried, node)
+        elif node.op_type == "Concat" and len(node.inputs) == 2:
+            accumulation = _extended(carried, node)
         else:
             continue
         if accumulation is not None:
@@ -69,12 +75,24 @@ def _appended(carried: Carried, node: ir.Node) -> Accumulation | None:
     can_join = all(join.op_type == "ConcatFromSequence" for join in joins)
     if element is None or carried.final.is_graph_output() or not can_join or static_shape(element) is None:
         return None
-    return Accumulation(carried, element, None)
+    return Accumulation(carried, element)
+
+
+def _extended(carried: Carried, node: ir.Node) -> Accumulation | None:
+    start, element = static_shape(carried.start), node.inputs[1]
+    shape = static_shape(element)
+    if element is None or start is None or shape is None:
+        return None
+    return Accumulation(carried, element, axis=node.attributes.get_int("axis", 0) % len(shape))
 
 
 def replace_accumulation(accumulation: Accumulation, sequence: ir.Value, writer: GraphWriter) -> None:
     """Let the readers of the carried value's last state read the stacked elements [T, ...]."""
     final, rows = accumulation.carried.final, accumulation.rows
+    if accumulation.axis is not None:
+        if final.name:
+            replace_output(final, _lengthened(accumulation, accumulation.axis, sequence, writer))
+        return
     if rows is None:
         for use in list(final.uses()):
             replace_output(use.node.outputs[0], _joined(use.node, accumulation.element, sequence, writer))
@@ -98,17 +116,37 @@ def _reshaped(value: ir.Value, shape: tuple[int, ...], writer: GraphWriter) -> i
     return writer.op("Reshape", [value, writer.integers(shape)], "rows", shape, value.dtype)
 
 
+def _lengthened(accumulation: Accumulation, axis: int, sequence: ir.Value, writer: GraphWriter) -> ir.Value:
+    """What the carried value started with, and the elements [T, ...] behind it along an axis."""
+    start, added = accumulation.carried.start, _merged(accumulation.element, axis, sequence, writer)
+    before, after = static_shape(start) or (), list(static_shape(added) or ())
+    after[axis] += before[axis]
+    if not before[axis]:
+        return writer.op("Identity", [added], "rows", after, added.dtype)
+    return writer.op("Concat", [start, added], "rows", after, added.dtype, axis=axis)
+
+
 def _joined(node: ir.Node, element: ir.Value, sequence: ir.Value, writer: GraphWriter) -> ir.Value:
     """ConcatFromSequence of T elements [...] as an operation on [T, ...]."""
-    shape = static_shape(element) or ()
     is_new = node.attributes.get_int("new_axis", 0) == 1
-    axis = node.attributes.get_int("axis", 0) % (len(shape) + is_new)
+    axis = node.attributes.get_int("axis", 0) % (len(static_shape(element) or ()) + is_new)
+    return (_moved if is_new else _merged)(element, axis, sequence, writer)
+
+
+def _moved(element: ir.Value, axis: int, sequence: ir.Value, writer: GraphWriter) -> ir.Value:
+    """[T, ...] with T at another place."""
+    shape = static_shape(element) or ()
     order = [*range(1, axis + 1), 0, *range(axis + 1, len(shape) + 1)]
     num_steps = (static_shape(sequence) or (1,))[0]
-    moved_shape = [*shape[:axis], num_steps, *shape[axis:]]
-    moved = writer.op("Transpose", [sequence], "joined", moved_shape, sequence.dtype, perm=order)
-    if is_new:
-        return moved
+    moved = [*shape[:axis], num_steps, *shape[axis:]]
+    return writer.op("Transpose", [sequence], "joined", moved, sequence.dtype, perm=order)
+
+
+def _merged(element: ir.Value, axis: int, sequence: ir.Value, writer: GraphWriter) -> ir.Value:
+    """T elements one behind the other along an axis."""
+    shape = static_shape(element) or ()
+    num_steps = (static_shape(sequence) or (1,))[0]
+    moved = _moved(element, axis, sequence, writer)
     merged = [*shape[:axis], -1, *shape[axis + 1 :]]
     known = [*shape[:axis], num_steps * shape[axis], *shape[axis + 1 :]]
     return writer.op("Reshape", [moved, writer.integers(merged)], "merged", known, sequence.dtype)

@@ -37,7 +37,8 @@ def put_back_first_step(
     for images in (*steps.values.values(), *steps.outside.values()):
         images.insert(0, None)
     for key, start in zip(steps.states, starts, strict=True):
-        steps.values[steps.after[key]][0] = start
+        if steps.after[key] in steps.values:
+            steps.values[steps.after[key]][0] = start
         steps.states[key].insert(0, zeros[key])
     reads.slices |= earlier
     return True

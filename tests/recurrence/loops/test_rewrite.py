@@ -174,6 +174,36 @@ def test_results_appended_to_a_list_are_a_scanned_output(new_axis: int, axis: in
     assert loops[0].state_names == ("h",)
 
 
+@pytest.mark.parametrize("start_rows", [0, 2])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_results_joined_to_a_growing_tensor_are_a_scanned_output(start_rows: int, axis: int) -> None:
+    start = np.ones((start_rows, H) if axis == 0 else (B, start_rows * H), dtype=np.float32)
+    size = "b" if axis == 0 else "c"
+    text = f"""
+    agraph (float[{T}, {B}, {D}] x, float[{B}, {H}] h0) => (float[r, c] ys)
+    {{
+        trips = Constant<value = int64 {{{T}}}>()
+        yes = Constant<value = bool {{1}}>()
+        h_last, ys = Loop (trips, yes, h0, start) <body = step
+            (int64 t, bool go, float[{B}, {H}] h, float[{size}, k] grown)
+            => (bool go_on, float[{B}, {H}] new, float[r2, c2] longer)
+            {{
+                go_on = Identity(go)
+                x_t = Gather<axis = 0>(x, t)
+                drive = MatMul(x_t, w)
+                back = MatMul(h, u)
+                total = Add(drive, back)
+                new = Tanh(total)
+                longer = Concat<axis = {axis}>(grown, new)
+            }}>
+    }}
+    """
+    _, loops, refusals = lowered(model_of(text, {"start": start}))
+    assert not refusals
+    assert loops[0].state_names == ("h",)
+    assert len(scan_of(loops).outputs) == 2
+
+
 def test_tied_layers_in_a_loop_are_a_recurrence_over_depth() -> None:
     proto = model_of(
         f"""m (float[{B},{H}] h0) => (float[{B},{H}] last) {{

@@ -1,0 +1,206 @@
+"""Depth Jacobians of layers so large that they are never built: known by what they do to cotangents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from lsc_graph.cells import DepthEdge, Layer, size
+from lsc_graph.errors import AnalysisError
+from lsc_graph.jacobians.cell import cell_points, flatten
+from lsc_graph.jacobians.depth import Glue, Port, pull_rows, time_pairs
+from lsc_graph.spectra.arnoldi import arnoldi_radius
+from lsc_graph.spectra.estimate import Estimate
+from lsc_graph.spectra.operator import Operator
+from lsc_graph.to_torch.loop import CellModule, Trajectory
+
+# Dense local Jacobians of one layer, over all steps, are not built beyond this where there is another way.
+MAX_DENSE_BYTES = 2**26
+# Pairs of times of one sample that are looked at, and numbers held for those that are looked at together.
+_MAX_PAIRS = 8
+_MAX_ELEMENTS = 2**24
+_BASIS = 32
+PullAt = Callable[[Sequence[int], Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class DepthMaps:
+    """The blocks d s[t_target, target] / d s[t_source, source] of one depth edge, as maps of cotangents.
+
+    `pull(numbers, cotangents)` maps [P, K, n_target] to [P, K, n_source] at the pairs of those numbers,
+    in the type and on the device of `like`.
+    """
+
+    edge: DepthEdge
+    pairs: tuple[tuple[int, int], ...]
+    shape: tuple[int, int]
+    pull: PullAt
+    like: Tensor
+
+    def sampled(self) -> list[int]:
+        """Numbers of pairs spread over all of them."""
+        count = min(len(self.pairs), _MAX_PAIRS)
+        return torch.linspace(0, len(self.pairs) - 1, count).round().int().tolist() if count else []
+
+    def radius(self, numbers: Sequence[int]) -> Estimate:
+        """Spectral radii at some pairs, by Krylov iteration on the transposed blocks; for square ones."""
+        size = max(1, _MAX_ELEMENTS // (_BASIS * self.shape[0]))
+        parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+        return Estimate.joined([arnoldi_radius(self._operator(part), max_basis=_BASIS) for part in parts])
+
+    def _operator(self, numbers: Sequence[int]) -> Operator:
+        def apply(vectors: Tensor) -> Tensor:
+            return self.pull(numbers, vectors[:, None])[:, 0]
+
+        return Operator(apply, len(numbers), self.shape[0], self.like.dtype, self.like.device)
+
+    def gain(self, numbers: Sequence[int], num_probes: int, generator: torch.Generator) -> Tensor:
+        """Gain at some pairs [P], float64, by Hutchinson's estimator: E ||M^T v||^2 = ||M||_F^2."""
+        rows, columns = self.shape
+        squares = []
+        for number in numbers:
+            probes = torch.randn(1, num_probes, rows, generator=generator).to(self.like)
+            squares.append(self.pull([number], probes).double().square().sum(2).mean(1))
+        gains: Tensor = (torch.cat(squares) / (rows * columns) ** 0.5).sqrt()
+        return gains.cpu()
+
+
+def is_too_large(module: CellModule, num_steps: int) -> bool:
+    """Whether the dense Jacobians of a cell, over all steps, should not be built."""
+    widths = [size(state.shape) for state in (*module.cell.below_now, *module.cell.below_before)]
+    own = module.cell.layer.state_size
+    return 4 * num_steps * own * max([own, *widths]) > MAX_DENSE_BYTES
+
+
+def _pull_reads(
+    module: CellModule, points: Sequence[Tensor], which: Sequence[int], cotangents: Tensor
+) -> tuple[Tensor, ...]:
+    """Cotangents [P, K, n] of a new state pulled back to some of what the cell reads: each [P, K, *shape]."""
+
+    def pull(rows: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
+        def function(*chosen: Tensor) -> Tensor:
+            given = list(values)
+            for index, value in zip(which, chosen, strict=True):
+                given[index] = value
+            return flatten(module(*given))
+
+        _, pullback, *_ = vjp(function, *(values[index] for index in which))
+        found: tuple[Tensor, ...] = vmap(pullback)(rows)
+        return found
+
+    pulled: tuple[Tensor, ...] = vmap(pull)(cotangents, *points)
+    return pulled
+
+
+def maps_within_step(module: CellModule, trajectory: Trajectory, others: Sequence[Layer]) -> list[DepthMaps]:
+    """Depth edges to the other layers of the same step."""
+    points = cell_points(module, trajectory)
+    layer, num_steps = module.cell.layer, points[0].shape[0]
+    found = []
+    for other in others:
+        for kind, lag in (("after", 0), ("before", 1)):
+            names = [(kind, state.name) for state in other.states]
+            if not any(name in module.reads for name in names):
+                continue
+            shift = lag * layer.time_step
+            times = [time for time in range(num_steps) if 0 <= time - shift < num_steps]
+            pairs = tuple((time - shift, time) for time in times)
+            edge = DepthEdge(other.id, layer.id, shift)
+            pull = _step_pull(module, points, other, names, times)
+            found.append(DepthMaps(edge, pairs, (layer.state_size, other.state_size), pull, points[0]))
+    return found
+
+
+def _step_pull(
+    module: CellModule,
+    points: Sequence[Tensor],
+    other: Layer,
+    names: Sequence[tuple[str, str]],
+    times: Sequence[int],
+) -> PullAt:
+    which = [module.reads.index(name) for name in names if name in module.reads]
+
+    def pull(numbers: Sequence[int], cotangents: Tensor) -> Tensor:
+        at = [times[number] for number in numbers]
+        here = [value[at] for value in points]
+        pulled = dict(zip(which, _pull_reads(module, here, which, cotangents.to(points[0])), strict=True))
+        parts = []
+        for name, state in zip(names, other.states, strict=True):
+            index = module.reads.index(name) if name in module.reads else -1
+            zero = cotangents.new_zeros(*cotangents.shape[:2], size(state.shape))
+            parts.append(pulled[index].flatten(2) if index in pulled else zero)
+        return torch.cat(parts, 2)
+
+    return pull
+
+
+def maps_through_glue(
+    module: CellModule,
+    trajectory: Trajectory,
+    glue: Glue,
+    ports: Sequence[Port],
+    lower: Sequence[Layer],
+    generator: torch.Generator,
+) -> list[DepthMaps]:
+    """Depth edges through the glue below, where it connects equal times.
+
+    Raises:
+        AnalysisError: it connects other times as well, and the blocks are too large to be built.
+    """
+    points = cell_points(module, trajectory)
+    num_steps, layer = points[0].shape[0], module.cell.layer
+    reached: set[str] = set()
+    connected = []
+    for port in ports:
+        found = time_pairs(glue, port, num_steps, glue.site.times()[0], generator)
+        if found:
+            connected.append(port)
+            reached |= set(found)
+        if any(source != target for pairs in found.values() for source, target in pairs) or (
+            found and port.kind != "slice"
+        ):
+            raise AnalysisError(
+                "A layer that is too large for dense local Jacobians reads other times of the layers below",
+                where=layer.name,
+                got=f"a state of {layer.state_size} elements",
+                expected=f"at most {MAX_DENSE_BYTES // 2**20} MiB of local Jacobians",
+                do="audit it with fewer steps, or export it at a smaller width",
+            )
+    pairs = tuple((time, time) for time in range(num_steps))
+    return [
+        DepthMaps(
+            DepthEdge(source.id, layer.id),
+            pairs,
+            (layer.state_size, source.state_size),
+            _glue_pull(module, points, glue, connected, source),
+            points[0],
+        )
+        for source in lower
+        if any(state.name in reached for state in source.states)
+    ]
+
+
+def _glue_pull(
+    module: CellModule, points: Sequence[Tensor], glue: Glue, ports: Sequence[Port], source: Layer
+) -> PullAt:
+    which = [module.reads.index(("slice", port.body)) for port in ports]
+    num_steps = points[0].shape[0]
+
+    def pull(numbers: Sequence[int], cotangents: Tensor) -> Tensor:
+        here = [value[list(numbers)] for value in points]
+        pulled = _pull_reads(module, here, which, cotangents.to(points[0]))
+        given: dict[str, Tensor] = {}
+        for port, rows in zip(ports, pulled, strict=True):
+            full = rows.new_zeros(num_steps, *rows.shape[1:])
+            full[list(numbers)] = rows
+            placed = port.place(full, None, glue.read[port.main])
+            given[port.main] = given[port.main] + placed if port.main in given else placed
+        states = pull_rows(glue, given)
+        whole = torch.cat([states[state.name].flatten(2) for state in source.states], 2)
+        return whole.movedim(1, 0)[list(numbers)]
+
+    return pull

@@ -1,0 +1,92 @@
+"""Samples in rounds, until the radii are known to a requested precision or the budget is spent."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+from lsc_graph.errors import UsageError
+from lsc_graph.results import LayerFacts, Precision, Statistics
+
+DEFAULT_MAX_SAMPLES = 256
+DEFAULT_MAX_SECONDS = 300.0
+# More than is needed by the estimate, which is itself uncertain; and no leap on a first guess.
+_MARGIN, _LEAP = 1.2, 4
+
+
+class Rounds:
+    """Decides how many more samples to take.
+
+    Args:
+        precision: the standard error, absolute, that every layer's radii in time and depth must not exceed
+            (gains where there is no radius); None: one round.
+        num_samples: the first round.
+        max_samples: never more than this in all.
+        max_seconds: no new round after this time.
+
+    Raises:
+        UsageError: the precision is not positive, or the budget is smaller than the first round.
+    """
+
+    def __init__(
+        self, precision: float | None, num_samples: int, max_samples: int, max_seconds: float
+    ) -> None:
+        if precision is not None and not (precision > 0 and math.isfinite(precision)):
+            raise UsageError(
+                "--precision must be positive", got=f"{precision:g}", expected="for example 0.01"
+            )
+        if precision is not None and max_samples < num_samples:
+            raise UsageError("--max-samples is less than --samples", got=f"{max_samples} < {num_samples}")
+        # One sample cannot show how samples differ.
+        self.next = num_samples if precision is None else max(num_samples, min(2, max_samples))
+        self._precision, self._max_samples, self._max_seconds = precision, max_samples, max_seconds
+        self._start = time.perf_counter()
+        self._taken = self._rounds = 0
+        self._worst: tuple[str, float] = ("", 0.0)
+        self._limit = ""
+
+    def note(self, layers: Sequence[LayerFacts]) -> None:
+        """Take in what is known after a round; `next` becomes the size of the next one, 0 for none."""
+        self._taken, self._rounds = self._taken + self.next, self._rounds + 1
+        self.next = 0
+        if self._precision is None:
+            return
+        self._worst = max(standard_errors(layers), key=lambda item: item[1], default=("", 0.0))
+        error = self._worst[1]
+        if error <= self._precision:
+            return
+        if self._taken >= self._max_samples:
+            self._limit = f"{self._max_samples} samples were allowed"
+        elif time.perf_counter() - self._start > self._max_seconds:
+            self._limit = f"{self._max_seconds:g} seconds were allowed"
+        else:
+            needed = math.ceil(self._taken * min(_MARGIN * (error / self._precision) ** 2, _LEAP))
+            self.next = min(max(needed, self._taken + 1), self._max_samples) - self._taken
+
+    def result(self) -> Precision | None:
+        """How precise the radii are now; None if no precision was asked for."""
+        if self._precision is None:
+            return None
+        return Precision(
+            requested=self._precision,
+            largest_std_error=self._worst[1],
+            where=self._worst[0],
+            is_reached=not self._limit,
+            limit=self._limit or None,
+            num_samples=self._taken,
+            num_rounds=self._rounds,
+        )
+
+
+def standard_errors(layers: Sequence[LayerFacts]) -> Iterator[tuple[str, float]]:
+    """What was measured of each layer, and its standard error."""
+    for layer in layers:
+        yield from _error(f"{layer.id}, time", layer.time_radius or layer.time_gain)
+        for edge in layer.depth_edges:
+            yield from _error(f"{edge.source} -> {layer.id}, depth", edge.radius or edge.gain)
+
+
+def _error(words: str, value: Statistics | None) -> Iterator[tuple[str, float]]:
+    if value is not None:
+        yield words, value.std_error

@@ -1,0 +1,111 @@
+"""Which estimator takes a batch of matrices: by name, or by size and device as measured."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lsc_graph.errors import UsageError
+from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, MAX_BASIS, arnoldi_radius
+from lsc_graph.spectra.dense import dense_radius
+from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
+from lsc_graph.spectra.operator import dense_operator
+from lsc_graph.spectra.squaring import squaring_radius
+
+# Sizes from which squaring beats all eigenvalues, and Arnoldi squaring, as benchmarks/radii.py measures.
+SQUARING_FROM = {"cpu": 64, "cuda": 16}
+ARNOLDI_FROM = {"cpu": 192, "cuda": 4096}
+# What few points remain after this fraction has converged is quicker squared than iterated on.
+_ENOUGH = 0.75
+MAX_BATCH_BYTES = 512 * 2**20
+
+
+def method_of(name: str) -> Method:
+    """A method by its name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    names = [method.value for method in Method if method is not Method.BLOCKS]
+    if name not in names:
+        raise UsageError("There is no such estimator of spectral radii", got=name, expected=", ".join(names))
+    return Method(name)
+
+
+def radius_estimate(
+    matrices: Tensor,
+    method: Method = Method.AUTO,
+    *,
+    tolerance: float = TOLERANCE,
+    with_condition: bool = False,
+) -> Estimate:
+    """Spectral radii of square matrices [P, n, n], each with its error and outcome.
+
+    AUTO takes the fastest method for the size and device, and goes on to slower ones at the points where
+    that did not converge, to dense eigenvalues in the end.
+
+    Args:
+        matrices: the batch, on any device.
+        method: AUTO, or one method for all points.
+        tolerance: relative error that counts as converged.
+        with_condition: also find the eigenvalue's condition number at every point (dense only).
+    """
+    if not matrices.numel():
+        return Estimate.empty()
+    size = max(1, MAX_BATCH_BYTES // (matrices[0].numel() * 16))
+    parts = [
+        _batch(matrices[start : start + size], method, tolerance, with_condition)
+        for start in range(0, len(matrices), size)
+    ]
+    return Estimate.joined(parts)
+
+
+def _batch(matrices: Tensor, method: Method, tolerance: float, with_condition: bool) -> Estimate:
+    if method is Method.AUTO:
+        return _auto(matrices, tolerance, with_condition)
+    return _by_name(matrices, method, tolerance, with_condition)
+
+
+def _by_name(matrices: Tensor, method: Method, tolerance: float, with_condition: bool = False) -> Estimate:
+    if method is Method.DENSE:
+        return dense_radius(matrices, tolerance=tolerance, with_condition=with_condition)
+    if method is Method.SQUARING:
+        return squaring_radius(matrices, tolerance=tolerance)
+    return _arnoldi(matrices, tolerance, max_restarts=4, enough=1.0)
+
+
+def _arnoldi(matrices: Tensor, tolerance: float, *, max_restarts: int, enough: float) -> Estimate:
+    size = matrices.shape[-1]
+    return arnoldi_radius(
+        dense_operator(matrices.float()),
+        tolerance=tolerance,
+        max_basis=max(min(size, 64), min(MAX_BASIS, size // 3)),
+        max_restarts=max_restarts,
+        enough=enough,
+    )
+
+
+def cascade(size: int, device: str) -> tuple[Method, ...]:
+    """The methods that AUTO tries in turn."""
+    if size >= ARNOLDI_FROM.get(device, ARNOLDI_FROM["cpu"]):
+        return Method.ARNOLDI, Method.SQUARING, Method.DENSE
+    if size >= SQUARING_FROM.get(device, SQUARING_FROM["cpu"]):
+        return Method.SQUARING, Method.DENSE
+    return (Method.DENSE,)
+
+
+def _auto(matrices: Tensor, tolerance: float, with_condition: bool) -> Estimate:
+    first, *others = cascade(matrices.shape[-1], matrices.device.type)
+    if first is Method.ARNOLDI:
+        found = _arnoldi(matrices, tolerance, max_restarts=0, enough=_ENOUGH)
+    else:
+        found = _by_name(matrices, first, tolerance, with_condition)
+    for method in others:
+        open_points = ~found.converged
+        if method is Method.SQUARING:  # powers of a badly conditioned matrix are rounding errors
+            open_points &= ~(found.conditions > ILL_CONDITIONED)
+        rest = open_points.nonzero()[:, 0]
+        if not len(rest):
+            continue
+        again = _by_name(matrices[rest.to(matrices.device)], method, tolerance, with_condition=True)
+        found = found.where_better(rest, again)
+    return found

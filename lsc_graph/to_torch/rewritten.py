@@ -1,0 +1,80 @@
+"""Operators that onnx2fx converts to something else, rewritten as ones that it converts rightly."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from lsc_graph.rewiring import put_in_place
+from lsc_graph.shapes import static_shape
+
+
+def rewrite(graph: ir.Graph) -> None:
+    """Rewrite what can be said in other operators, in place; inner graphs included."""
+    for node in list(graph.all_nodes()):
+        rewriter = REWRITERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if rewriter is not None:
+            rewriter(node)
+
+
+def _pad(node: ir.Node) -> None:
+    """Pads of some axes become pads of all."""
+    pads, axes = (_constant(node, index) for index in (1, 3))
+    shape = static_shape(node.inputs[0])
+    if pads is None or axes is None or shape is None:
+        return
+    both = np.zeros((2, len(shape)), dtype=np.int64)
+    both[:, axes.reshape(-1)] = pads.reshape(2, -1)
+    node.replace_input_with(1, _put_before(node, both.reshape(-1)))
+    node.resize_inputs(3)
+
+
+def _swish(node: ir.Node) -> None:
+    """x sigmoid(alpha x), of which onnx2fx knows alpha 1."""
+    alpha, x = node.attributes.get("alpha"), node.inputs[0]
+    if alpha is None or alpha.as_float() == 1.0 or x is None or x.dtype is None:
+        return
+    factor = _put_before(node, np.array(alpha.as_float(), dtype=x.dtype.numpy()))
+    scaled = _node(node, "Mul", [x, factor])
+    gate = _node(node, "Sigmoid", [scaled])
+    _replace(node, _node(node, "Mul", [x, gate]))
+
+
+def _cumulative_sum(node: ir.Node) -> None:
+    """torch widens integers; ONNX does not."""
+    output = node.outputs[0]
+    narrow = output.dtype
+    if narrow is None or narrow not in (ir.DataType.INT32, ir.DataType.UINT32):
+        return
+    wide = _node(node, "CumSum", list(node.inputs), list(node.attributes.values()))
+    _replace(node, _node(node, "Cast", [wide], [ir.AttrInt64("to", int(narrow))]))
+
+
+REWRITERS = {"Pad": _pad, "Swish": _swish, "CumSum": _cumulative_sum}
+
+
+def _constant(node: ir.Node, index: int) -> np.ndarray | None:
+    value = node.inputs[index] if len(node.inputs) > index else None
+    return None if value is None or value.const_value is None else value.const_value.numpy()
+
+
+def _put_before(node: ir.Node, array: np.ndarray) -> ir.Value:
+    return _node(node, "Constant", [], [ir.AttrTensor("value", ir.tensor(array))])
+
+
+def _node(
+    before: ir.Node, op_type: str, inputs: list[ir.Value | None], attributes: list[ir.Attr] | None = None
+) -> ir.Value:
+    """The output of a new node in front of another."""
+    new = ir.Node("", op_type, inputs, attributes or [])
+    assert before.graph is not None
+    before.graph.insert_before(before, new)
+    new.outputs[0].type = before.outputs[0].type
+    return new.outputs[0]
+
+
+def _replace(node: ir.Node, value: ir.Value) -> None:
+    value.shape = node.outputs[0].shape
+    put_in_place(node.outputs[0], value)
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)

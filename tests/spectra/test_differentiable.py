@@ -1,0 +1,98 @@
+"""Derivatives of radius and gain agree with finite differences, and are not given where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from spectra_cases import batch
+from torch import Tensor
+
+from lsc_graph.spectra import differentiable
+from lsc_graph.spectra.differentiable import differentiable_gain, differentiable_radius
+
+
+def radius_of(matrices: Tensor) -> Tensor:
+    return torch.linalg.eigvals(matrices).abs().amax(1)
+
+
+def central(function: Callable[[Tensor], Tensor], matrices: Tensor, direction: Tensor) -> Tensor:
+    step = 1e-6
+    return (function(matrices + step * direction) - function(matrices - step * direction)) / (2 * step)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "gated", "clustered", "outlier"])
+@pytest.mark.parametrize("size", [5, 40])
+def test_the_gradient_of_the_radius_agrees_with_finite_differences(name: str, size: int) -> None:
+    matrices = batch(name, size).requires_grad_()
+    radius, derivative = differentiable_radius(matrices)
+    assert bool(derivative.is_known.all())
+    torch.testing.assert_close(radius.detach(), radius_of(matrices.detach()))
+    (gradient,) = torch.autograd.grad(radius.sum(), matrices)
+    direction = torch.randn(matrices.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    along = (gradient * direction).flatten(1).sum(1)
+    torch.testing.assert_close(along, central(radius_of, matrices.detach(), direction), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["gated", "outlier"])
+def test_large_matrices_have_the_derivative_that_all_eigenvalues_give(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrices = batch(name, 120)
+    found = []
+    for limit in (1000, 10):
+        monkeypatch.setattr(differentiable, "MAX_DENSE", limit)
+        given = matrices.clone().requires_grad_()
+        radius, derivative = differentiable_radius(given)
+        assert bool(derivative.is_known.all())
+        (gradient,) = torch.autograd.grad((radius**2).sum(), given)
+        found.append((radius.detach(), gradient))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-8)
+
+
+def test_it_agrees_with_autograd_through_all_eigenvalues() -> None:
+    matrices = batch("outlier", 12).requires_grad_()
+    ours, _ = differentiable_radius(matrices)
+    (gradient,) = torch.autograd.grad(ours.sum(), matrices)
+    (expected,) = torch.autograd.grad(radius_of(matrices).sum(), matrices)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_defective_and_zero_matrices_are_reported_and_have_no_gradient() -> None:
+    jordan = torch.tensor([[0.5, 1.0, 0.0], [0.0, 0.5, 1.0], [0.0, 0.0, 0.5]], dtype=torch.float64)
+    matrices = torch.stack(
+        [jordan, torch.zeros(3, 3, dtype=torch.float64), torch.diag(torch.arange(3.0).double())]
+    )
+    matrices.requires_grad_()
+    radius, derivative = differentiable_radius(matrices)
+    assert derivative.is_known.tolist() == [False, False, True]
+    assert float(derivative.conditions[0]) > 1e5
+    (gradient,) = torch.autograd.grad(radius.sum(), matrices)
+    assert not bool(gradient[:2].any())
+    assert float(gradient[2, 2, 2]) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 6), (2, 4, 9)])
+def test_the_gradient_of_the_gain_agrees_with_finite_differences(shape: tuple[int, int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrices = torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+    direction = torch.randn(shape, generator=generator, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(differentiable_gain(matrices).sum(), matrices)
+    along = (gradient * direction).flatten(1).sum(1)
+    torch.testing.assert_close(
+        along, central(differentiable_gain, matrices.detach(), direction), rtol=1e-5, atol=0
+    )
+
+
+def test_the_gain_is_differentiable_at_zero() -> None:
+    matrices = torch.zeros(1, 3, 3, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(differentiable_gain(matrices).sum(), matrices)
+    assert not bool(gradient.any())
+
+
+def test_single_precision_comes_back_in_single_precision() -> None:
+    matrices = batch("outlier", 10).float().requires_grad_()
+    radius, _ = differentiable_radius(matrices)
+    (gradient,) = torch.autograd.grad(radius.sum(), matrices)
+    assert radius.dtype == gradient.dtype == torch.float32

@@ -1,0 +1,41 @@
+"""Repeated squaring: exact where all powers are known, immune to scale and to transients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from spectra_cases import batch
+
+from lsc_graph.spectra.squaring import squaring_radius
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1.0, 1e30])
+def test_no_power_leaves_the_floating_point_range(scale: float) -> None:
+    matrices = batch("rotations", 40)
+    found = squaring_radius(scale * matrices)
+    assert bool(found.converged.all())
+    expected = scale * torch.tensor([0.5, 0.9, 1.1], dtype=torch.float64)
+    torch.testing.assert_close(found.values, expected, rtol=1e-5, atol=0)
+
+
+def test_a_transient_that_hides_the_radius_for_long_is_cancelled_or_reported() -> None:
+    matrix = torch.tensor([[[0.9, 1e3], [0.0, 0.8]]], dtype=torch.float64)
+    in_double = squaring_radius(matrix, dtype=torch.float64)
+    assert bool(in_double.converged)
+    assert float(in_double.values) == pytest.approx(0.9, rel=2e-3)
+    hidden = torch.tensor([[[0.9, 1e12], [1e-12, 0.8]]], dtype=torch.float64)
+    exact = float(torch.linalg.eigvals(hidden).abs().max())
+    in_single = squaring_radius(hidden)
+    assert not bool(in_single.converged) or float(in_single.values) == pytest.approx(exact, rel=1e-2)
+
+
+def test_a_smaller_tolerance_gives_a_smaller_error() -> None:
+    matrices = batch("clustered", 60)
+    exact = torch.linalg.eigvals(matrices).abs().amax(1)
+    errors = []
+    for tolerance in (1e-2, 1e-4):
+        found = squaring_radius(matrices, tolerance=tolerance, dtype=torch.float64)
+        assert bool(found.converged.all())
+        errors.append(float(((found.values - exact) / exact).abs().max()))
+    assert errors[1] < 1e-4 < 1e-3
+    assert errors[0] < 1e-2

@@ -1,0 +1,74 @@
+"""Shapes are found for models that declare dimensions as open although their graph has a fixed length."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lsc_graph.prepare import Request, prepare
+
+D, H = 3, 4
+
+
+def request(num_steps: int | None = None) -> Request:
+    return Request(num_steps, {}, {}, (), {})
+
+
+def gru_of_fixed_length(length: int, time: str = "s31") -> onnx.ModelProto:
+    """A GRU over x [time,batch,D] that is cut to `length` steps behind it."""
+    draw = np.random.default_rng(0).standard_normal
+    weights = {"w": (1, 3 * H, D), "r": (1, 3 * H, H)}
+    constants = {name: draw(shape).astype(np.float32) for name, shape in weights.items()}
+    shape = np.array([length, 1, H], dtype=np.int64)
+    graph = helper.make_graph(
+        [
+            helper.make_node("GRU", ["x", "w", "r"], ["y4"], name="gru", hidden_size=H),
+            helper.make_node("Reshape", ["y4", "shape"], ["y"], name="cut"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [time, "s81", D])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [length, 1, H])],
+        [numpy_helper.from_array(value, name) for name, value in (constants | {"shape": shape}).items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.parametrize("length", [5, 12, 100])
+def test_a_length_that_is_fixed_in_the_graph_is_found(length: int) -> None:
+    prepared = prepare(gru_of_fixed_length(length), request())
+    assert prepared.plan.shapes == {"x": (length, 1, D)}
+    assert prepared.cell_graph.num_steps == length
+
+
+def test_what_looks_like_a_batch_may_be_time() -> None:
+    """Steps written out over an input whose first dimension has a meaningless name."""
+    steps = 7
+    draw = np.random.default_rng(0).standard_normal
+    nodes, h = [], "h0"
+    for time in range(steps):
+        nodes += [
+            helper.make_node("Gather", ["x", f"t{time}"], [f"x{time}"], axis=0),
+            helper.make_node("MatMul", [f"x{time}", "w"], [f"d{time}"]),
+            helper.make_node("MatMul", [h, "u"], [f"b{time}"]),
+            helper.make_node("Add", [f"d{time}", f"b{time}"], [f"s{time}"]),
+            helper.make_node("Tanh", [f"s{time}"], [f"h{time + 1}"]),
+        ]
+        h = f"h{time + 1}"
+    constants = {f"t{time}": np.array(time) for time in range(steps)}
+    constants |= {name: draw(shape).astype(np.float32) for name, shape in {"w": (D, H), "u": (H, H)}.items()}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["s31", "s81", D]),
+            helper.make_tensor_value_info("h0", TensorProto.FLOAT, ["s81", H]),
+        ],
+        [helper.make_tensor_value_info(h, TensorProto.FLOAT, ["s81", H])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    prepared = prepare(model, request())
+    assert prepared.plan.shapes["x"] == (steps, 1, D)
+    assert [site.num_steps for site in prepared.findings.sites] == [steps]

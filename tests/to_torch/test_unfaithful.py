@@ -1,0 +1,63 @@
+"""The conformance cases of the onnx package: each agrees with what it ships, or is refused by name."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import conformance
+import conformance_vjp
+import pytest
+
+
+@cache
+def all_cases() -> tuple[conformance.Case, ...]:
+    return tuple(conformance.cases())
+
+
+@cache
+def outcomes() -> tuple[conformance.Outcome, ...]:
+    return tuple(conformance.check(case) for case in all_cases())
+
+
+@pytest.mark.slow
+def test_no_conformance_case_computes_something_else() -> None:
+    assert {o.name: o.reason for o in outcomes() if o.status == conformance.WRONG} == {}
+
+
+@pytest.mark.slow
+def test_most_conformance_cases_are_understood() -> None:
+    agreeing = sum(o.status == conformance.AGREES for o in outcomes())
+    assert agreeing > 0.7 * len(outcomes()) > 1000
+
+
+@pytest.mark.slow
+def test_every_refusal_names_what_is_not_understood() -> None:
+    assert [o.name for o in outcomes() if not o.is_named] == []
+
+
+@pytest.mark.slow
+def test_derivatives_of_a_sample_of_operators_agree_with_finite_differences() -> None:
+    agreeing = {o.name for o in outcomes() if o.status == conformance.AGREES}
+    sample = [case for case in all_cases() if case.name in agreeing][::5]
+    found = {case.name: conformance.check_vjp(case) for case in sample}
+    assert {name: reason for name, (status, reason) in found.items() if status == conformance_vjp.WRONG} == {}
+    assert sum(status == conformance_vjp.AGREES for status, _ in found.values()) > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("test_resize_downsample_scales_cubic$", "Resize.*scales that do not divide"),
+        ("test_dynamicquantizelinear$", "DynamicQuantizeLinear.*includes zero"),
+        ("test_scatternd_max$", "ScatterND.*max, which cannot be differentiated"),
+        ("test_maxunpool_export_with_output_shape$", "MaxUnpool.*output shape"),
+        ("test_eyelike_with_dtype$", "EyeLike.*k or dtype"),
+        ("test_bernoulli$", "Bernoulli.*random"),
+    ],
+)
+def test_an_unfaithful_conversion_is_refused_by_operator_and_option(name: str, reason: str) -> None:
+    (case,) = conformance.cases(name)
+    outcome = conformance.check(case)
+    assert outcome.status == conformance.REFUSED
+    assert re.search(reason, outcome.reason)
