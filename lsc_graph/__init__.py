@@ -15,12 +15,26 @@ from lsc_graph import errors, results
 
 if TYPE_CHECKING:
     import networkx as nx
+    from torch import nn
 
     from lsc_graph.path_results import PathReport
+    from lsc_graph.pretrain_results import PretrainReport
     from lsc_graph.pretraining.pretrain_model import Pretrained
+    from lsc_graph.to_torch.module import TorchModel
     from lsc_graph.unroll import GridNode
 
-__all__ = ["audit", "errors", "gradient_paths", "inspect", "pretrain", "reroll", "results", "unrolled"]
+__all__ = [
+    "audit",
+    "errors",
+    "gradient_paths",
+    "inspect",
+    "pretrain",
+    "reroll",
+    "results",
+    "stabilize",
+    "to_torch",
+    "unrolled",
+]
 
 
 def audit(*arguments: Any, **options: Any) -> results.Analysis:
@@ -61,4 +75,18 @@ def pretrain(*arguments: Any, **options: Any) -> Pretrained:
     """Weights with every radius at its target: see `lsc_graph.pretraining.pretrain_model.pretrain`."""
     module = importlib.import_module("lsc_graph.pretraining.pretrain_model")
     found: Pretrained = module.pretrain(*arguments, **options)
+    return found
+
+
+def to_torch(*arguments: Any, **options: Any) -> TorchModel:
+    """A model as a trainable torch module: see `lsc_graph.to_torch.module.to_torch`."""
+    module = importlib.import_module("lsc_graph.to_torch.module")
+    found: TorchModel = module.to_torch(*arguments, **options)
+    return found
+
+
+def stabilize(module: nn.Module, *arguments: Any, **options: Any) -> PretrainReport:
+    """Pre-train a torch module in place: see `lsc_graph.stabilize_module.stabilize`."""
+    library = importlib.import_module("lsc_graph.stabilize_module")
+    found: PretrainReport = library.stabilize(module, *arguments, **options)
     return found

@@ -17,7 +17,9 @@ _LSTM_INPUTS = 8
 
 def is_quantized(proto: onnx.ModelProto) -> bool:
     """Whether a model computes with integers in place of floats anywhere."""
-    return any("Quantize" in node.op_type or node.op_type.endswith("Integer") for node in _nodes(proto))
+    return any(
+        "quantize" in node.op_type.lower() or node.op_type.endswith("Integer") for node in _nodes(proto)
+    )
 
 
 def dequantized(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...]]:

@@ -16,7 +16,7 @@ from lsc_graph.sampling import Sample
 _FIRST_SAMPLES, _NUM_TIMES = 4, 8
 _MOST_SAMPLES = 128
 # So many floating-point operations on spectra are spent at most: n^3 for each point and edge.
-_MOST_WORK = 1e10
+_MOST_WORK = 5e9
 _DENSE = 700
 
 
@@ -64,7 +64,11 @@ def joined_readings(parts: Sequence[Reading]) -> Reading:
 
 def most_samples(reader: Reader) -> int:
     """How many samples the work allows for, at least the first few."""
+    return max(_FIRST_SAMPLES, min(_MOST_SAMPLES, int(_MOST_WORK / work_of(reader, 1, _NUM_TIMES))))
+
+
+def work_of(reader: Reader, num_samples: int, num_times: int) -> float:
+    """What spectra at so many points cost: n^3 for each point and edge."""
     cubes = sum(min(layer.state_size, _DENSE) ** 3 for layer in reader.layers.values())
-    is_chain = isinstance(reader.model, FeedForward)
-    affordable = int(_MOST_WORK / (max(1, cubes) * (1 if is_chain else 2 * _NUM_TIMES)))
-    return max(_FIRST_SAMPLES, min(_MOST_SAMPLES, affordable))
+    edges_per_layer = 1 if isinstance(reader.model, FeedForward) else 2 * num_times
+    return float(max(1, num_samples * cubes * edges_per_layer))

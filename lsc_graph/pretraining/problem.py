@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lsc_graph.pretraining.estimate import estimate
+from lsc_graph.pretraining.estimate import estimate, work_of
 from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.pretraining.trainable import Weight, by_name
 from lsc_graph.sampling import Sample
 
+# Operations on spectra that an iteration may cost.
+_MOST_WORK = 2e9
 Draw = Callable[[int, int], Sequence[Sample]]
 
 
@@ -70,6 +72,11 @@ class Problem:
         named = by_name(self.weights, values)
         readings = estimate(self.reader, named, self.draw, seed, max_std_error)
         return {reading.edge: reading for reading in readings if reading.edge in self.targets}
+
+    def can_afford(self, doublings: int) -> bool:
+        """Whether an iteration may look at as many points as after so many doublings."""
+        work = work_of(self.reader, *self.effort.at(doublings))
+        return doublings <= self.effort.max_doublings and work <= _MOST_WORK
 
     def agrees(self, reading: Reading) -> bool:
         """Whether a reading is within tolerance of its target, or as near as its own noise can tell."""

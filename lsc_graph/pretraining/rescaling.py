@@ -176,7 +176,7 @@ class _Run:
             self._since_best += 1
         is_noisy = self._largest_std_error > self.problem.tolerance / 4
         is_near = largest < 3 * self.problem.tolerance
-        if is_near and is_noisy and self.doublings < self.problem.effort.max_doublings:
+        if is_near and is_noisy and self.problem.can_afford(self.doublings + 1):
             self.doublings += 1
         estimates = [self.problem.targets[e] + float(x) for e, x in zip(self.edges, errors, strict=True)]
         radii = self._means | dict(zip(self.edges, estimates, strict=True))

@@ -50,7 +50,8 @@ def resolve(wish: Wish, cells: CellGraph, edges: Sequence[tuple[str, str]], auto
         UsageError: there is no such name, a target is not positive, or an override fits nothing.
     """
     time, depth = _pair(wish, cells, auto)
-    time, depth = wish.time or time, wish.depth or depth
+    time = time if wish.time is None else wish.time
+    depth = depth if wish.depth is None else wish.depth
     for value in (time, depth, *(value for *_, value in wish.overrides)):
         if not (math.isfinite(value) and value > 0):
             raise UsageError("A target radius must be positive", got=str(value))

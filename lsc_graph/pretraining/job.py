@@ -1,0 +1,166 @@
+"""What a request to pre-train comes down to: a checked model, weights, points, targets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lsc_graph.audit_model import Source, audit
+from lsc_graph.dequantize import is_quantized
+from lsc_graph.errors import AnalysisError, UsageError
+from lsc_graph.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
+from lsc_graph.origins import Origin, find_tensor
+from lsc_graph.prepare import Prepared, Request, prepare
+from lsc_graph.pretraining.points import Points
+from lsc_graph.pretraining.problem import Problem
+from lsc_graph.pretraining.readings import Edge, Reader, Reading
+from lsc_graph.pretraining.shards import join_group
+from lsc_graph.pretraining.targets import Targets, Wish, resolve
+from lsc_graph.pretraining.trainable import Choice, choose
+from lsc_graph.reference import Array
+from lsc_graph.sampling import read_data
+from lsc_graph.to_torch.parity import ParityCheck, Tolerance
+from lsc_graph.writeback.tensors import values_of
+
+_NUM_COMPARED = 2
+_NUM_LOOKS = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """One request: what is trained, on which points, to which targets."""
+
+    prepared: Prepared
+    choice: Choice
+    points: Points
+    targets: Targets
+    problem: Problem
+
+    def measure(self, values: Sequence[Tensor], seed: int, max_std_error: float) -> dict[Edge, Reading]:
+        """Radii at points that the fit never saw."""
+        return self.problem.estimate(values, self.problem.seed + seed, max_std_error)
+
+    def request(self, method: str) -> dict[str, Any]:
+        """What a fit depends on: a checkpoint belongs to it alone."""
+        weights = {w.label: sha256(w.value.cpu().numpy().tobytes()).hexdigest() for w in self.choice.weights}
+        return {
+            "weights": weights,
+            "targets": sorted((*edge, value) for edge, value in self.targets.of_edge.items()),
+            "method": method,
+            "tolerance": self.problem.tolerance,
+            "num_steps": self.prepared.cell_graph.num_steps,
+            "seed": self.problem.seed,
+            "data": self.points.digest(self.problem.seed),
+        }
+
+    def stored(self, values: Sequence[Tensor]) -> dict[Origin, Array]:
+        """Values as the file will hold them."""
+        found = {}
+        for weight, value in zip(self.choice.weights, values, strict=True):
+            tensor = find_tensor(self.prepared.loaded.proto, weight.origin)
+            assert tensor is not None
+            found[weight.origin] = value.detach().cpu().numpy().astype(values_of(tensor).dtype)
+        return found
+
+    def as_stored(self, stored: Mapping[Origin, Array]) -> list[Tensor]:
+        """The values that are read back from the file."""
+        return [
+            torch.from_numpy(stored[w.origin].astype(np.float32)).to(w.value) for w in self.choice.weights
+        ]
+
+
+def prepare_job(
+    model: Source,
+    wish: Wish,
+    *,
+    tolerance: float = 0.02,
+    train: Sequence[str] = (),
+    freeze: Sequence[str] = (),
+    num_steps: int | None = None,
+    data: Mapping[str, Array] | str | os.PathLike[str] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    states: Sequence[tuple[str, str]] = (),
+    seed: int = 0,
+    device: str = "cpu",
+) -> Job:
+    """Everything that a fit needs; arguments and errors are those of `pretrain`."""
+    given = read_data(data) if data is not None else {}
+    request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), given)
+    prepared = prepare(model, request)
+    _refuse_quantized(prepared)
+    join_group(device_of(device))
+    view = measured_model(prepared, device_of(device), torch.Generator().manual_seed(seed))
+    assert isinstance(view, Sequences | Streaming | FeedForward)
+    points = Points(prepared, given)
+    _compare(view, points, seed)
+    choice = choose(prepared, view.parameters, train, freeze)
+    if not choice.weights:
+        raise AnalysisError("The model has nothing to train", got=_why_nothing(choice))
+    reader = Reader(view, torch.Generator().manual_seed(seed))
+    looks = list(enumerate(points.draw(seed, 1)))
+    edges = [r.edge for r in reader.read({}, looks, _NUM_LOOKS, seed, with_derivative=False)]
+    balanced = _balanced(model, request, seed, device) if wish.name == "auto" else None
+    targets = resolve(wish, prepared.cell_graph, edges, balanced)
+    problem = Problem(reader, choice.weights, targets.of_edge, points.draw, tolerance, seed)
+    return Job(prepared, choice, points, targets, problem)
+
+
+def device_of(wanted: str) -> str:
+    """The device's name for torch.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise UsageError("There is no such device", got=wanted, expected="auto, cpu or cuda")
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda was asked for, but torch sees no CUDA device", do="use --device cpu")
+    return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def _refuse_quantized(prepared: Prepared) -> None:
+    if is_quantized(prepared.loaded.proto):
+        names = prepared.dequantized
+        raise AnalysisError(
+            "A quantised model cannot be pre-trained",
+            where=names[0] if names else None,
+            got=f"{len(names)} quantised weights or operators" if names else "quantised operators",
+            expected="floating-point weights: integers cannot be moved a little",
+            do="pre-train the float model that it was made from, and quantise the result",
+        )
+
+
+def _compare(view: Sequences | Streaming | FeedForward, points: Points, seed: int) -> None:
+    """Refuse to train a torch view that does not agree with ONNX Runtime."""
+    check = ParityCheck(HALF_TOLERANCE if view.prepared.is_half else Tolerance())
+    with torch.no_grad():
+        for sample in points.draw(seed, _NUM_COMPARED):
+            view.compare(sample, view.run(sample), check)
+
+
+def _why_nothing(choice: Choice) -> str:
+    shown = [f"{name}: {reason}" for name, reason in list(choice.left_out.items())[:4]]
+    return "; ".join(shown) or "no floating-point tensors"
+
+
+def _balanced(model: Source, request: Request, seed: int, device: str) -> float | None:
+    """The balanced critical target for the coherence that an audit measures."""
+    analysis = audit(
+        model,
+        num_steps=request.num_steps,
+        data=request.data or None,
+        inputs=request.values,
+        input_shapes=request.shapes,
+        states=request.states,
+        seed=seed,
+        device=device,
+    )
+    return analysis.verdict.recommended_target

@@ -1,0 +1,70 @@
+"""The report of a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+
+from lsc_graph.pretrain_results import (
+    PRETRAIN_SCHEMA_VERSION,
+    LeftOut,
+    PretrainReport,
+    Radius,
+    RadiusChange,
+)
+from lsc_graph.pretraining.fit import Fit
+from lsc_graph.pretraining.job import Job
+from lsc_graph.pretraining.readings import Edge, Reading
+from lsc_graph.results import Tool
+
+Readings = Mapping[Edge, Reading]
+
+
+def report_of(
+    job: Job, method: str, before: Readings, after: Readings, fit: Fit, seconds: float
+) -> PretrainReport:
+    """Everything in numbers."""
+    radii = tuple(_change(job, edge, before[edge], after[edge], fit) for edge in after)
+    left_out = job.choice.left_out.items()
+    return PretrainReport(
+        schema_version=PRETRAIN_SCHEMA_VERSION,
+        tool=Tool("lsc-graph", version("lsc-graph")),
+        model=job.prepared.loaded.facts,
+        method=method,
+        target_time=job.targets.time,
+        target_depth=job.targets.depth,
+        tolerance=job.problem.tolerance,
+        num_steps=job.prepared.cell_graph.num_steps,
+        radii=radii,
+        trained=tuple(weight.label for weight in job.choice.weights),
+        left_out=tuple(LeftOut(tensor, reason) for tensor, reason in left_out),
+        iterations=fit.iterations,
+        is_reached=all(change.is_reached for change in radii),
+        stop_reason=fit.stop_reason,
+        seconds=seconds,
+        seed=job.problem.seed,
+        data_digest=job.points.digest(job.problem.seed),
+        warnings=tuple(job.prepared.findings.warnings),
+    )
+
+
+def _change(job: Job, edge: Edge, before: Reading, after: Reading, fit: Fit) -> RadiusChange:
+    source, layer = edge
+    target = job.targets.of_edge[edge]
+    is_reached = abs(after.mean - target) <= job.problem.tolerance + 2 * after.std_error
+    return RadiusChange(
+        layer=layer,
+        name=job.problem.reader.layers[layer].name,
+        source=source,
+        kind=after.kind.value,
+        quantity="spectral radius" if after.is_radius else "gain",
+        target=target,
+        before=_radius(before),
+        after=_radius(after),
+        is_reached=is_reached,
+        reason=None if is_reached else fit.reasons.get(edge, fit.stop_reason),
+    )
+
+
+def _radius(reading: Reading) -> Radius:
+    return Radius(reading.mean, reading.std_error, reading.values.numel())

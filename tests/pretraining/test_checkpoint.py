@@ -1,0 +1,66 @@
+"""Interrupted fits go on as if nothing had happened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lsc_graph.models.registry import build
+
+from lsc_graph.errors import UsageError
+from lsc_graph.pretraining.checkpoint import Checkpoint
+from lsc_graph.pretraining.fit import Progress
+from lsc_graph.pretraining.pretrain_model import pretrain
+
+OPTIONS = {"num_steps": 8, "tolerance": 0.005, "max_iterations": 6}
+
+
+@pytest.mark.parametrize("method", ["rescale", "gradient", "paper", "both"])
+def test_a_fit_that_was_interrupted_ends_with_the_same_weights(method: str, tmp_path: Path) -> None:
+    if method == "paper":
+        pytest.importorskip("pytorch_optimizer")
+    model, file = build("gru"), tmp_path / "fit.ckpt"
+    whole = pretrain(model, method=method, **OPTIONS)  # type: ignore[arg-type]
+
+    def interrupt(progress: Progress) -> None:
+        if progress.iteration == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(model, method=method, checkpoint=file, progress=interrupt, **OPTIONS)  # type: ignore[arg-type]
+    assert file.exists()
+    seen: list[int] = []
+    resumed = pretrain(
+        model,
+        method=method,
+        checkpoint=file,
+        resume=True,
+        progress=lambda progress: seen.append(progress.iteration),
+        **OPTIONS,  # type: ignore[arg-type]
+    )
+    assert seen[0] == 3
+    assert resumed.report.iterations == whole.report.iterations
+    for name, value in whole.named.items():
+        np.testing.assert_array_equal(resumed.named[name], value)
+    assert not file.exists()
+
+
+def test_a_checkpoint_of_another_request_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "fit.ckpt"
+    Checkpoint(file, {"seed": 1}).save({"iterations": 2})
+    assert Checkpoint(file, {"seed": 1}).load() == {"iterations": 2}
+    with pytest.raises(UsageError, match="another request"):
+        Checkpoint(file, {"seed": 2}).load()
+
+
+@pytest.mark.parametrize("data", [b"", b"not a checkpoint", b"PK\x03\x04"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, data: bytes) -> None:
+    file = tmp_path / "fit.ckpt"
+    file.write_bytes(data)
+    with pytest.raises(UsageError, match="cannot be read"):
+        Checkpoint(file, {}).load()
+
+
+def test_no_file_means_a_fresh_start(tmp_path: Path) -> None:
+    assert Checkpoint(tmp_path / "none", {}).load() is None

@@ -1,0 +1,51 @@
+"""Steps of least norm, and estimates that remember."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, unattainable_share
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_step_removes_the_residuals_and_is_the_smallest_that_does() -> None:
+    slopes, residuals = random(3, 8), random(3)
+    step = least_norm_step(slopes, residuals, 1e-12)
+    torch.testing.assert_close(slopes @ step, -residuals)
+    torch.testing.assert_close(step, -torch.linalg.pinv(slopes) @ residuals)
+
+
+def test_damping_shortens_the_step() -> None:
+    slopes, residuals = random(3, 8), random(3)
+    lengths = [float(least_norm_step(slopes, residuals, damping).norm()) for damping in (1e-3, 0.1, 1.0)]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_of_two_opposite_residuals_of_one_unknown_only_the_mean_can_be_removed() -> None:
+    slopes = torch.ones(2, 1, dtype=torch.float64)
+    share = unattainable_share(slopes, torch.tensor([1.0, -1.0], dtype=torch.float64))
+    torch.testing.assert_close(share, torch.ones(2, dtype=torch.float64))
+    share = unattainable_share(slopes, torch.tensor([1.0, 1.0], dtype=torch.float64))
+    assert float(share.max()) == pytest.approx(0, abs=1e-12)
+
+
+def test_equal_readings_without_moves_are_averaged() -> None:
+    tracker, readings = Tracker(), random(50, 2)
+    for reading in readings:
+        tracker.observe(reading, torch.full((2,), 0.5, dtype=torch.float64))
+    assert tracker.error is not None
+    torch.testing.assert_close(tracker.error, readings.mean(0))
+    torch.testing.assert_close(tracker.variance, torch.full((2,), 0.01, dtype=torch.float64))
+
+
+def test_a_predicted_move_shifts_the_estimate_and_makes_it_less_certain() -> None:
+    tracker, one = Tracker(), torch.ones(1, dtype=torch.float64)
+    tracker.observe(one, 0.1 * one)
+    tracker.predict(-0.5 * one)
+    assert tracker.error is not None
+    assert float(tracker.error) == pytest.approx(0.5)
+    assert float(tracker.variance) > 0.1

@@ -1,0 +1,74 @@
+"""Written models differ from what they were made from in the bytes of trained tensors alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+from lsc_graph.models.registry import build
+
+from lsc_graph.errors import UsageError, VerificationError
+from lsc_graph.pretraining import pretrain_file as module
+from lsc_graph.pretraining.pretrain_file import pretrain_file
+from lsc_graph.writeback.difference import differences
+from lsc_graph.writeback.weights import PROVENANCE
+
+
+@pytest.fixture(name="model")
+def _model(tmp_path: Path) -> Path:
+    path = tmp_path / "gru.onnx"
+    onnx.save(build("gru"), path)
+    return path
+
+
+def test_only_values_change_and_the_file_says_where_they_come_from(model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    report = pretrain_file(model, output, num_steps=8)
+    assert report.is_reached
+    before, after = onnx.load(model), onnx.load(output)
+    (note,) = [entry for entry in after.metadata_props if entry.key == PROVENANCE]
+    assert json.loads(note.value)["data_digest"] == report.data_digest
+    after.metadata_props.remove(note)
+    changed = differences(before, after)
+    assert changed
+    assert all("initializer" in path and path.endswith(("raw_data", "float_data")) for path in changed)
+    for change in report.radii:
+        assert change.written is not None
+        assert abs(change.written.mean - change.target) <= 0.02 + 4 * change.written.std_error
+
+
+def test_a_file_that_is_not_what_was_fitted_does_not_appear(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = module.pretrain
+
+    def careless(*arguments: object, **options: object) -> object:
+        found = honest(*arguments, **options)  # type: ignore[arg-type]
+        for array in found.values.values():
+            array *= 1.5
+        return found
+
+    monkeypatch.setattr(module, "pretrain", careless)
+    with pytest.raises(VerificationError, match="not the one that was fitted"):
+        pretrain_file(model, tmp_path / "out.onnx", num_steps=8)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gru.onnx"]
+
+
+def test_the_model_itself_is_overwritten_only_if_asked(model: Path) -> None:
+    before = model.read_bytes()
+    with pytest.raises(UsageError, match="the input itself"):
+        pretrain_file(model, model, num_steps=8)
+    assert model.read_bytes() == before
+    pretrain_file(model, model, in_place=True, num_steps=8)
+    assert model.read_bytes() != before
+
+
+def test_an_interruption_leaves_no_file(model: Path, tmp_path: Path) -> None:
+    def interrupt(progress: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pretrain_file(model, tmp_path / "out.onnx", num_steps=8, progress=interrupt)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gru.onnx"]

@@ -1,0 +1,83 @@
+"""Readings of radii against the audit's own, and their sensitivities against finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lsc_graph.models.registry import build
+from pretraining_problems import prepared_model, problem_of, reader_of
+
+from lsc_graph.audit_model import audit
+from lsc_graph.pretraining.points import Points
+from lsc_graph.pretraining.readings import spread_times
+from lsc_graph.pretraining.trainable import as_trained
+from lsc_graph.pretraining.transitions import find_transitions
+from lsc_graph.pretraining.unknowns import Unknowns
+
+MODELS = ["gru", "lstm", "tanh_rnn", "streaming_gru", "unrolled_gru", "lru", "alif_smooth"]
+
+
+@pytest.mark.parametrize("name", [*MODELS, "feed_forward_sin"])
+def test_readings_at_all_steps_are_the_radii_that_an_audit_finds(name: str) -> None:
+    options = {"hidden_size": 16, "num_layers": 3} if name == "feed_forward_sin" else {}
+    num_steps = None if name == "feed_forward_sin" else 8
+    model = build(name, **options)
+    analysis = audit(model, num_steps=num_steps, num_samples=3, seed=5)
+    prepared = prepared_model(model, num_steps)
+    samples = list(enumerate(Points(prepared, {}).draw(5, 3)))
+    readings = reader_of(prepared).read({}, samples, 8, 0, with_derivative=False)
+    assert readings
+    layers = {layer.id: layer for layer in analysis.layers}
+    for reading in readings:
+        source, target = reading.edge
+        if source == target:
+            expected = layers[target].time_radius
+        else:
+            (edge,) = (e for e in layers[target].depth_edges if e.source == source)
+            expected = edge.radius
+        assert expected is not None
+        assert reading.values.numel() == expected.num_points
+        assert reading.mean == pytest.approx(expected.mean, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_sensitivities_are_those_of_finite_differences(name: str) -> None:
+    problem = problem_of(name)
+    reader, values = problem.reader, as_trained(problem.weights)
+    transitions = find_transitions(reader, problem.weights, values, problem.draw(0, 1)[0])
+    unknowns = Unknowns(problem.weights, problem.widths, transitions)
+    direction = torch.randn(len(unknowns), generator=torch.Generator().manual_seed(1))
+    along = torch.zeros((), requires_grad=True)
+    readings = problem.read(unknowns.apply(values, along * direction), 2, 4, seed=3)
+    step = 1e-4  # larger ones cross kinks, where another eigenvalue becomes the largest
+    with torch.no_grad():
+        above, below = (
+            problem.read(unknowns.apply(values, s * step * direction), 2, 4, seed=3) for s in (1, -1)
+        )
+    for reading, one, other in zip(readings, above, below, strict=True):
+        assert reading.derivative is not None
+        slope = 0.0
+        if reading.derivative.requires_grad:
+            (slope,) = torch.autograd.grad(reading.derivative, along, retain_graph=True)
+        expected = (one.mean - other.mean) / (2 * step)
+        assert float(slope) == pytest.approx(expected, rel=0.05, abs=5e-3)
+
+
+def test_points_do_not_depend_on_which_other_samples_are_read() -> None:
+    problem = problem_of("gru")
+    samples = list(enumerate(problem.draw(4, 4)))
+    whole = problem.reader.read({}, samples, 4, 9, with_derivative=False)
+    parts = [problem.reader.read({}, samples[k::2], 4, 9, with_derivative=False) for k in range(2)]
+    for number, reading in enumerate(whole):
+        own = reading.by_sample()
+        for k in range(2):
+            for mine, theirs in zip(own[k::2], parts[k][number].by_sample(), strict=True):
+                torch.testing.assert_close(mine, theirs)
+
+
+def test_steps_are_spread_over_the_whole_sequence() -> None:
+    import numpy as np
+
+    times = spread_times(100, 5, np.random.default_rng(0))
+    assert [time // 20 for time in times] == [0, 1, 2, 3, 4]
+    assert spread_times(3, 8, np.random.default_rng(0)) == [0, 1, 2]

@@ -1,0 +1,52 @@
+"""Two processes that share the samples find what one finds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from lsc_graph.models.registry import build
+
+SCRIPT = """
+import sys
+import numpy as np
+import torch
+from lsc_graph.pretraining.pretrain_model import pretrain
+from lsc_graph.pretraining.shards import num_processes, rank
+torch.set_num_threads(1)
+model, output, method, iterations, expected = sys.argv[1:]
+found = pretrain(model, method=method, num_steps=8, max_iterations=int(iterations))
+assert num_processes() == int(expected)
+if rank() == 0:
+    np.savez(output, **found.named)
+"""
+
+
+def trained(tmp_path: Path, method: str, processes: int) -> dict[str, np.ndarray]:
+    script, model, output = tmp_path / "fit.py", tmp_path / "gru.onnx", tmp_path / f"{processes}.npz"
+    script.write_text(SCRIPT)
+    onnx.save(build("gru"), model)
+    runner = [sys.executable]
+    if processes > 1:
+        runner += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    arguments = [script, model, output, method, "4", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*runner, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(output) as found:
+        return dict(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["rescale", "gradient"])
+def test_the_outcome_does_not_depend_on_the_number_of_processes(tmp_path: Path, method: str) -> None:
+    one, two = (trained(tmp_path, method, processes) for processes in (1, 2))
+    for name, value in one.items():
+        np.testing.assert_allclose(two[name], value, atol=2e-6, rtol=1e-5)
