@@ -32,16 +32,13 @@ from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "radii.json"
-STATES = {"tanh_rnn": 1, "gru": 1, "lstm": 2, "lru": 2, "alif": 3}
+STATES = {"tanh_rnn": 1, "gru": 1, "lstm": 2, "lru": 2, "alif_smooth": 3}
 
 
 def cell_at(name: str, size: int, num_points: int) -> tuple[CellModule, Trajectory]:
     """The top layer of a reference model of about that state size, and a trajectory through it."""
-    options: dict[str, object] = {"spike": "sigmoid"} if name == "alif" else {}
     width = max(1, size // STATES[name])
-    prepared = prepare(
-        registry.build(name, hidden_size=width, **options), Request(num_points, {}, {}, (), {})
-    )
+    prepared = prepare(registry.build(name, hidden_size=width), Request(num_points, {}, {}, (), {}))
     is_streaming = prepared.findings.is_streaming
     (sample,) = make_samples(
         prepared.plan,
@@ -159,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="64,128,256,512,1024,2048")
     parser.add_argument("--spectra-sizes", default="64,128,256,512,1024")
-    parser.add_argument("--cells", default="tanh_rnn,gru,lstm,lru,alif")
+    parser.add_argument("--cells", default="tanh_rnn,gru,lstm,lru,alif_smooth")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.sizes.split(",")]
     machine = {
