@@ -1,8 +1,8 @@
 """Spectral radii on a CUDA device against the CPU: every estimator by size.
 
-Run as `python benchmarks/gpu.py` on a machine with CUDA; prints a table and writes benchmarks/results/gpu.json
-with the device's name. Where the fastest method of a size is not the one that is chosen there, the line ends with
-"chosen: ..."; the crossovers are SQUARING_FROM and ARNOLDI_FROM in lsc_graph/spectra/choose.py.
+Run as `python benchmarks/gpu.py` on a machine with CUDA; it prints a table and writes its result with the
+device's name to benchmarks/results/gpu.json. Where the fastest method of a size is not the one that is
+chosen there, the line says what is chosen; lsc_graph/spectra/choose.py has the crossovers.
 """
 
 from __future__ import annotations

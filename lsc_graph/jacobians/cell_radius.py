@@ -14,7 +14,7 @@ from torch.func import vjp, vmap
 
 from lsc_graph.jacobians.blocks import unit_blocks
 from lsc_graph.jacobians.cell import batched_jacobians, cell_points, flatten
-from lsc_graph.spectra.arnoldi import arnoldi_radius
+from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, arnoldi_radius
 from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator
@@ -49,6 +49,8 @@ def time_radii(
     if method is Method.ARNOLDI or (method is Method.AUTO and is_large):
         restarts = 0 if method is Method.AUTO else 4
         found = arnoldi_radius(pull_operator(module, points), tolerance=tolerance, max_restarts=restarts)
+        if method is Method.AUTO:
+            found = found.distrusting(ILL_CONDITIONED)
         rest = (~found.converged).nonzero()[:, 0]
         if method is Method.ARNOLDI or not len(rest):
             return found
