@@ -10,7 +10,7 @@ from torch.func import jacrev, vmap
 
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
-MAX_BATCH_BYTES = 256 * 2**20
+MAX_BATCH_BYTES = 32 * 2**20
 
 
 def cell_jacobians(

@@ -186,8 +186,6 @@ def _ritz(
         errors = torch.where(trusted, torch.minimum(errors, change), errors)
     # The true condition number is larger than that within the Krylov space, the more so the worse it is.
     distrust = (pair.conditions / ILL_CONDITIONED).clamp_min(1.0).square()
-    if operator.dtype is torch.float32:
-        distrust = torch.where(distrust > 1, torch.inf, distrust)
     errors = errors * distrust
     norms = torch.linalg.matrix_norm(whole)
     errors = errors + pair.conditions * torch.finfo(operator.dtype).eps * norms / safe

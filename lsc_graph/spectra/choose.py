@@ -96,7 +96,7 @@ def cascade(size: int, device: str) -> tuple[Method, ...]:
 def _auto(matrices: Tensor, tolerance: float, with_condition: bool) -> Estimate:
     first, *others = cascade(matrices.shape[-1], matrices.device.type)
     if first is Method.ARNOLDI:
-        found = _arnoldi(matrices, tolerance, max_restarts=0, enough=_ENOUGH)
+        found = _arnoldi(matrices, tolerance, max_restarts=0, enough=_ENOUGH).distrusting(ILL_CONDITIONED)
     else:
         found = _by_name(matrices, first, tolerance, with_condition)
     for method in others:

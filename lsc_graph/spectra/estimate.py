@@ -88,6 +88,12 @@ class Estimate:
             methods[point] = other.methods[index]
         return Estimate(fields[0], fields[1], fields[2], fields[3], tuple(methods))
 
+    def distrusting(self, condition: float) -> Estimate:
+        """With points of worse conditioned eigenvalues counted as not converged."""
+        is_worse = self.conditions > condition
+        errors = torch.where(is_worse, torch.inf, self.errors)
+        return Estimate(self.values, errors, self.converged & ~is_worse, self.conditions, self.methods)
+
     def counts(self) -> dict[str, int]:
         """How many points each method gave."""
         return dict(Counter(str(method) for method in self.methods))

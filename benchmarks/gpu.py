@@ -1,0 +1,130 @@
+"""Spectral radii on a CUDA device against the CPU: every estimator by size.
+
+Run as `python benchmarks/gpu.py` on a machine with CUDA; it prints a table and writes its result with the
+device's name to benchmarks/results/gpu.json. Where the fastest method of a size is not the one that is
+chosen there, the line says what is chosen; lsc_graph/spectra/choose.py has the crossovers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from lsc_graph.spectra.choose import cascade, radius_estimate
+from lsc_graph.spectra.estimate import Estimate, Method
+
+ROOT = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results" / "gpu.json"
+METHODS = (Method.DENSE, Method.SQUARING, Method.ARNOLDI, Method.AUTO)
+# Dense eigenvalues of larger matrices take minutes.
+MAX_DENSE = 2048
+REPEATS = 3
+
+
+def seconds_of(function: Callable[[], Estimate], device: torch.device) -> tuple[float, Estimate]:
+    """The shortest of a few runs after a first one, the device's queue empty before and after."""
+    found = function()
+    times = []
+    for _ in range(REPEATS):
+        synchronise(device)
+        start = time.perf_counter()
+        found = function()
+        synchronise(device)
+        times.append(time.perf_counter() - start)
+    return min(times), found
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matrices_of(size: int, num_points: int) -> torch.Tensor:
+    """diag * W + diag, as gated cells have it, in single precision."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    gates = torch.sigmoid(torch.randn(2, num_points, size, generator=generator, dtype=torch.float64))
+    return (0.5 * gates[0][:, :, None] * weights + torch.diag_embed(0.9 * gates[1])).float()
+
+
+def compare(size: int, num_points: int, devices: list[torch.device]) -> list[dict[str, object]]:
+    """Every method on every device, on the same matrices."""
+    matrices = matrices_of(size, num_points)
+    rows: list[dict[str, object]] = []
+    for device in devices:
+        here = matrices.to(device)
+        for method in METHODS:
+            if method is Method.DENSE and size > MAX_DENSE:
+                continue
+
+            def run(here: torch.Tensor = here, method: Method = method) -> Estimate:
+                return radius_estimate(here, method)
+
+            seconds, found = seconds_of(run, device)
+            rows.append(
+                {
+                    "size": size,
+                    "num_points": num_points,
+                    "device": device.type,
+                    "method": method.value,
+                    "seconds": round(seconds, 5),
+                    "mean": float(found.values.mean()),
+                    "num_converged": int(found.converged.sum()),
+                }
+            )
+    return rows
+
+
+def describe(rows: list[dict[str, object]]) -> str:
+    """One line for a size: each device's fastest method, and the choice where it is another."""
+    parts = []
+    for device in dict.fromkeys(str(row["device"]) for row in rows):
+        own = [row for row in rows if row["device"] == device and row["method"] != Method.AUTO.value]
+        done = [row for row in own if row["num_converged"] == row["num_points"]] or own
+        best = min(done, key=lambda row: float(str(row["seconds"])))
+        chosen = cascade(int(str(best["size"])), device)[0]
+        times = ", ".join(f"{row['method']} {row['seconds']} s" for row in own)
+        note = "" if chosen.value == best["method"] else f" (chosen: {chosen.value})"
+        parts.append(f"{device}: {times}{note}")
+    return f"n={rows[0]['size']}, {rows[0]['num_points']} points; " + "; ".join(parts)
+
+
+def main() -> int:
+    """Compare over sizes, and write the result; without CUDA there is nothing to compare."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sizes", default="16,32,64,128,256,512,1024,2048,4096")
+    parser.add_argument("--device", default="cuda")
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("torch sees no CUDA device: nothing was measured", file=sys.stderr)
+        return 2
+    devices = list(dict.fromkeys([device, torch.device("cpu")]))
+    machine = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "cuda": torch.version.cuda,
+        "num_cpu_threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    rows: list[dict[str, object]] = []
+    for size in (int(size) for size in arguments.sizes.split(",")):
+        found = compare(size, 32 if size <= 1024 else 4, devices)
+        rows += found
+        print(describe(found), flush=True)
+    if device.type == "cuda":
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,96 @@
+"""Spectral radii of a cell's time Jacobians, of which as little is built as the cell allows.
+
+Unit blocks where units do not meet; dense matrices while these are small; beyond that Krylov iteration on
+vector-Jacobian products of all steps at once, and dense matrices of the points where it did not converge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from lsc_graph.jacobians.blocks import unit_blocks
+from lsc_graph.jacobians.cell import batched_jacobians, cell_points, flatten
+from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, arnoldi_radius
+from lsc_graph.spectra.choose import radius_estimate
+from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
+from lsc_graph.spectra.operator import Operator
+from lsc_graph.to_torch.loop import CellModule, Trajectory
+
+# From this state size on, products with the Jacobian are cheaper than the Jacobian; benchmarks/radii.py.
+OPERATOR_FROM = 384
+
+
+def time_radii(
+    module: CellModule,
+    trajectory: Trajectory,
+    generator: torch.Generator,
+    method: Method = Method.AUTO,
+    *,
+    tolerance: float = TOLERANCE,
+) -> Estimate:
+    """Spectral radii of M_time at every step of a trajectory [T].
+
+    Args:
+        module: the cell.
+        trajectory: where.
+        generator: of the probes that verify a structure found in the graph.
+        method: the estimator; ARNOLDI and, for large states, AUTO work on products.
+        tolerance: relative error that counts as converged.
+    """
+    blocks = unit_blocks(module, trajectory, generator) if method is Method.AUTO else None
+    if blocks is not None:
+        return blocks.radius(tolerance)
+    points = cell_points(module, trajectory)
+    is_large = module.cell.layer.state_size >= OPERATOR_FROM
+    if method is Method.ARNOLDI or (method is Method.AUTO and is_large):
+        restarts = 0 if method is Method.AUTO else 4
+        found = arnoldi_radius(pull_operator(module, points), tolerance=tolerance, max_restarts=restarts)
+        if method is Method.AUTO:
+            found = found.distrusting(ILL_CONDITIONED)
+        rest = (~found.converged).nonzero()[:, 0]
+        if method is Method.ARNOLDI or not len(rest):
+            return found
+        here = [value[rest.to(value.device)] for value in points]
+        again = radius_estimate(_dense(module, here), Method.AUTO, tolerance=tolerance)
+        return found.where_better(rest, again)
+    return radius_estimate(_dense(module, points), method, tolerance=tolerance)
+
+
+def _own(module: CellModule) -> list[int]:
+    """Where a cell reads its own old states."""
+    names = [("before", state.name) for state in module.cell.layer.states]
+    return [module.reads.index(name) for name in names]
+
+
+def _dense(module: CellModule, points: Sequence[Tensor]) -> Tensor:
+    """M_time at some points [P, n, n]."""
+    found = batched_jacobians(lambda *values: flatten(module(*values)), points, _own(module))
+    return torch.cat([block.flatten(2) for block in found], 2)
+
+
+def pull_operator(module: CellModule, points: Sequence[Tensor]) -> Operator:
+    """Products of M_time^T with vectors [P, n] at P points; the cells are run forward once."""
+    own = _own(module)
+    states = [points[index] for index in own]
+
+    def step(*values: Tensor) -> Tensor:
+        return flatten(module(*values))
+
+    def function(*chosen: Tensor) -> Tensor:
+        given = list(points)
+        for index, value in zip(own, chosen, strict=True):
+            given[index] = value
+        stepped: Tensor = vmap(step)(*given)
+        return stepped
+
+    _, pullback, *_ = vjp(function, *states)
+
+    def apply(vectors: Tensor) -> Tensor:
+        return torch.cat([part.flatten(1) for part in pullback(vectors)], 1)
+
+    like = states[0]
+    return Operator(apply, like.shape[0], module.cell.layer.state_size, like.dtype, like.device)

@@ -1,0 +1,93 @@
+"""Radii of cells are those of their dense Jacobians, however little of these is built."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from lsc_graph.models import registry
+
+from lsc_graph.errors import AnalysisError
+from lsc_graph.jacobians import cell_radius
+from lsc_graph.jacobians.cell import cell_jacobians, cell_points
+from lsc_graph.jacobians.cell_radius import pull_operator, time_radii
+from lsc_graph.jacobians.radius import spectral_radius
+from lsc_graph.measure import Sequences, Streaming
+from lsc_graph.prepare import Request, prepare
+from lsc_graph.sampling import make_samples
+from lsc_graph.spectra.estimate import Method
+from lsc_graph.to_torch.loop import CellModule, Trajectory
+
+CELLS = ["tanh_rnn", "gru", "lstm", "lru", "alif_smooth"]
+STEPS = 6
+
+
+def cell_of(name: str, width: int) -> tuple[CellModule, Trajectory]:
+    prepared = prepare(registry.build(name, hidden_size=width), Request(STEPS, {}, {}, (), {}))
+    streaming = prepared.findings.is_streaming
+    (sample,) = make_samples(
+        prepared.plan,
+        data={},
+        fixed={},
+        domains=prepared.domains,
+        carried=[carry.before for carry in prepared.findings.carried],
+        num_steps=STEPS if streaming else None,
+        num_samples=1,
+        seed=0,
+    )
+    with torch.no_grad():
+        model = (Streaming if streaming else Sequences)(prepared, "cpu", torch.Generator().manual_seed(0))
+        trajectory = model.run(sample).trajectories[-1]
+    module = model.program.sites[-1].cells[-1]
+    assert isinstance(module, CellModule)
+    return module, trajectory
+
+
+def dense(module: CellModule, trajectory: Trajectory) -> torch.Tensor:
+    with torch.no_grad():
+        jacobians = cell_jacobians(module, trajectory)
+    states = module.cell.layer.states
+    return torch.cat([jacobians["before", state.name].flatten(2) for state in states], 2)
+
+
+@pytest.mark.parametrize("limit", [1, 10_000])
+@pytest.mark.parametrize("name", CELLS)
+def test_radii_are_those_of_the_dense_jacobians(
+    name: str, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cell_radius, "OPERATOR_FROM", limit)
+    module, trajectory = cell_of(name, 40)
+    found = time_radii(module, trajectory, torch.Generator().manual_seed(0))
+    exact = spectral_radius(dense(module, trajectory))
+    assert bool(found.converged.all())
+    torch.testing.assert_close(found.values.mean(), exact.mean(), rtol=5e-3, atol=0)
+
+
+@pytest.mark.parametrize("method", [Method.DENSE, Method.SQUARING, Method.ARNOLDI])
+def test_methods_by_name(method: Method) -> None:
+    module, trajectory = cell_of("gru", 40)
+    found = time_radii(module, trajectory, torch.Generator().manual_seed(0), method)
+    exact = spectral_radius(dense(module, trajectory))
+    assert set(found.methods) == {method}
+    off = (found.values - exact).abs() / exact
+    assert bool((off[found.converged] < 1e-2).all())
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_operator_is_the_transposed_jacobian(name: str) -> None:
+    module, trajectory = cell_of(name, 6)
+    operator = pull_operator(module, cell_points(module, trajectory))
+    matrices = dense(module, trajectory)
+    vectors = torch.randn(STEPS, operator.size, generator=torch.Generator().manual_seed(0))
+    expected = torch.einsum("pi,pij->pj", vectors, matrices)
+    torch.testing.assert_close(operator.apply(vectors), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_cell_without_matrices_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> torch.Tensor:
+        raise AnalysisError("a dense Jacobian was built")
+
+    monkeypatch.setattr(cell_radius, "_dense", refuse)
+    module, trajectory = cell_of("lru", 300)
+    assert set(time_radii(module, trajectory, torch.Generator().manual_seed(0)).methods) == {Method.BLOCKS}
+    module, trajectory = cell_of("gru", 400)
+    assert set(time_radii(module, trajectory, torch.Generator().manual_seed(0)).methods) == {Method.ARNOLDI}
