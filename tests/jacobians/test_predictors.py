@@ -102,7 +102,7 @@ def test_mean_and_fluctuation_obey_the_law_of_the_covariance() -> None:
     for _ in range(6):
         noise = torch.diag(variance.T @ covariance.diagonal())
         covariance = mean.T @ covariance @ mean + noise
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(99)  # noise that has nothing to do with the cotangents
     replaced = RULES["mean_and_fluctuation"](known, edges, generator)
     reached = backpropagate(replaced, nodes, start(nodes, 200_000))[nodes[0]]
     expected = 0.5 * math.log10(float(covariance.trace()))
