@@ -221,7 +221,7 @@ def _measure(
     assert meter is not None
     say("Judging", 0.95)
     layers = summary.layers(cells)
-    growth = meter.growth(_Factors(layers))
+    growth = meter.growth(EdgeFactors(layers))
     warnings = _warnings(prepared)
     if summary.is_cut:
         warnings += (
@@ -277,13 +277,17 @@ def _quantization_warning(prepared: Prepared, sample: Sample) -> str:
     )
 
 
-class _Factors:
-    """The mean radius of an edge between grid nodes; the gain where there is no radius."""
+class EdgeFactors:
+    """The mean radius of an edge between grid nodes; the gain where there is no radius, or if asked for."""
 
-    def __init__(self, layers: Sequence[LayerFacts]) -> None:
-        self.time = {layer.id: layer.time_radius.mean for layer in layers if layer.time_radius}
+    def __init__(self, layers: Sequence[LayerFacts], with_gains: bool = False) -> None:
+        self.time = {
+            layer.id: value.mean
+            for layer in layers
+            if (value := layer.time_gain if with_gains else layer.time_radius)
+        }
         self.depth = {
-            (edge.source, layer.id): (edge.radius or edge.gain).mean
+            (edge.source, layer.id): (edge.gain if with_gains else edge.radius or edge.gain).mean
             for layer in layers
             for edge in layer.depth_edges
         }
@@ -293,7 +297,7 @@ class _Factors:
 
 
 def _verdict(growth: Growth, layers: Sequence[LayerFacts], cells: CellGraph) -> Judgement:
-    factors = _Factors(layers)
+    factors = EdgeFactors(layers)
     return judge(
         growth=growth,
         time_factors=tuple(factors.time.values()),

@@ -294,7 +294,13 @@ class Grid:
 
 @dataclass(frozen=True)
 class GrowthPoint:
-    """Growth from the cell dt steps and dl layers before the last one, in decades; None is log10 of 0."""
+    """Growth from the cell dt steps and dl layers before the last one, in decades; None is log10 of 0.
+
+    Beside what was measured, what is predicted (docs/predictors.md): `coherent` and `incoherent` from one
+    mean factor per edge, `mean_field` from the mean squares of the local Jacobians' elements, `resampled`
+    from the local Jacobians with their steps in random order. `random_sign` is measured: what the paths would
+    give if they did not interfere. What does not apply (no time axis, elements not known) is None as well.
+    """
 
     dt: int
     dl: int
@@ -303,6 +309,9 @@ class GrowthPoint:
     coherent_log10: float | None
     incoherent_log10: float | None
     coherence: float | None
+    mean_field_log10: float | None = None
+    resampled_log10: float | None = None
+    random_sign_log10: float | None = None
 
 
 @dataclass(frozen=True)
@@ -326,6 +335,9 @@ class Growth:
     local_log10: float | None
     interference_log10: float | None
     table: tuple[GrowthPoint, ...]
+    mean_field_log10: float | None = None
+    resampled_log10: float | None = None
+    random_sign_log10: float | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from lsc_graph.cells import CellGraph
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.grid import EdgeMap
 from lsc_graph.jacobians.growth import Cotangents, backpropagate, log10_rms
+from lsc_graph.jacobians.predictions import Predictions
 from lsc_graph.paths import log10_of_count, log10_path_sums, num_paths_from_each
 from lsc_graph.results import Growth, GrowthPoint
 from lsc_graph.unroll import GridNode, depths, last_states
@@ -48,16 +49,20 @@ class GrowthMeter:
         self._targets = list(last_states(cells))
         self._sizes = {layer.id: layer.state_size for layer in cells.layers}
         self._lengths: defaultdict[GridNode, _Lengths] = defaultdict(_Lengths)
+        self._predictions = Predictions()
 
     def add(self, edges: Sequence[EdgeMap]) -> None:
         """One sample's grid of local Jacobians."""
         largest = max(self._sizes[node.layer] for node in self._targets)
         plain, signed = next((counts for size, counts in _COUNTS if largest <= size), _FEWEST)
-        self._sweep(edges, plain, None)
+        self.sweep(edges, plain, None)
         if len(self.order) > len(self._cells.layers) > 1:
-            self._sweep(edges, signed, self._generator)
+            self.sweep(edges, signed, self._generator)
+        if self._cells.num_steps > 2:
+            self._predictions.add(edges, self.order, self.random_start(plain), self._generator)
 
-    def _sweep(self, edges: Sequence[EdgeMap], count: int, signs: torch.Generator | None) -> None:
+    def sweep(self, edges: Sequence[EdgeMap], count: int, signs: torch.Generator | None) -> None:
+        """Note the lengths of `count` cotangents, with random signs if there is a generator of them."""
         start = self.random_start(count)
         found = backpropagate(edges, self.order, start, signs, with_vectors=False)
         lengths = torch.stack([Cotangents.of(vectors).log10_norm for vectors in start.values()])
@@ -84,7 +89,7 @@ class GrowthMeter:
         coherent = log10_path_sums(self._grid, self._targets, lambda u, v, _: _log10(factor(u, v)))
         squared = log10_path_sums(self._grid, self._targets, lambda u, v, _: 2 * _log10(factor(u, v)))
         table = []
-        cells = self._by_lag()
+        cells = self.cells_by_lag()
         for (dl, dt), nodes in sorted(cells.items()):
             total = sum(counts.get(node, 0) for node in nodes)
             table.append(
@@ -99,7 +104,7 @@ class GrowthMeter:
             )
         return self._growth(table, cells)
 
-    def _by_lag(self) -> Mapping[tuple[int, int], list[GridNode]]:
+    def cells_by_lag(self) -> Mapping[tuple[int, int], list[GridNode]]:
         """Grid nodes by (dl, dt): layers below the last, and steps before the last one of their direction."""
         depth = depths(self._cells)
         deepest = max(depth.values())
@@ -129,6 +134,9 @@ class GrowthMeter:
             measured_log10=_finite(measured),
             coherent_log10=coherent,
             incoherent_log10=incoherent,
+            mean_field_log10=self._predictions.log10("mean_field", nodes),
+            resampled_log10=self._predictions.log10("resampled", nodes),
+            random_sign_log10=_finite(signed),
             coherence=_coherence(measured, signed, log10_num_paths),
         )
 
@@ -161,6 +169,9 @@ class GrowthMeter:
             measured_log10=farthest.measured_log10,
             coherent_log10=farthest.coherent_log10,
             incoherent_log10=farthest.incoherent_log10,
+            mean_field_log10=farthest.mean_field_log10,
+            resampled_log10=farthest.resampled_log10,
+            random_sign_log10=farthest.random_sign_log10,
             coherence=farthest.coherence,
             std_error=self._std_error(nodes),
             paths_log10=half,

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 
 from lsc_graph.jacobians.grid import DensePull, EdgeMap, Pull
-from lsc_graph.jacobians.growth import Cotangents, backpropagate
-from lsc_graph.unroll import GridNode
 
 Kind = tuple[str, str, int]
 """Edges that repeat in time: from layer, to layer, steps forward."""
@@ -30,16 +28,21 @@ class Known:
     times: tuple[int, ...]
 
     @staticmethod
-    def of(edges: Sequence[EdgeMap], num_points: int) -> Known:
-        """What is known from `num_points` steps spread evenly over the run (all, if there are fewer).
+    def of(edges: Sequence[EdgeMap], num_points: int | None, num_steps: int | None = None) -> Known:
+        """What is known from `num_points` steps spread evenly over the run (all if None, or if fewer).
 
         The first and last step are taken only if there are no others: edges end there.
+
+        Args:
+            edges: the whole grid.
+            num_points: how many steps to take.
+            num_steps: take them from so many first steps of the run only.
         """
         every: defaultdict[Kind, dict[int, Pull]] = defaultdict(dict)
         for edge in edges:
             every[kind_of(edge)][edge.head.time] = edge.pull
-        steps = max((edge.head.time for edge in edges), default=0) + 1
-        times = _spread(steps, num_points)
+        steps = min(num_steps or length(edges), length(edges))
+        times = _spread(steps, num_points or steps)
         kept = {
             kind: {time: pulls[time] for time in times if time in pulls} or _first(pulls)
             for kind, pulls in every.items()
@@ -56,6 +59,11 @@ Rule = Callable[[Known, Sequence[EdgeMap], torch.Generator], list[EdgeMap]]
 
 def kind_of(edge: EdgeMap) -> Kind:
     return edge.tail.layer, edge.head.layer, edge.head.time - edge.tail.time
+
+
+def length(edges: Sequence[EdgeMap]) -> int:
+    """Number of steps of a grid."""
+    return max((edge.head.time for edge in edges), default=0) + 1
 
 
 def _spread(num_steps: int, num_points: int) -> tuple[int, ...]:
@@ -75,8 +83,7 @@ def resampled(known: Known, edges: Sequence[EdgeMap], generator: torch.Generator
     Exact where steps are independent of each other, and where they are all alike; what correlates them
     over time is left out.
     """
-    steps = max((edge.head.time for edge in edges), default=0) + 1
-    draws = torch.randint(0, len(known.times), (steps,), generator=generator).tolist()
+    draws = torch.randint(0, len(known.times), (length(edges),), generator=generator).tolist()
     chosen = []
     for edge in edges:
         pulls = known.by_kind[kind_of(edge)]
@@ -114,7 +121,7 @@ def _normal(like: Tensor, width: int, generator: torch.Generator) -> Tensor:
 def mean_field(known: Known, edges: Sequence[EdgeMap], generator: torch.Generator) -> list[EdgeMap]:
     """Mean field by vector (theory section 4): second moments of each unit through E[M o M].
 
-    The vectors on these edges are second moments; see `second_moments`.
+    The vectors on these edges are second moments.
     """
     return _one_for_each_kind(known, edges, _mean_square)
 
@@ -145,18 +152,14 @@ def is_dense(edges: Sequence[EdgeMap]) -> bool:
     return all(isinstance(edge.pull, DensePull) for edge in edges)
 
 
-def second_moments(
-    edges: Sequence[EdgeMap], order: Sequence[GridNode], start: Mapping[GridNode, Tensor]
-) -> dict[GridNode, Tensor]:
-    """log10 of lengths [K] at each node when the edges carry second moments instead of cotangents."""
-    squares = {node: vectors.double().square() for node, vectors in start.items()}
-    found = backpropagate(edges, order, squares)
-    return {node: (own.unit.sum(1).log10() + own.log10_norm) / 2 for node, own in found.items()}
-
-
-def lengths(
-    edges: Sequence[EdgeMap], order: Sequence[GridNode], start: Mapping[GridNode, Tensor]
-) -> dict[GridNode, Tensor]:
-    """log10 of lengths [K] of the cotangents at each node."""
-    found: dict[GridNode, Cotangents] = backpropagate(edges, order, start)
-    return {node: own.log10_norm for node, own in found.items()}
+RULES: Mapping[str, Rule] = {
+    "resampled": resampled,
+    "mean_jacobian": mean_jacobian,
+    "mean_and_fluctuation": mean_and_fluctuation,
+    "mean_field": mean_field,
+}
+DRAWS = frozenset({"resampled"})
+"""Predictors that draw at random once for all cotangents."""
+NEEDS_ELEMENTS = frozenset({"mean_and_fluctuation", "mean_field"})
+SECOND_MOMENTS = frozenset({"mean_field"})
+"""Predictors whose edges carry the second moments of a cotangent's elements, not the cotangent."""

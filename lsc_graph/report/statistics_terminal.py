@@ -1,4 +1,4 @@
-"""What the terminal says of statistics: spread over layers, covariance over time, precision."""
+"""What the terminal says of statistics: spread over layers, covariance over time, precision, predictions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import defaultdict
 from rich.console import Console
 from rich.text import Text
 
-from lsc_graph.results import Analysis, CovarianceDecay, Statistics
+from lsc_graph.results import Analysis, CovarianceDecay, Growth, Statistics
 
 _KINDS = {"time_radius": "time radius", "depth_radius": "depth radius"}
 
@@ -67,3 +67,17 @@ def _precision(analysis: Analysis) -> str:
         f"precision {found.requested:g} {outcome}: largest standard error {found.largest_std_error:.2g} "
         f"({found.where}) with {found.num_samples} samples in {found.num_rounds} round(s)"
     )
+
+
+def predictions(growth: Growth) -> str:
+    """What the predictors say of the growth at the farthest cell, beside what was measured; "" for none."""
+    named = {
+        "resampled": growth.resampled_log10,
+        "mean field": growth.mean_field_log10,
+        "incoherent": growth.incoherent_log10,
+        "coherent": growth.coherent_log10,
+    }
+    known = [f"{name} {value:+.2f}" for name, value in named.items() if value is not None]
+    if growth.measured_log10 is None or growth.resampled_log10 is None:
+        return ""
+    return f"measured {growth.measured_log10:+.2f}; predicted from local Jacobians: {', '.join(known)}"

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lsc_graph.report.plot import growth_plot
-from lsc_graph.report.statistics_terminal import render_statistics
+from lsc_graph.report.statistics_terminal import predictions, render_statistics
 from lsc_graph.results import (
     Analysis,
     Axis,
@@ -253,6 +253,8 @@ def _growth(analysis: Analysis, console: Console) -> None:
                 f"(decades; coherence {growth.coherence:.2f})"
             )
         )
+    if line := predictions(growth):
+        console.print(Text(line))
 
 
 def _verdict(analysis: Analysis, console: Console) -> None:
