@@ -17,7 +17,7 @@ from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
 from lsc_graph.cuts import put_in, zero_derivatives
-from lsc_graph.errors import UsageError
+from lsc_graph.errors import ConversionError, ParityError, UsageError
 from lsc_graph.exposure import exposed_states
 from lsc_graph.jacobians.meter import GrowthMeter
 from lsc_graph.jacobians.summary import Summary
@@ -35,6 +35,7 @@ from lsc_graph.results import (
     SCHEMA_VERSION,
     Analysis,
     Axis,
+    BlackBoxFacts,
     Form,
     Grid,
     Growth,
@@ -55,7 +56,9 @@ from lsc_graph.spectra.outcome import outcome_warnings
 from lsc_graph.spreads import layer_spreads
 from lsc_graph.stability import judge
 from lsc_graph.surrogates import parse_surrogate
+from lsc_graph.to_torch.black_box import Differences
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
+from lsc_graph.to_torch.segment import BlackBoxUse
 from lsc_graph.unroll import GridNode, unroll
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
@@ -78,6 +81,7 @@ def audit(
     seed: int = 0,
     device: str = "auto",
     radius_method: str = "auto",
+    black_box: str = "auto",
     surrogate: str | None = None,
     surrogate_dampening: float | None = None,
     surrogate_sharpness: float | None = None,
@@ -101,6 +105,8 @@ def audit(
         seed: of synthetic data, cotangents and signs.
         device: "auto", "cpu" or "cuda".
         radius_method: the estimator of spectral radii: "auto", "dense", "squaring" or "arnoldi".
+        black_box: "never" differentiates in torch alone; "always" runs everything in ONNX Runtime, with
+            derivatives by finite differences; "auto" what has no torch counterpart, or disagrees.
         surrogate: what stands in for the derivative of thresholds between states: "fast-sigmoid", "triangle"
             or "exponential"; by default nothing does, and the gradient is cut there.
         surrogate_dampening, surrogate_sharpness: its value at the threshold, and its inverse width; the
@@ -127,11 +133,31 @@ def audit(
     surrogates = put_in(prepared, stand_in) if stand_in is not None else None
     clock.lap("prepare")
     limit = num_given(prepared.plan, given, is_streaming=is_streaming(prepared))
-    rounds = Rounds(precision, num_samples, min(max_samples, limit or max_samples), max_seconds)
     draw = partial(_samples, prepared, given, seed)
+
+    def measure(use: BlackBoxUse) -> Analysis:
+        rounds = Rounds(precision, num_samples, min(max_samples, limit or max_samples), max_seconds)
+        place = _device(device)
+        return _measure(prepared, draw, rounds, place, seed, time_axis, method, use, say, clock)
+
     with torch.no_grad():
-        analysis = _measure(prepared, draw, rounds, _device(device), seed, time_axis, method, say, clock)
+        analysis = _with_black_boxes(measure, black_box)
     return replace(analysis, surrogate=surrogates)
+
+
+def _with_black_boxes(measure: Callable[[BlackBoxUse], Analysis], wanted: str) -> Analysis:
+    """What was measured with torch, where that works; else with ONNX Runtime alone."""
+    if wanted == "never":
+        return measure(BlackBoxUse.NEVER)
+    reason = "it was asked for"
+    if wanted == "auto":
+        try:
+            return measure(BlackBoxUse.IF_NEEDED)
+        except (ConversionError, ParityError) as error:
+            reason = " ".join(str(error).split())
+    analysis = measure(BlackBoxUse.ALWAYS)
+    assert analysis.black_box is not None
+    return replace(analysis, black_box=replace(analysis.black_box, reason=reason))
 
 
 def inspect(
@@ -184,12 +210,13 @@ def _measure(
     seed: int,
     time_axis: int | None,
     method: Method,
+    black_box: BlackBoxUse,
     say: Progress,
     clock: _Clock,
 ) -> Analysis:
     generator = torch.Generator().manual_seed(seed)
     say("Converting to torch", 0.1)
-    model = measured_model(prepared, device, generator)
+    model = measured_model(prepared, device, generator, black_box)
     clock.lap("convert")
     check = ParityCheck(HALF_TOLERANCE if prepared.is_half else Tolerance())
     exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
@@ -247,6 +274,7 @@ def _measure(
         spread=layer_spreads(layers),
         precision=precision,
         surrogate=None,
+        black_box=_black_box_facts(model.parameters.differences),
         time_parallel=summary.causal.facts(),
         grid=_grid(cells),
         growth=growth,
@@ -257,6 +285,18 @@ def _measure(
     clock.lap("judge")
     say("Done", 1.0)
     return analysis
+
+
+def _black_box_facts(found: Differences) -> BlackBoxFacts | None:
+    if not found.parts:
+        return None
+    return BlackBoxFacts(
+        reason="; ".join(dict.fromkeys(found.reasons)) or "it was asked for",
+        parts=tuple(dict.fromkeys(found.parts)),
+        precision="float64" if found.has_double else "float32",
+        max_relative_error=max(found.errors, default=0.0),
+        num_runs=found.num_runs,
+    )
 
 
 def _precision_warning(precision: Precision) -> str:

@@ -25,7 +25,7 @@ from lsc_graph.sampling import Sample
 from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance, first_difference
 from lsc_graph.to_torch.program import ChainProgram, Run, SequenceProgram, StreamingProgram, writes_of
-from lsc_graph.to_torch.segment import Parameters, Segment
+from lsc_graph.to_torch.segment import BlackBoxUse, Parameters, Segment
 from lsc_graph.unroll import GridNode
 
 HALF_TOLERANCE = Tolerance(rtol=2e-2, atol=1e-2)
@@ -49,21 +49,32 @@ class Measured(Protocol):
     def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]: ...
 
 
-def measured_model(prepared: Prepared, device: str, generator: torch.Generator) -> Measured:
+def measured_model(
+    prepared: Prepared,
+    device: str,
+    generator: torch.Generator,
+    black_box: BlackBoxUse = BlackBoxUse.NEVER,
+) -> Measured:
     """The torch view of a prepared model, of the kind that fits it."""
     if prepared.chain is not None:
-        return FeedForward(prepared, device, generator)
+        return FeedForward(prepared, device, generator, black_box)
     if is_streaming(prepared):
-        return Streaming(prepared, device, generator)
-    return Sequences(prepared, device, generator)
+        return Streaming(prepared, device, generator, black_box)
+    return Sequences(prepared, device, generator, black_box)
 
 
 class _Model:
     """What the three kinds share."""
 
-    def __init__(self, prepared: Prepared, device: str, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        device: str,
+        generator: torch.Generator,
+        black_box: BlackBoxUse = BlackBoxUse.NEVER,
+    ) -> None:
         self.prepared, self.device, self.generator = prepared, device, generator
-        self.parameters = Parameters()
+        self.parameters = Parameters(black_box)
         self.reference = Reference(prepared.reference)
         self.constants = prepared.plan.constants
 
@@ -109,8 +120,14 @@ class _Model:
 class Sequences(_Model):
     """A model with recurrences inside: one run is the whole sequence."""
 
-    def __init__(self, prepared: Prepared, device: str, generator: torch.Generator) -> None:
-        super().__init__(prepared, device, generator)
+    def __init__(
+        self,
+        prepared: Prepared,
+        device: str,
+        generator: torch.Generator,
+        black_box: BlackBoxUse = BlackBoxUse.NEVER,
+    ) -> None:
+        super().__init__(prepared, device, generator, black_box)
         self.observed = _recurrent_outputs(prepared.normalized)
         self.watched = _watched(prepared)
         program = SequenceProgram(prepared.findings, prepared.cells, self.parameters, self.observed)
@@ -153,8 +170,14 @@ class Sequences(_Model):
 class Streaming(_Model):
     """A model that is one step: one run is a sequence of calls with the states fed back."""
 
-    def __init__(self, prepared: Prepared, device: str, generator: torch.Generator) -> None:
-        super().__init__(prepared, device, generator)
+    def __init__(
+        self,
+        prepared: Prepared,
+        device: str,
+        generator: torch.Generator,
+        black_box: BlackBoxUse = BlackBoxUse.NEVER,
+    ) -> None:
+        super().__init__(prepared, device, generator, black_box)
         self.program = StreamingProgram(prepared.findings, prepared.cells, self.parameters).to(device)
 
     def run(self, sample: Sample) -> Run:
@@ -192,8 +215,14 @@ class Streaming(_Model):
 class FeedForward(_Model):
     """A model without recurrence: the chain of its blocks."""
 
-    def __init__(self, prepared: Prepared, device: str, generator: torch.Generator) -> None:
-        super().__init__(prepared, device, generator)
+    def __init__(
+        self,
+        prepared: Prepared,
+        device: str,
+        generator: torch.Generator,
+        black_box: BlackBoxUse = BlackBoxUse.NEVER,
+    ) -> None:
+        super().__init__(prepared, device, generator, black_box)
         assert prepared.chain is not None
         program = ChainProgram(prepared.findings.model, prepared.chain.boundaries, self.parameters)
         self.program = program.to(device)

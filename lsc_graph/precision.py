@@ -1,10 +1,9 @@
-"""Half-precision models in single precision."""
+"""Models in another floating-point precision."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
 
@@ -24,23 +23,30 @@ def _has_half(graph: GraphProto) -> bool:
 
 def in_single_precision(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of the model whose 16-bit floating-point values are float32."""
+    return _converted(proto, _HALF, TensorProto.FLOAT)
+
+
+def in_double_precision(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of the model whose float32 values are float64. Not every operator is implemented for these."""
+    return _converted(proto, (TensorProto.FLOAT,), TensorProto.DOUBLE)
+
+
+def _converted(proto: onnx.ModelProto, old: Collection[int], new: int) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(new)
     for graph in _graphs(copy.graph):
         for tensor in (*graph.initializer, *_tensor_attributes(graph)):
-            if tensor.data_type in _HALF:
-                tensor.CopyFrom(_single(tensor))
+            if tensor.data_type in old:
+                array = numpy_helper.to_array(tensor).astype(dtype)
+                tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
         for attribute in _type_attributes(graph):
-            if attribute.i in _HALF:
-                attribute.i = TensorProto.FLOAT
+            if attribute.i in old:
+                attribute.i = new
         for value in (*graph.input, *graph.output, *graph.value_info):
-            if value.type.tensor_type.elem_type in _HALF:
-                value.type.tensor_type.elem_type = TensorProto.FLOAT
+            if value.type.tensor_type.elem_type in old:
+                value.type.tensor_type.elem_type = new
     return copy
-
-
-def _single(tensor: TensorProto) -> TensorProto:
-    return numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
 
 
 def _graphs(graph: GraphProto) -> Iterable[GraphProto]:

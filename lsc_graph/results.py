@@ -361,6 +361,21 @@ class SurrogateFacts:
 
 
 @dataclass(frozen=True)
+class BlackBoxFacts:
+    """Parts that ran in ONNX Runtime, their derivatives by finite differences.
+
+    `max_relative_error` is the largest estimated error of a Jacobian, relative to its norm: an error
+    bar for gains as it stands, for radii times the condition number of the eigenvalue.
+    """
+
+    reason: str
+    parts: tuple[str, ...]
+    precision: str
+    max_relative_error: float
+    num_runs: int
+
+
+@dataclass(frozen=True)
 class Analysis:
     schema_version: str
     tool: Tool
@@ -374,6 +389,7 @@ class Analysis:
     spread: tuple[LayerSpread, ...]
     precision: Precision | None
     surrogate: SurrogateFacts | None
+    black_box: BlackBoxFacts | None
     time_parallel: tuple[TimeParallel, ...]
     grid: Grid
     growth: Growth

@@ -60,6 +60,13 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
     help="Estimator of spectral radii; auto goes by size and device.",
 )
 @click.option(
+    "--black-box",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    show_default=True,
+    help="Finite differences in ONNX Runtime: for what torch cannot represent, everything, or nothing.",
+)
+@click.option(
     "--surrogate",
     type=click.Choice(["fast-sigmoid", "triangle", "exponential", "none"]),
     default="none",
@@ -89,6 +96,7 @@ def command(
     seed: int,
     device: str,
     radius_method: str,
+    black_box: str,
     surrogate: str,
     surrogate_dampening: float | None,
     surrogate_sharpness: float | None,
@@ -115,6 +123,7 @@ def command(
             seed=seed,
             device=device,
             radius_method=radius_method,
+            black_box=black_box,
             surrogate=surrogate,
             surrogate_dampening=surrogate_dampening,
             surrogate_sharpness=surrogate_sharpness,

@@ -16,6 +16,7 @@ from lsc_graph.report.statistics_terminal import predictions, render_statistics
 from lsc_graph.results import (
     Analysis,
     Axis,
+    BlackBoxFacts,
     Grid,
     InputFacts,
     Inspection,
@@ -57,6 +58,7 @@ def render(analysis: Analysis, console: Console) -> None:
     _radii(analysis.radii, console)
     render_statistics(analysis, console)
     _surrogate(analysis.surrogate, console)
+    _black_box(analysis.black_box, console)
     _time_parallel(analysis.time_parallel, console)
     _grid(analysis.grid, console)
     _growth(analysis, console)
@@ -183,6 +185,16 @@ def _radii(outcomes: Sequence[RadiusOutcome], console: Console) -> None:
     console.print(
         Text(f"radii by {words}; {converged:,} of {points:,} points converged{largest}", style="dim")
     )
+
+
+def _black_box(facts: BlackBoxFacts | None, console: Console) -> None:
+    if facts is None:
+        return
+    _title(console, "Black box (finite differences in ONNX Runtime)")
+    shown = "; ".join(facts.parts[:3]) + ("; ..." if len(facts.parts) > 3 else "")
+    console.print(Text(f"{shown}, because: {facts.reason}"))
+    words = f"{facts.num_runs:,} runs in {facts.precision}; relative error of a Jacobian at most "
+    console.print(Text(f"{words}{facts.max_relative_error:.1g}"))
 
 
 def _surrogate(facts: SurrogateFacts | None, console: Console) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 
 import onnx
 import onnx2fx
@@ -14,16 +15,31 @@ from torch import Tensor, nn
 
 from lsc_graph.errors import ConversionError
 from lsc_graph.surrogates import DOMAIN, SPIKE
+from lsc_graph.to_torch.black_box import BlackBox, Differences
 from lsc_graph.to_torch.rewritten import rewrite
 from lsc_graph.to_torch.spike import sign, spike
 from lsc_graph.to_torch.unfaithful import refuse_unfaithful
 
 
-class Parameters(nn.Module):
-    """The floating-point initializers of a model, each one a parameter that every segment shares."""
+class BlackBoxUse(StrEnum):
+    """When pieces of a model run in ONNX Runtime instead of torch."""
 
-    def __init__(self) -> None:
+    NEVER = "never"
+    IF_NEEDED = "where torch has no counterpart"
+    ALWAYS = "always"
+
+
+class Parameters(nn.Module):
+    """The floating-point initializers of a model, each one a parameter that every segment shares.
+
+    Args:
+        black_box: ALWAYS runs every piece in ONNX Runtime, with derivatives by finite differences, IF_NEEDED
+            those that have no torch counterpart, NEVER none. Weights in such pieces are no parameters.
+    """
+
+    def __init__(self, black_box: BlackBoxUse = BlackBoxUse.NEVER) -> None:
         super().__init__()
+        self.black_box, self.differences = black_box, Differences()
         self._index: dict[str, str] = {}
 
     def share(self, name: str, value: Tensor, *, is_trainable: bool) -> nn.Parameter:
@@ -76,7 +92,10 @@ class Segment(nn.Module):
         self.is_empty = not outputs
         self.part = ""
         if not self.is_empty:
-            self.part, self.module = _convert(graph, self.inputs, self.outputs, opsets, parameters, scope)
+            piece = ir.convenience.extract(graph, self.inputs, self.outputs)
+            piece.opset_imports.update(opsets)
+            self.part = _describe(piece, self.outputs)
+            self.module = _module_of(piece, self.part, parameters, scope)
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         if self.is_empty:
@@ -88,17 +107,28 @@ class Segment(nn.Module):
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
 
-def _convert(
-    graph: ir.Graph,
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-    opsets: dict[str, int],
-    parameters: Parameters,
-    scope: str,
-) -> tuple[str, nn.Module]:
-    piece = ir.convenience.extract(graph, inputs, outputs)
-    part = _describe(piece, outputs)
-    piece.opset_imports.update(opsets)
+def _module_of(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> nn.Module:
+    """The piece in torch, or where that is wanted in ONNX Runtime."""
+    if parameters.black_box is BlackBoxUse.ALWAYS:
+        return _black_box(piece, part, parameters)
+    if parameters.black_box is BlackBoxUse.NEVER:
+        return _convert(piece, part, parameters, scope)
+    copy = piece.clone()
+    try:
+        return _convert(piece, part, parameters, scope)
+    except ConversionError as error:
+        parameters.differences.reasons.append(" ".join(str(error).split()))
+        return _black_box(copy, part, parameters)
+
+
+def _black_box(piece: ir.Graph, part: str, parameters: Parameters) -> nn.Module:
+    model = ir.Model(piece, ir_version=10)
+    passes.OutputFixPass()(model)
+    parameters.differences.parts.append(part)
+    return BlackBox(ir.to_proto(model), parameters.differences)
+
+
+def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> nn.Module:
     rewrite(piece)
     refuse_unfaithful(piece)
     statistics = _running_statistics(piece)
@@ -117,7 +147,7 @@ def _convert(
             trainable = origin not in statistics
             shared = parameters.share(scope + origin, value, is_trainable=trainable)
             module.register_parameter(safe_name, shared)
-    return part, module
+    return module
 
 
 def _convert_spike(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:

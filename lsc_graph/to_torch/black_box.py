@@ -1,0 +1,307 @@
+"""A piece of a model that only ONNX Runtime can run, as a torch function: derivatives by finite differences.
+
+Central differences at h and 2 h along every input element, extrapolated to order h^4: D = (4 D_h - D_2h) / 3.
+What they differ by, |D_h - D_2h| / 3, is the error of D_h, and a bar that D stays within. Rounding adds
+eps |f| / h; with h = eps^(1/5) times the input's scale it is as large as what the extrapolation leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from lsc_graph.errors import AnalysisError
+from lsc_graph.precision import in_double_precision
+from lsc_graph.reference import Array, Reference
+
+MAX_INPUT_ELEMENTS = 20_000
+"""Every element that is differentiated by takes four runs of the piece."""
+_AGREES = 1e-3
+
+
+@dataclass
+class Differences:
+    """What finite differences were taken of, and how well they are known.
+
+    `errors` holds, for every Jacobian, the estimated error's norm relative to the Jacobian's.
+    """
+
+    parts: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+    has_double: bool = True
+    num_runs: int = 0
+
+
+class BlackBox(nn.Module):
+    """The outputs of an ONNX model as a function of its inputs, in the order of both.
+
+    Works under torch.func's vjp and vmap. Derivatives of derivatives and forward mode do not exist.
+
+    Args:
+        proto: the piece; inputs and outputs of static types.
+        record: where to note how the differences went.
+
+    Raises:
+        AnalysisError: ONNX Runtime does not load it.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, record: Differences) -> None:
+        super().__init__()
+        self._single, self.record = Reference(proto), record
+        self._proto = proto
+        self._double: Reference | None = None
+        self._is_tried = False
+        self.names = [value.name for value in proto.graph.input]
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        result: tuple[Tensor, ...] = _call(self, (False,) * len(values), None, *values)
+        return result
+
+    def run(self, values: Sequence[Array]) -> list[Array]:
+        """Outputs at one point."""
+        found = self._single.run(dict(zip(self.names, values, strict=True)))
+        return [found[name] for name in self._single.output_names]
+
+    def jacobian(self, values: Sequence[Array], wanted: Sequence[int]) -> dict[int, Array]:
+        """d outputs / d input at one point, [m, n_i] by number of the input; m counts all float outputs."""
+        count = sum(values[index].size for index in wanted)
+        if count > MAX_INPUT_ELEMENTS:
+            raise AnalysisError(
+                "Too many elements for finite differences",
+                where=", ".join(self.record.parts[:1]),
+                got=f"{count} elements to differentiate by",
+                expected=f"at most {MAX_INPUT_ELEMENTS}",
+                do="audit a smaller batch or fewer steps",
+            )
+        runner, dtype = self._finest(values)
+        return {index: _differences(runner, values, index, dtype, self.record) for index in wanted}
+
+    def _finest(self, values: Sequence[Array]) -> tuple[Any, Any]:
+        """How to run it in double precision, if it can be run so and gives the same; else in single."""
+        if not self._is_tried:
+            self._is_tried = True
+            self._double = self._in_double(values)
+            self.record.has_double &= self._double is not None
+        reference = self._double or self._single
+        dtype = np.float64 if self._double is not None else np.float32
+
+        def run(given: Sequence[Array]) -> Array:
+            self.record.num_runs += 1
+            found = reference.run(dict(zip(self.names, given, strict=True)))
+            return _floats([found[name] for name in reference.output_names])
+
+        return run, dtype
+
+    def _in_double(self, values: Sequence[Array]) -> Reference | None:
+        try:
+            reference = Reference(in_double_precision(self._proto))
+            given = [_cast(value, np.float64) for value in values]
+            found = reference.run(dict(zip(self.names, given, strict=True)))
+        except (AnalysisError, onnx.checker.ValidationError):
+            return None
+        theirs, ours = _floats(self.run(values)), _floats([found[name] for name in reference.output_names])
+        is_same = theirs.shape == ours.shape and np.allclose(ours, theirs, rtol=_AGREES, atol=_AGREES)
+        return reference if is_same else None
+
+
+def _cast(value: Array, dtype: Any) -> Array:
+    return value.astype(dtype) if value.dtype.kind == "f" else value
+
+
+def _floats(outputs: Sequence[Array]) -> Array:
+    """All float outputs in one vector of doubles."""
+    parts = [np.asarray(value, dtype=np.float64).reshape(-1) for value in outputs if value.dtype.kind == "f"]
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _differences(run: Any, values: Sequence[Array], index: int, dtype: Any, record: Differences) -> Array:
+    """[m, n] by central differences, extrapolated."""
+    given = [_cast(value, dtype) for value in values]
+    point = given[index]
+    scale = float(np.sqrt(np.mean(np.square(point, dtype=np.float64)))) if point.size else 1.0
+    step = float(np.finfo(dtype).eps) ** 0.2 * max(scale, 1e-2)
+    columns, errors = [], []
+    for number in range(point.size):
+
+        def slope(h: float, number: int = number) -> Array:
+            moved = []
+            for sign in (1, -1):
+                shifted = point.copy()
+                shifted.flat[number] += sign * h
+                moved.append((shifted.flat[number], run([*given[:index], shifted, *given[index + 1 :]])))
+            (right, after), (left, before) = moved
+            return np.asarray((after - before) / (float(right) - float(left)))
+
+        fine, coarse = slope(step), slope(2 * step)
+        columns.append((4 * fine - coarse) / 3)
+        errors.append(float(np.linalg.norm(fine - coarse)) / 3)
+    jacobian = np.stack(columns, 1) if columns else np.zeros((len(run(given)), 0))
+    norm = float(np.linalg.norm(jacobian))
+    if norm > 0:
+        record.errors.append(float(np.linalg.norm(errors)) / norm)
+    return jacobian
+
+
+class _Call(torch.autograd.Function):
+    """Inputs with a flag have a leading axis of `size` points; then every output has one, too."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(
+        box: BlackBox, flags: tuple[bool, ...], size: int | None, *values: Tensor
+    ) -> tuple[Tensor, ...]:
+        points = [box.run(point) for point in _points(flags, size, values)]
+        outputs = (
+            [np.stack(column) for column in zip(*points, strict=True)] if size is not None else points[0]
+        )
+        return tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in outputs)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.box, ctx.flags, ctx.size, *values = inputs
+        ctx.save_for_backward(*values)
+        ctx.mark_non_differentiable(*(value for value in output if not value.dtype.is_floating_point))
+        ctx.is_float = tuple(value.dtype.is_floating_point for value in output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        values = ctx.saved_tensors
+        needed = ctx.needs_input_grad[3:]
+        wanted = tuple(i for i, v in enumerate(values) if needed[i] and v.dtype.is_floating_point)
+        cotangents = [g[None] for g, is_float in zip(gradients, ctx.is_float, strict=True) if is_float]
+        pulled = _pull(ctx.box, ctx.flags, ctx.size, wanted, len(values), *values, *cotangents)
+        found: list[Tensor | None] = [None] * len(values)
+        for index, value in zip(wanted, pulled, strict=True):
+            found[index] = value[0] if ctx.flags[index] or ctx.size is None else value[0].sum(0)
+        return (None, None, None, *found)
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        box: BlackBox,
+        flags: tuple[bool, ...],
+        size: int | None,
+        *values: Tensor,
+    ) -> tuple[tuple[Tensor, ...], Any]:
+        dims, count = in_dims[3:], info.batch_size
+        flags, merged = _merged(values, dims, flags, count, size)
+        total = count if size is None else count * size
+        outputs = _call(box, flags, total, *merged)
+        if size is not None:
+            outputs = tuple(value.reshape(count, size, *value.shape[1:]) for value in outputs)
+        return outputs, (0,) * len(outputs)
+
+
+class _Pull(torch.autograd.Function):
+    """Cotangents [K, (points,) *shape] of the float outputs, pulled back to the wanted inputs, alike."""
+
+    generate_vmap_rule = False
+
+    @staticmethod
+    def forward(
+        box: BlackBox,
+        flags: tuple[bool, ...],
+        size: int | None,
+        wanted: tuple[int, ...],
+        num_values: int,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        values, cotangents = tensors[:num_values], tensors[num_values:]
+        count = cotangents[0].shape[0]
+        results: dict[int, list[Array]] = {index: [] for index in wanted}
+        for number, point in enumerate(_points(flags, size, values)):
+            own = cotangents if size is None else [c[:, number] for c in cotangents]
+            rows = np.concatenate([c.detach().cpu().double().numpy().reshape(count, -1) for c in own], 1)
+            jacobians = box.jacobian(point, wanted)
+            for index in wanted:
+                results[index].append((rows @ jacobians[index]).reshape(count, *point[index].shape))
+        found = []
+        for index in wanted:
+            stacked = np.stack(results[index], 1) if size is not None else results[index][0]
+            found.append(torch.from_numpy(stacked).to(values[index]))
+        return tuple(found)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        raise AnalysisError("Finite differences have no derivative of their own")
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Any, ...],
+        box: BlackBox,
+        flags: tuple[bool, ...],
+        size: int | None,
+        wanted: tuple[int, ...],
+        num_values: int,
+        *tensors: Tensor,
+    ) -> tuple[tuple[Tensor, ...], Any]:
+        dims, count = in_dims[5:], info.batch_size
+        values, cotangents = tensors[:num_values], tensors[num_values:]
+        value_dims, cotangent_dims = dims[:num_values], dims[num_values:]
+        front = [
+            c.movedim(d, 0) if d is not None else c.expand(count, *c.shape)
+            for c, d in zip(cotangents, cotangent_dims, strict=True)
+        ]
+        if all(dim is None for dim in value_dims):
+            folded = [c.reshape(-1, *c.shape[2:]) for c in front]
+            found = _pull(box, flags, size, wanted, num_values, *values, *folded)
+            return tuple(v.reshape(count, -1, *v.shape[1:]) for v in found), (0,) * len(found)
+        flags, merged = _merged(values, value_dims, flags, count, size)
+        total = count if size is None else count * size
+        folded = [c.movedim(0, 1) for c in front]
+        if size is not None:
+            folded = [c.reshape(c.shape[0], total, *c.shape[3:]) for c in folded]
+        found = _pull(box, flags, total, wanted, num_values, *merged, *folded)
+        if size is not None:
+            found = tuple(v.reshape(v.shape[0], count, size, *v.shape[2:]) for v in found)
+        return found, (1,) * len(found)
+
+
+def _merged(
+    values: Sequence[Tensor], dims: Sequence[Any], flags: tuple[bool, ...], count: int, size: int | None
+) -> tuple[tuple[bool, ...], list[Tensor]]:
+    """Values with a new axis of `count` points in front of, and merged with, that of `size`."""
+    new_flags, merged = [], []
+    for value, dim, flag in zip(values, dims, flags, strict=True):
+        if dim is None and not flag:
+            new_flags.append(False)
+            merged.append(value)
+            continue
+        moved = value.movedim(dim, 0) if dim is not None else value.expand(count, *value.shape)
+        if size is not None:
+            moved = moved if flag else moved[:, None].expand(count, size, *moved.shape[1:])
+            moved = moved.reshape(count * size, *moved.shape[2:])
+        new_flags.append(True)
+        merged.append(moved)
+    return tuple(new_flags), merged
+
+
+def _points(flags: tuple[bool, ...], size: int | None, values: Sequence[Tensor]) -> list[list[Array]]:
+    """The inputs of every point as arrays."""
+    arrays = [np.ascontiguousarray(value.detach().cpu().numpy()) for value in values]
+    if size is None:
+        return [arrays]
+    pairs = list(zip(arrays, flags, strict=True))
+    return [[array[number] if flag else array for array, flag in pairs] for number in range(size)]
+
+
+def _call(*arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(_Call.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
+def _pull(*arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(_Pull.apply(*arguments))  # type: ignore[no-untyped-call]
