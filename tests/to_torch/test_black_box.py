@@ -1,0 +1,197 @@
+"""Pieces that run in ONNX Runtime alone have the derivatives that torch gives, within their error bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import real_models
+import torch
+from lsc_graph.models import registry
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+from torch.func import vjp, vmap
+
+from lsc_graph.audit_model import audit
+from lsc_graph.errors import AnalysisError, ConversionError
+from lsc_graph.results import Analysis
+from lsc_graph.to_torch import black_box
+from lsc_graph.to_torch.black_box import BlackBox, Differences
+
+N, M = 5, 4
+TEXT = f"""
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[1, {N}] a, float[{N}] b, int64[1] i) => (float[1, {M}] y, float[1, {N}] z, bool[1, {N}] positive)
+{{
+    c = Mul(a, b)
+    z = Tanh(c)
+    m = MatMul(z, w)
+    picked = Gather<axis = 1>(z, i)
+    y = Add(m, picked)
+    zero = Constant<value = float {{0.0}}>()
+    positive = Greater(a, zero)
+}}
+"""
+W = np.random.default_rng(0).standard_normal((N, M)).astype(np.float32)
+
+
+def piece() -> onnx.ModelProto:
+    proto = onnx.parser.parse_model(TEXT)
+    proto.graph.initializer.append(numpy_helper.from_array(W, "w"))
+    return proto
+
+
+def in_torch(a: Tensor, b: Tensor, i: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    z = torch.tanh(a * b)
+    return z @ torch.from_numpy(W) + z.index_select(1, i), z, a > 0
+
+
+def points(count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    lead = () if count is None else (count,)
+    a = torch.randn(*lead, 1, N, generator=generator)
+    return a, torch.randn(N, generator=generator), torch.tensor([2])
+
+
+def pulled(
+    function: Callable[..., tuple[Tensor, ...]], a: Tensor, b: Tensor, i: Tensor
+) -> tuple[Tensor, ...]:
+    """Rows of d y / d a and d y / d b by one pull-back for each element of y."""
+    basis = torch.eye(M).reshape(M, 1, M)
+    _, pull = vjp(lambda a, b: function(a, b, i)[:2], a, b)
+    return vmap(lambda row: pull((row, torch.zeros(1, N))))(basis)  # type: ignore[no-any-return]
+
+
+def test_values_are_those_of_the_model() -> None:
+    ours, theirs = BlackBox(piece(), Differences())(*points()), in_torch(*points())
+    for mine, its in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, its)
+
+
+def test_pulled_back_rows_are_those_of_autograd() -> None:
+    record = Differences()
+    box = BlackBox(piece(), record)
+    for mine, its in zip(pulled(box, *points()), pulled(in_torch, *points()), strict=True):
+        torch.testing.assert_close(mine, its, rtol=1e-5, atol=1e-6)
+    assert record.has_double
+    assert max(record.errors) < 1e-5
+
+
+def test_many_points_at_once_are_those_points_one_by_one() -> None:
+    box, (a, b, i) = BlackBox(piece(), Differences()), points(3)
+    together = vmap(lambda one: pulled(box, one, b, i))(a)
+    for number in range(3):
+        for mine, its in zip(together, pulled(in_torch, a[number], b, i), strict=True):
+            torch.testing.assert_close(mine[number], its, rtol=1e-5, atol=1e-6)
+
+
+def test_a_batch_inside_of_the_gradient_gives_the_gradient_of_the_batch() -> None:
+    box, (a, b, i) = BlackBox(piece(), Differences()), points(3)
+
+    def total(function: Callable[..., tuple[Tensor, ...]], a: Tensor, b: Tensor) -> Tensor:
+        return vmap(lambda one: function(one, b, i)[0])(a).square().sum()
+
+    for mine, its in zip(
+        torch.func.grad(lambda a, b: total(box, a, b), (0, 1))(a, b),
+        torch.func.grad(lambda a, b: total(in_torch, a, b), (0, 1))(a, b),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, its, rtol=1e-4, atol=1e-5)
+
+
+def test_too_many_elements_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(black_box, "MAX_INPUT_ELEMENTS", N - 1)
+    with pytest.raises(AnalysisError, match="Too many elements for finite differences"):
+        pulled(BlackBox(piece(), Differences()), *points())
+
+
+def agree(one: Analysis, other: Analysis, *, factor: float = 10.0) -> None:
+    """Radii and gains of both within the error bar of finite differences."""
+    assert other.black_box is not None
+    bar = factor * max(other.black_box.max_relative_error, 1e-6)
+    for a, b in zip(one.layers, other.layers, strict=True):
+        for quantity in ("time_radius", "time_gain", "depth_radius", "depth_gain"):
+            mine, its = getattr(a, quantity), getattr(b, quantity)
+            assert (mine is None) == (its is None)
+            assert mine is None or mine.mean == pytest.approx(its.mean, rel=bar, abs=bar), quantity
+    assert one.growth.measured_log10 == pytest.approx(other.growth.measured_log10, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    "name", ["gru", "scan_gru", "tanh_rnn", "lru", "bidirectional_lstm", "feed_forward_sin"]
+)
+def test_reference_models_have_the_same_radii_in_both_modes(name: str) -> None:
+    steps = 4 if registry.card(name).forms else None
+    model = registry.build(name)
+    one, other = (audit(model, num_steps=steps, num_samples=1, black_box=use) for use in ("never", "always"))
+    assert one.black_box is None
+    agree(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in real_models.NAMES if name.startswith("silero")])
+def test_all_exports_of_a_real_network_have_the_same_radii_in_both_modes(name: str) -> None:
+    model = real_models.real_model(name)
+    one, other = (audit(model, num_steps=4, num_samples=1, black_box=use) for use in ("never", "always"))
+    agree(one, other)
+
+
+def scan_with_an_operator_of_onnx_runtime() -> onnx.ModelProto:
+    """h' = QuickGelu(x W + h U) in a Scan; QuickGelu belongs to ONNX Runtime alone."""
+    draw = np.random.default_rng(0).standard_normal
+    weights = {"W": draw((N, N)) / 2, "U": draw((N, N)) / 2}
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["x_t", "W"], ["d"]),
+            helper.make_node("MatMul", ["h", "U"], ["r"]),
+            helper.make_node("Add", ["d", "r"], ["s"]),
+            helper.make_node("QuickGelu", ["s"], ["h_new"], domain="com.microsoft", alpha=1.5),
+            helper.make_node("Identity", ["h_new"], ["y_t"]),
+        ],
+        "step",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, N]) for name in ("h", "x_t")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, N]) for name in ("h_new", "y_t")],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Scan", ["h0", "x"], ["h_last", "y"], "scan", body=body, num_scan_inputs=1)],
+        "g",
+        [
+            helper.make_tensor_value_info("h0", TensorProto.FLOAT, [1, N]),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [6, 1, N]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [6, 1, N])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def test_a_recurrence_that_torch_cannot_represent_is_audited_all_the_same() -> None:
+    model = scan_with_an_operator_of_onnx_runtime()
+    x = np.random.default_rng(1).standard_normal((6, 1, N)).astype(np.float32)
+    data = {"x": x, "h0": np.zeros((1, N), np.float32)}
+    analysis = audit(model, data=data, num_samples=1)
+    assert analysis.black_box is not None
+    assert "QuickGelu" in analysis.black_box.reason
+    stored = {t.name: torch.from_numpy(numpy_helper.to_array(t).copy()) for t in model.graph.initializer}
+
+    def step(h: Tensor, x_t: Tensor) -> Tensor:
+        s = x_t @ stored["W"] + h @ stored["U"]
+        return s * torch.sigmoid(1.5 * s)
+
+    h, radii = torch.zeros(N), []
+    for time in range(6):
+        x_t = torch.from_numpy(x[time, 0])
+        jacobian = torch.func.jacrev(step)(h, x_t)
+        radii.append(float(torch.linalg.eigvals(jacobian.double()).abs().max()))
+        h = step(h, x_t)
+    (layer,) = analysis.layers
+    assert layer.time_radius is not None
+    assert layer.time_radius.mean == pytest.approx(np.mean(radii[1:]), rel=1e-3)
+
+
+def test_without_black_boxes_it_is_refused() -> None:
+    with pytest.raises(ConversionError, match="QuickGelu"):
+        audit(scan_with_an_operator_of_onnx_runtime(), num_samples=1, black_box="never")
