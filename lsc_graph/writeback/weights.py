@@ -18,6 +18,7 @@ from lsc_graph.origins import Origin, find_tensor
 from lsc_graph.tensor_data import is_external
 from lsc_graph.writeback.external import copy_data, external_files
 from lsc_graph.writeback.tensors import Array, encoded, overwrite
+from lsc_graph.writeback.verify import verify_file
 
 PROVENANCE = "lsc_graph.pretrain"
 Source = str | os.PathLike[str] | bytes | ModelProto
@@ -72,6 +73,7 @@ def written(
     Raises:
         UsageError: `target` is the source, or its folder cannot be written to.
         WriteBackError: values do not fit.
+        VerificationError: what was written, read again, differs in more than the values.
     """
     _check_target(source, target, is_in_place_allowed)
     proto, folder = _raw(source)
@@ -86,6 +88,7 @@ def written(
                     overwrite(tensor, array)
             with_provenance(proto, provenance)
             temporary.write_bytes(proto.SerializeToString())
+            verify_file(temporary, source, values, PROVENANCE)
             yield temporary
     except OSError as error:
         _remove(data)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, numpy_helper
+from writeback_models import external_model
 
 from lsc_graph.errors import UsageError, WriteBackError
 from lsc_graph.load import load
@@ -147,24 +148,6 @@ def test_the_input_is_written_over_only_when_asked(proto: ModelProto, tmp_path: 
     tensor = find_tensor(onnx.load(source), ("w",))
     assert tensor is not None
     np.testing.assert_array_equal(numpy_helper.to_array(tensor), NEW)
-
-
-def external_model(folder: Path) -> Path:
-    """Three tensors in one data file; `b` and `tied` share their bytes."""
-    folder.mkdir()
-    w = [numpy_helper.from_array(np.full((4, 4), k, np.float32), name) for k, name in enumerate("ab")]
-    nodes = [helper.make_node("MatMul", ["x", "a"], ["u"]), helper.make_node("MatMul", ["u", "b"], ["v"])]
-    nodes.append(helper.make_node("MatMul", ["v", "tied"], ["y"]))
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy"]
-    graph = helper.make_graph(nodes, "g", value[:1], value[1:], w)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    path = folder / "model.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="model.data", size_threshold=0)
-    model = onnx.load(path, load_external_data=False)
-    model.graph.initializer.add().CopyFrom(model.graph.initializer[1])
-    model.graph.initializer[2].name = "tied"
-    path.write_bytes(model.SerializeToString())
-    return path
 
 
 @pytest.mark.parametrize("folder", ["one", "other"])
