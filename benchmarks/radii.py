@@ -77,6 +77,7 @@ def measure(way: str, name: str, size: int, num_points: int) -> dict[str, object
     with torch.no_grad():
         time_radii(*cell_at(name, 32, 2), generator)  # warm up
         torch.linalg.eigvals(torch.eye(64, dtype=torch.float64))
+        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
         before, start = peak_mib(), time.perf_counter()
         if way == "baseline":
             values, methods, converged = baseline(module, trajectory), {"dense": num_points}, num_points
@@ -94,7 +95,7 @@ def measure(way: str, name: str, size: int, num_points: int) -> dict[str, object
 
 
 def peak_mib() -> float:
-    """The most memory that this process has held."""
+    """The most memory that this process has held since the peak was last reset (Linux)."""
     # Not ru_maxrss, which a child process inherits from its parent.
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
@@ -157,6 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="64,128,256,512,1024,2048")
     parser.add_argument("--spectra-sizes", default="64,128,256,512,1024")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--cells", default="tanh_rnn,gru,lstm,lru,alif_smooth")
     arguments = parser.parse_args()
     sizes = [int(size) for size in arguments.sizes.split(",")]
@@ -172,11 +174,13 @@ def main() -> None:
     kinds: list[dict[str, object]] = []
 
     def write() -> None:
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"machine": machine, "cells": rows, "spectra": kinds}, indent=2) + "\n")
+        arguments.output.parent.mkdir(exist_ok=True)
+        arguments.output.write_text(
+            json.dumps({"machine": machine, "cells": rows, "spectra": kinds}, indent=2) + "\n"
+        )
 
     torch.set_num_threads(int(machine["num_threads"]))
-    for _ in spectra([int(size) for size in arguments.spectra_sizes.split(",")], kinds):
+    for _ in spectra([int(size) for size in arguments.spectra_sizes.split(",") if size], kinds):
         write()
     for size in sizes:
         for name in arguments.cells.split(","):

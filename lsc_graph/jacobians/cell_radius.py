@@ -21,7 +21,7 @@ from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 # From this state size on, products with the Jacobian are cheaper than the Jacobian; benchmarks/radii.py.
-OPERATOR_FROM = 384
+OPERATOR_FROM = 256
 
 
 def time_radii(
@@ -47,7 +47,7 @@ def time_radii(
     points = cell_points(module, trajectory)
     is_large = module.cell.layer.state_size >= OPERATOR_FROM
     if method is Method.ARNOLDI or (method is Method.AUTO and is_large):
-        restarts = 0 if method is Method.AUTO else 4
+        restarts = 2 if method is Method.AUTO else 4
         found = arnoldi_radius(pull_operator(module, points), tolerance=tolerance, max_restarts=restarts)
         if method is Method.AUTO:
             found = found.distrusting(ILL_CONDITIONED)

@@ -131,7 +131,7 @@ def _step_pull(
         parts = []
         for name, state in zip(names, other.states, strict=True):
             index = module.reads.index(name) if name in module.reads else -1
-            zero = cotangents.new_zeros(*cotangents.shape[:2], size(state.shape))
+            zero = points[0].new_zeros(*cotangents.shape[:2], size(state.shape))
             parts.append(pulled[index].flatten(2) if index in pulled else zero)
         return torch.cat(parts, 2)
 
