@@ -7,6 +7,7 @@ learning rate, one number of epochs for all.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -58,7 +59,7 @@ def layers(activation: type[nn.Module], depth: int = 30, width: int = 128) -> nn
     widths = [64] + [width] * depth
     hidden = [
         part
-        for size, following in zip(widths, widths[1:], strict=False)
+        for size, following in itertools.pairwise(widths)
         for part in (nn.Linear(size, following), activation())
     ]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, 10))
