@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lsc_graph.results import ModelFacts, Tool
+from lsc_graph.results import ModelFacts, SurrogateFacts, Tool
 
 PRETRAIN_SCHEMA_VERSION = "1.0"
 
@@ -53,7 +53,7 @@ class PretrainReport:
     """Pre-training to the local stability condition, in numbers.
 
     `target_time` and `target_depth` are those of layers without an override. `data_digest` is the SHA-256 of
-    the given data, or of the first synthetic sample. `stop_reason` says why it ended.
+    the given data, or of the first synthetic sample. `surrogate` stood in for thresholds' derivatives. `stop_reason` says why it ended.
     """
 
     schema_version: str
@@ -64,6 +64,7 @@ class PretrainReport:
     target_depth: float
     tolerance: float
     num_steps: int
+    surrogate: SurrogateFacts | None
     radii: tuple[RadiusChange, ...]
     trained: tuple[str, ...]
     left_out: tuple[LeftOut, ...]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.audit_model import Source, audit
+from lsc_graph.cuts import put_in
 from lsc_graph.dequantize import is_quantized
 from lsc_graph.errors import AnalysisError, UsageError
 from lsc_graph.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
@@ -25,7 +26,9 @@ from lsc_graph.pretraining.shards import join_group
 from lsc_graph.pretraining.targets import Targets, Wish, resolve
 from lsc_graph.pretraining.trainable import Choice, choose
 from lsc_graph.reference import Array
+from lsc_graph.results import SurrogateFacts
 from lsc_graph.sampling import read_data
+from lsc_graph.surrogates import Surrogate
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.writeback.tensors import values_of
 
@@ -42,6 +45,7 @@ class Job:
     points: Points
     targets: Targets
     problem: Problem
+    surrogate: SurrogateFacts | None
 
     def measure(self, values: Sequence[Tensor], seed: int, max_std_error: float) -> dict[Edge, Reading]:
         """Radii at points that the fit never saw."""
@@ -55,6 +59,7 @@ class Job:
             "targets": sorted((*edge, value) for edge, value in self.targets.of_edge.items()),
             "method": method,
             "tolerance": self.problem.tolerance,
+            "surrogate": repr(self.surrogate),
             "num_steps": self.prepared.cell_graph.num_steps,
             "seed": self.problem.seed,
             "data": self.points.digest(self.problem.seed),
@@ -90,12 +95,22 @@ def prepare_job(
     states: Sequence[tuple[str, str]] = (),
     seed: int = 0,
     device: str = "cpu",
+    surrogate: Surrogate | None = None,
 ) -> Job:
-    """Everything that a fit needs; arguments and errors are those of `pretrain`."""
+    """Everything that a fit needs; arguments and errors are those of `pretrain`.
+
+    Args:
+        model: as in `pretrain`.
+        wish: the targets asked for.
+        tolerance, train, freeze, num_steps, data, inputs, input_shapes, states, seed, device: as there.
+        surrogate: what stands in for the derivative of thresholds.
+    """
     given = read_data(data) if data is not None else {}
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), given)
     prepared = prepare(model, request)
     _refuse_quantized(prepared)
+    _refuse_lengths(prepared)
+    facts = put_in(prepared, surrogate) if surrogate is not None else None
     join_group(device_of(device))
     view = measured_model(prepared, device_of(device), torch.Generator().manual_seed(seed))
     assert isinstance(view, Sequences | Streaming | FeedForward)
@@ -107,10 +122,10 @@ def prepare_job(
     reader = Reader(view, torch.Generator().manual_seed(seed))
     looks = list(enumerate(points.draw(seed, 1)))
     edges = [r.edge for r in reader.read({}, looks, _NUM_LOOKS, seed, with_derivative=False)]
-    balanced = _balanced(model, request, seed, device) if wish.name == "auto" else None
+    balanced = _balanced(model, request, seed, device, surrogate) if wish.name == "auto" else None
     targets = resolve(wish, prepared.cell_graph, edges, balanced)
     problem = Problem(reader, choice.weights, targets.of_edge, points.draw, tolerance, seed)
-    return Job(prepared, choice, points, targets, problem)
+    return Job(prepared, choice, points, targets, problem, facts)
 
 
 def device_of(wanted: str) -> str:
@@ -138,6 +153,17 @@ def _refuse_quantized(prepared: Prepared) -> None:
         )
 
 
+def _refuse_lengths(prepared: Prepared) -> None:
+    cells = prepared.cell_graph
+    if not cells.has_one_length:
+        raise AnalysisError(
+            "Recurrences of different lengths cannot be pre-trained together",
+            got=", ".join(f"{layer.id}: {cells.steps_of(layer)} steps" for layer in cells.layers),
+            expected="one number of steps for all of them",
+            do="pre-train the parts as separate models",
+        )
+
+
 def _compare(view: Sequences | Streaming | FeedForward, points: Points, seed: int) -> None:
     """Refuse to train a torch view that does not agree with ONNX Runtime."""
     check = ParityCheck(HALF_TOLERANCE if view.prepared.is_half else Tolerance())
@@ -151,7 +177,9 @@ def _why_nothing(choice: Choice) -> str:
     return "; ".join(shown) or "no floating-point tensors"
 
 
-def _balanced(model: Source, request: Request, seed: int, device: str) -> float | None:
+def _balanced(
+    model: Source, request: Request, seed: int, device: str, surrogate: Surrogate | None
+) -> float | None:
     """The balanced critical target for the coherence that an audit measures."""
     analysis = audit(
         model,
@@ -162,5 +190,8 @@ def _balanced(model: Source, request: Request, seed: int, device: str) -> float 
         states=request.states,
         seed=seed,
         device=device,
+        surrogate=None if surrogate is None else surrogate.shape.value,
+        surrogate_dampening=None if surrogate is None else surrogate.dampening,
+        surrogate_sharpness=None if surrogate is None else surrogate.sharpness,
     )
     return analysis.verdict.recommended_target

@@ -18,6 +18,7 @@ from lsc_graph.writeback.weights import written
 
 _AUDIT_SEED = 3_000_017
 _AUDITED = ("num_steps", "data", "inputs", "input_shapes", "states", "device")
+_SURROGATE = ("surrogate", "surrogate_dampening", "surrogate_sharpness")
 
 
 def pretrain_file(
@@ -40,7 +41,7 @@ def pretrain_file(
         AnalysisError: as `pretrain`; `VerificationError` if the written file is not what it should be.
     """
     found = pretrain(model, **options)
-    chosen = {name: options[name] for name in _AUDITED if name in options}
+    chosen = {name: options[name] for name in (*_AUDITED, *_SURROGATE) if name in options}
     note = provenance(found.report)
     if rank() != 0:
         return found.report
@@ -55,6 +56,7 @@ def provenance(report: PretrainReport) -> dict[str, Any]:
         "method": report.method,
         "target_time": report.target_time,
         "target_depth": report.target_depth,
+        "surrogate": None if report.surrogate is None else asdict(report.surrogate),
         "seed": report.seed,
         "data_digest": report.data_digest,
         "radii": [

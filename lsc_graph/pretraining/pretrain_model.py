@@ -19,6 +19,7 @@ from lsc_graph.pretraining.reporting import report_of
 from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trainable import as_trained
 from lsc_graph.reference import Array
+from lsc_graph.surrogates import parse_surrogate
 
 _BEFORE, _AFTER = 1_000_003, 2_000_003
 
@@ -58,6 +59,9 @@ def pretrain(
     states: Sequence[tuple[str, str]] = (),
     seed: int = 0,
     device: str = "auto",
+    surrogate: str | None = None,
+    surrogate_dampening: float | None = None,
+    surrogate_sharpness: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
@@ -86,6 +90,7 @@ def pretrain(
         states: as in `audit`.
         seed: of samples and probes; the same seed gives the same weights.
         device: "auto", "cpu" or "cuda".
+        surrogate, surrogate_dampening, surrogate_sharpness: as in `audit`.
         checkpoint: a file that the state of the fit is kept in while it runs.
         resume: go on from `checkpoint`, if it is there; the outcome is that of a fit without interruption.
         progress: called after every iteration.
@@ -115,6 +120,7 @@ def pretrain(
         states=states,
         seed=seed,
         device=device,
+        surrogate=parse_surrogate(surrogate, surrogate_dampening, surrogate_sharpness),
     )
     values = as_trained(job.choice.weights)
     before = job.measure(values, _BEFORE, tolerance)

@@ -35,6 +35,7 @@ def report_of(
         target_depth=job.targets.depth,
         tolerance=job.problem.tolerance,
         num_steps=job.prepared.cell_graph.num_steps,
+        surrogate=job.surrogate,
         radii=radii,
         trained=tuple(weight.label for weight in job.choice.weights),
         left_out=tuple(LeftOut(tensor, reason) for tensor, reason in left_out),

@@ -35,7 +35,8 @@ def render_pretraining(report: PretrainReport, console: Console) -> None:
 
 def _facts(report: PretrainReport) -> list[tuple[str, str]]:
     reached = sum(change.is_reached for change in report.radii)
-    return [
+    stand_in = report.surrogate
+    found = [
         ("method", f"{report.method}, {report.iterations} iteration(s), {report.seconds:.1f} s"),
         ("targets", f"{report.target_time:.4g} in time, {report.target_depth:.4g} in depth"),
         ("horizon", f"{report.num_steps} step(s)"),
@@ -43,6 +44,10 @@ def _facts(report: PretrainReport) -> list[tuple[str, str]]:
         ("stopped", report.stop_reason),
         ("reached", f"{reached} of {len(report.radii)} radii, within {report.tolerance:g}"),
     ]
+    if stand_in is not None:
+        text = f"{stand_in.shape} for the derivative of {len(stand_in.nodes)} threshold(s)"
+        found.append(("surrogate", text))
+    return found
 
 
 def _table(report: PretrainReport) -> Table:

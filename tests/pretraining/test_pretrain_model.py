@@ -105,6 +105,14 @@ def test_a_gradient_that_is_cut_is_named() -> None:
     assert "gradient is cut" in str(missed.reason)
 
 
+def test_spiking_layers_reach_their_targets_with_a_surrogate() -> None:
+    model = build("alif")
+    report = pretrain(model, num_steps=12, surrogate="fast-sigmoid").report
+    assert report.surrogate is not None
+    assert report.surrogate.nodes
+    assert report.is_reached, [c for c in report.radii if not c.is_reached]
+
+
 def test_the_same_seed_gives_the_same_weights() -> None:
     one, again, other = (pretrain(build("gru"), num_steps=8, seed=seed).named for seed in (1, 1, 2))
     assert all(np.array_equal(one[name], again[name]) for name in one)
