@@ -13,6 +13,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def layers(activation: type[nn.Module], depth: int = 30, width: int = 128) -> nn
     widths = [64] + [width] * depth
     hidden = [
         part
-        for size, following in zip(widths, widths[1:], strict=False)
+        for size, following in pairwise(widths)
         for part in (nn.Linear(size, following), activation())
     ]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, 10))
