@@ -7,13 +7,13 @@ learning rate, one number of epochs for all.
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +58,7 @@ def layers(activation: type[nn.Module], depth: int = 30, width: int = 128) -> nn
     """A feed-forward net that reads the whole image, still given as rows."""
     widths = [64] + [width] * depth
     hidden = [
-        part
-        for size, following in itertools.pairwise(widths)
-        for part in (nn.Linear(size, following), activation())
+        part for size, following in pairwise(widths) for part in (nn.Linear(size, following), activation())
     ]
     return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(width, 10))
 
