@@ -53,7 +53,8 @@ class PretrainReport:
     """Pre-training to the local stability condition, in numbers.
 
     `target_time` and `target_depth` are those of layers without an override. `data_digest` is the SHA-256 of
-    the given data, or of the first synthetic sample. `surrogate` stood in for thresholds' derivatives. `stop_reason` says why it ended.
+    the given data, or of the first synthetic sample. `surrogate` stood in for the derivatives of thresholds.
+    `stop_reason` says why it ended.
     """
 
     schema_version: str

@@ -164,10 +164,34 @@ def test_one_perturbed_weight_of_the_torch_view_stops_the_report(
         return parameter
 
     monkeypatch.setattr(Parameters, "share", spoil)
+    steps = 9 if registry.card(name).forms else None
     with pytest.raises(ParityError) as caught:
-        audited(name)
+        audit(registry.build(name), num_steps=steps, num_samples=2, black_box="never")
     assert spoiled
     assert "first value in the graph that differs is" in str(caught.value)
+
+
+def test_where_the_torch_view_disagrees_everything_runs_in_onnx_runtime(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    honest = audited("gru", num_steps=4)
+    share = Parameters.share
+
+    def spoil(
+        self: Parameters, origin: str, value: torch.Tensor, *, is_trainable: bool
+    ) -> torch.nn.Parameter:
+        parameter = share(self, origin, value, is_trainable=is_trainable)
+        with torch.no_grad():
+            parameter += 0.1
+        return parameter
+
+    monkeypatch.setattr(Parameters, "share", spoil)
+    found = audited("gru", num_steps=4)
+    assert found.black_box is not None
+    assert "differs" in found.black_box.reason
+    assert found.layers[0].time_radius is not None
+    assert honest.layers[0].time_radius is not None
+    assert found.layers[0].time_radius.mean == pytest.approx(honest.layers[0].time_radius.mean, rel=1e-4)
 
 
 def test_a_missing_depth_edge_is_noticed_by_backpropagation(monkeypatch: pytest.MonkeyPatch) -> None:
