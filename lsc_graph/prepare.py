@@ -13,7 +13,6 @@ import onnx_ir as ir
 
 from lsc_graph.cells import Cell, CellGraph, cells_of_site, depth_edges_within
 from lsc_graph.chain import Chain, find_chain
-from lsc_graph.dequantize import dequantized, is_quantized
 from lsc_graph.errors import AnalysisError, InputError, NoLayersError, UnsupportedOpsetError, UsageError
 from lsc_graph.exposure import structural_depth_edges
 from lsc_graph.inputs import (
@@ -37,6 +36,7 @@ from lsc_graph.inputs import (
 from lsc_graph.load import LoadedModel, load
 from lsc_graph.normalize import normalize, upgrade_opset, upgraded
 from lsc_graph.precision import in_single_precision, is_half
+from lsc_graph.quantized.dequantize import dequantized, is_quantized
 from lsc_graph.recurrence.find import Findings, find_recurrences
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import length_of

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from lsc_graph.audit_model import Source, audit
 from lsc_graph.cuts import put_in
-from lsc_graph.dequantize import is_quantized
 from lsc_graph.errors import AnalysisError, UsageError
 from lsc_graph.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
 from lsc_graph.origins import Origin, find_tensor
@@ -25,6 +24,7 @@ from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import join_group
 from lsc_graph.pretraining.targets import Targets, Wish, resolve
 from lsc_graph.pretraining.trainable import Choice, choose
+from lsc_graph.quantized.dequantize import is_quantized
 from lsc_graph.reference import Array
 from lsc_graph.results import SurrogateFacts
 from lsc_graph.sampling import read_data

@@ -59,6 +59,15 @@ class Constants:
             return self.key(first) == self.key(second)
         return one.dtype == two.dtype and one.shape == two.shape and one.tobytes() == two.tobytes()
 
+    def alike(self, first: ir.Value, second: ir.Value) -> bool:
+        """Whether two constants may stand in one place at two steps: small ones of one shape may differ."""
+        if self.same(first, second):
+            return True
+        if not (self.is_weight(first) and self.is_weight(second)) or self.is_matrix(first):
+            return False
+        one, two = self.array(first), self.array(second)
+        return one is not None and two is not None and one.dtype == two.dtype and one.shape == two.shape
+
     def array(self, value: ir.Value) -> np.ndarray | None:
         """What an initializer or a Constant holds."""
         tensor = _tensor(value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -218,29 +218,51 @@ class Walk:
             image = self._head_image(node, first, lane.images[k].outputs[output], k - index)
             if image is not None:
                 found[k] = image
-        return found if len(set(found.values())) == len(found) >= len(lane.images) - 2 else {}
+        is_whole = len(set(found.values())) == len(found) >= len(lane.images) - 2
+        return found if is_whole and _is_run(found) else {}
 
     def _head_image(self, own: ir.Node, first: int, value: ir.Value, shift: int) -> ir.Node | None:
-        found = [
-            use.node
-            for use in value.uses()
-            if use.idx == first and use.node in self.order.index and is_alike(use.node, own)
-            and all(self._is_image(*pair, shift) for pair in zip(own.inputs, use.node.inputs, strict=True))
-        ]  # fmt: skip
-        alike = [node for node in found if resembles(node, own)]
-        return alike[0] if len(alike) == 1 else None
+        """The node that does `shift` steps later, to `value`, what `own` does; its constants are the same.
 
-    def _is_image(self, own: ir.Value | None, other: ir.Value | None, shift: int) -> bool:
+        Where no node has the same ones, each step may have its own.
+        """
+        for is_constant_alike in (self.constants.same, self.constants.alike):
+            found = [
+                use.node
+                for use in value.uses()
+                if use.idx == first and use.node in self.order.index and is_alike(use.node, own)
+                and all(
+                    self._is_image(*pair, shift, is_constant_alike)
+                    for pair in zip(own.inputs, use.node.inputs, strict=True)
+                )
+            ]  # fmt: skip
+            alike = [node for node in found if resembles(node, own)]
+            if alike:
+                return alike[0] if len(alike) == 1 else None
+        return None
+
+    def _is_image(
+        self,
+        own: ir.Value | None,
+        other: ir.Value | None,
+        shift: int,
+        is_constant_alike: Callable[[ir.Value, ir.Value], bool],
+    ) -> bool:
         """Whether what `other` is at a step `shift` later is what `own` is."""
         if own is None or other is None:
             return own is other
         if own in self.constants:
-            return self.constants.same(own, other)
+            return is_constant_alike(own, other)
         producer = own.producer()
         if producer is None or producer not in self.where:
             return other in self.constants or not self.is_inside(other)
         lane, index = self.where[producer]
         return lane.value(index + shift, own.index() or 0) is other
+
+
+def _is_run(indices: Collection[int]) -> bool:
+    """Whether no index between the first and the last is left out."""
+    return bool(indices) and max(indices) - min(indices) + 1 == len(indices)
 
 
 def _producer(value: ir.Value) -> ir.Node:

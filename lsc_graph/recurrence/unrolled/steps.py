@@ -115,10 +115,20 @@ class _Folding:
         self.walk = walk
         self.offset = {id(lane): offsets[position] for position, lane in enumerate(walk.lanes)}
         self.steps = Steps(num_steps, num_steps - 2)
-        for lane in walk.lanes:
+        lanes = self._folded_lanes()
+        for lane in lanes:
             self._add_nodes(lane)
-        for lane in walk.lanes:
+        for lane in lanes:
             self._add_reads(lane)
+
+    def _folded_lanes(self) -> list[Lane]:
+        """All lanes but the read-outs that the pattern step lacks, and those that read these."""
+        left_out: set[int] = set()
+        for lane in self.walk.lanes:
+            is_missing = self._at(lane, self.steps.position) is None
+            if lane.is_head and (is_missing or any(id(r.lane) in left_out for r in lane.reads.values())):
+                left_out.add(id(lane))
+        return [lane for lane in self.walk.lanes if id(lane) not in left_out]
 
     def _at(self, lane: Lane, step: int) -> ir.Node | None:
         return lane.images.get(step - self.offset[id(lane)])

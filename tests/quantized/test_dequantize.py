@@ -10,14 +10,15 @@ import onnxruntime.quantization as quantization
 import pytest
 from lsc_graph.models.gru import gru
 from lsc_graph.models.lstm import lstm
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from lsc_graph.audit_model import audit
-from lsc_graph.dequantize import dequantized, is_quantized
+from lsc_graph.quantized.dequantize import dequantized, is_quantized
 from lsc_graph.reference import Reference
 from lsc_graph.results import Form
 
 X = np.random.default_rng(0).standard_normal((6, 1, 8)).astype(np.float32)
+FEED = {"x": X} | {f"h{i}_zeros": 0.5 * np.tanh(X[i, :, :1] * X.reshape(1, -1)[:, :16]) for i in range(2)}
 
 
 def dynamically_quantized(
@@ -42,13 +43,24 @@ class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
         return next(self.feeds, None)
 
 
-def quantized_by_pairs(tmp_path: Path) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+def with_given_first_states(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """First states are inputs in place of zeros, so that the first step is like the others."""
+    zeros = [node for node in proto.graph.node if node.op_type == "ConstantOfShape"]
+    for node in zeros:
+        proto.graph.node.remove(node)
+        proto.graph.input.append(helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, [1, 16]))
+    return proto
+
+
+def quantized_by_pairs(tmp_path: Path, *, is_given: bool) -> tuple[onnx.ModelProto, onnx.ModelProto]:
     proto = gru(0, form=Form.UNROLLED, num_steps=6).model
+    proto = with_given_first_states(proto) if is_given else proto
+    names = [value.name for value in proto.graph.input]
     onnx.save(proto, tmp_path / "float.onnx")
     quantization.quantize_static(
         tmp_path / "float.onnx",
         tmp_path / "int8.onnx",
-        Reader([{"x": X}]),
+        Reader([{name: scale * FEED[name] for name in names} for scale in (-1.2, 0.5, 1.2)]),
         quant_format=quantization.QuantFormat.QDQ,
         op_types_to_quantize=["Gemm", "MatMul"],
     )
@@ -85,13 +97,17 @@ def test_a_quantised_lstm_has_nearly_the_radii_of_the_float_one(tmp_path: Path) 
         assert one.time_radius.mean == pytest.approx(two.time_radius.mean, abs=0.01)
 
 
-def test_quantised_and_dequantised_steps_are_steps(tmp_path: Path) -> None:
-    proto, int8 = quantized_by_pairs(tmp_path)
+@pytest.mark.parametrize("is_given", [True, False])
+def test_quantised_and_dequantised_steps_are_steps(tmp_path: Path, is_given: bool) -> None:
+    """From given states all of them; from zeros the quantiser's own rounding may set the first one apart."""
+    proto, int8 = quantized_by_pairs(tmp_path, is_given=is_given)
     assert any(node.op_type == "DequantizeLinear" for node in int8.graph.node)
-    before, after = (audit(m, data={"x": X}, num_samples=1) for m in (proto, int8))
+    names = {value.name for value in proto.graph.input}
+    feed = {name: value for name, value in FEED.items() if name in names}
+    before, after = (audit(m, data=feed, num_samples=1) for m in (proto, int8))
     assert [own.form for own in after.recurrences] == [own.form for own in before.recurrences]
-    assert after.grid.num_layers == before.grid.num_layers
-    assert after.grid.num_steps >= before.grid.num_steps - 1  # each step has a bias rounded in its own way
+    assert [layer.state_size for layer in after.layers] == [16, 16]
+    assert after.grid.num_steps >= before.grid.num_steps - (0 if is_given else 1)
     assert any("quantised" in warning for warning in after.warnings)
     for one, two in zip(before.layers, after.layers, strict=True):
         assert one.time_radius is not None
