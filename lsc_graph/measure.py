@@ -183,7 +183,7 @@ class Streaming(_Model):
     def run(self, sample: Sample) -> Run:
         pieces: dict[str, Array] = {}
         for carry in self.prepared.findings.carried:
-            pieces |= _pieces(carry, sample.initial[carry.before], self.program.site)
+            pieces |= _pieces(carry, sample.initial[carry.before])
         run: Run = self.program(self.tensors(sample.inputs), self.tensors(pieces))
         return run
 
@@ -198,7 +198,7 @@ class Streaming(_Model):
                 single = {name: _single(value) for name, value in (inputs | state).items()}
                 given = self.tensors({name: single[name] for name in inputs})
                 for carry in self.prepared.findings.carried:
-                    given |= self.tensors(_pieces(carry, single[carry.before], self.program.site))
+                    given |= self.tensors(_pieces(carry, single[carry.before]))
                 raise check.refusal(self.first_difference(single, given, check.tolerance))
             state = {carry.before: outputs[carry.after] for carry in self.prepared.findings.carried}
 
@@ -339,14 +339,9 @@ def _with_found_edges(cells: CellGraph, local: LocalJacobians) -> CellGraph:
     return CellGraph(cells.layers, edges, cells.num_steps)
 
 
-def _pieces(carry: CarriedState, value: Array, site: SiteModule) -> dict[str, Array]:
+def _pieces(carry: CarriedState, value: Array) -> dict[str, Array]:
     """The state variables that a carried input consists of."""
-    if carry.axis is None:
-        return {carry.pieces[0]: value}
-    shapes = {state.before: state.shape for state in site.site.states}
-    lengths = [shapes[name][carry.axis] for name in carry.pieces]
-    parts = np.split(value, np.cumsum(lengths)[:-1], axis=carry.axis)
-    return dict(zip(carry.pieces, parts, strict=True))
+    return {piece.before: piece.of(value) for piece in carry.pieces}
 
 
 def _single(value: Array) -> Array:

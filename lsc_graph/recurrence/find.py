@@ -10,10 +10,12 @@ import onnx_ir as ir
 
 from lsc_graph.normalize import simplify
 from lsc_graph.recurrence.dataflow import direct_sources
+from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import LoweredLoop, lower_loops
-from lsc_graph.recurrence.packed import unpack
+from lsc_graph.recurrence.new_states import read_new_states
+from lsc_graph.recurrence.packed import Piece, unpack
 from lsc_graph.recurrence.reversal import turn_around
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
@@ -28,14 +30,13 @@ from lsc_graph.shapes import static_shape
 class CarriedState:
     """A model input that receives a model output at the next call.
 
-    `pieces` are the state variables that the input consists of, concatenated along `axis`
-    (a single one, and axis None, unless the state is packed; none where another recurrence holds it).
+    `pieces` are the state variables that the input consists of, and where in it (a single one unless the
+    state is packed; none where another recurrence holds it).
     """
 
     before: str
     after: str
-    pieces: tuple[str, ...]
-    axis: int | None
+    pieces: tuple[Piece, ...]
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def find_recurrences(
         trial: runs parts of the model on a synthetic sample; needed where only a run can tell.
     """
     read_lists_as_tensors(model)
+    of_operators = states_of_operators(model.graph)
     loops, refusals = lower_loops(model, trial, simplify)
     rolled, refused = roll_steps(model, trial)
     refusals += refused
@@ -81,7 +83,7 @@ def find_recurrences(
     lowered = lower_fused_ops(model)
     inline_single_step_scans(model)
     looped = [node for node in model.graph if node.op_type == "Scan"]
-    pairs, refused = find_state_pairs(model, states)
+    pairs, refused = find_state_pairs(model, states, of_operators)
     refusals += refused
     refusals += tuple(_unread_loops(model.graph))
     stepping = [pair for pair in pairs if states or not _is_carried_by(model, pair, looped)]
@@ -95,7 +97,7 @@ def find_recurrences(
         for loop in loops
         if loop.is_data_dependent
     )
-    carried = tuple(CarriedState(pair.before, pair.after, (), None) for pair in pairs)
+    carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
     return Findings(model, _scan_sites(model, looped, lowered, rolled, loops), carried, refusals, warnings)
 
 
@@ -210,6 +212,9 @@ def _streaming_findings(
         f"{node.name} loops over an axis inside one step: analysed as part of the step" for node in looped
     ]
     carried = tuple(_carry(model.graph, pair) for pair in pairs)
+    values = {str(value.name): value for node in model.graph for value in node.outputs}
+    afters = [values[variable.after] for _, variables in carried for variable in variables]
+    read_new_states(model, list(dict.fromkeys(afters)))
     warnings += [f"{pair.before} -> {pair.after}: taken by {pair.evidence}" for pair in pairs
                  if pair.evidence == "structure alone"]  # fmt: skip
     states = tuple(variable for carry, variables in carried for variable in variables)
@@ -237,15 +242,11 @@ def _slice(value: ir.Value) -> StepSequence:
 def _carry(graph: ir.Graph, pair: StatePair) -> tuple[CarriedState, tuple[StateVariable, ...]]:
     before = next(value for value in graph.inputs if value.name == pair.before)
     after = next(value for value in graph.outputs if value.name == pair.after)
-    unpacked = unpack(graph, before, after)
-    if unpacked is None:
-        return CarriedState(pair.before, pair.after, (pair.before,), None), (_variable(before, after),)
+    pieces = unpack(graph, before, after)
     inputs = {str(value.name): value for value in graph.inputs}
-    values = {str(value.name): value for node in graph for value in node.outputs}
-    variables = tuple(
-        _variable(inputs[b], values[a]) for b, a in zip(unpacked.before, unpacked.after, strict=True)
-    )
-    return CarriedState(pair.before, pair.after, unpacked.before, unpacked.axis), variables
+    values = {str(value.name): value for node in graph for value in node.outputs} | {pair.after: after}
+    variables = tuple(_variable(inputs[piece.before], values[piece.after]) for piece in pieces)
+    return CarriedState(pair.before, pair.after, pieces), variables
 
 
 def _variable(before: ir.Value, after: ir.Value) -> StateVariable:

@@ -1,7 +1,8 @@
 """Packed states: one tensor that holds several state variables, such as [2, B, H] for h and c.
 
 The output is seen to be a concatenation; if every reader of the input takes a piece of it, the input
-is replaced by one input per piece, and the pieces become state variables of their own.
+is replaced by one input per piece, and the pieces become state variables of their own. They may be packed
+again: the states of two LSTMs as [1, 2, H, 2].
 """
 
 from __future__ import annotations
@@ -13,25 +14,51 @@ from itertools import accumulate
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.reference import Array
 from lsc_graph.shapes import static_shape
 
+_MAX_DEPTH = 8
 _ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Neg", "Clip", "Max", "Min"))
 
 
 @dataclass(frozen=True)
-class Unpacked:
-    """A packed state after splitting along `axis`: new graph inputs and the values written for each piece."""
-
-    axis: int
-    before: tuple[str, ...]
-    after: tuple[str, ...]
-
-
-def unpack(graph: ir.Graph, before: ir.Value, after: ir.Value) -> Unpacked | None:
-    """Split a packed state in place, in front of every reader; None (and no change) if it is not packed.
-
-    The packed output stays an output of the graph; the packed input is removed from its inputs.
+class Piece:
+    """A state variable: the graph input that it is read from, the value that is written for it, and where in
+    the packed state it lies, as (axis, start, end).
     """
+
+    before: str
+    after: str
+    place: tuple[tuple[int, int, int], ...] = ()
+
+    def of(self, packed: Array) -> Array:
+        """The piece of a packed value."""
+        for axis, start, end in self.place:
+            packed = np.take(packed, range(start, end), axis)
+        return packed
+
+
+def unpack(graph: ir.Graph, before: ir.Value, after: ir.Value) -> tuple[Piece, ...]:
+    """Split a packed state in place, in front of every reader, as far as it is packed.
+
+    The packed output stays an output of the graph; the packed input is removed from its inputs. A state that
+    is not packed is a single piece, and nothing changes.
+    """
+    split = _split(graph, before, after)
+    if split is None:
+        return (Piece(str(before.name), str(after.name)),)
+    axis, offsets, pairs = split
+    return tuple(
+        Piece(inner.before, inner.after, ((axis, start, end), *inner.place))
+        for (old, new), start, end in zip(pairs, offsets[:-1], offsets[1:], strict=True)
+        for inner in unpack(graph, old, new)
+    )
+
+
+def _split(
+    graph: ir.Graph, before: ir.Value, after: ir.Value
+) -> tuple[int, list[int], list[tuple[ir.Value, ir.Value]]] | None:
+    """The axis, the offsets along it, what is read and written for each piece; None if it is not packed."""
     found = _concatenation(after)
     if found is None:
         return None
@@ -50,29 +77,56 @@ def unpack(graph: ir.Graph, before: ir.Value, after: ir.Value) -> Unpacked | Non
     position = graph.inputs.index(before)
     graph.inputs[position : position + 1] = pieces
     written = [_named(graph, v, f"{after.name}.{i}") for i, v in enumerate(_distribute(graph, after, axis))]
-    return Unpacked(axis, tuple(str(p.name) for p in pieces), tuple(str(w.name) for w in written))
+    return axis, offsets, list(zip(pieces, written, strict=True))
 
 
-def _concatenation(value: ir.Value) -> tuple[int, list[int]] | None:
-    """Axis and sizes of the concatenation behind `value`, seen through elementwise operators."""
+def _concatenation(value: ir.Value, depth: int = 0) -> tuple[int, list[int]] | None:
+    """Axis and sizes of the concatenation behind `value`, seen through a few elementwise operators."""
     node = value.producer()
-    if node is None or value.shape is None:
+    if node is None or value.shape is None or depth > _MAX_DEPTH:
         return None
     if node.op_type == "Concat":
-        axis = node.attributes.get_int("axis", 0) % len(value.shape)
-        shapes = [piece.shape for piece in node.inputs if piece is not None]
-        sizes = [shape[axis] if shape is not None else None for shape in shapes]
-        if len(sizes) < 2 or not all(isinstance(size, int) for size in sizes):
-            return None
-        return axis, [int(size) for size in sizes if isinstance(size, int)]
+        return _sizes(node, len(value.shape))
+    if node.op_type == "Unsqueeze":
+        return _concatenation_behind(node, depth)
     if node.op_type not in _ELEMENTWISE:
         return None
     for operand in node.inputs:
-        found = _concatenation(operand) if operand is not None and operand.shape == value.shape else None
+        if operand is None or operand.shape != value.shape:
+            continue
+        found = _concatenation(operand, depth + 1)
         others = [other for other in node.inputs if other is not None and other is not operand]
         if found is not None and all(_is_constant_along(other, value, found[0]) for other in others):
             return found
     return None
+
+
+def _sizes(concat: ir.Node, rank: int) -> tuple[int, list[int]] | None:
+    axis = concat.attributes.get_int("axis", 0) % rank
+    shapes = [piece.shape for piece in concat.inputs if piece is not None]
+    sizes = [shape[axis] if shape is not None else None for shape in shapes]
+    if len(sizes) < 2 or not all(isinstance(size, int) for size in sizes):
+        return None
+    return axis, [int(size) for size in sizes if isinstance(size, int)]
+
+
+def _concatenation_behind(unsqueeze: ir.Node, depth: int) -> tuple[int, list[int]] | None:
+    """That of an Unsqueeze, as a stack of tensors is written: the axis moves by the axes that are put in."""
+    source, shape = unsqueeze.inputs[0], unsqueeze.outputs[0].shape
+    found = _concatenation(source, depth + 1) if source is not None else None
+    axes = _axes(unsqueeze)
+    if found is None or axes is None or shape is None:
+        return None
+    put_in = {axis % len(shape) for axis in axes}
+    return [axis for axis in range(len(shape)) if axis not in put_in][found[0]], found[1]
+
+
+def _axes(node: ir.Node) -> list[int] | None:
+    """The axes of an Unsqueeze: an attribute once, an input since operator set 13."""
+    if "axes" in node.attributes:
+        return list(node.attributes.get_ints("axes", []))
+    given = constant(node.inputs[1])
+    return None if given is None else [int(axis) for axis in given.reshape(-1)]
 
 
 def _is_constant_along(operand: ir.Value, value: ir.Value, axis: int) -> bool:
@@ -91,15 +145,26 @@ def _distribute(graph: ir.Graph, value: ir.Value, axis: int) -> list[ir.Value]:
     index = next(i for i, x in enumerate(node.inputs) if x is not None and _concatenation(x) is not None)
     packed = node.inputs[index]
     assert packed is not None
-    written = []
-    for number, piece in enumerate(_distribute(graph, packed, axis)):
+    found = _concatenation(value)
+    inner = _concatenation(packed)
+    assert found is not None
+    assert inner is not None
+    written, piece_sizes = [], found[1]
+    for number, piece in enumerate(_distribute(graph, packed, inner[0])):
         operands = [piece if i == index else operand for i, operand in enumerate(node.inputs)]
         copy = ir.node(node.op_type, operands, dict(node.attributes), name=f"{value.name}.part{number}")
         result = copy.outputs[0]
-        result.name, result.type, result.shape = f"{value.name}.part{number}", value.type, piece.shape
+        result.name, result.type = f"{value.name}.part{number}", value.type
+        result.shape = _with_size(value, axis, piece_sizes[number])
         graph.insert_after(node, copy)
         written.append(result)
     return written
+
+
+def _with_size(value: ir.Value, axis: int, size: int) -> ir.Shape:
+    dims = list(value.shape or ())
+    dims[axis] = size
+    return ir.Shape(dims)
 
 
 def _named(graph: ir.Graph, value: ir.Value, name: str) -> ir.Value:

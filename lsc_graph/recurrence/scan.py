@@ -9,7 +9,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.errors import AnalysisError
-from lsc_graph.recurrence.dataflow import copied, inputs_of
+from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.results import Direction, Form
 from lsc_graph.shapes import static_shape
@@ -41,10 +42,9 @@ def site_of_scan(
     captured = [value for value in read if value not in settings]
     body_model = _self_contained(model, node.attributes["body"].as_graph(), captured, settings)
     body = body_model.graph
-    _read_new_states(body, len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0))
-    passes.TopologicalSortPass()(body_model)
     num_sequences = node.attributes.get_int("num_scan_inputs", 0)
     num_states = len(node.inputs) - num_sequences
+    read_new_states(body_model, body.outputs[:num_states])
     names = state_names or tuple(str(value.name) for value in body.inputs[:num_states])
     states = tuple(_state(node, body, index, f"{name}.{names[index]}") for index in range(num_states))
     inputs = tuple(_sequence_input(node, body, num_states, index) for index in range(num_sequences))
@@ -144,18 +144,6 @@ def _captured(body: ir.Graph) -> list[ir.Value]:
     inner |= set(body.inputs) | set(body.initializers.values())
     read = [value for node in body for value in inputs_of(node)] + list(body.outputs)
     return list(dict.fromkeys(value for value in read if value not in inner))
-
-
-def _read_new_states(body: ir.Graph, num_states: int) -> None:
-    """Let whoever reads a value that a new state is a copy of read the new state."""
-    for after in body.outputs[:num_states]:
-        chain, value = {after.producer()}, after
-        while (source := copied(value)) is not None:
-            chain.add(source.producer())
-            for use in list(source.uses()):
-                if use.node not in chain and use.node.outputs[0] not in body.outputs[:num_states]:
-                    use.node.replace_input_with(use.idx, after)
-            value = source
 
 
 def _setting(value: ir.Value) -> ir.TensorProtocol | None:

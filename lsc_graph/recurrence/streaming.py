@@ -1,8 +1,9 @@
 """Streaming exports: a model that is one step, with its states as pairs of graph inputs and outputs.
 
-A pair is an output of the same type and shape as an input that it is computed from. Several outputs
-may fit several inputs; the assignment is taken only when structure or names leave a single reading
-(`state`/`stateN`, `h`/`hn`, `past_0`/`present_0`), and is otherwise refused with its readings.
+A pair is an output of the same type and shape as an input that it is computed from. Where recurrent operators
+start from the input and end in the output, it is a state. Else several outputs may fit several inputs; the
+assignment is taken only when structure or names leave a single reading (`state`/`stateN`, `h`/`hn`,
+`past_0`/`present_0`), and is otherwise refused with its readings.
 """
 
 from __future__ import annotations
@@ -74,13 +75,16 @@ class StatePair:
 
 
 def find_state_pairs(
-    model: ir.Model, declared: Sequence[tuple[str, str]] = ()
+    model: ir.Model,
+    declared: Sequence[tuple[str, str]] = (),
+    of_operators: Sequence[tuple[str, str]] = (),
 ) -> tuple[tuple[StatePair, ...], tuple[Refusal, ...]]:
     """The state pairs of a normalised model (static shapes), and the candidates that were refused.
 
     Args:
         model: normalised model.
         declared: (input, output) pairs given by hand; they are checked, taken, and override the search.
+        of_operators: pairs that recurrent operators start from and end in.
 
     Raises:
         UsageError: a declared pair names no such input or output, or cannot be a state.
@@ -88,13 +92,15 @@ def find_state_pairs(
     given = tuple(_declared_pair(model, before, after) for before, after in declared)
     if given:
         return given, ()
-    candidates = _candidates(model)
-    passing, candidates = _split_pass_through(candidates)
+    passing, candidates = _split_pass_through(_candidates(model))
+    certain = [pair for pair in candidates if (str(pair[0].name), str(pair[1].name)) in of_operators]
+    taken = {value for pair in certain for value in pair}
+    candidates = [pair for pair in candidates if not taken & set(pair)]
     assignment = _assign(candidates)
     refusals = [_refuse(before, after, "its value passes through unchanged") for before, after in passing]
-    pairs: list[StatePair] = []
+    pairs = [StatePair(str(before.name), str(after.name), "recurrent operators") for before, after in certain]
     by_name = [pair for pair in assignment or [] if _named_as_state(str(pair[0].name), str(pair[1].name))]
-    by_structure = not by_name and _has_other_values(model, [*(assignment or []), *passing])
+    by_structure = not (by_name or certain) and _has_other_values(model, [*(assignment or []), *passing])
     for before, after in assignment or []:
         if (before, after) in by_name or (by_structure and not _named_as_data(before, after)):
             evidence = "structure and names" if by_name else "structure alone"
