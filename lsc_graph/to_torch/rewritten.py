@@ -50,7 +50,13 @@ def _cumulative_sum(node: ir.Node) -> None:
     _replace(node, _node(node, "Cast", [wide], [ir.AttrInt64("to", int(narrow))]))
 
 
-REWRITERS = {"Pad": _pad, "Swish": _swish, "CumSum": _cumulative_sum}
+def _split(node: ir.Node) -> None:
+    """A split into one part is a copy."""
+    if len(node.outputs) == 1:
+        _replace(node, _node(node, "Identity", [node.inputs[0]]))
+
+
+REWRITERS = {"Pad": _pad, "Swish": _swish, "CumSum": _cumulative_sum, "Split": _split}
 
 
 def _constant(node: ir.Node, index: int) -> np.ndarray | None:

@@ -101,7 +101,8 @@ class Segment(nn.Module):
         if self.is_empty:
             return ()
         try:
-            result = self.module(*values)
+            # Called as a module, an fx graph prints a traceback of its own for every error.
+            result = self.module.forward(*values)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
             raise _conversion_error(error, self.part) from error
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
