@@ -350,7 +350,7 @@ def test_real_models_are_audited_as_they_come(name: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DTLN)
 def test_two_layers_in_one_state_are_two_layers(name: str) -> None:
-    """h and c of two LSTMs as [1, 2, 128, 2]: fused operators say so themselves, single gates have to be told."""
+    """h and c of two LSTMs as [1, 2, 128, 2]: fused operators say so, single gates have to be declared."""
     path, declared = real_models.real_model(name), [("input_5", "tf_op_layer_stack_5")]
     if name == DTLN[1]:
         with pytest.raises(NoLayersError, match="--state input_5:tf_op_layer_stack_5"):
