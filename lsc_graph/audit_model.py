@@ -12,6 +12,7 @@ from importlib.metadata import version
 import onnx
 import torch
 
+from lsc_graph.alternatives import alternative_warnings
 from lsc_graph.cells import CellGraph
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
@@ -249,7 +250,7 @@ def _measure(
     say("Judging", 0.95)
     layers = summary.layers(cells)
     growth = meter.growth(EdgeFactors(layers))
-    warnings = _warnings(prepared)
+    warnings = _warnings(prepared, samples)
     if summary.is_cut:
         warnings += (
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
@@ -457,10 +458,10 @@ def _input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
     )
 
 
-def _warnings(prepared: Prepared) -> tuple[str, ...]:
-    found = [*prepared.findings.warnings, *parts_outside(prepared)]
+def _warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[str, ...]:
+    found = [*prepared.findings.warnings, *parts_outside(prepared), *alternative_warnings(prepared, samples)]
     found += [
-        f"{refusal.candidate} is part of the glue or of a block: {refusal.reason}"
+        f"{refusal.candidate} is no layer of its own: {refusal.reason}"
         for refusal in prepared.findings.refusals
         if refusal.finder in ("loop", "scan")
     ]
