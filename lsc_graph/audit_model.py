@@ -60,7 +60,7 @@ from lsc_graph.surrogates import parse_surrogate
 from lsc_graph.to_torch.black_box import Differences
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.segment import BlackBoxUse
-from lsc_graph.unroll import GridNode, unroll
+from lsc_graph.unroll import GridNode, united, unroll
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, float], None]
@@ -242,6 +242,9 @@ def _measure(
                 cells = found
                 meter = GrowthMeter(cells, unroll(cells), generator)
                 check_against_autograd(model, sample, edges, meter.order, meter.random_start(1))
+            elif (more := united(cells, found)) is not cells:
+                cells = more
+                meter.regard(cells, unroll(cells))
             meter.add(edges)
             clock.lap("growth")
         samples += new
