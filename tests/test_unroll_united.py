@@ -27,18 +27,18 @@ def test_what_differs_is_listed_pair_by_pair() -> None:
 
 
 def test_a_maximum_over_time_between_two_recurrences_connects_other_times_in_each_sample() -> None:
-    """The maximum of a unit passes the gradient of one step only, and the samples disagree on which."""
+    """It passes the gradient of one step on to all: of the first step in one sample, of the last in the other."""
     net = Unroller()
-    steps, size = 6, 3
-    x = net.input("x", steps, 1, size)
-    value = x
+    steps, size = 6, 2
+    value = net.input("x", steps, 1, size)
     for _ in range(2):
-        weights = [net.weight(1, size, size, scale=1.0), net.weight(1, size, size, scale=0.2)]
+        weights = [net.constant(np.eye(size)[None]), net.constant(0.1 * np.eye(size)[None])]
         value = net.op("Squeeze", net.op("RNN", value, *weights, hidden_size=size), net.constant([1]))
-        value = net.op("Add", value, net.op("ReduceMax", value, net.constant([0]), keepdims=1))
+        value = net.op("Expand", net.op("ReduceMax", value, net.constant([0])), net.constant([steps, 1, size]))
     net.output(value)
-    data = np.random.default_rng(0).standard_normal((6, steps, 1, size)).astype(np.float32)
-    analysis = audit(net.model(), data={"x": data}, num_samples=6)
-    few = audit(net.model(), data={"x": data[:1]}, num_samples=1)
-    assert int(analysis.grid.num_gradient_paths) >= int(few.grid.num_gradient_paths) > 0
-    assert analysis.growth.measured_log10 is not None
+    data = np.zeros((2, steps, 1, size), np.float32)
+    data[0, 0] = data[1, -1] = 1
+    for chosen, pairs in (([0], 6), ([1], 6), ([0, 1], 12)):
+        analysis = audit(net.model(), data={"x": data[chosen]}, num_samples=len(chosen))
+        assert int(analysis.grid.num_gradient_paths) == pairs, chosen
+        assert analysis.growth.measured_log10 is not None
