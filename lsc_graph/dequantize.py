@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
+from lsc_graph.integer_ops import expand_integer_ops
 from lsc_graph.proto_walk import Scope, model_scopes
 from lsc_graph.reference import Array
 
@@ -26,15 +27,16 @@ def dequantized(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...
     """A copy that computes with floats, and the names of what was replaced.
 
     DequantizeLinear of constants becomes the constant; a value that is quantised and dequantised again is
-    left as it is; DynamicQuantizeLSTM and DynamicQuantizeMatMul (com.microsoft) become LSTM and MatMul. Other
-    quantised operators stay.
+    left as it is; DynamicQuantizeLSTM and DynamicQuantizeMatMul (com.microsoft) become LSTM and MatMul, and
+    integer operators those of `integer_ops`. Other quantised operators stay.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
+    expanded = expand_integer_ops(copy)
     rewriter = _Rewriter(copy)
     for scope in list(model_scopes(copy)):
         rewriter.rewrite(scope)
-    return copy, tuple(dict.fromkeys(rewriter.replaced))
+    return copy, tuple(dict.fromkeys((*expanded, *rewriter.replaced)))
 
 
 def _nodes(proto: onnx.ModelProto) -> Iterable[NodeProto]:
@@ -130,12 +132,12 @@ def _floats(quantized: Array | None, scale: Array | None, zero: Array | None, ax
     """(q - zero) * scale, for the whole tensor or along one axis."""
     assert quantized is not None
     assert scale is not None
-    shape = [1] * quantized.ndim
-    if scale.size > 1:
-        shape[axis] = -1
-    offset = 0 if zero is None else zero.astype(np.float64).reshape(shape if zero.size > 1 else -1)
-    values = (quantized.astype(np.float64) - offset) * scale.astype(np.float64).reshape(shape)
-    return np.asarray(values.astype(scale.dtype))
+    along = [-1 if number == axis % max(quantized.ndim, 1) else 1 for number in range(quantized.ndim)]
+    offset, factor = (
+        array.astype(np.float64).reshape(along if array.size > 1 else ())
+        for array in (np.zeros(1) if zero is None else zero, scale)
+    )
+    return np.asarray(((quantized.astype(np.float64) - offset) * factor).astype(scale.dtype))
 
 
 def _by_direction(quantized: Array, scale: Array, zero: Array | None) -> Array:
