@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from lsc_graph.cells import CellGraph
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.cell import flatten
-from lsc_graph.jacobians.chain import chain_blocks, chain_edges
+from lsc_graph.jacobians.chain import chain_blocks, chain_edges, input_blocks
 from lsc_graph.jacobians.grid import EdgeMap, edge_maps
 from lsc_graph.jacobians.growth import backpropagate
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
@@ -250,7 +250,11 @@ class FeedForward(_Model):
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
         cells = self.prepared.cell_graph
         blocks = chain_blocks(self.program, run, cells)
-        summary.add_chain(blocks, [tuple(b.shape) for b in run.boundaries], self.generator)
+        shapes = [tuple(b.shape) for b in run.boundaries]
+        inputs = self.tensors(sample.inputs | sample.initial)
+        for block, shape in input_blocks(self.program, inputs, cells):
+            summary.causal.add([block], [shape, shapes[0]], self.generator)
+        summary.add_chain(blocks, shapes, self.generator)
         return cells, chain_edges(blocks)
 
     def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
@@ -267,7 +271,7 @@ def quantization_error(prepared: Prepared, sample: Sample) -> float:
     feed = sample.inputs | sample.initial | prepared.plan.constants
     if is_streaming(prepared):
         feed |= {name: value[0] for name, value in sample.inputs.items()}
-    ours, theirs = (Reference(proto).run(feed) for proto in (prepared.reference, prepared.loaded.proto))
+    ours, theirs = (Reference(proto).run(feed) for proto in (prepared.reference, prepared.runnable))
     errors = []
     for name, value in ours.items():
         if value.dtype.kind == "f":
