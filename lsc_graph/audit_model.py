@@ -12,6 +12,7 @@ from importlib.metadata import version
 import onnx
 import torch
 
+from lsc_graph.alternatives import alternative_warnings
 from lsc_graph.cells import CellGraph
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
@@ -59,7 +60,7 @@ from lsc_graph.surrogates import parse_surrogate
 from lsc_graph.to_torch.black_box import Differences
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.segment import BlackBoxUse
-from lsc_graph.unroll import GridNode, unroll
+from lsc_graph.unroll import GridNode, united, unroll
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, float], None]
@@ -241,6 +242,9 @@ def _measure(
                 cells = found
                 meter = GrowthMeter(cells, unroll(cells), generator)
                 check_against_autograd(model, sample, edges, meter.order, meter.random_start(1))
+            elif (more := united(cells, found)) is not cells:
+                cells = more
+                meter.regard(cells, unroll(cells))
             meter.add(edges)
             clock.lap("growth")
         samples += new
@@ -249,7 +253,7 @@ def _measure(
     say("Judging", 0.95)
     layers = summary.layers(cells)
     growth = meter.growth(EdgeFactors(layers))
-    warnings = _warnings(prepared)
+    warnings = _warnings(prepared, samples)
     if summary.is_cut:
         warnings += (
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
@@ -457,10 +461,15 @@ def _input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
     )
 
 
-def _warnings(prepared: Prepared) -> tuple[str, ...]:
-    found = [*prepared.findings.warnings, *parts_outside(prepared)]
+def _warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[str, ...]:
+    found = [
+        *prepared.remarks,
+        *prepared.findings.warnings,
+        *parts_outside(prepared),
+        *alternative_warnings(prepared, samples),
+    ]
     found += [
-        f"{refusal.candidate} is part of the glue or of a block: {refusal.reason}"
+        f"{refusal.candidate} is no layer of its own: {refusal.reason}"
         for refusal in prepared.findings.refusals
         if refusal.finder in ("loop", "scan")
     ]

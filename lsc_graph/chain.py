@@ -28,18 +28,23 @@ def find_chain(model: ir.Model) -> Chain:
     """The blocks of a normalised feed-forward model; each holds one stretch of weights, and T = 1.
 
     A block is cut off where the next dominating value is computed with weights (floating-point matrices
-    or kernels), so that a linear operator and the nonlinearity behind it form one layer.
+    or kernels), so that a linear operator and the nonlinearity behind it form one layer. Padding belongs to
+    the block that it prepares.
     """
     graph = model.graph
     flow = _dataflow(graph)
     values = {str(value.name): value for node in graph for value in node.outputs}
     chain = [name for name in _dominators(flow) if name in values and _is_float(values[name])]
     boundaries: list[str] = []
+    is_open = False
     for name in chain:
         if _has_weights(values[name], set(chain), flow):
             boundaries.append(name)
-        elif boundaries:
+            is_open = True
+        elif is_open and not _is_padded(values[name], flow):
             boundaries[-1] = name
+        else:
+            is_open = False
     layers = tuple(_layer(index, values[name]) for index, name in enumerate(boundaries))
     edges = tuple(DepthEdge(a.id, b.id) for a, b in pairwise(layers))
     return Chain(tuple(boundaries), CellGraph(layers, edges, 1))
@@ -89,8 +94,27 @@ def _has_weights(value: ir.Value, chain: set[str], flow: nx.DiGraph[str]) -> boo
     return False
 
 
+def _is_padded(value: ir.Value, flow: nx.DiGraph[str]) -> bool:
+    """Whether a value is another one between constants."""
+    node = value.producer()
+    if node is None or node.op_type not in ("Pad", "Concat"):
+        return False
+    return node.op_type == "Pad" or sum(source.name in flow for source in inputs_of(node)) == 1
+
+
+def _is_filled(value: ir.Value) -> bool:
+    """Whether all elements are one number that is no weight, as in the zeros of a padding."""
+    node = value.producer()
+    while node is not None and node.op_type in ("Cast", "CastLike", "Expand", "Identity", "Reshape"):
+        source = node.inputs[0]
+        node = source.producer() if source is not None else None
+    return node is not None and node.op_type == "ConstantOfShape"
+
+
 def _is_weight(value: ir.Value) -> bool:
     """A floating-point matrix or kernel: an initializer or computed from initializers alone."""
+    if _is_filled(value):
+        return False
     shape = (
         value.shape if value.shape is not None else (value.const_value.shape if value.const_value else None)
     )

@@ -41,12 +41,13 @@ class LoadedModel:
     facts: ModelFacts
 
 
-def load(source: Source, limits: Limits | None = None) -> LoadedModel:
+def load(source: Source, limits: Limits | None = None, *, must_run: bool = True) -> LoadedModel:
     """Read a model, with its external data, and check it.
 
     Args:
         source: path, bytes or ModelProto; the latter is copied.
         limits: caps on nodes, nesting and bytes; generous ones by default.
+        must_run: whether to refuse operator sets that onnx knows, but ONNX Runtime does not take.
 
     Raises:
         NotOnnxError: the bytes are not an ONNX model.
@@ -61,7 +62,7 @@ def load(source: Source, limits: Limits | None = None) -> LoadedModel:
     proto, digest = _read(source, where)
     check_limits(proto, limits or Limits(), where)
     check_names(proto, where)
-    _check_opsets(proto, where)
+    check_opsets(proto, where, must_run=must_run)
     tensors = [tensor for scope in model_scopes(proto) for tensor in tensors_of(scope)]
     load_external_data(tensors, None if path is None else path.parent)
     for tensor in tensors:
@@ -125,7 +126,12 @@ def _opsets(proto: ModelProto) -> dict[str, int]:
     return {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import}
 
 
-def _check_opsets(proto: ModelProto, where: str | None) -> None:
+def check_opsets(proto: ModelProto, where: str | None, *, must_run: bool = True) -> None:
+    """Refuse a model of an operator set that is missing, too old, too new, or not run.
+
+    Raises:
+        UnsupportedOpsetError: it is.
+    """
     version = _opsets(proto).get("ai.onnx")
     newest = onnx.defs.onnx_opset_version()
     if version is None:
@@ -135,7 +141,7 @@ def _check_opsets(proto: ModelProto, where: str | None) -> None:
             expected="an entry for the domain ai.onnx in `opset_import`",
             do="the file may be cut off: copy it again, or export the model again",
         )
-    if not MIN_OPSET <= version <= newest or not _is_run(version):
+    if not MIN_OPSET <= version <= newest or (must_run and not _is_run(version)):
         raise UnsupportedOpsetError(
             "The model's operator set is not supported",
             where=where,

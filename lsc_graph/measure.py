@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from lsc_graph.cells import CellGraph
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.cell import flatten
-from lsc_graph.jacobians.chain import chain_blocks, chain_edges
+from lsc_graph.jacobians.chain import chain_blocks, chain_edges, input_blocks
 from lsc_graph.jacobians.grid import EdgeMap, edge_maps
 from lsc_graph.jacobians.growth import backpropagate
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.prepare import Prepared, is_streaming
 from lsc_graph.recurrence.find import CarriedState
-from lsc_graph.reference import Array, Reference
+from lsc_graph.reference import Array, Reference, with_outputs
 from lsc_graph.sampling import Sample
 from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance, first_difference
@@ -108,7 +108,7 @@ class _Model:
             parameters=self.parameters,
         ).to(self.device)
         values = dict(zip(names, segment(*(given[name] for name in cut)), strict=True))
-        reference = Reference(_with_outputs(self.prepared.normalized, names)).run(feed, names)
+        reference = Reference(with_outputs(self.prepared.normalized, names)).run(feed, names)
         name = first_difference(names, values, reference, tolerance)
         return None if name is None else f"{name} ({self._producer(name)})"
 
@@ -133,7 +133,7 @@ class Sequences(_Model):
         program = SequenceProgram(prepared.findings, prepared.cells, self.parameters, self.observed)
         self.program = program.to(device)
         shown = [*self.observed, *self.watched]
-        self.normalized = Reference(_with_outputs(prepared.normalized, shown))
+        self.normalized = Reference(with_outputs(prepared.normalized, shown))
 
     def run(self, sample: Sample) -> Run:
         run: Run = self.program(self.tensors(sample.inputs | sample.initial))
@@ -230,7 +230,7 @@ class FeedForward(_Model):
         known = {name for node in prepared.normalized.graph.node for name in node.output}
         # Blocks may end inside a fused operator of a single step, where ONNX Runtime shows no value.
         self.compared = [name for name in self.boundaries if name in known]
-        self.normalized = Reference(_with_outputs(prepared.normalized, self.compared))
+        self.normalized = Reference(with_outputs(prepared.normalized, self.compared))
 
     def run(self, sample: Sample) -> Run:
         run: Run = self.program(self.tensors(sample.inputs | sample.initial))
@@ -250,7 +250,11 @@ class FeedForward(_Model):
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
         cells = self.prepared.cell_graph
         blocks = chain_blocks(self.program, run, cells)
-        summary.add_chain(blocks, [tuple(b.shape) for b in run.boundaries], self.generator)
+        shapes = [tuple(b.shape) for b in run.boundaries]
+        inputs = self.tensors(sample.inputs | sample.initial)
+        for block, shape in input_blocks(self.program, inputs, cells):
+            summary.causal.add([block], [shape, shapes[0]], self.generator)
+        summary.add_chain(blocks, shapes, self.generator)
         return cells, chain_edges(blocks)
 
     def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
@@ -267,7 +271,7 @@ def quantization_error(prepared: Prepared, sample: Sample) -> float:
     feed = sample.inputs | sample.initial | prepared.plan.constants
     if is_streaming(prepared):
         feed |= {name: value[0] for name, value in sample.inputs.items()}
-    ours, theirs = (Reference(proto).run(feed) for proto in (prepared.reference, prepared.loaded.proto))
+    ours, theirs = (Reference(proto).run(feed) for proto in (prepared.reference, prepared.runnable))
     errors = []
     for name, value in ours.items():
         if value.dtype.kind == "f":
@@ -365,12 +369,3 @@ def _watched(prepared: Prepared) -> dict[str, tuple[int, str, int]]:
         for time, name in enumerate(names)
         if name is not None and name in known
     }
-
-
-def _with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
-    """A copy of the model that also outputs the named values."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    known = {value.name for value in copy.graph.output}
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    return copy

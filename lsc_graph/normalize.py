@@ -29,7 +29,7 @@ from lsc_graph.indices import count_indices_from_the_front
 from lsc_graph.inference import infer_scans, infer_shapes, root_cause
 from lsc_graph.origins import mark_origins
 from lsc_graph.proto_walk import Scope, model_scopes
-from lsc_graph.rewiring import lift_constants, remove_identities, remove_unused
+from lsc_graph.rewiring import cast_to_known_types, lift_constants, remove_identities, remove_unused
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -159,6 +159,7 @@ def simplify(model: ir.Model) -> None:
     """Infer shapes, fold, take decided branches, until nothing changes."""
     for _ in range(MAX_ROUNDS):
         infer_shapes(model)
+        cast_to_known_types(model)
         is_folded, is_taken = fold_constants(model), take_decided_branches(model)
         if not (is_folded or is_taken or infer_scans(model) or select_open_branches(model)):
             return

@@ -34,6 +34,7 @@ from lsc_graph.inputs import (
     synthetic,
 )
 from lsc_graph.load import LoadedModel, load
+from lsc_graph.newer_opset import in_runnable_opset
 from lsc_graph.normalize import normalize, upgrade_opset, upgraded
 from lsc_graph.precision import in_single_precision, is_half
 from lsc_graph.quantized.dequantize import dequantized, is_quantized
@@ -70,7 +71,8 @@ class Prepared:
     `proto` is the model as it was read, `normalized` what its recurrences were found in (before fused
     operators were lowered). Exactly one of `cells` (recurrent) and `chain` (feed-forward) is used.
     `reference` is the model that results are compared with: as it was read, but without quantisation, of
-    which `dequantized` names what was replaced.
+    which `dequantized` names what was replaced. `runnable` is the model as it was read, in an operator set
+    that ONNX Runtime takes; `remarks` say what that needed.
     """
 
     loaded: LoadedModel
@@ -86,6 +88,8 @@ class Prepared:
     is_half: bool
     reference: onnx.ModelProto
     dequantized: tuple[str, ...]
+    runnable: onnx.ModelProto
+    remarks: tuple[str, ...]
 
 
 def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: Request) -> Prepared:
@@ -94,8 +98,9 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
     Raises:
         LscGraphError: as described in `lsc_graph.errors`.
     """
-    loaded = load(source)
-    floats, replaced = dequantized(loaded.proto) if is_quantized(loaded.proto) else (loaded.proto, ())
+    loaded = load(source, must_run=False)
+    runnable, words = in_runnable_opset(loaded.proto)
+    floats, replaced = dequantized(runnable) if is_quantized(runnable) else (runnable, ())
     half = is_half(floats)
     single = in_single_precision(floats) if half else floats
     proto = upgrade_opset(single)
@@ -134,6 +139,8 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         is_half=half,
         reference=floats,
         dequantized=replaced,
+        runnable=runnable,
+        remarks=words,
     )
 
 

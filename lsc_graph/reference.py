@@ -83,3 +83,12 @@ def one_line(error: Exception) -> str:
     """An error's text on one line, without ONNX Runtime's source locations."""
     text = " ".join(str(error).split())
     return text[-400:]
+
+
+def with_outputs(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of the model that also outputs the named values."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    known = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    return copy

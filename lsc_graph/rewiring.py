@@ -38,6 +38,18 @@ def _copy_of(source: ir.Value, like: ir.Value) -> ir.Node:
     return copy
 
 
+def cast_to_known_types(model: ir.Model) -> None:
+    """Turn every CastLike into a Cast: what it reads the type of is no source of its value."""
+    for node in list(model.graph.all_nodes()):
+        if node.op_type != "CastLike" or node.domain not in ("", "ai.onnx") or node.inputs[1] is None:
+            continue
+        dtype = node.inputs[1].dtype
+        if dtype is not None:
+            node.resize_inputs(1)
+            node.op_type = "Cast"
+            node.attributes["to"] = ir.AttrInt64("to", int(dtype))
+
+
 def remove_identities(model: ir.Model) -> None:
     """Remove Identity nodes, except between an output of a graph and a value that has to keep its name."""
     for node in list(model.graph.all_nodes()):

@@ -168,6 +168,28 @@ def _shifted(lag: int, steps: int) -> Iterator[tuple[int, int]]:
     return ((time - lag, time) for time in range(max(lag, 0), min(steps, steps + lag)))
 
 
+def united(first: CellGraph, second: CellGraph) -> CellGraph:
+    """One cell graph with the depth edges of both: which times are connected may depend on the data."""
+    if set(second.depth_edges) <= set(first.depth_edges):
+        return first
+    edges: list[DepthEdge] = []
+    for ends in dict.fromkeys(
+        (edge.source, edge.target) for edge in (*first.depth_edges, *second.depth_edges)
+    ):
+        one, other = (
+            [e for e in cells.depth_edges if (e.source, e.target) == ends] for cells in (first, second)
+        )
+        edges += one if set(other) <= set(one) else _joined(ends, [*one, *other], first)
+    return CellGraph(first.layers, tuple(edges), first.num_steps)
+
+
+def _joined(ends: tuple[str, str], edges: Iterable[DepthEdge], cells: CellGraph) -> list[DepthEdge]:
+    """Several edges between two layers as one that lists all pairs of times."""
+    lengths = {layer.id: cells.steps_of(layer) for layer in cells.layers}
+    pairs = {pair for e in edges for pair in _depth_edges(e, cells.num_steps, cells.num_steps, lengths)}
+    return [DepthEdge(*ends, time_pairs=tuple(sorted(pairs, key=lambda pair: (pair[1], pair[0]))))]
+
+
 def depths(cells: CellGraph) -> dict[str, int]:
     """Depth of each layer by id: the length of the longest way to it over depth edges, from 0.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from unrolled_models import Unroller, layer, stacked, tanh_cell
 from lsc_graph import rerolling
 from lsc_graph.audit_model import audit
 from lsc_graph.errors import AnalysisError, ParityError, UsageError
+from lsc_graph.normalize import normalize
+from lsc_graph.recurrence.unrolled.roll import roll_steps
 from lsc_graph.reference import Array, Reference
 from lsc_graph.rerolling import reroll
-from lsc_graph.results import Form
+from lsc_graph.results import Direction, Form
 
 T, D, H = 100, 6, 8
 
@@ -40,6 +43,41 @@ def test_three_layers_of_a_hundred_steps_become_three_scans(tmp_path: Path) -> N
     x = np.random.default_rng(9).standard_normal((T, 1, D)).astype(np.float32)
     (before,), (after,) = (Reference(m).run({"x": x}).values() for m in (proto, written))
     np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
+def test_a_direction_that_was_run_on_the_flipped_sequence_is_one_scan_and_no_gathers() -> None:
+    """As torch's dynamo exporter writes it: the input flipped whole, the states joined from the last to the first."""
+    net = Unroller()
+    ends = [net.constant([k]) for k in (-1, -(2**62), 0, -1)]
+    flipped = net.op("Slice", net.input("x", T, 1, D), *ends)
+    states = layer(net, tanh_cell(net, D, H), flipped, net.constant(np.zeros((1, H))), range(T))
+    rows = [net.op("Unsqueeze", state, net.constant([0])) for state in states]
+    net.output(net.op("Concat", *rows[::-1], axis=0))
+    net.output(net.op("Concat", net.constant(np.ones((1, 1, H))), *rows, axis=0))
+    found = reroll(net.model())
+    kinds = [node.op_type for node in found.model.graph.node if node.op_type != "Constant"]
+    assert sorted(kinds) == ["Concat", "Scan", "Slice"]
+    (own,) = audit(net.model(), num_samples=1).recurrences
+    assert own.direction is Direction.REVERSE
+
+
+@pytest.mark.slow
+def test_finding_grows_about_linearly_with_the_number_of_nodes() -> None:
+    seconds = {}
+    for steps in (200, 800):
+        net = Unroller()
+        sequence = net.input("x", steps, 1, D)
+        for size in (D, H):
+            start = net.constant(np.zeros((1, H)))
+            sequence = stacked(net, layer(net, tanh_cell(net, size, H), sequence, start, range(steps)))
+        net.output(sequence)
+        model = normalize(net.model(), {"x": (steps, 1, D)}, {})
+        begun = time.perf_counter()
+        rolled, _ = roll_steps(model, None)
+        seconds[steps] = time.perf_counter() - begun
+        assert all(own.num_steps >= steps - 1 for own in rolled)
+        assert len(rolled) == 2
+    assert seconds[800] < 4 * 2 * seconds[200] + 0.5
 
 
 def test_inputs_outputs_weights_and_metadata_keep_their_names(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from lsc_graph.results import TimeParallel
 MIN_STEPS = 3
 MAX_TIMES = 16
 MAX_STEP_SIZE = 512
+NUM_PROBES = 16
 _NOTHING = 1e-12
 
 
@@ -48,6 +49,7 @@ class CausalBlock:
     equal: Tensor
     neighbour: Tensor
     reach: int
+    is_probed: bool = False
 
 
 def candidate_axes(
@@ -115,24 +117,53 @@ def causal_block(
     shape_in: Sequence[int],
     shape_out: Sequence[int],
     generator: torch.Generator,
-) -> CausalBlock | None:
-    """The pieces of a causal block's Jacobian; None if one step is too large for dense pieces."""
+) -> CausalBlock:
+    """The pieces of a causal block's Jacobian.
+
+    Where one step has more than MAX_STEP_SIZE elements, K products v^T M / (K n_out)^(1/4) with random vectors
+    stand for each piece M: they have its gain ||M||_F / (n_out n_in)^(1/4) (Hutchinson's estimator).
+    """
     size = torch.zeros(*shape_out).select(axes.axis_out, 0).numel()
-    if size > MAX_STEP_SIZE:
-        return None
     equal, neighbour = [], []
     for time in _times(axes.num_steps):
-        cotangents = torch.zeros(size, *shape_out, dtype=torch.float64)
+        vectors = torch.eye(size, dtype=torch.float64)
+        if size > MAX_STEP_SIZE:
+            vectors = torch.randn(NUM_PROBES, size, generator=generator, dtype=torch.float64)
+            vectors /= (NUM_PROBES * size) ** 0.25
+        count = len(vectors)
+        cotangents = torch.zeros(count, *shape_out, dtype=torch.float64)
         rows = cotangents.movedim(axes.axis_out + 1, 1)
-        rows[:, time] = torch.eye(size, dtype=torch.float64).reshape(size, *rows.shape[2:])
-        pulled = block.pull(cotangents.flatten(1)).reshape(size, *shape_in)
+        rows[:, time] = vectors.reshape(count, *rows.shape[2:])
+        pulled = block.pull(cotangents.flatten(1)).reshape(count, *shape_in)
         steps = pulled.movedim(axes.axis_in + 1, 1).flatten(2)
         equal.append(steps[:, time])
         if time:
             neighbour.append(steps[:, time - 1])
     touched = _touched(block, axes, shape_in, shape_out, generator)
     reach = max(time - int(row.nonzero()[0]) for time, row in touched)
-    return CausalBlock(block.source, block.target, axes, torch.stack(equal), torch.stack(neighbour), reach)
+    is_probed = size > MAX_STEP_SIZE
+    return CausalBlock(
+        block.source, block.target, axes, torch.stack(equal), torch.stack(neighbour), reach, is_probed
+    )
+
+
+def causal_glue(
+    source: str, target: str, pairs: Sequence[tuple[int, int]], blocks: Tensor, time_step: int, num_steps: int
+) -> CausalBlock | None:
+    """The pieces of what lies between two recurrent layers, where that mixes times and never looks ahead.
+
+    Args:
+        source, target: ids of the layers.
+        pairs: the (source, target) times of the blocks.
+        blocks: [P, n_out, n_in].
+        time_step: 1 or -1, the direction of both layers.
+        num_steps: T.
+    """
+    lags = [(head - tail) * time_step for tail, head in pairs]
+    if not {0, 1} <= set(lags) or min(lags) < 0:
+        return None
+    equal, neighbour = (blocks[[i for i, own in enumerate(lags) if own == lag]] for lag in (0, 1))
+    return CausalBlock(source, target, TimeAxes(0, 0, num_steps), equal, neighbour, max(lags))
 
 
 class CausalSummary:
@@ -145,22 +176,25 @@ class CausalSummary:
     def __init__(self, time_axis: int | None = None) -> None:
         self.time_axis = time_axis
         self.warnings: list[str] = []
-        self._axes: dict[str, TimeAxes | None] = {}
-        self._pieces: defaultdict[str, list[CausalBlock]] = defaultdict(list)
+        self._axes: dict[tuple[str, str], TimeAxes | None] = {}
+        self._pieces: defaultdict[tuple[str, str], list[CausalBlock]] = defaultdict(list)
 
     def add(
         self, blocks: Sequence[ChainBlock], shapes: Sequence[Sequence[int]], generator: torch.Generator
     ) -> None:
         """One sample: block k leads from boundary k, of shape `shapes[k]`, to boundary k + 1."""
         for block, shape_in, shape_out in zip(blocks, shapes, shapes[1:], strict=False):
-            if block.target not in self._axes:
-                self._axes[block.target] = self._settle(block, shape_in, shape_out, generator)
-            axes = self._axes[block.target]
+            ends = block.source, block.target
+            if ends not in self._axes:
+                self._axes[ends] = self._settle(block, shape_in, shape_out, generator)
+            axes = self._axes[ends]
             if axes is None:
                 continue
-            piece = causal_block(block, axes, shape_in, shape_out, generator)
-            if piece is not None:
-                self._pieces[block.target].append(piece)
+            self.add_piece(causal_block(block, axes, shape_in, shape_out, generator))
+
+    def add_piece(self, piece: CausalBlock) -> None:
+        """One sample of one block."""
+        self._pieces[piece.source, piece.target].append(piece)
 
     def _settle(
         self,
@@ -177,8 +211,8 @@ class CausalSummary:
             )
         if len(found) == 1 and torch.zeros(*shape_out).select(found[0].axis_out, 0).numel() > MAX_STEP_SIZE:
             self.warnings.append(
-                f"{block.target} is causal along axis {found[0].axis_out}, but one step of it has more than "
-                f"{MAX_STEP_SIZE} elements: its Jacobian over time is not taken apart"
+                f"{block.target} is causal along axis {found[0].axis_out}, with more than {MAX_STEP_SIZE} "
+                "elements a step: its Jacobian over time has gains from random products, and no radii"
             )
         return found[0] if len(found) == 1 else None
 
@@ -190,7 +224,7 @@ class CausalSummary:
 def _facts(pieces: Sequence[CausalBlock]) -> TimeParallel:
     first = pieces[0]
     equal, neighbour = [piece.equal for piece in pieces], [piece.neighbour for piece in pieces]
-    is_square = first.equal.shape[1] == first.equal.shape[2]
+    is_square = first.equal.shape[1] == first.equal.shape[2] and not first.is_probed
     equal_gain, neighbour_gain = (
         statistics_of_series([gain(matrices).cpu() for matrices in found]) for found in (equal, neighbour)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +38,27 @@ def chain_blocks(program: ChainProgram, run: Run, cells: CellGraph) -> tuple[Cha
         _block(program.blocks[index], run.boundaries[index - 1], layers[index - 1], layers[index])
         for index in range(1, len(layers))
     )
+
+
+def input_blocks(
+    program: ChainProgram, inputs: Mapping[str, Tensor], cells: CellGraph
+) -> list[tuple[ChainBlock, tuple[int, ...]]]:
+    """The first block with respect to each floating-point input of the model, and the input's shape.
+
+    They are no edges between layers: whether they are causal over time is asked of them.
+    """
+    found = []
+    for name in program.input_names:
+        if inputs[name].is_floating_point():
+
+            def module(value: Tensor, name: str = name) -> Sequence[Tensor]:
+                values = {**inputs, name: value}
+                result: Sequence[Tensor] = program.blocks[0](*(values[own] for own in program.input_names))
+                return result
+
+            block = _block(module, inputs[name], f"input {name}", cells.layers[0].id)
+            found.append((block, tuple(inputs[name].shape)))
+    return found
 
 
 def _block(module: Callable[..., Sequence[Tensor]], state: Tensor, source: str, target: str) -> ChainBlock:

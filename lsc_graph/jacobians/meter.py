@@ -44,12 +44,17 @@ class GrowthMeter:
     """
 
     def __init__(self, cells: CellGraph, grid: nx.DiGraph[GridNode], generator: torch.Generator) -> None:
-        self._cells, self._grid, self._generator = cells, grid, generator
+        self._generator = generator
+        self._lengths: defaultdict[GridNode, _Lengths] = defaultdict(_Lengths)
+        self._predictions = Predictions()
+        self.regard(cells, grid)
+
+    def regard(self, cells: CellGraph, grid: nx.DiGraph[GridNode]) -> None:
+        """Take the cell graph and its grid from now on: a sample may connect times that none did before."""
+        self._cells, self._grid = cells, grid
         self.order = list(nx.topological_sort(grid))
         self._targets = list(last_states(cells))
         self._sizes = {layer.id: layer.state_size for layer in cells.layers}
-        self._lengths: defaultdict[GridNode, _Lengths] = defaultdict(_Lengths)
-        self._predictions = Predictions()
 
     def add(self, edges: Sequence[EdgeMap]) -> None:
         """One sample's grid of local Jacobians."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsc_graph.cells import CellGraph, Layer, size
 from lsc_graph.jacobians.blocks import UnitBlocks
-from lsc_graph.jacobians.causal import CausalSummary
+from lsc_graph.jacobians.causal import CausalSummary, causal_glue
 from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, probed_gain
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.local import LocalJacobians
@@ -107,6 +107,12 @@ class Summary:
             times = [time for _, time in depth.pairs]
             self._depth[source.id, target.id].is_timed &= len(set(times)) == len(times)
             self._depth[source.id, target.id].add(active, self._method, with_norm=True)
+            if source.recurrence != target.recurrence and source.time_step == target.time_step:
+                piece = causal_glue(
+                    source.id, target.id, depth.pairs, active, target.time_step, cells.num_steps
+                )
+                if piece is not None:
+                    self.causal.add_piece(piece)
             for (_, time), block in zip(depth.pairs, active, strict=True):
                 joint[target.id, time].append(block)
         gains: defaultdict[str, list[Tensor]] = defaultdict(list)

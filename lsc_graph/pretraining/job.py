@@ -15,6 +15,7 @@ from torch import Tensor
 from lsc_graph.audit_model import Source, audit
 from lsc_graph.cuts import put_in
 from lsc_graph.errors import AnalysisError, UsageError
+from lsc_graph.load import check_opsets
 from lsc_graph.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
 from lsc_graph.origins import Origin, find_tensor
 from lsc_graph.prepare import Prepared, Request, prepare
@@ -108,6 +109,7 @@ def prepare_job(
     given = read_data(data) if data is not None else {}
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), given)
     prepared = prepare(model, request)
+    check_opsets(prepared.loaded.proto, prepared.loaded.facts.path)
     _refuse_quantized(prepared)
     _refuse_lengths(prepared)
     facts = put_in(prepared, surrogate) if surrogate is not None else None

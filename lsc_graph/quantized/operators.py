@@ -111,7 +111,8 @@ def _product_of_integers(op_type: str, weight_axis: int) -> Rule:
 
     def rule(to: Unrounded, node: NodeProto) -> bool:
         a, b, a_zero, b_zero = _inputs(node, 4)
-        if not (to.is_float(a) or to.is_float(b)):
+        are_known = a in to.constants and b in to.constants
+        if not (are_known or to.is_float(a) or to.is_float(b)):
             return False
         left, right = to.steps(a, a_zero, -2), to.steps(b, b_zero, weight_axis)
         if left is None or right is None:

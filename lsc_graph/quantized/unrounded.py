@@ -82,10 +82,12 @@ class Unrounded:
         elem_type = elem_type_of(known)
         return elem_type if elem_type in _SMALL else None
 
-    def is_zero(self, name: str) -> bool:
-        """Whether a zero point is left out, or known to be zero."""
-        known = self.constants.get(name)
-        return not name or (known is not None and not np.any(known))
+    def has_no_zero(self, zero: str) -> bool:
+        """Whether a zero point is left out, or that of infinitely fine steps.
+
+        One that happens to be zero counts as any other, so that the steps of a recurrence stay alike.
+        """
+        return not zero or zero in self.floats
 
     def as_float(self, name: str, dtype: Array | None = None) -> str:
         """A value of integer type as a float, a rounding before it undone where that can be seen."""
@@ -106,7 +108,7 @@ class Unrounded:
         known, offset = self.constants.get(name), self.constants.get(zero)
         if known is not None and (not zero or offset is not None):
             return self.constant(real_values(known, np.ones(1, np.float32), offset, axis))
-        if self.is_zero(zero):
+        if self.has_no_zero(zero):
             return self.as_float(name)
         if offset is not None and offset.size > 1:
             return None
@@ -140,7 +142,7 @@ class Unrounded:
         assert factor is not None
         shift = 0.0 if offset is None else float(offset.item())
         value = self.emit("Div", [real, self.constant(factor.reshape(()))])
-        if shift:
+        if zero:
             value = self.emit("Add", [value, self.constant(np.asarray(shift, factor.dtype))])
         lowest, highest = (np.asarray(end + shift, factor.dtype) for end in ends(elem_type, shift))
         self.saturate(value, lowest, highest, output)

@@ -23,6 +23,7 @@ from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.results import Direction, Form, Refusal
+from lsc_graph.rewiring import inner_graphs
 from lsc_graph.shapes import static_shape
 
 
@@ -113,13 +114,21 @@ def _is_carried_by(model: ir.Model, pair: StatePair, looped: list[ir.Node]) -> b
 
 def _unread_loops(graph: ir.Graph) -> Iterator[Refusal]:
     """Loops that may hold recurrences which are not looked into."""
-    for node in graph.all_nodes():
-        if node.graph is not graph and node.op_type in ("Loop", "Scan"):
-            yield Refusal(
-                str(node.name),
-                node.op_type.lower(),
-                "it lies inside another loop or a branch that stays open",
-            )
+    for holder in graph:
+        for inner in inner_graphs(holder):
+            for node in inner.all_nodes():
+                if node.op_type in ("Loop", "Scan"):
+                    yield Refusal(str(node.name), node.op_type.lower(), _why_unread(holder))
+
+
+def _why_unread(holder: ir.Node) -> str:
+    name = f"{holder.op_type} {holder.name or holder.outputs[0].name}"
+    if holder.op_type == "If":
+        return (
+            f"it lies in a branch of {name}, which the data decide, and the branches cannot both be computed: "
+            "their results differ in shape, or a Loop has no bound"
+        )
+    return f"it runs inside every step of {name}: its steps are part of that step, its states no layer"
 
 
 def _single_step_refusal(op: LoweredOp) -> Refusal:

@@ -79,6 +79,7 @@ class GraphWriter:
         self.prefix, self.dtype = prefix, dtype
         self.nodes: list[ir.Node] = []
         self._taken: set[str] = set()
+        self._counts: dict[str, int] = {}
         self._constants: dict[tuple[bytes, str, tuple[int, ...]], ir.Value] = {}
 
     def child(self, name: str) -> GraphWriter:
@@ -152,10 +153,12 @@ class GraphWriter:
         return self._constants[key]
 
     def _name(self, name: str) -> str:
-        candidate, count = name, 1
+        key = _key(name)
+        candidate, count = name, self._counts.get(key, 1)
         while _key(candidate) in self._taken:
             count += 1
             candidate = f"{name}_{count}"
+        self._counts[key] = count
         self._taken.add(_key(candidate))
         return f"{self.prefix}.{candidate}"
 

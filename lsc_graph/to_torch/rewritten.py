@@ -7,6 +7,10 @@ import onnx_ir as ir
 
 from lsc_graph.rewiring import put_in_place
 from lsc_graph.shapes import static_shape
+from lsc_graph.surrogates import DOMAIN
+
+ONLY = "Only"
+"""Our own operator: the first of a tuple."""
 
 
 def rewrite(graph: ir.Graph) -> None:
@@ -56,7 +60,28 @@ def _split(node: ir.Node) -> None:
         _replace(node, _node(node, "Identity", [node.inputs[0]]))
 
 
-REWRITERS = {"Pad": _pad, "Swish": _swish, "CumSum": _cumulative_sum, "Split": _split}
+def _single_result(node: ir.Node) -> None:
+    """onnx2fx hands on a tuple where a node with inner graphs has a single output: ONLY takes it out."""
+    graph, output = node.graph, node.outputs[0]
+    if len(node.outputs) > 1 or graph is None:
+        return
+    only = ir.Node(DOMAIN, ONLY, [output])
+    only.outputs[0].type, only.outputs[0].shape = output.type, output.shape
+    graph.insert_after(node, only)
+    ir.convenience.replace_all_uses_with(output, only.outputs[0], replace_graph_outputs=True)
+    only.replace_input_with(0, output)
+    only.outputs[0].name, output.name = output.name, f"{output.name}.tuple"
+
+
+REWRITERS = {
+    "Pad": _pad,
+    "Swish": _swish,
+    "CumSum": _cumulative_sum,
+    "Split": _split,
+    "If": _single_result,
+    "Loop": _single_result,
+    "Scan": _single_result,
+}
 
 
 def _constant(node: ir.Node, index: int) -> np.ndarray | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lsc_graph.errors import ConversionError
 from lsc_graph.surrogates import DOMAIN, SPIKE
 from lsc_graph.to_torch.black_box import BlackBox, Differences
-from lsc_graph.to_torch.rewritten import rewrite
+from lsc_graph.to_torch.rewritten import ONLY, rewrite
 from lsc_graph.to_torch.spike import sign, spike
 from lsc_graph.to_torch.unfaithful import refuse_unfaithful
 
@@ -101,7 +101,7 @@ class Segment(nn.Module):
         if self.is_empty:
             return ()
         try:
-            # Called as a module, an fx graph prints a traceback of its own for every error.
+            # Not by a call, in which torch.fx would print the traceback of what may be tried otherwise.
             result = self.module.forward(*values)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
             raise _conversion_error(error, self.part) from error
@@ -165,6 +165,17 @@ def _convert_spike(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node
     return converted
 
 
+def _convert_only(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
+    """Our own operator (`lsc_graph.to_torch.rewritten`) in an fx graph."""
+    converted: torch.fx.Node = builder.call_function(_only, args=(builder.get_value(node.input[0]),))
+    return converted
+
+
+def _only(value: Tensor | tuple[Tensor, ...]) -> Tensor:
+    return value[0] if isinstance(value, tuple) else value
+
+
+onnx2fx.register_op(ONLY, handler=_convert_only, domain=DOMAIN)
 onnx2fx.register_op(SPIKE, handler=_convert_spike, domain=DOMAIN)
 
 

@@ -9,7 +9,7 @@ import torch
 from unrolled_models import Unroller
 
 from lsc_graph.audit_model import audit
-from lsc_graph.jacobians.causal import TimeAxes, causal_axes, causal_block
+from lsc_graph.jacobians.causal import MAX_STEP_SIZE, CausalSummary, TimeAxes, causal_axes, causal_block
 from lsc_graph.jacobians.chain import ChainBlock
 from lsc_graph.jacobians.grid import dense
 
@@ -47,7 +47,6 @@ def test_the_pieces_are_those_of_the_matrix() -> None:
     matrix = random_matrix(np.tril(np.ones((T, T))) * np.triu(np.ones((T, T)), -3))
     generator = torch.Generator().manual_seed(1)
     found = causal_block(block_of(matrix), TimeAxes(0, 0, T), (T, C), (T, C), generator)
-    assert found is not None
     for time in range(T):
         torch.testing.assert_close(found.equal[time], matrix[time, :, time].double())
     for time in range(1, T):
@@ -68,7 +67,8 @@ def convolutions(*, causal: bool) -> onnx.ModelProto:
 
 def test_causal_convolutions_are_shown_with_their_pieces() -> None:
     analysis = audit(convolutions(causal=True), num_samples=2)
-    assert [own.layer_id for own in analysis.time_parallel] == ["layer_1", "layer_2"]
+    ends = [(own.source, own.layer_id) for own in analysis.time_parallel]
+    assert ends == [("input x", "layer_0"), ("layer_0", "layer_1"), ("layer_1", "layer_2")]
     for own in analysis.time_parallel:
         assert (own.time_axis, own.num_steps, own.reach) == (2, 8, 2)
         assert own.equal_radius is not None
@@ -119,5 +119,56 @@ def test_where_two_axes_could_be_time_the_user_is_asked() -> None:
     analysis = audit(net.model(), num_samples=1)
     assert analysis.time_parallel == ()
     assert any("--time-axis" in warning for warning in analysis.warnings)
-    (own,) = audit(net.model(), num_samples=1, time_axis=0).time_parallel
-    assert own.time_axis == 0
+    found = audit(net.model(), num_samples=1, time_axis=0).time_parallel
+    assert [(own.source, own.time_axis) for own in found] == [("input x", 0), ("layer_0", 0)]
+
+
+def test_padding_of_its_own_belongs_to_the_layer_that_it_prepares() -> None:
+    net = Unroller()
+    value = net.input("x", 1, C, 8)
+    for _ in range(2):
+        padded = net.op("Pad", value, net.constant([0, 0, 2, 0, 0, 0]))
+        value = net.op("Tanh", net.op("Conv", padded, net.weight(C, C, 3), kernel_shape=[3]))
+    net.output(value)
+    found = audit(net.model(), num_samples=1).time_parallel
+    assert [(own.layer_id, own.num_steps, own.reach) for own in found] == [
+        ("layer_0", 8, 2),
+        ("layer_1", 8, 2),
+    ]
+
+
+def test_the_gains_of_large_steps_come_from_random_products() -> None:
+    """The piece at equal times is the identity, that at neighbouring times half of it."""
+    size, steps = MAX_STEP_SIZE + 1, 4
+    matrix = torch.eye(steps) + 0.5 * torch.diag(torch.ones(steps - 1), -1)
+
+    def pull(cotangents: torch.Tensor) -> torch.Tensor:
+        rows = cotangents.reshape(-1, steps, size)
+        return torch.einsum("ts,kth->ksh", matrix.double(), rows).flatten(1)
+
+    block = ChainBlock("a", "b", (steps * size, steps * size), None, pull)
+    summary = CausalSummary()
+    summary.add([block], [(steps, size), (steps, size)], torch.Generator().manual_seed(0))
+    (found,) = summary.facts()
+    assert found.equal_radius is None
+    assert found.equal_gain.mean == pytest.approx(1, rel=0.05)
+    assert found.neighbour_gain.mean == pytest.approx(0.5, rel=0.05)
+    assert any("no radii" in warning for warning in summary.warnings)
+
+
+def test_a_convolution_between_two_recurrences_is_shown_as_the_glue_that_mixes_times() -> None:
+    net = Unroller()
+    steps, size = 7, 3
+    x = net.input("x", steps, 1, size)
+    sequences = []
+    for _ in range(2):
+        weights = [net.weight(1, size, size), net.weight(1, size, size)]
+        y = net.op("Squeeze", net.op("RNN", x, *weights, hidden_size=size), net.constant([1]))
+        sequences.append(y)
+        kernel = net.weight(size, size, 3)
+        turned = net.op("Transpose", y, perm=[1, 2, 0])
+        x = net.op("Transpose", net.op("Conv", turned, kernel, pads=[2, 0]), perm=[2, 0, 1])
+    net.output(sequences[-1])
+    (own,) = audit(net.model(), num_samples=1).time_parallel
+    assert (own.source, own.layer_id, own.reach) == ("layer_0", "layer_1", 2)
+    assert own.neighbour_gain.mean > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.recurrence.unrolled.steps import Images, Steps
@@ -69,24 +70,52 @@ def _joining_axis(key: ir.Value, images: Images, inside: set[ir.Node]) -> int | 
     return axis if is_single else None
 
 
-def replace_joins(emission: Emission, sequence: ir.Value) -> None:
-    """In every Concat of all steps in order, put the sequence in their place."""
-    first, is_renamed = emission.images[0], False
+def replace_joins(emission: Emission, sequence: ir.Value, writer: GraphWriter) -> None:
+    """In every Concat of all steps, in their order or backwards, put the sequence in their place."""
     if emission.squeezed_axis is None:
         return
-    for node in dict.fromkeys(use.node for use in first.uses()) if first is not None else ():
+    flipped: ir.Value | None = None
+    named: set[ir.Value] = set()
+    for node in _joins(emission):
         inputs, count = list(node.inputs), len(emission.images)
-        start = inputs.index(first)
-        if node.op_type != "Concat" or tuple(inputs[start : start + count]) != emission.images:
+        start = min(inputs.index(emission.images[0]), inputs.index(emission.images[-1]))
+        part = tuple(inputs[start : start + count])
+        if part == emission.images[::-1]:
+            flipped = flipped or _backwards(emission, sequence, writer)
+        elif part != emission.images:
             continue
-        if len(inputs) == count and not is_renamed:
-            replace_output(node.outputs[0], sequence)
-            is_renamed = True
-            continue
-        joined = [*inputs[:start], sequence, *inputs[start + count :]]
+        whole = sequence if part == emission.images else flipped
+        joined = [*inputs[:start], whole, *inputs[start + count :]]
         for index, value in enumerate(joined):
             node.replace_input_with(index, value)
         node.resize_inputs(len(joined))
+        if len(joined) == 1 and whole is not None:
+            _put_in_place_of_join(node, whole, named)
+
+
+def _put_in_place_of_join(node: ir.Node, whole: ir.Value, named: set[ir.Value]) -> None:
+    """Let the readers of a join of nothing else read the sequence; the first time, it takes the name over."""
+    output = node.outputs[0]
+    if whole in named and output.is_graph_output():
+        return
+    if whole in named:
+        ir.convenience.replace_all_uses_with(output, whole)
+    else:
+        replace_output(output, whole)
+        named.add(whole)
+    if node.graph is not None:
+        node.graph.remove(node, safe=True)
+
+
+def _joins(emission: Emission) -> list[ir.Node]:
+    """The Concat nodes that read both the first step and the last."""
+    readers = [[use.node for use in v.uses()] if v is not None else [] for v in emission.images]
+    return [n for n in dict.fromkeys(readers[0]) if n.op_type == "Concat" and n in readers[-1]]
+
+
+def _backwards(emission: Emission, sequence: ir.Value, writer: GraphWriter) -> ir.Value:
+    bounds = [writer.integers([k]) for k in (-1, -np.iinfo(np.int64).max, emission.scan_axis, -1)]
+    return writer.op("Slice", [sequence, *bounds], "backwards", sequence.shape, sequence.dtype)
 
 
 def replace_emission(

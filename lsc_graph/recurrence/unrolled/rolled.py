@@ -81,7 +81,7 @@ class Roller:
         watched = tuple(self._names_of(key) for key in self.steps.states)
         names = tuple(str(key.name) for key in self.steps.states)
         for emission, sequence in zip(emissions, sequences, strict=True):
-            replace_joins(emission, sequence)
+            replace_joins(emission, sequence, self.writer)
         for key, final in zip(self.steps.states, finals, strict=True):
             last = self.steps.images(self.steps.after[key])[-1]
             is_emitted = any(emission.key is self.steps.after[key] for emission in emissions)

@@ -1,0 +1,109 @@
+"""A recurrence inside the step of another is part of that step: its numbers are exact, and the report says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from lsc_graph.audit_model import audit
+
+T, K, H = 5, 3, 4
+WEIGHTS = {name: 0.4 * np.random.default_rng(seed).standard_normal((H, H)).astype(np.float32)
+           for seed, name in enumerate("UVRW")}  # fmt: skip
+SEQUENCE = np.random.default_rng(9).standard_normal((T, K, 1, H)).astype(np.float32)
+
+
+def info(name: str, *shape: int, kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def step(row: str, before: str, result: str, recurrent: str, fed: str) -> list[onnx.NodeProto]:
+    """result = tanh(before @ recurrent + row @ fed)"""
+    return [
+        helper.make_node("MatMul", [before, recurrent], [f"{result}_1"]),
+        helper.make_node("MatMul", [row, fed], [f"{result}_2"]),
+        helper.make_node("Add", [f"{result}_1", f"{result}_2"], [f"{result}_3"]),
+        helper.make_node("Tanh", [f"{result}_3"], [result]),
+    ]
+
+
+def scan(name: str, start: str, sequence: str, final: str, body: onnx.GraphProto) -> onnx.NodeProto:
+    return helper.make_node("Scan", [start, sequence], [final], num_scan_inputs=1, body=body, name=name)
+
+
+def inner_scan() -> onnx.NodeProto:
+    body = helper.make_graph(
+        step("row", "g", "g_new", "U", "V"),
+        "inner",
+        [info("g", 1, H), info("row", 1, H)],
+        [info("g_new", 1, H)],
+    )
+    return scan("inner", "h", "x_t", "g_last", body)
+
+
+def inner_loop() -> onnx.NodeProto:
+    nodes = [
+        helper.make_node("Gather", ["x_t", "k"], ["row"], axis=0),
+        *step("row", "g", "g_new", "U", "V"),
+        helper.make_node("Identity", ["go_on"], ["go_on_new"]),
+    ]
+    flag = info("go_on", kind=TensorProto.BOOL), info("go_on_new", kind=TensorProto.BOOL)
+    body = helper.make_graph(
+        nodes,
+        "inner",
+        [info("k", kind=TensorProto.INT64), flag[0], info("g", 1, H)],
+        [flag[1], info("g_new", 1, H)],
+    )
+    return helper.make_node("Loop", ["count", "", "h"], ["g_last"], body=body, name="inner")
+
+
+def nested(inner: onnx.NodeProto) -> onnx.ModelProto:
+    """h[t] = tanh(g_K R + x[t,0] W) with K inner steps g = tanh(g U + x[t,k] V) that start from h[t-1]."""
+    nodes = [
+        inner,
+        helper.make_node("Gather", ["x_t", "first"], ["x_first"], axis=0),
+        *step("x_first", "g_last", "h_new", "R", "W"),
+        helper.make_node("Identity", ["h_new"], ["y_t"]),
+    ]
+    body = helper.make_graph(
+        nodes, "outer", [info("h", 1, H), info("x_t", K, 1, H)], [info("h_new", 1, H), info("y_t", 1, H)]
+    )
+    outer = helper.make_node("Scan", ["h0", "x"], ["h_last", "y"], num_scan_inputs=1, body=body, name="outer")
+    constants = {**WEIGHTS, "h0": np.zeros((1, H), np.float32), "count": np.array(K), "first": np.array(0)}
+    graph = helper.make_graph(
+        [outer],
+        "main",
+        [info("x", T, K, 1, H)],
+        [info("y", T, 1, H)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def outer_step(h: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    u, v, r, w = (torch.from_numpy(WEIGHTS[name]).double() for name in "UVRW")
+    g = h
+    for row in rows:
+        g = torch.tanh(g @ u + row @ v)
+    return torch.tanh(g @ r + rows[0] @ w)
+
+
+@pytest.mark.parametrize("inner", [inner_scan, inner_loop])
+def test_the_inner_steps_are_part_of_the_outer_one(inner: object) -> None:
+    assert callable(inner)
+    analysis = audit(nested(inner()), data={"x": SEQUENCE[None]}, num_samples=1, black_box="never")
+    h, radii = torch.zeros(1, H, dtype=torch.float64), []
+    for time, rows in enumerate(torch.from_numpy(SEQUENCE).double()):
+        jacobian = torch.autograd.functional.jacobian(lambda s, rows=rows: outer_step(s, rows), h)
+        radii += [torch.linalg.eigvals(jacobian.reshape(H, H)).abs().max()] if time else []
+        h = outer_step(h, rows)
+    (layer,) = analysis.layers
+    assert layer.time_radius is not None
+    assert layer.time_radius.mean == pytest.approx(float(torch.stack(radii).mean()), rel=1e-4)
+    assert any(
+        line.startswith("inner is no layer of its own: it runs inside every step of Scan outer")
+        for line in analysis.warnings
+    )
