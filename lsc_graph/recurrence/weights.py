@@ -10,6 +10,7 @@ from lsc_graph.cells import body_values
 from lsc_graph.origins import origin_of
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
+from lsc_graph.recurrence.unrolled.constants import Constants
 
 _MIN_ELEMENTS = 2
 
@@ -29,6 +30,9 @@ def trained_tensors(main: ir.Graph, site: RecurrentSite) -> tuple[str, ...]:
     _, found = _behind(_new_states(site))
     outer = {**dict(main.initializers.items()), **body_values(main)}
     captured = [outer[main_name] for name, main_name in site.captures.items() if name in _names(found)]
+    constants = Constants(main)
+    read = [outer[s.main] for s in site.inputs if s.body in _names(found) and s.main in outer]
+    captured += [value for value in read if value in constants]
     _, beyond = _behind(captured)
     tensors = [value for value in (*found, *captured, *beyond) if _is_trained(value)]
     return tuple(dict.fromkeys(_name_in_file(value) for value in tensors))
