@@ -225,7 +225,8 @@ def test_layers_whose_stacked_weights_are_scanned_are_a_recurrence_over_depth() 
         f"""m (float[{B},{H}] h0) => (float[{B},{H}] last) {{
             last = Loop (trips, go, h0) <body = step (int64 t, bool c, float[{B},{H}] h)
                 => (bool c_out, float[{B},{H}] h_new) {{
-                own = Gather <axis = 0> (stacked, t) b = MatMul(h, own) h_new = Tanh(b) c_out = Identity(c) }}>
+                own = Gather <axis = 0> (stacked, t) b = MatMul(h, own) h_new = Tanh(b)
+                c_out = Identity(c) }}>
         }}""",
         {"trips": np.int64(T), "go": np.bool_(True), "stacked": np.ones((T, H, H), np.float32)},
     )
