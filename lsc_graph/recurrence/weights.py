@@ -23,6 +23,9 @@ def step_nodes(site: RecurrentSite) -> int:
 def trained_tensors(main: ir.Graph, site: RecurrentSite) -> tuple[str, ...]:
     """Names in the file of the floating-point tensors that the new states are computed from.
 
+    Steps that read none of their own, as those of selective state spaces, are trained through the sequences
+    that they read: then it is what these are computed from, as far as the recurrences before.
+
     Args:
         main: the graph that the site captures values from.
         site: the recurrence.
@@ -35,6 +38,8 @@ def trained_tensors(main: ir.Graph, site: RecurrentSite) -> tuple[str, ...]:
     captured += [value for value in read if value in constants]
     _, beyond = _behind(captured)
     tensors = [value for value in (*found, *captured, *beyond) if _is_trained(value)]
+    if not tensors:
+        tensors = [value for value in _behind(read)[1] if _is_trained(value)]
     return tuple(dict.fromkeys(_name_in_file(value) for value in tensors))
 
 
@@ -54,7 +59,7 @@ def _behind(values: Iterable[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
     pending = list(values)
     while pending:
         node = pending.pop().producer()
-        if node is None or node in nodes:
+        if node is None or node in nodes or node.op_type == "Scan":
             continue
         nodes[node] = None
         sources = list(inputs_of(node))

@@ -55,7 +55,7 @@ def _batch_norm(node: ir.Node) -> None:
     x, *given = node.inputs[:5]
     shape = static_shape(x)
     is_own = all(value is not None and value.is_initializer() for value in given[2:])
-    if is_own or shape is None or x is None or x.dtype is None or node.attributes.get_int("training_mode", 0):
+    if is_own or shape is None or x is None or x.dtype is None or node.attributes.get_int("training_mode"):
         return
     along = _put_before(node, np.array([1, -1, *(1 for _ in shape[2:])][: len(shape)], dtype=np.int64))
     scale, bias, mean, variance = (_node(node, "Reshape", [value, along]) for value in given)
