@@ -102,7 +102,7 @@ def _roll(
     if not reads.slices and constants.num_elements(chain.constant) < _FEW_ELEMENTS:
         raise StepsDifferError((), "it is a single number, and its steps read no sequence")
     nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)
-    weight = str(chain.constant.name)
+    weight = f"{chain.constant.name}.steps" if chain.is_sequence else str(chain.constant.name)
     name = Names(model.graph).unique_prefix(_label(chain.nodes[steps.position], weight))
     writer = GraphWriter(name, chain.constant.dtype)
     is_put_back = trial is not None and put_back_first_step(model, steps, reads, nodes, writer, trial)

@@ -24,14 +24,21 @@ _ACCUMULATING = frozenset(
 
 
 def find_sequence_chains(order: Order, constants: Constants) -> Iterator[Chain]:
-    """Chains of at least three nodes, each the first to join a slice of a sequence with earlier slices."""
+    """Chains of at least three nodes, each the first to join a slice of a sequence with earlier slices.
+
+    A node in front of them that joins the slice before with something else is where a given state comes in.
+    """
     for source, slices in _families(order, constants):
-        uses: defaultdict[Hashable, list[ir.Node]] = defaultdict(list)
-        for node, position in _joins(order, slices):
-            uses[node.domain, node.op_type, position].append(node)
-        for nodes in uses.values():
-            for part in ordered_uses(order, nodes) if len(nodes) >= MIN_STEPS else ():
-                yield Chain(source, part, is_sequence=True)
+        uses: defaultdict[Hashable, dict[ir.Node, int]] = defaultdict(dict)
+        firsts: defaultdict[Hashable, dict[ir.Node, int]] = defaultdict(dict)
+        for node, position, index, is_join in _readings(order, slices):
+            (uses if is_join else firsts)[node.domain, node.op_type, position][node] = index
+        for role, nodes in uses.items():
+            for part in ordered_uses(order, list(nodes)) if len(nodes) >= MIN_STEPS else ():
+                before = 2 * nodes[part[0]] - nodes[part[1]]
+                first = [node for node, index in firsts[role].items() if index == before]
+                first = [node for node in first if order.levels([node, part[0]])[part[0]] == 2]
+                yield Chain(source, (*first, *part) if len(first) == 1 else part, is_sequence=True)
 
 
 def is_running_total(nodes: Iterator[ir.Node]) -> bool:
@@ -52,8 +59,8 @@ def _families(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, di
             yield source, slices
 
 
-def _joins(order: Order, slices: dict[ir.Value, int]) -> Iterator[tuple[ir.Node, int]]:
-    """Nodes that read what depends on one slice at one input, and on others at another input.
+def _readings(order: Order, slices: dict[ir.Value, int]) -> Iterator[tuple[ir.Node, int, int, bool]]:
+    """Nodes, inputs of them that depend on one slice, which one, and whether another input depends on others.
 
     What depends on all slices is followed no further: nothing joins it for the first time.
     """
@@ -69,9 +76,10 @@ def _joins(order: Order, slices: dict[ir.Value, int]) -> Iterator[tuple[ir.Node,
         node, done = order.nodes[position], position
         masks = [behind.get(value, 0) if value is not None else 0 for value in node.inputs]
         union = reduce(or_, masks, 0)
-        for index, mask in enumerate(masks):
-            if mask.bit_count() == 1 and any(other and not other & mask for other in masks):
-                yield node, index
+        for number, mask in enumerate(masks):
+            others = reduce(or_, masks[:number] + masks[number + 1 :], 0)
+            if mask.bit_count() == 1 and not mask & others:
+                yield node, number, mask.bit_length() - 1, bool(others)
         if union == every:
             continue
         for value in node.outputs:

@@ -1,4 +1,4 @@
-"""Steps without weights are found by the sequence whose slices they join, and what only looks so is refused."""
+"""Steps without weights are found by the sequence whose slices they join; what only looks so is refused."""
 
 from __future__ import annotations
 
