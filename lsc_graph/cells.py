@@ -74,13 +74,15 @@ class Cell:
     """What one layer's step reads: names of values in the body of its site.
 
     `below_now` are other layers' states at the same step (lag 0), `below_before` at the step before
-    (lag 1); `slices` and `captures` are the body's other inputs.
+    (lag 1); `carried` are the states that are no layers (integers, conditions); `slices` and `captures` are
+    the body's other inputs.
     """
 
     layer: Layer
     site: RecurrentSite
     below_now: tuple[StateVariable, ...]
     below_before: tuple[StateVariable, ...]
+    carried: tuple[StateVariable, ...]
     slices: tuple[str, ...]
     captures: tuple[str, ...]
 
@@ -147,7 +149,6 @@ def _cell(
     names: set[str] = set().union(*(reached[state.name] for state in members))
     others = [state for state in states if state not in members]
     reverse = any(sequence.reverse for sequence in site.inputs)
-    carried = {state.before for state in site.states} - {state.before for state in states}
     layer = Layer(
         id=layer_id,
         name=_layer_name(site, members, len(states)),
@@ -162,8 +163,9 @@ def _cell(
         site=site,
         below_now=tuple(state for state in others if state.after in names),
         below_before=tuple(state for state in others if state.before in names),
+        carried=tuple(s for s in site.states if s not in states and s.before in names),
         slices=tuple(s.body for s in site.inputs if s.body in names),
-        captures=tuple(name for name in (*site.captures, *sorted(carried)) if name in names),
+        captures=tuple(name for name in site.captures if name in names),
     )
 
 

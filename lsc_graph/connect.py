@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from lsc_graph.cells import Cell, CellGraph, DepthEdge, Layer, body_values, depth_edges_within
+from lsc_graph.jacobians.cell import flat_from
 from lsc_graph.jacobians.depth import Glue, Pairs, Port, ports_of, time_pairs
 from lsc_graph.measure import HALF_TOLERANCE, Sequences
 from lsc_graph.prepare import Prepared, is_streaming
@@ -205,7 +206,7 @@ class _Probe:
     def _by_time(self, name: str, value: Tensor) -> Tensor:
         """An input [T, rest], or [1, rest] if no axis is time."""
         axis = self._time_axis(name, value)
-        return value.reshape(1, -1) if axis is None else value.movedim(axis, 0).flatten(1).unsqueeze(-1)
+        return value.reshape(1, -1) if axis is None else flat_from(value.movedim(axis, 0), 1).unsqueeze(-1)
 
     def _time_axis(self, name: str, value: Tensor) -> int | None:
         sequences = [s for site in self.prepared.findings.sites for s in (*site.inputs, *site.outputs)]

@@ -25,7 +25,7 @@ from lsc_graph.sampling import Sample
 from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance, first_difference
 from lsc_graph.to_torch.program import ChainProgram, Run, SequenceProgram, StreamingProgram, writes_of
-from lsc_graph.to_torch.segment import BlackBoxUse, Parameters, Segment
+from lsc_graph.to_torch.segment import BlackBoxUse, Parameters, Segment, running_statistics
 from lsc_graph.unroll import GridNode
 
 HALF_TOLERANCE = Tolerance(rtol=2e-2, atol=1e-2)
@@ -74,7 +74,7 @@ class _Model:
         black_box: BlackBoxUse = BlackBoxUse.NEVER,
     ) -> None:
         self.prepared, self.device, self.generator = prepared, device, generator
-        self.parameters = Parameters(black_box)
+        self.parameters = Parameters(black_box, running_statistics(prepared.findings.model.graph))
         self.reference = Reference(prepared.reference)
         self.constants = prepared.plan.constants
 

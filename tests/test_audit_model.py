@@ -21,6 +21,7 @@ from lsc_graph.models.lru import lru
 from lsc_graph.models.lstm import lstm
 from lsc_graph.models.rnn import rnn
 from onnx import TensorProto, helper, numpy_helper
+from written_as import as_dynamo_writes, as_jax_writes, as_keras_writes, step_of
 
 from lsc_graph import audit_model as audit_module
 from lsc_graph.audit_model import audit, inspect
@@ -272,16 +273,22 @@ def _residual_step() -> Step:
     return Step(builder, tuple(states), 4, 4)
 
 
+WRITTEN: dict[str, tuple[Form, Callable[[Step, int], onnx.ModelProto]]] = {
+    "a Loop of JAX": (Form.LOOP, as_jax_writes),
+    "a Loop of Keras": (Form.LOOP, as_keras_writes),
+    "steps of the dynamo exporter": (Form.UNROLLED, as_dynamo_writes),
+}
+
+
 @pytest.mark.parametrize("name", BUILDERS)
 def test_the_same_network_is_the_same_in_every_form(name: str) -> None:
     """Same layers, path counts, radii and growth, whichever way the recurrence was written."""
     x = np.random.default_rng(0).standard_normal((6, 1, 4)).astype(np.float32)
     forms = [form for form in Form if form is not Form.FUSED_OP or name not in WITHOUT_FUSED_OP]
-    found = {}
-    for form in forms:
-        found[form] = audit(BUILDERS[name](form), num_steps=6, data={"x": x}, num_samples=1)
-        assert {recurrence.form for recurrence in found[form].recurrences} == {form}
-    first, *others = found.values()
+    written = [(form, BUILDERS[name](form)) for form in forms]
+    step = step_of(BUILDERS[name](Form.STREAMING))
+    written += [(form, write(step, 6)) for form, write in WRITTEN.values()]
+    first, *others = (_in_its_form(model, form, {"x": x}) for form, model in written)
     for other in others:
         assert other.grid == first.grid
         assert [layer.state_size for layer in other.layers] == [layer.state_size for layer in first.layers]
@@ -291,6 +298,12 @@ def test_the_same_network_is_the_same_in_every_form(name: str) -> None:
                 mine, its = getattr(ours, quantity), getattr(theirs, quantity)
                 assert (mine is None) == (its is None)
                 assert mine is None or mine.mean == pytest.approx(its.mean, abs=1e-5), quantity
+
+
+def _in_its_form(model: onnx.ModelProto, form: Form, data: dict[str, np.ndarray]) -> Analysis:
+    found = audit(model, num_steps=6, data=data, num_samples=1)
+    assert {recurrence.form for recurrence in found.recurrences} == {form}
+    return found
 
 
 def _attention_over_encoder() -> onnx.ModelProto:

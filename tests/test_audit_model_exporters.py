@@ -30,6 +30,16 @@ EXPECTED = {
     ("diagonal.dynamo", "torch"): (Form.UNROLLED, [F], [2 * H]),
     ("spiking.dynamo", "torch"): (Form.UNROLLED, [F], [3 * H]),
     ("backwards.dynamo", "torch"): (Form.UNROLLED, [R], [H]),
+    ("hoisted.dynamo", "torch"): (Form.UNROLLED, [F], [H]),
+    ("selective.dynamo", "torch"): (Form.UNROLLED, [F], [H]),
+    ("normed.dynamo", "torch"): (Form.UNROLLED, [F], [2 * H]),
+    ("normed.legacy", "torch"): (Form.UNROLLED, [F], [2 * H]),
+    ("any_batch.dynamo", "torch"): (Form.UNROLLED, [F], [2 * H]),
+    ("hard_spikes.dynamo", "torch"): (Form.UNROLLED, [F] * 2, [3 * H] * 2),
+    ("hard_spikes.legacy", "torch"): (Form.UNROLLED, [F] * 2, [3 * H] * 2),
+    ("images.dynamo", "torch"): (Form.UNROLLED, [F], [2 * 2 * 9]),
+    ("relu.dynamo", "torch"): (Form.UNROLLED, [F] * 2, [H] * 2),
+    ("relu.legacy", "torch"): (Form.FUSED_OP, [F] * 2, [H] * 2),
     ("list.script", "torch"): (Form.LOOP, [F], [H]),
     ("buffer.script", "torch"): (Form.LOOP, [F], [H]),
     ("while.script", "torch"): (Form.LOOP, [F], [H]),
@@ -43,10 +53,22 @@ EXPECTED = {
     ("scan_of_both.jax", "jax"): (Form.LOOP, [F], [H] * 2),
     ("lstm.jax", "jax"): (Form.LOOP, [F], [2 * H]),
     ("while_loop.jax", "jax"): (Form.LOOP, [F], [H]),
+    ("fori_loop.jax", "jax"): (Form.LOOP, [F], [H]),
+    ("fori_loop_backwards.jax", "jax"): (Form.LOOP, [R], [H]),
+    ("fori_loop_into_buffer.jax", "jax"): (Form.LOOP, [F], [H]),
+    ("while_loop_into_buffer.jax", "jax"): (Form.LOOP, [F], [H]),
+    ("scan_with_float_counter.jax", "jax"): (Form.LOOP, [F], [H]),
+    ("scan_with_mask.jax", "jax"): (Form.LOOP, [F], [H]),
+    ("both_ways.jax", "jax"): (Form.LOOP, [R, F], [H] * 2),
     ("lstm_2.keras", "keras"): (Form.LOOP, [F] * 2, [2 * H] * 2),
     ("gru.keras", "keras"): (Form.LOOP, [F], [H]),
     ("simple_rnn.keras", "keras"): (Form.LOOP, [F], [H]),
     ("bidirectional.keras", "keras"): (Form.LOOP, [F, R, F], [2 * H] * 3),
+    ("summed.keras", "keras"): (Form.LOOP, [F, R, F], [H] * 3),
+    ("backwards.keras", "keras"): (Form.LOOP, [R], [H]),
+    ("stacked_cells.keras", "keras"): (Form.LOOP, [F], [2 * H, H]),
+    ("unrolled.keras", "keras"): (Form.UNROLLED, [F], [2 * H]),
+    ("in_time_and_space.keras", "keras"): (Form.LOOP, [F], [2 * 2 * 4]),
     ("custom.keras", "keras"): (Form.LOOP, [F], [H]),
     ("custom_last.keras", "keras"): (Form.LOOP, [F], [H]),
     ("custom_any_length.keras", "keras"): (Form.LOOP, [F], [H]),
@@ -66,6 +88,7 @@ def test_recurrences_are_found_as_they_were_written(name: str, framework: str) -
     assert {(own.num_steps, own.over) for own in analysis.recurrences} == {(T, Axis.TIME)}
     assert [layer.state_size for layer in analysis.layers] == sizes
     assert all(own.weights for own in analysis.recurrences)
+    assert analysis.black_box is None
 
 
 @pytest.mark.slow
@@ -96,10 +119,50 @@ def test_one_scan_for_two_layers_and_one_for_each_are_the_same_network() -> None
         assert one.depth_gain == two.depth_gain
 
 
+OVER_DEPTH = {
+    ("tied_blocks.dynamo", "torch"): (Form.UNROLLED, 6, 5 * H),
+    ("tied_convolutions.dynamo", "torch"): (Form.UNROLLED, 5, 2 * 25),
+    ("equilibrium.dynamo", "torch"): (Form.UNROLLED, 8, H),
+    ("equilibrium.legacy", "torch"): (Form.UNROLLED, 8, H),
+    ("settling.dynamo", "torch"): (Form.LOOP, None, H),
+    ("over_layers.jax", "jax"): (Form.LOOP, 4, H),
+    ("equilibrium.jax", "jax"): (Form.LOOP, 8, H),
+    ("settling.jax", "jax"): (Form.LOOP, None, H),
+}
+
+
 @pytest.mark.slow
-def test_tied_blocks_are_a_recurrence_over_depth() -> None:
-    (own,) = inspect(exported_model("torch", "tied_blocks.dynamo")).recurrences
-    assert (own.form, own.over, own.num_steps) == (Form.UNROLLED, Axis.DEPTH, 6)
+@pytest.mark.parametrize(("name", "framework"), OVER_DEPTH)
+def test_tied_and_looped_layers_are_a_recurrence_over_depth(name: str, framework: str) -> None:
+    """Where data decide how often a layer is applied, the steps are those of a sample, which is said."""
+    form, num_steps, size = OVER_DEPTH[name, framework]
+    analysis = audit(exported_model(framework, name), num_samples=1)
+    (own,), (layer,) = analysis.recurrences, analysis.layers
+    assert (own.form, own.over, layer.state_size) == (form, Axis.DEPTH, size)
+    assert own.num_steps == (num_steps or own.num_steps)
+    assert (num_steps is None) == any("depends on the data" in warning for warning in analysis.warnings)
+    assert own.weights
+    assert analysis.black_box is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dynamo", "legacy"])
+@pytest.mark.parametrize(("name", "decoder", "num_paths"), [("greedy", H, 1), ("attending", H + 4, T * T)])
+def test_a_decoder_that_is_fed_its_own_output_is_a_layer_above_the_encoder(
+    name: str, decoder: int, num_paths: int, kind: str
+) -> None:
+    """A chosen token is an integer, which no gradient passes; attention connects every pair of steps."""
+    analysis = audit(exported_model("torch", f"{name}.{kind}"), num_samples=1)
+    assert [own.form for own in analysis.recurrences] == [Form.FUSED_OP, Form.UNROLLED]
+    assert [layer.state_size for layer in analysis.layers] == [H, decoder]
+    assert int(analysis.grid.num_gradient_paths) == num_paths
+
+
+@pytest.mark.slow
+def test_an_iteration_that_trains_nothing_is_part_of_what_is_around_it() -> None:
+    found = inspect(exported_model("jax", "balancing.jax"))
+    assert found.recurrences == ()
+    assert any("train no weight" in refusal.reason for refusal in found.refusals)
 
 
 @pytest.mark.slow

@@ -128,4 +128,4 @@ def test_a_counter_is_carried_but_is_no_layer() -> None:
     assert [state.name for state in site.states] == ["h", "step_state"]
     (cell,) = cells_of_site(site)
     assert [state.name for state in cell.layer.states] == ["h"]
-    assert cell.captures == ("step_state",)
+    assert [state.name for state in cell.carried] == ["step_state"]

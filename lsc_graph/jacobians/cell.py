@@ -43,13 +43,13 @@ def cell_points(module: CellModule, trajectory: Trajectory) -> list[Tensor]:
         "before": trajectory.before,
         "after": trajectory.after,
         "slice": trajectory.slices,
-        "capture": trajectory.captures | trajectory.before,
+        "capture": trajectory.captures,
     }
     num_steps = next(iter(trajectory.after.values())).shape[0]
     points = []
     for kind, name in module.reads:
         value = pools[kind][name]
-        is_constant = kind == "capture" and name in trajectory.captures
+        is_constant = kind == "capture"
         points.append(value.expand(num_steps, *value.shape) if is_constant else value)
     return points
 
@@ -57,6 +57,11 @@ def cell_points(module: CellModule, trajectory: Trajectory) -> list[Tensor]:
 def flatten(values: Sequence[Tensor]) -> Tensor:
     """All values as one vector."""
     return torch.cat([value.reshape(-1) for value in values])
+
+
+def flat_from(value: Tensor, axis: int) -> Tensor:
+    """All axes from `axis` on as one; a value that has none of them gets one of size 1."""
+    return value.reshape(*value.shape[:axis], -1)
 
 
 def batched_jacobians(

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from lsc_graph.jacobians.blocks import unit_blocks
-from lsc_graph.jacobians.cell import batched_jacobians, cell_points, flatten
+from lsc_graph.jacobians.cell import batched_jacobians, cell_points, flat_from, flatten
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, arnoldi_radius
 from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
@@ -69,7 +69,7 @@ def _own(module: CellModule) -> list[int]:
 def _dense(module: CellModule, points: Sequence[Tensor]) -> Tensor:
     """M_time at some points [P, n, n]."""
     found = batched_jacobians(lambda *values: flatten(module(*values)), points, _own(module))
-    return torch.cat([block.flatten(2) for block in found], 2)
+    return torch.cat([flat_from(block, 2) for block in found], 2)
 
 
 def pull_operator(module: CellModule, points: Sequence[Tensor]) -> Operator:
@@ -90,7 +90,7 @@ def pull_operator(module: CellModule, points: Sequence[Tensor]) -> Operator:
     _, pullback, *_ = vjp(function, *states)
 
     def apply(vectors: Tensor) -> Tensor:
-        return torch.cat([part.flatten(1) for part in pullback(vectors)], 1)
+        return torch.cat([flat_from(part, 1) for part in pullback(vectors)], 1)
 
     like = states[0]
     return Operator(apply, like.shape[0], module.cell.layer.state_size, like.dtype, like.device)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from lsc_graph.jacobians.cell import MAX_BATCH_BYTES
+from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flat_from
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram
@@ -134,7 +134,7 @@ def time_pairs(
     pulled = pull_rows(glue, {port.main: cotangents})
     found: dict[str, Pairs] = {}
     for name, gradient in pulled.items():
-        touched = gradient.flatten(2).abs().amax(2) > 0
+        touched = flat_from(gradient, 2).abs().amax(2) > 0
         rows = touched if port.kind == "slice" else touched.expand(len(times), -1)
         found[name] = frozenset(
             (int(source), time) for time, row in zip(times, rows, strict=True) for source in row.nonzero()

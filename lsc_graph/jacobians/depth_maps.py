@@ -11,7 +11,7 @@ from torch.func import vjp, vmap
 
 from lsc_graph.cells import DepthEdge, Layer, size
 from lsc_graph.errors import AnalysisError
-from lsc_graph.jacobians.cell import cell_points, flatten
+from lsc_graph.jacobians.cell import cell_points, flat_from, flatten
 from lsc_graph.jacobians.depth import Glue, Port, pull_rows, time_pairs
 from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.estimate import Estimate
@@ -132,7 +132,7 @@ def _step_pull(
         for name, state in zip(names, other.states, strict=True):
             index = module.reads.index(name) if name in module.reads else -1
             zero = points[0].new_zeros(*cotangents.shape[:2], size(state.shape))
-            parts.append(pulled[index].flatten(2) if index in pulled else zero)
+            parts.append(flat_from(pulled[index], 2) if index in pulled else zero)
         return torch.cat(parts, 2)
 
     return pull
@@ -200,7 +200,7 @@ def _glue_pull(
             placed = port.place(full, None, glue.read[port.main])
             given[port.main] = given[port.main] + placed if port.main in given else placed
         states = pull_rows(glue, given)
-        whole = torch.cat([states[state.name].flatten(2) for state in source.states], 2)
+        whole = torch.cat([flat_from(states[state.name], 2) for state in source.states], 2)
         return whole.movedim(1, 0)[list(numbers)]
 
     return pull

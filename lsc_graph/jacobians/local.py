@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lsc_graph.cells import DepthEdge, Layer
 from lsc_graph.jacobians.blocks import UnitBlocks, unit_blocks
-from lsc_graph.jacobians.cell import cell_jacobians
+from lsc_graph.jacobians.cell import cell_jacobians, flat_from
 from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_below, ports_of, pull_rows, time_pairs
 from lsc_graph.jacobians.depth_maps import DepthMaps, is_too_large, maps_through_glue, maps_within_step
 from lsc_graph.recurrence.site import StateVariable
@@ -108,7 +108,7 @@ def _columns(jacobians: dict[tuple[str, str], Tensor], kind: str, states: Sequen
     for state in states:
         block = jacobians.get((kind, state.name))
         width = int(torch.Size(state.shape).numel())
-        columns.append(like.new_zeros(*like.shape[:2], width) if block is None else block.flatten(2))
+        columns.append(like.new_zeros(*like.shape[:2], width) if block is None else flat_from(block, 2))
     return torch.cat(columns, 2)
 
 
@@ -177,7 +177,7 @@ def _pull_equal_times(glue: Glue, rows: dict[Port, Tensor]) -> dict[str, Tensor]
 
 
 def _equal_times(source: Layer, target: Layer, pulled: dict[str, Tensor]) -> DepthBlocks:
-    blocks = torch.cat([pulled[state.name].flatten(2) for state in source.states], 2).movedim(1, 0)
+    blocks = torch.cat([flat_from(pulled[state.name], 2) for state in source.states], 2).movedim(1, 0)
     pairs = tuple((t, t) for t in range(blocks.shape[0]))
     return DepthBlocks(DepthEdge(source.id, target.id), pairs, blocks)
 
@@ -205,7 +205,7 @@ def _pull_pairs(
         pulled = pull_rows(glue, cotangents)
         for layer in sources:
             names = [state.name for state in layer.states]
-            whole = torch.cat([pulled[name].flatten(2) for name in names], 2)
+            whole = torch.cat([flat_from(pulled[name], 2) for name in names], 2)
             for source_time in _source_times(connected, names, time):
                 pairs[layer.id].append((source_time, time))
                 blocks[layer.id].append(whole[:, source_time])

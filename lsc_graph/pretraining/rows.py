@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from lsc_graph.cells import Layer
-from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flatten
+from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flat_from, flatten
 from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_below, ports_of, pull_rows, time_pairs
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
@@ -111,12 +111,12 @@ def _pull_cell(
         "before": trajectory.before,
         "after": trajectory.after,
         "slice": trajectory.slices,
-        "capture": trajectory.captures | trajectory.before,
+        "capture": trajectory.captures,
     }
     points, which = [], []
     for position, (kind, name) in enumerate(module.reads):
         value = pools[kind][name]
-        is_constant = kind == "capture" and name in trajectory.captures
+        is_constant = kind == "capture"
         points.append(
             value.expand(len(times), *value.shape) if is_constant else value[index.to(value.device)]
         )
@@ -152,7 +152,7 @@ def _columns(reads: Reads, kind: str, layer: Layer) -> Tensor | None:
         return None
     shape = like.shape[:2]
     columns = [
-        like.new_zeros(*shape, torch.Size(state.shape).numel()) if rows is None else rows.flatten(2)
+        like.new_zeros(*shape, torch.Size(state.shape).numel()) if rows is None else flat_from(rows, 2)
         for state, rows in zip(layer.states, own, strict=True)
     ]
     return torch.cat(columns, 2)
@@ -191,7 +191,7 @@ def _through_glue(
         pulled = _pull_together(reads, glue, connected, times, num_steps)
         index = torch.tensor(times)
         whole = {
-            other.id: torch.cat([pulled[s.name].flatten(2) for s in other.states], 2).movedim(1, 0)
+            other.id: torch.cat([flat_from(pulled[s.name], 2) for s in other.states], 2).movedim(1, 0)
             for other in sources
         }
         return [
@@ -235,7 +235,7 @@ def _pull_one_by_one(
             continue
         pulled = pull_rows(glue, cotangents)
         for other in sources:
-            whole = torch.cat([pulled[state.name].flatten(2) for state in other.states], 2)
+            whole = torch.cat([flat_from(pulled[state.name], 2) for state in other.states], 2)
             own = {state.name for state in other.states}
             for source in _sources_of(connected, own, time):
                 rows[other.id].append(whole[:, source])

@@ -21,7 +21,9 @@ from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
 from lsc_graph.recurrence.trial import Trial
+from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
+from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
 from lsc_graph.rewiring import inner_graphs
 from lsc_graph.shapes import static_shape
@@ -99,7 +101,8 @@ def find_recurrences(
         if loop.is_data_dependent
     )
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
-    return Findings(model, _scan_sites(model, looped, lowered, rolled, loops), carried, refusals, warnings)
+    sites, refused = _told_apart(model, looped, _scan_sites(model, looped, lowered, rolled, loops))
+    return Findings(model, sites, carried, refusals + refused, warnings)
 
 
 def _is_carried_by(model: ir.Model, pair: StatePair, looped: list[ir.Node]) -> bool:
@@ -149,7 +152,7 @@ def _scan_sites(
     written = {loop.scan: loop for loop in loops}
     repeated = Counter(op.original_name for op in lowered)
     recurrences: dict[str, str] = {}
-    sites = []
+    sites: list[RecurrentSite] = []
     for node in looped:
         op = origin.get(node)
         name = str(node.name)
@@ -186,7 +189,7 @@ def _fused_site(model: ir.Model, node: ir.Node, op: LoweredOp, recurrence: str, 
 
 
 def _loop_site(model: ir.Model, loop: LoweredLoop, recurrence: str) -> RecurrentSite:
-    site = site_of_scan(
+    return site_of_scan(
         model,
         loop.scan,
         recurrence=recurrence,
@@ -194,7 +197,31 @@ def _loop_site(model: ir.Model, loop: LoweredLoop, recurrence: str) -> Recurrent
         form=Form.LOOP,
         state_names=loop.state_names,
     )
-    return replace(site, over_depth=loop.over_depth)
+
+
+def _told_apart(
+    model: ir.Model, looped: Sequence[ir.Node], sites: Sequence[RecurrentSite]
+) -> tuple[tuple[RecurrentSite, ...], tuple[Refusal, ...]]:
+    """Loops over time, loops over depth, and mere iterations, which train nothing and are refused."""
+    constants = Constants(model.graph)
+    found, refused = [], []
+    for node, site in zip(looped, sites, strict=True):
+        if site.form not in (Form.LOOP, Form.SCAN) or not _is_over_depth(node, constants):
+            found.append(site)
+        elif trained_tensors(model.graph, site):
+            found.append(replace(site, over_depth=True))
+        else:
+            reason = "its steps read no sequence and train no weight: an iteration, part of what is around it"
+            refused.append(Refusal(site.node, site.form.value, reason))
+    return tuple(found), tuple(refused)
+
+
+def _is_over_depth(node: ir.Node, constants: Constants) -> bool:
+    """Whether a Scan reads no sequence but of constants (weights of its layers, say), and leaves none."""
+    num_sequences = node.attributes.get_int("num_scan_inputs", 0)
+    num_states = len(node.inputs) - num_sequences
+    left = [v for v in node.outputs[num_states:] if v.is_graph_output() or any(True for _ in v.uses())]
+    return not left and all(value in constants for value in node.inputs[num_states:])
 
 
 def _unrolled_site(model: ir.Model, steps: RolledSteps, recurrence: str) -> RecurrentSite:

@@ -13,7 +13,7 @@ from lsc_graph.shapes import static_shape
 
 
 def flipped(value: ir.Value) -> tuple[ir.Value, int] | None:
-    """What a value is the reverse of, and along which axis: by Slice with step -1, or by ReverseSequence."""
+    """What a value is the reverse of, and along which axis: by Slice, ReverseSequence, or Gather."""
     node = value.producer()
     source = node.inputs[0] if node is not None and node.inputs else None
     shape = static_shape(source)
@@ -22,6 +22,8 @@ def flipped(value: ir.Value) -> tuple[ir.Value, int] | None:
     if node.op_type == "ReverseSequence":
         axis, lengths = node.attributes.get_int("time_axis", 0), array_of(node.inputs[1])
         return (source, axis) if lengths is not None and bool((lengths == shape[axis]).all()) else None
+    if node.op_type == "Gather":
+        return _gathered_backwards(node, source, shape)
     operands = [array_of(operand) for operand in node.inputs[1:]]
     if node.op_type != "Slice" or len(operands) < 4 or any(a is None or a.size != 1 for a in operands):
         return None
@@ -29,6 +31,16 @@ def flipped(value: ir.Value) -> tuple[ir.Value, int] | None:
     axis %= len(shape)
     is_whole = range(shape[axis])[start:end:step] == range(shape[axis])[::-1]
     return (source, axis) if step == -1 and is_whole else None
+
+
+def _gathered_backwards(
+    node: ir.Node, source: ir.Value, shape: tuple[int, ...]
+) -> tuple[ir.Value, int] | None:
+    """As jax2onnx writes jnp.flip: every index, from the last to the first."""
+    indices, axis = array_of(node.inputs[1]), node.attributes.get_int("axis", 0) % max(len(shape), 1)
+    if indices is None or indices.ndim != 1 or len(indices) != shape[axis]:
+        return None
+    return (source, axis) if np.array_equal(indices % shape[axis], np.arange(shape[axis])[::-1]) else None
 
 
 def turn_around(model: ir.Model) -> None:

@@ -10,6 +10,7 @@ from lsc_graph.cells import body_values
 from lsc_graph.origins import origin_of
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
+from lsc_graph.recurrence.unrolled.constants import Constants
 
 _MIN_ELEMENTS = 2
 
@@ -22,6 +23,9 @@ def step_nodes(site: RecurrentSite) -> int:
 def trained_tensors(main: ir.Graph, site: RecurrentSite) -> tuple[str, ...]:
     """Names in the file of the floating-point tensors that the new states are computed from.
 
+    Steps that read none of their own, as those of selective state spaces, are trained through the sequences
+    that they read: then it is what these are computed from, as far as the recurrences before.
+
     Args:
         main: the graph that the site captures values from.
         site: the recurrence.
@@ -29,8 +33,13 @@ def trained_tensors(main: ir.Graph, site: RecurrentSite) -> tuple[str, ...]:
     _, found = _behind(_new_states(site))
     outer = {**dict(main.initializers.items()), **body_values(main)}
     captured = [outer[main_name] for name, main_name in site.captures.items() if name in _names(found)]
+    constants = Constants(main)
+    read = [outer[s.main] for s in site.inputs if s.body in _names(found) and s.main in outer]
+    captured += [value for value in read if value in constants]
     _, beyond = _behind(captured)
     tensors = [value for value in (*found, *captured, *beyond) if _is_trained(value)]
+    if not tensors:
+        tensors = [value for value in _behind(read)[1] if _is_trained(value)]
     return tuple(dict.fromkeys(_name_in_file(value) for value in tensors))
 
 
@@ -50,7 +59,7 @@ def _behind(values: Iterable[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
     pending = list(values)
     while pending:
         node = pending.pop().producer()
-        if node is None or node in nodes:
+        if node is None or node in nodes or node.op_type == "Scan":
             continue
         nodes[node] = None
         sources = list(inputs_of(node))

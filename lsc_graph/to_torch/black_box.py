@@ -296,7 +296,7 @@ def _points(flags: tuple[bool, ...], size: int | None, values: Sequence[Tensor])
     if size is None:
         return [arrays]
     pairs = list(zip(arrays, flags, strict=True))
-    return [[array[number] if flag else array for array, flag in pairs] for number in range(size)]
+    return [[np.asarray(array[number]) if flag else array for array, flag in pairs] for number in range(size)]
 
 
 def _call(*arguments: Any) -> tuple[Tensor, ...]:

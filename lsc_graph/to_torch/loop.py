@@ -34,7 +34,7 @@ class Trajectory:
 
 
 class CellModule(nn.Module):
-    """One layer's step: own states, states below (now and before), slices, captures -> own states."""
+    """One layer's step: own states, states below (now, before), counters, slices, captures -> own states."""
 
     def __init__(self, cell: Cell, opsets: dict[str, int], parameters: Parameters, scope: str) -> None:
         super().__init__()
@@ -43,14 +43,14 @@ class CellModule(nn.Module):
         self.reads = (
             *(("before", state.name) for state in states),
             *(("after", state.name) for state in cell.below_now),
-            *(("before", state.name) for state in cell.below_before),
+            *(("before", state.name) for state in (*cell.below_before, *cell.carried)),
             *(("slice", name) for name in cell.slices),
             *(("capture", name) for name in cell.captures),
         )
         inputs = [
             *(state.before for state in states),
             *(state.after for state in cell.below_now),
-            *(state.before for state in cell.below_before),
+            *(state.before for state in (*cell.below_before, *cell.carried)),
             *cell.slices,
             *cell.captures,
         ]
@@ -149,7 +149,7 @@ class SiteModule(nn.Module):
                 "before": before,
                 "after": after,
                 "slice": slices,
-                "capture": dict(captures) | dict(before),
+                "capture": captures,
             }
             written = module(*(pools[kind][name] for kind, name in module.reads))
             states = module.cell.layer.states

@@ -73,10 +73,26 @@ def _single_result(node: ir.Node) -> None:
     only.outputs[0].name, output.name = output.name, f"{output.name}.tuple"
 
 
+def _batch_norm(node: ir.Node) -> None:
+    """Statistics that a step reads from outside: torch's operator wants them to be its own."""
+    x, *given = node.inputs[:5]
+    shape = static_shape(x)
+    is_own = all(value is not None and value.is_initializer() for value in given[2:])
+    if is_own or shape is None or x is None or x.dtype is None or node.attributes.get_int("training_mode"):
+        return
+    along = _put_before(node, np.array([1, -1, *(1 for _ in shape[2:])][: len(shape)], dtype=np.int64))
+    scale, bias, mean, variance = (_node(node, "Reshape", [value, along]) for value in given)
+    epsilon = np.array(node.attributes.get_float("epsilon", 1e-5), dtype=x.dtype.numpy())
+    deviation = _node(node, "Sqrt", [_node(node, "Add", [variance, _put_before(node, epsilon)])])
+    unit = _node(node, "Div", [_node(node, "Sub", [x, mean]), deviation])
+    _replace(node, _node(node, "Add", [_node(node, "Mul", [unit, scale]), bias]))
+
+
 REWRITERS = {
     "Pad": _pad,
     "Swish": _swish,
     "CumSum": _cumulative_sum,
+    "BatchNormalization": _batch_norm,
     "Split": _split,
     "If": _single_result,
     "Loop": _single_result,

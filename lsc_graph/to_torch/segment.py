@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 
 import onnx
@@ -35,18 +35,22 @@ class Parameters(nn.Module):
     Args:
         black_box: ALWAYS runs every piece in ONNX Runtime, with derivatives by finite differences, IF_NEEDED
             those that have no torch counterpart, NEVER none. Weights in such pieces are no parameters.
+        fixed: initializers that are not trained, whichever piece reads them first.
     """
 
-    def __init__(self, black_box: BlackBoxUse = BlackBoxUse.NEVER) -> None:
+    def __init__(
+        self, black_box: BlackBoxUse = BlackBoxUse.NEVER, fixed: Collection[str] = frozenset()
+    ) -> None:
         super().__init__()
-        self.black_box, self.differences = black_box, Differences()
+        self.black_box, self.differences, self.fixed = black_box, Differences(), frozenset(fixed)
         self._index: dict[str, str] = {}
 
     def share(self, name: str, value: Tensor, *, is_trainable: bool) -> nn.Parameter:
         """The parameter of initializer `name`, made from `value` at the first call."""
         if name not in self._index:
             self._index[name] = f"p{len(self._index)}"
-            self.register_parameter(self._index[name], nn.Parameter(value, requires_grad=is_trainable))
+            is_trained = is_trainable and name not in self.fixed
+            self.register_parameter(self._index[name], nn.Parameter(value, requires_grad=is_trained))
         return self[name]
 
     def __getitem__(self, name: str) -> nn.Parameter:
@@ -132,7 +136,7 @@ def _black_box(piece: ir.Graph, part: str, parameters: Parameters) -> nn.Module:
 def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> nn.Module:
     rewrite(piece)
     refuse_unfaithful(piece)
-    statistics = _running_statistics(piece)
+    statistics = running_statistics(piece)
     origins = _rename(piece)
     model = ir.Model(piece, ir_version=10)
     passes.OutputFixPass()(model)
@@ -186,9 +190,9 @@ def _describe(piece: ir.Graph, outputs: tuple[str, ...]) -> str:
     return f"the part that computes {', '.join(outputs[:3])} ({', '.join(operators[:6])}{more})"
 
 
-def _running_statistics(piece: ir.Graph) -> set[str]:
-    """Initializers that are the running mean or variance of a BatchNormalization."""
-    nodes = (node for node in piece if node.op_type == "BatchNormalization")
+def running_statistics(graph: ir.Graph) -> set[str]:
+    """Values that are the running mean or variance of a BatchNormalization, in inner graphs too."""
+    nodes = (node for node in graph.all_nodes() if node.op_type == "BatchNormalization")
     return {str(value.name) for node in nodes for value in node.inputs[3:5] if value is not None}
 
 

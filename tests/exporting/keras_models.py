@@ -46,6 +46,11 @@ def main(folder: Path) -> None:
         "gru": [layers.GRU(H, **whole)],
         "simple_rnn": [layers.SimpleRNN(H, **whole)],
         "bidirectional": [layers.Bidirectional(layers.LSTM(H, **whole)), layers.LSTM(H, **whole)],
+        "summed": [layers.Bidirectional(layers.GRU(H, **whole), merge_mode="sum"), layers.GRU(H)],
+        "backwards": [layers.GRU(H, go_backwards=True, **whole)],
+        "stacked_cells": [layers.RNN([layers.LSTMCell(H), layers.GRUCell(H)], **whole)],
+        "unrolled": [layers.LSTM(H, unroll=True, **whole)],
+        "in_time_and_space": [layers.Reshape((T, 4, 2)), layers.ConvLSTM1D(2, 3, padding="same")],
         "custom": [layers.RNN(Cell(), **whole)],
         "custom_last": [layers.RNN(Cell())],
     }

@@ -94,6 +94,189 @@ class Backwards(nn.Module):
         return torch.stack(rows[::-1])
 
 
+class Hoisted(nn.Module):
+    """A minimal GRU: gates and candidates do not read the state, so that no weight is left in the loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate, self.candidate = nn.Linear(D, H), nn.Linear(D, H)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, c = torch.sigmoid(self.gate(x)), self.candidate(x)
+        h, rows = torch.zeros(x.shape[1], H), []
+        for time in range(x.shape[0]):
+            h = (1 - z[time]) * h + z[time] * c[time]
+            rows.append(h)
+        return torch.stack(rows)
+
+
+class Selective(nn.Module):
+    """A selective state space, batch first, with a causal convolution and a gate (Gu and Dao 2023)."""
+
+    def __init__(self, width: int = 4, size: int = 4) -> None:
+        super().__init__()
+        self.width, self.size = width, size
+        self.into, self.out = nn.Linear(D, 2 * width), nn.Linear(width, D)
+        self.conv = nn.Conv1d(width, width, 3, groups=width, padding=2)
+        self.select = nn.Linear(width, 2 * size + width)
+        self.log_a = nn.Parameter(torch.log(torch.arange(1.0, size + 1).repeat(width, 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        u, gate = self.into(x).chunk(2, -1)
+        u = nn.functional.silu(self.conv(u.mT)[..., : x.shape[1]].mT)
+        b, c, step = self.select(u).split([self.size, self.size, self.width], -1)
+        step = nn.functional.softplus(step).unsqueeze(-1)
+        decay = torch.exp(-step * torch.exp(self.log_a))
+        drive = step * b.unsqueeze(2) * u.unsqueeze(-1)
+        h, rows = torch.zeros(x.shape[0], self.width, self.size), []
+        for time in range(x.shape[1]):
+            h = decay[:, time] * h + drive[:, time]
+            rows.append((h * c[:, time].unsqueeze(1)).sum(-1))
+        return self.out(torch.stack(rows, 1) * nn.functional.silu(gate))
+
+
+class Normed(nn.Module):
+    """An LSTM with layer norms inside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.h = nn.Linear(D, 4 * H, bias=False), nn.Linear(H, 4 * H, bias=False)
+        self.nx, self.nh, self.nc = nn.LayerNorm(4 * H), nn.LayerNorm(4 * H), nn.LayerNorm(H)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = torch.zeros(x.shape[1], H)
+        rows = []
+        for time in range(x.shape[0]):
+            i, f, g, o = (self.nx(self.x(x[time])) + self.nh(self.h(h))).chunk(4, -1)
+            c = self.nc(f.sigmoid() * c + i.sigmoid() * g.tanh())
+            h = o.sigmoid() * c.tanh()
+            rows.append(h)
+        return torch.stack(rows)
+
+
+class Images(nn.Module):
+    """A convolutional LSTM, whose states are images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2 + 2, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = c = torch.zeros(x.shape[1], 2, *x.shape[3:])
+        for frame in x:
+            i, f, g, o = self.conv(torch.cat([frame, h], 1)).chunk(4, 1)
+            c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+            h = o.sigmoid() * c.tanh()
+        return h
+
+
+class HardSpikes(nn.Module):
+    """Two layers of adaptive neurons with true thresholds, from zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.ModuleList([nn.Linear(D, H), nn.Linear(H, H)])
+        self.r = nn.ModuleList([nn.Linear(H, H, bias=False) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        states = [[torch.zeros(x.shape[1], H) for _ in range(3)] for _ in range(2)]
+        rows = []
+        for below in x:
+            for layer, (z, v, a) in enumerate(states):
+                v = 0.9 * v * (1 - z) + self.w[layer](below) + self.r[layer](z)
+                a = 0.95 * a + z
+                below = (v > 1 + 0.2 * a).float()
+                states[layer] = [below, v, a]
+            rows.append(below)
+        return torch.stack(rows)
+
+
+class Greedy(nn.Module):
+    """An encoder, and a decoder that is fed the token which it has just chosen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(12, D), nn.Linear(H, 12)
+        self.encoder, self.decoder = nn.GRU(D, H), nn.GRUCell(D, H)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        h, token, rows = self.encoder(self.embed(tokens))[1][0], tokens[-1], []
+        for _ in range(T):
+            h = self.decoder(self.embed(token), h)
+            rows.append(self.head(h))
+            token = rows[-1].argmax(-1)
+        return torch.stack(rows)
+
+
+class Attending(nn.Module):
+    """A decoder that attends to the encoder at every step and is fed its own output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decoder = nn.GRU(D, H), nn.GRUCell(H + 4, H)
+        self.query, self.head = nn.Linear(H, H), nn.Linear(H, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory, last = self.encoder(x)
+        h, y, rows = last[0], torch.zeros(x.shape[1], 4), []
+        for _ in range(T):
+            weights = torch.softmax((self.query(h) * memory).sum(-1, keepdim=True), 0)
+            h = self.decoder(torch.cat([(weights * memory).sum(0), y], -1), h)
+            y = self.head(h)
+            rows.append(y)
+        return torch.stack(rows)
+
+
+class Equilibrium(nn.Module):
+    """One layer with the input injected, applied eight times from zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.z, self.norm = nn.Linear(D, H), nn.Linear(H, H), nn.LayerNorm(H)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z, injected = torch.zeros(x.shape[0], H), self.x(x)
+        for _ in range(8):
+            z = torch.tanh(self.norm(self.z(z) + injected))
+        return z
+
+
+class Settling(nn.Module):
+    """A layer applied until its state moves no more, with torch.while_loop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.z = nn.Linear(D, H), nn.Linear(H, H)
+
+    def forward(self, x: Tensor) -> Tensor:
+        injected = self.x(x)
+
+        def moves(z: Tensor, change: Tensor) -> Tensor:
+            return change > 1e-3
+
+        def body(z: Tensor, change: Tensor) -> tuple[Tensor, Tensor]:
+            new = torch.tanh(0.5 * self.z(z) + injected)
+            return new, (new - z).abs().max()
+
+        start = (torch.zeros(1, H), torch.tensor(1.0))
+        settled: Tensor = torch._higher_order_ops.while_loop(moves, body, start)[0]
+        return settled
+
+
+class TiedConvolutions(nn.Module):
+    """A residual block with batch norms, applied five times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
+        nn.init.uniform_(self.norm.running_mean)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(5):
+            x = x + torch.relu(self.norm(self.conv(x)))
+        return x
+
+
 class TiedBlocks(nn.Module):
     """One transformer block applied six times."""
 
@@ -183,10 +366,14 @@ class HigherOrder(nn.Module):
         return tuple(scan(step, h, x, reverse=self.kind == "scan_reverse"))
 
 
-def export(folder: Path, name: str, model: nn.Module, inputs: tuple[Tensor, ...], kind: str) -> None:
+def export(
+    folder: Path, name: str, model: nn.Module, inputs: tuple[Tensor, ...], kind: str, **options: object
+) -> None:
     path = folder / f"{name}.{kind}.onnx"
     if kind == "dynamo":
-        torch.onnx.export(model.eval(), inputs, path, dynamo=True, verbose=False, external_data=False)
+        torch.onnx.export(
+            model.eval(), inputs, path, dynamo=True, verbose=False, external_data=False, **options
+        )
         return
     names = ["x", "h", "c"][: len(inputs)]
     traced = torch.jit.script(model.eval()) if kind == "script" else model.eval()
@@ -218,6 +405,20 @@ def main(folder: Path) -> None:
     export(folder, "diagonal", Diagonal(), (x,), "dynamo")
     export(folder, "spiking", Spiking(), (x, h, h, h), "dynamo")
     export(folder, "backwards", Backwards(), (x, h), "dynamo")
+    export(folder, "hoisted", Hoisted(), (x,), "dynamo")
+    export(folder, "selective", Selective(), (x.mT.reshape(1, T, D),), "dynamo")
+    for kind in ("dynamo", "legacy"):
+        export(folder, "normed", Normed(), (x,), kind)
+        export(folder, "hard_spikes", HardSpikes(), (x,), kind)
+        export(folder, "greedy", Greedy(), (torch.randint(0, 12, (T, 1)),), kind)
+        export(folder, "attending", Attending(), (x,), kind)
+        export(folder, "equilibrium", Equilibrium(), (x[0],), kind)
+        export(folder, "relu", nn.RNN(D, H, 2, bias=False, nonlinearity="relu"), (x,), kind)
+    export(folder, "images", Images(), (torch.randn(T, 1, 2, 3, 3),), "dynamo")
+    export(folder, "settling", Settling(), (x[0],), "dynamo")
+    export(folder, "tied_convolutions", TiedConvolutions(), (torch.randn(1, 2, 5, 5),), "dynamo")
+    any_batch = ({1: torch.export.Dim("batch", min=1, max=64)},)
+    export(folder, "any_batch", Normed(), (torch.randn(T, 3, D),), "dynamo", dynamic_shapes=any_batch)
     export(folder, "tied_blocks", TiedBlocks(), (torch.randn(1, 5, D),), "dynamo")
     export(folder, "siamese", Siamese(), tuple(torch.randn(1, D) for _ in range(4)), "dynamo")
     for name, scripted in (("list", IntoList()), ("buffer", IntoBuffer()), ("while", While())):

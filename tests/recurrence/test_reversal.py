@@ -16,6 +16,7 @@ from lsc_graph.reference import Reference
 T, H = 5, 3
 FLIPS = {
     "Slice": "Slice({}, minus_one, start, zero, minus_one)",
+    "Gather": "Gather <axis = 0> ({}, backwards)",
     "ReverseSequence": "ReverseSequence <time_axis = 0, batch_axis = 1> ({}, lengths)",
 }
 
@@ -32,12 +33,13 @@ def model_of(flip_in: str, flip_out: str) -> onnx.ModelProto:
         }}"""
     )
     constants = {"minus_one": [-1], "start": [-(2**40)], "zero": [0], "lengths": [T]}
+    constants["backwards"] = list(range(T))[::-1]
     for name, value in constants.items():
         proto.graph.initializer.append(numpy_helper.from_array(np.array(value, dtype=np.int64), name))
     return proto
 
 
-@pytest.mark.parametrize("flip_out", ["Slice", "ReverseSequence", "Neg", "Identity"])
+@pytest.mark.parametrize("flip_out", [*FLIPS, "Neg", "Identity"])
 @pytest.mark.parametrize("flip_in", FLIPS)
 def test_the_scan_runs_in_reverse_and_flips_cancel(flip_in: str, flip_out: str) -> None:
     proto = model_of(FLIPS[flip_in], FLIPS.get(flip_out, f"{flip_out}({{}})"))

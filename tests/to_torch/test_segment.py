@@ -102,3 +102,28 @@ def test_an_operator_without_a_counterpart_is_refused_with_its_name() -> None:
             opsets={"": 17, "com.example": 1},
             parameters=Parameters(),
         )
+
+
+def test_running_statistics_from_outside_of_the_piece_are_read_by_plain_operators() -> None:
+    """As in a step whose statistics are captured: torch's operator cannot take them batched."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 2, 4] x, float[2] s, float[2] b, float[2] mean, float[2] var) => (float[1, 2, 4] y)
+    { y = BatchNormalization <epsilon = 0.5> (x, s, b, mean, var) }
+    """
+    proto = onnx.parser.parse_model(text)
+    generator = np.random.default_rng(0)
+    shapes = {"x": (1, 2, 4), "s": 2, "b": 2, "mean": 2, "var": 2}
+    feed = {name: generator.random(shape).astype(np.float32) for name, shape in shapes.items()}
+    piece = segment(ir.from_proto(proto), list(feed), ["y"], Parameters())
+    points = [torch.from_numpy(value).expand(3, *value.shape) for value in feed.values()]
+    (y,) = torch.func.vmap(piece)(*points)
+    np.testing.assert_allclose(y[1].numpy(), Reference(proto).run(feed)["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_initializers_that_are_fixed_are_not_trained() -> None:
+    _, model = loaded()
+    names = list(model.graph.initializers)
+    parameters = Parameters(fixed=names[:1])
+    segment(model, ["x"], ["y"], parameters)
+    assert {name for name in parameters.names() if not parameters[name].requires_grad} == {names[0]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,16 +53,26 @@ def _scattered(carried: Carried, node: ir.Node, decided: Decided) -> Accumulatio
     known = array_of(indices)
     arrays = decided.arrays.get(indices) if indices is not None and known is None else None
     reduction = node.attributes.get_string("reduction", "none")
-    size = (static_shape(carried.start) or (0,))[0]
-    if arrays is None or element is None or reduction != "none" or not _are_rows(arrays, size):
+    shape = static_shape(carried.start)
+    if arrays is None or element is None or reduction != "none" or not shape:
         return None
-    rows = tuple(int(array.reshape(-1)[0]) % size for array in arrays)
-    return Accumulation(carried, element, rows) if len(set(rows)) == len(rows) else None
+    rows = [_row(array, shape) for array in arrays]
+    found = tuple(row for row in rows if row is not None)
+    return Accumulation(carried, element, found) if len(set(found)) == len(rows) else None
 
 
-def _are_rows(arrays: list[Array], size: int) -> bool:
-    """Whether each is the index of one row: shape [..., 1] with a single entry within the size."""
-    return all(a.size == 1 and a.ndim >= 1 and -size <= int(a.reshape(-1)[0]) < size for a in arrays)
+def _row(indices: Array, shape: tuple[int, ...]) -> int | None:
+    """The row of the first axis that indices [..., k] of ScatterND fill as a whole and in order, if any."""
+    depth = indices.shape[-1] if indices.ndim else 0
+    if not 1 <= depth <= len(shape):
+        return None
+    places, sizes = indices.reshape(-1, depth), np.array(shape[:depth])
+    if ((places < -sizes) | (places >= sizes)).any():
+        return None
+    flat = np.ravel_multi_index(tuple((places % sizes).T), tuple(sizes))
+    width = math.prod(shape[1:depth])
+    row = int(flat[0]) // width if flat.size else 0
+    return row if np.array_equal(flat, row * width + np.arange(width)) else None
 
 
 def _starts_empty(carried: Carried) -> bool:

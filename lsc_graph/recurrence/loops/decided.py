@@ -20,6 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_TRIPS = 100_000
 MAX_FLOATS = 8
+"""Larger constants are taken for weights."""
 _RANDOM = frozenset(
     ("RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial")
 )
@@ -45,8 +46,8 @@ class Decided:
 
 
 def find_decided(parts: LoopParts) -> Decided:
-    """The largest set of carried integers and conditions that depend on each other and constants alone."""
-    counters = [c for c in parts.carried if _is_discrete(c.before) and array_of(c.start) is not None]
+    """The largest set of carried numbers and conditions that depend on each other and constants alone."""
+    counters = [c for c in parts.carried if _may_count(c)]
     while True:
         values, nodes = _closure(parts, counters)
         kept = [c for c in counters if c.after in values or _is_known(c.after)]
@@ -66,6 +67,12 @@ def _closure(parts: LoopParts, counters: list[Carried]) -> tuple[set[ir.Value], 
             nodes.append(node)
             values.update(node.outputs)
     return values, nodes
+
+
+def _may_count(carried: Carried) -> bool:
+    """Integers and conditions of any size, and single floating-point numbers, that start from constants."""
+    start = array_of(carried.start)
+    return start is not None and (_is_discrete(carried.before) or start.size == 1)
 
 
 def _is_discrete(value: ir.Value) -> bool:
@@ -149,15 +156,25 @@ def max_trips(parts: LoopParts) -> int | None:
 
 
 def _frontier(parts: LoopParts, decided: Decided) -> list[ir.Value]:
-    """Decided integers and conditions that other nodes read, or that are stacked as outputs."""
-    own = set(decided.nodes)
+    """Decided integers, conditions and counters that nodes read which stay, or that are stacked as outputs.
+
+    Other decided numbers are still computed in the body, for they may be made from small weights.
+    """
+    counters = {counter.before for counter in decided.counters}
     outputs = {collected.element for collected in parts.collected}
+    outputs |= {carried.after for carried in parts.carried if carried not in decided.counters}
+    gone = set(decided.nodes)
+
+    def is_read(value: ir.Value) -> bool:
+        return value in outputs or any(use.node not in gone for use in value.uses())
+
+    for node in reversed(decided.nodes):
+        if any(is_read(value) and not _is_discrete(value) for value in node.outputs):
+            gone.remove(node)
     return [
         value
         for value in (*parts.body.inputs, *(v for node in decided.nodes for v in node.outputs))
-        if value in decided.values
-        and _is_discrete(value)
-        and (value in outputs or any(use.node not in own for use in value.uses()))
+        if value in decided.values and (_is_discrete(value) or value in counters) and is_read(value)
     ]
 
 

@@ -33,15 +33,13 @@ from lsc_graph.shapes import static_shape
 class LoweredLoop:
     """A Loop and the Scan that took its place.
 
-    `is_data_dependent` says that the number of steps is that of one synthetic sample; `over_depth` that the
-    steps read no sequence and leave none.
+    `is_data_dependent` says that the number of steps is that of one synthetic sample.
     """
 
     name: str
     scan: ir.Node
     num_steps: int
     is_data_dependent: bool
-    over_depth: bool
     state_names: tuple[str, ...]
 
 
@@ -64,6 +62,8 @@ def lower_loops(
     while (node := _next(model, refused)) is not None:
         _share_shapes(node)
         simplify(model)
+        if _shape_reads(model, node):
+            simplify(model)
         name = _name(node)
         try:
             lowered.append(_lower(model, node, name, Names(model.graph), trial))
@@ -104,6 +104,27 @@ def _share_shapes(node: ir.Node) -> None:
         carried.before.type = carried.before.type or carried.start.type
 
 
+def _shape_reads(model: ir.Model, node: ir.Node) -> bool:
+    """Give slices that are read at the step's index their shapes, which inference cannot know."""
+    parts, is_learned = parts_of(node), False
+    outputs = list(parts.body.outputs)
+    parts.body.outputs.clear()
+    forward_unchanged(parts)
+    decided = find_decided(parts)
+    try:
+        run(parts, decided, model.opset_imports.get("", 0), 2)
+        reads = find_indexed_reads(parts, decided)
+    except AnalysisError:
+        reads = []  # a loop of a single step may not be able to take two
+    for read in reads:
+        shape = list(read.source.shape or ())
+        shape[read.axis : read.axis + 1] = [1] if read.keeps_axis else []
+        if static_shape(read.value) is None:
+            read.value.shape, is_learned = ir.Shape(shape), True
+    parts.body.outputs.extend(outputs)
+    return is_learned
+
+
 def _lower(model: ir.Model, node: ir.Node, name: str, names: Names, trial: Trial | None) -> LoweredLoop:
     parts = parts_of(node)
     outputs = list(parts.body.outputs)
@@ -139,16 +160,19 @@ def _rewritten(
     accumulations = find_accumulations(parts, decided)
     for accumulation in accumulations:
         parts.carried.remove(accumulation.carried)
+    parts.carried = [
+        carried for carried in parts.carried if _is_used(carried.before) or _is_used(carried.final)
+    ]
     _check_shapes(parts.carried)
     writer = GraphWriter(names.unique_prefix(name), None)
     state_names = tuple(str(carried.before.name) for carried in parts.carried)
-    scan, over_depth = _Writer(parts, decided, accumulations, num_steps, writer).write()
+    scan = _Writer(parts, decided, accumulations, num_steps, writer).write()
     graph = node.graph
     assert graph is not None
     graph.insert_before(node, writer.nodes)
     forget_insides(node)
     graph.remove(node, safe=True)
-    return LoweredLoop(name, scan, num_steps, counted is not None, over_depth, state_names)
+    return LoweredLoop(name, scan, num_steps, counted is not None, state_names)
 
 
 def _is_used(value: ir.Value) -> bool:
@@ -204,10 +228,8 @@ class _Writer:
         self.sequences: list[ir.Value] = []
         self.axes: list[int] = []
         self.directions: list[int] = []
-        reads = find_indexed_reads(parts, decided)
-        for read in reads:
+        for read in find_indexed_reads(parts, decided):
             self._add_read(read)
-        self.over_depth = not reads
         self._drop_unread()
         for value, arrays in decided.arrays.items():
             self._add_decided(value, arrays)
@@ -279,8 +301,8 @@ class _Writer:
         for collected in self.parts.collected:
             collected.element = slice_ if collected.element is value else collected.element
 
-    def write(self) -> tuple[ir.Node, bool]:
-        """The Scan, which is appended to the writer, and whether it is one over depth."""
+    def write(self) -> ir.Node:
+        """The Scan, which is appended to the writer."""
         parts, body = self.parts, self.parts.body
         elements = [collected.element for collected in parts.collected]
         elements += [accumulation.element for accumulation in self.accumulations]
@@ -312,8 +334,7 @@ class _Writer:
             _replace(collected.sequence, sequence)
         for accumulation, sequence in zip(self.accumulations, stacked[len(parts.collected) :], strict=True):
             replace_accumulation(accumulation, sequence, self.writer)
-        is_left = any(_is_used(value) for value in stacked)
-        return scan, self.over_depth and not is_left
+        return scan
 
     def _freed(self, carried: Sequence[Carried]) -> Sequence[Carried]:
         """Body inputs belong to one graph: those of the Scan are new values."""

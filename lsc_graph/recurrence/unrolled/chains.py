@@ -18,10 +18,14 @@ _ROLE_RADIUS = 2
 
 @dataclass(frozen=True)
 class Chain:
-    """Uses of one constant by the same operator at the same input, each computed from the one before."""
+    """Uses of one constant by the same operator at the same input, each computed from the one before.
+
+    Where `is_sequence`, it is a sequence instead, of which each node uses the next slice.
+    """
 
     constant: ir.Value
     nodes: tuple[ir.Node, ...]
+    is_sequence: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,17 +91,22 @@ def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[li
     chains: list[Chain] = []
     others: list[NoChain] = []
     for constant, nodes in _repeated_uses(graph, order, constants):
-        levels = _own_levels(order, nodes)
-        if _is_chain(levels):
-            chains.append(Chain(constant, tuple(sorted(nodes, key=order.index.__getitem__))))
-            continue
-        parts = [part for part in _by_role(nodes) if len(part) >= MIN_STEPS] if max(levels) > 1 else []
-        ordered = [part for part in parts if _is_chain(_own_levels(order, part))]
-        chains += [Chain(constant, tuple(sorted(part, key=order.index.__getitem__))) for part in ordered]
+        ordered = ordered_uses(order, nodes)
+        chains += [Chain(constant, part) for part in ordered]
         if not ordered:
-            others.append(NoChain(constant, len(nodes), max(levels)))
+            others.append(NoChain(constant, len(nodes), max(_own_levels(order, nodes))))
     chains.sort(key=lambda chain: _precedence(chain, order, constants))
     return chains, others
+
+
+def ordered_uses(order: Order, nodes: Sequence[ir.Node]) -> list[tuple[ir.Node, ...]]:
+    """The nodes, or those of them that play one role, wherever each is computed from the one before."""
+    levels = _own_levels(order, nodes)
+    if _is_chain(levels):
+        return [tuple(sorted(nodes, key=order.index.__getitem__))]
+    parts = [part for part in _by_role(nodes) if len(part) >= MIN_STEPS] if max(levels) > 1 else []
+    ordered = [part for part in parts if _is_chain(_own_levels(order, part))]
+    return [tuple(sorted(part, key=order.index.__getitem__)) for part in ordered]
 
 
 def _precedence(chain: Chain, order: Order, constants: Constants) -> tuple[int, int]:

@@ -37,7 +37,7 @@ def put_back_first_step(
     for images in (*steps.values.values(), *steps.outside.values()):
         images.insert(0, None)
     for key, start in zip(steps.states, starts, strict=True):
-        if steps.after[key] in steps.values:
+        if steps.after[key] in steps.values and start is not None and not start.is_initializer():
             steps.values[steps.after[key]][0] = start
         steps.states[key].insert(0, zeros[key])
     reads.slices |= earlier
@@ -45,7 +45,7 @@ def put_back_first_step(
 
 
 def _earlier(reads: Reads) -> dict[ir.Value, Slices] | None:
-    """The slices with one more in front, if all of them go on like that."""
+    """The slices with one more in front, if all of them go on like that; none where no sequence is read."""
     found = {}
     for key, slices in reads.slices.items():
         stride, size = slices.stride, (slices.source.shape or ())[slices.axis]
@@ -53,14 +53,14 @@ def _earlier(reads: Reads) -> dict[ir.Value, Slices] | None:
         if stride not in (1, -1) or not isinstance(size, int) or not 0 <= first < size:
             return None
         found[key] = Slices(slices.source, slices.axis, slices.keeps_axis, (first, *slices.indices))
-    return None if reads.stacks or not found else found
+    return None if reads.stacks else found
 
 
 def _is_computed(steps: Steps) -> bool:
-    """Whether the first states are results of nodes; given ones and constants are real starts."""
+    """Whether first states are results of nodes, constants aside; given ones are real starts."""
     starts = [lane[0] for lane in steps.states.values()]
-    is_given = any(start is None or start.is_graph_input() or start.is_initializer() for start in starts)
-    return not is_given
+    is_given = any(start is None or start.is_graph_input() for start in starts)
+    return not is_given and any(start is not None and not start.is_initializer() for start in starts)
 
 
 def _zeros(key: ir.Value, writer: GraphWriter) -> ir.Value:

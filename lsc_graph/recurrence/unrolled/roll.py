@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -14,6 +15,7 @@ from lsc_graph.recurrence.unrolled.first_step import put_back_first_step
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
 from lsc_graph.recurrence.unrolled.reads import Reads, find_reads
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
+from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
 from lsc_graph.recurrence.unrolled.steps import Steps, find_heads_at, find_steps
 from lsc_graph.recurrence.writer import GraphWriter, Names
 from lsc_graph.results import Refusal
@@ -43,8 +45,10 @@ class RolledSteps:
 
 
 def has_steps(model: ir.Model) -> bool:
-    """Whether any constant is used in a chain: only then is there something to roll."""
-    return bool(find_chains(model.graph, Order(model.graph), Constants(model.graph))[0])
+    """Whether anything is used in a chain: only then is there something to roll."""
+    order, constants = Order(model.graph), Constants(model.graph)
+    found = bool(find_chains(model.graph, order, constants)[0])
+    return found or any(True for _ in find_sequence_chains(order, constants))
 
 
 def roll_steps(model: ir.Model, trial: Trial | None) -> tuple[tuple[RolledSteps, ...], tuple[Refusal, ...]]:
@@ -60,20 +64,25 @@ def roll_steps(model: ir.Model, trial: Trial | None) -> tuple[tuple[RolledSteps,
     version = model.opset_imports.get("", 0)
     found: list[RolledSteps] = []
     refused: dict[str, Refusal] = {}
+    tried: set[tuple[str, ir.Node]] = set()
     while True:
         order, constants = Order(model.graph), Constants(model.graph)
         chains, others = find_chains(model.graph, order, constants)
-        fresh = [chain for chain in chains if str(chain.constant.name) not in refused]
-        for chain in fresh:
+        for chain in itertools.chain(chains, find_sequence_chains(order, constants)):
+            name = str(chain.constant.name)
+            if (name in refused and not chain.is_sequence) or (name, chain.nodes[-1]) in tried:
+                continue
+            tried.add((name, chain.nodes[-1]))
             try:
                 if version < MIN_OPSET:
                     raise StepsDifferError((), f"operator set {version} is too old, {MIN_OPSET} is needed")
                 found.append(_roll(model, chain, order, constants, trial))
+                refused.pop(name, None)
                 break
             except StepsDifferError as error:
-                name = str(chain.constant.name)
-                reason = f"its {len(chain.nodes)} uses are a chain, but {error.reason}"
-                refused[name] = Refusal(name, "unrolled", reason)
+                what = "slices" if chain.is_sequence else "uses"
+                reason = f"its {len(chain.nodes)} {what} are a chain, but {error.reason}"
+                refused.setdefault(name, Refusal(name, "unrolled", reason))
         else:
             for other in others:
                 name = str(other.constant.name)
@@ -88,10 +97,12 @@ def _roll(
     is_read = bool(reads.slices) or any(v not in constants for lane in reads.stacks.values() for v in lane)
     if any(node.op_type in _FUSED for node in steps.nodes):
         raise StepsDifferError((), "its steps are recurrences over time themselves, which are layers")
+    if chain.is_sequence and is_running_total(n for n in steps.nodes if n not in steps.heads):
+        raise StepsDifferError((), "its steps only add up: a running total, as in pooling")
     if not reads.slices and constants.num_elements(chain.constant) < _FEW_ELEMENTS:
         raise StepsDifferError((), "it is a single number, and its steps read no sequence")
     nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)
-    weight = str(chain.constant.name)
+    weight = f"{chain.constant.name}.steps" if chain.is_sequence else str(chain.constant.name)
     name = Names(model.graph).unique_prefix(_label(chain.nodes[steps.position], weight))
     writer = GraphWriter(name, chain.constant.dtype)
     is_put_back = trial is not None and put_back_first_step(model, steps, reads, nodes, writer, trial)

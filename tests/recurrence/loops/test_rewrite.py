@@ -12,8 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.parser import parse_model
 
 from lsc_graph.normalize import normalize, simplify
+from lsc_graph.prepare import Request, prepare
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import LoweredLoop, length_of, lower_loops
+from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.reference import Reference
 from lsc_graph.results import Refusal
 
@@ -74,7 +76,7 @@ def test_a_counted_loop_that_reads_the_sequence_from_outside() -> None:
     )
     _, loops, _ = lowered(proto)
     scan = scan_of(loops)
-    assert (loops[0].num_steps, loops[0].is_data_dependent, loops[0].over_depth) == (T, False, False)
+    assert (loops[0].num_steps, loops[0].is_data_dependent) == (T, False)
     assert [value.name for value in scan.inputs if value is not None] == ["h0", "x"]
 
 
@@ -213,8 +215,88 @@ def test_tied_layers_in_a_loop_are_a_recurrence_over_depth() -> None:
         }}""",
         {"trips": np.int64(T), "go": np.bool_(True)},
     )
+    (site,) = prepare(proto, Request(None, {}, {}, (), {})).findings.sites
+    assert site.over_depth
+
+
+def test_layers_whose_stacked_weights_are_scanned_are_a_recurrence_over_depth() -> None:
+    """As lax.scan over layers is written."""
+    proto = model_of(
+        f"""m (float[{B},{H}] h0) => (float[{B},{H}] last) {{
+            last = Loop (trips, go, h0) <body = step (int64 t, bool c, float[{B},{H}] h)
+                => (bool c_out, float[{B},{H}] h_new) {{
+                own = Gather <axis = 0> (stacked, t) b = MatMul(h, own) h_new = Tanh(b)
+                c_out = Identity(c) }}>
+        }}""",
+        {"trips": np.int64(T), "go": np.bool_(True), "stacked": np.ones((T, H, H), np.float32)},
+    )
+    found = prepare(proto, Request(None, {}, {}, (), {})).findings
+    (site,) = found.sites
+    assert site.over_depth
+    assert trained_tensors(found.model.graph, site) == ("stacked",)
+
+
+def test_an_iteration_without_weights_is_no_recurrence() -> None:
+    """Newton's method for the square root, on what a layer gives."""
+    proto = model_of(
+        f"""m (float[{B},{D}] x) => (float[{B},{H}] last) {{
+            a = MatMul(x, w) a2 = Mul(a, a) p = Add(a2, tiny)
+            r = Loop (trips, go, p) <body = step (int64 t, bool c, float[{B},{H}] h)
+                => (bool c_out, float[{B},{H}] h_new) {{
+                h2 = Add(h, tiny) q = Div(h, h2) s = Add(h, q) h_new = Mul(s, half) c_out = Identity(c) }}>
+            last = MatMul(r, u)
+        }}""",
+        {
+            "trips": np.int64(T),
+            "go": np.bool_(True),
+            "half": np.float32(0.5),
+            "tiny": np.float32(1e-3),
+        },
+    )
+    found = prepare(proto, Request(None, {}, {}, (), {})).findings
+    assert not found.sites
+    assert "train no weight" in found.refusals[0].reason
+
+
+def test_floating_point_counters_and_values_that_only_the_end_reads_are_no_states() -> None:
+    proto = model_of(
+        f"""m (float[{T},{B},{D}] x, float[{B},{H}] h0) => (float[{B},{H}] last) {{
+            n_, old_, last = Loop (, go, zero, h0, h0) <body = step (
+                    int64 t, bool c, float n, float[{B},{H}] old, float[{B},{H}] h)
+                => (bool c_out, float n_out, float[{B},{H}] old_out, float[{B},{H}] h_new) {{
+                i = Cast <to = 7> (n) xi = Gather <axis = 0> (x, i) n_out = Add(n, one) xt = Div(xi, n_out)
+                {CELL} old_out = Identity(h) c_out = Less(n_out, end) }}>
+        }}""",
+        {"go": np.bool_(True), "zero": np.float32(0), "one": np.float32(1), "end": np.float32(T)},
+    )
     _, loops, _ = lowered(proto)
-    assert loops[0].over_depth
+    assert loops[0].num_steps == T
+    assert loops[0].state_names == ("h",)
+
+
+def test_a_buffer_that_is_filled_element_by_element_is_an_output() -> None:
+    """As lax.dynamic_update_index_in_dim is written: an index for every element of the row."""
+    rows = np.stack(np.meshgrid(np.arange(B), np.arange(H), indexing="ij"), -1).reshape(-1, 2)
+    proto = model_of(
+        f"""m (float[{T},{B},{D}] x, float[{B},{H}] h0) => (float[{T},{B},{H}] y) {{
+            y, last = Loop (trips, go, empty, h0) <body = step (
+                    int64 t, bool c, float[{T},{B},{H}] buffer, float[{B},{H}] h)
+                => (bool c_out, float[{T},{B},{H}] filled, float[{B},{H}] h_new) {{
+                xt = Gather <axis = 0> (x, t) {CELL} c_out = Identity(c)
+                first = Expand(t, column) index = Concat <axis = 1> (first, rows)
+                flat = Reshape(h_new, all) filled = ScatterND(buffer, index, flat) }}>
+        }}""",
+        {
+            "trips": np.int64(T),
+            "go": np.bool_(True),
+            "empty": np.zeros((T, B, H), np.float32),
+            "column": np.array([B * H, 1]),
+            "rows": rows,
+            "all": np.array([-1]),
+        },
+    )
+    _, loops, _ = lowered(proto)
+    assert loops[0].state_names == ("h",)
 
 
 def fixpoint() -> onnx.ModelProto:

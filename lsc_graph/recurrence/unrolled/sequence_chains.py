@@ -1,0 +1,92 @@
+"""Sequences whose slices enter one computation one after the other: a chain of uses without any weight.
+
+Selective state-space models, and cells whose input projections were hoisted out of the loop, read no weight
+in their steps. What numbers the steps is the sequence: slice k first meets what came from the slices before.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator
+from functools import reduce
+from heapq import heapify, heappop, heappush
+from operator import or_
+
+import onnx_ir as ir
+
+from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, ordered_uses
+from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.slices import TimeSlice, time_slice
+
+_ACCUMULATING = frozenset(
+    ("Add", "Sum", "Max", "Min", "Identity", "Concat", "Unsqueeze", "Squeeze", "Reshape")
+)
+
+
+def find_sequence_chains(order: Order, constants: Constants) -> Iterator[Chain]:
+    """Chains of at least three nodes, each the first to join a slice of a sequence with earlier slices.
+
+    A node in front of them that joins the slice before with something else is where a given state comes in.
+    """
+    for source, slices in _families(order, constants):
+        uses: defaultdict[Hashable, dict[ir.Node, int]] = defaultdict(dict)
+        firsts: defaultdict[Hashable, dict[ir.Node, int]] = defaultdict(dict)
+        for node, position, index, is_join in _readings(order, slices):
+            (uses if is_join else firsts)[node.domain, node.op_type, position][node] = index
+        for role, nodes in uses.items():
+            for part in ordered_uses(order, list(nodes)) if len(nodes) >= MIN_STEPS else ():
+                before = 2 * nodes[part[0]] - nodes[part[1]]
+                first = [node for node, index in firsts[role].items() if index == before]
+                first = [node for node in first if order.levels([node, part[0]])[part[0]] == 2]
+                yield Chain(source, (*first, *part) if len(first) == 1 else part, is_sequence=True)
+
+
+def is_running_total(nodes: Iterator[ir.Node]) -> bool:
+    """Whether steps only add up, or keep the largest: nothing decays and nothing is learned."""
+    return all(node.op_type in _ACCUMULATING for node in nodes)
+
+
+def _families(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, dict[ir.Value, int]]]:
+    """Sequences that are read slice by slice, with the place of each slice."""
+    found: defaultdict[tuple[ir.Value, int, bool], dict[ir.Value, int]] = defaultdict(dict)
+    for node in order.nodes:
+        for value in node.outputs:
+            one: TimeSlice | None = time_slice(value, constants)
+            if one is not None and one.source not in constants:
+                found[one.source, one.axis, one.keeps_axis][value] = one.index
+    for (source, *_), slices in found.items():
+        if len(set(slices.values())) > MIN_STEPS:
+            yield source, slices
+
+
+def _readings(order: Order, slices: dict[ir.Value, int]) -> Iterator[tuple[ir.Node, int, int, bool]]:
+    """Nodes, inputs of them that depend on one slice, which one, and whether another input depends on others.
+
+    What depends on all slices is followed no further: nothing joins it for the first time.
+    """
+    behind = {value: 1 << index for value, index in slices.items()}
+    every = reduce(or_, behind.values())
+    pending = [position for value in slices for position in _readers(order, value)]
+    heapify(pending)
+    done = -1
+    while pending:
+        position = heappop(pending)
+        if position == done:
+            continue
+        node, done = order.nodes[position], position
+        masks = [behind.get(value, 0) if value is not None else 0 for value in node.inputs]
+        union = reduce(or_, masks, 0)
+        for number, mask in enumerate(masks):
+            others = reduce(or_, masks[:number] + masks[number + 1 :], 0)
+            if mask.bit_count() == 1 and not mask & others:
+                yield node, number, mask.bit_length() - 1, bool(others)
+        if union == every:
+            continue
+        for value in node.outputs:
+            behind.setdefault(value, union)
+            for reader in _readers(order, value):
+                heappush(pending, reader)
+
+
+def _readers(order: Order, value: ir.Value) -> Iterator[int]:
+    return (order.index[use.node] for use in value.uses() if use.node in order.index)
