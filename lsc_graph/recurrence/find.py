@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -21,6 +21,7 @@ from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
 from lsc_graph.recurrence.trial import Trial
+from lsc_graph.recurrence.unpack_scans import UnpackedScan, unpack_scans
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.recurrence.weights import trained_tensors
@@ -85,6 +86,9 @@ def find_recurrences(
     turn_around(model)
     lowered = lower_fused_ops(model)
     inline_single_step_scans(model)
+    unpacked = unpack_scans(model)
+    loops = tuple(_unpacked_loop(loop, unpacked) for loop in loops)
+    rolled = tuple(_unpacked_steps(steps, unpacked) for steps in rolled)
     looped = [node for node in model.graph if node.op_type == "Scan"]
     pairs, refused = find_state_pairs(model, states, of_operators)
     refusals += refused
@@ -103,6 +107,22 @@ def find_recurrences(
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
     sites, refused = _told_apart(model, looped, _scan_sites(model, looped, lowered, rolled, loops))
     return Findings(model, sites, carried, refusals + refused, warnings)
+
+
+def _unpacked_loop(loop: LoweredLoop, unpacked: Mapping[ir.Node, UnpackedScan]) -> LoweredLoop:
+    """A Loop with the Scan that its packed states were taken apart in."""
+    new = unpacked.get(loop.scan)
+    return loop if new is None else replace(loop, scan=new.scan, state_names=new.names(loop.state_names))
+
+
+def _unpacked_steps(steps: RolledSteps, unpacked: Mapping[ir.Node, UnpackedScan]) -> RolledSteps:
+    """Unrolled steps with the Scan that their packed states were taken apart in."""
+    old = steps.rolled
+    new = unpacked.get(old.scan)
+    if new is None:
+        return steps
+    names, watched = new.names(old.state_names), new.watched(old.watched)
+    return replace(steps, rolled=replace(old, scan=new.scan, state_names=names, watched=watched))
 
 
 def _is_carried_by(model: ir.Model, pair: StatePair, looped: list[ir.Node]) -> bool:
