@@ -50,21 +50,21 @@ def adapting(net: Unroller, num_steps: int, threshold: list[float]) -> list[str]
 
 
 def test_what_follows_from_another_state_is_computed_again() -> None:
-    """A product with the recurrent weight whose first value was folded, beside the state it is made from."""
+    """A product with a recurrent weight whose first value was folded, beside the state it is made from."""
     net = Unroller()
-    x = net.op("MatMul", net.input("x", T, B, D), net.weight(D, H))
-    u, bias = net.weight(H, H), net.weight(H)
+    x = net.op("MatMul", net.input("x", 3, B, D), net.weight(D, H))
+    u, again = net.weight(H, H), net.weight(H, H)
     h = net.constant(0.5 * np.random.default_rng(0).standard_normal((B, H)))
-    start = net.initializers[h]
-    folded = net.constant(start @ net.initializers[u])
+    folded = net.constant(net.initializers[h] @ net.initializers[u])
     rows = []
-    for time in range(T):
-        back = net.op("MatMul", h, u) if time else folded
-        new = net.op("Tanh", net.op("Add", net.op("Add", at(net, x, time), back), bias))
-        h = net.op("Add", net.op("Mul", h, bias), new)
+    for time in range(3):
+        gate = net.op("Sigmoid", net.op("MatMul", h, u) if time else folded)
+        new = net.op("Tanh", net.op("Add", at(net, x, time), net.op("MatMul", h, again)))
+        h = net.op("Add", net.op("Mul", gate, h), new)
         rows.append(h)
     net.output(stacked(net, rows))
-    assert state_sizes(rolled(net.model())) == [(B, H)]
+    steps = rolled(net.model())
+    assert (steps.num_steps, state_sizes(steps)) == (3, [(B, H)])
 
 
 def test_what_starts_from_something_else_stays_a_state() -> None:
