@@ -59,7 +59,7 @@ def test_what_follows_from_another_state_is_computed_again() -> None:
     rows = []
     for time in range(3):
         gate = net.op("Sigmoid", net.op("MatMul", h, u) if time else folded)
-        new = net.op("Tanh", net.op("Add", at(net, x, time), net.op("MatMul", h, again)))
+        new = net.op("Tanh", net.op("MatMul", net.op("Add", at(net, x, time), h), again))
         h = net.op("Add", net.op("Mul", gate, h), new)
         rows.append(h)
     net.output(stacked(net, rows))
