@@ -20,6 +20,7 @@ from lsc_graph.recurrence.reversal import turn_around
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
+from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unpack_scans import UnpackedScan, unpack_scans
 from lsc_graph.recurrence.unrolled.constants import Constants
@@ -226,7 +227,12 @@ def _told_apart(
     constants = Constants(model.graph)
     found, refused = [], []
     for node, site in zip(looped, sites, strict=True):
-        if site.form not in (Form.LOOP, Form.SCAN) or not _is_over_depth(node, constants):
+        if site.form not in (Form.LOOP, Form.SCAN):
+            found.append(site)
+        elif is_running_total(site):
+            reason = "its steps only add up: a running total, as in pooling"
+            refused.append(Refusal(site.node, site.form.value, reason))
+        elif not _is_over_depth(node, constants):
             found.append(site)
         elif trained_tensors(model.graph, site):
             found.append(replace(site, over_depth=True))

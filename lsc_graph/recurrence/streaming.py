@@ -9,7 +9,7 @@ assignment is taken only when structure or names leave a single reading (`state`
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -18,6 +18,7 @@ import onnx_ir as ir
 from lsc_graph.errors import UsageError
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.results import Refusal
+from lsc_graph.shapes import static_shape
 
 _STATE_WORDS = frozenset(
     [
@@ -111,7 +112,26 @@ def find_state_pairs(
             )
     if assignment is None:
         refusals += [_refuse(*pair, "several inputs fit this output") for pair in candidates]
-    return tuple(pairs), tuple(refusals)
+    return tuple(pairs), (*refusals, *_growing(model))
+
+
+def _growing(model: ir.Model) -> Iterator[Refusal]:
+    """Inputs that are handed on by name, but longer: caches of attention."""
+    inputs = set(model.graph.inputs)
+    for after in model.graph.outputs:
+        for before in direct_sources(after, inputs):
+            if _has_grown(before, after) and _named_as_state(str(before.name), str(after.name)):
+                reason = (
+                    f"its shape changes from {before.shape} to {after.shape}: a cache that grows is no state"
+                )
+                yield Refusal(f"{before.name} -> {after.name}", "streaming", reason)
+
+
+def _has_grown(before: ir.Value, after: ir.Value) -> bool:
+    shapes = static_shape(before), static_shape(after)
+    if shapes[0] is None or shapes[1] is None or before.dtype != after.dtype:
+        return False
+    return shapes[0] != shapes[1] and len(shapes[0]) == len(shapes[1]) > 0
 
 
 def _declared_pair(model: ir.Model, before: str, after: str) -> StatePair:
@@ -220,7 +240,7 @@ def _stem_match(before: str, after: str) -> str | None:
 
 
 def _stems(name: str, affix: str) -> set[str]:
-    text = re.sub(r"past|present|previous|prev|next|new(?=_)", "", name.lower()).strip("_./:")
+    text = re.sub(r"past_key_values|past|present|previous|prev|next|new(?=_)", "", name.lower()).strip("_./:")
     bare = re.sub(rf"(?<=.){affix}(?=(?:[_.]?\d+)?$)", "", text)
     return {stem.strip("_./:") for stem in (text, bare)} - {""} if text else {"past"}
 

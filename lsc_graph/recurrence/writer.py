@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -101,6 +101,22 @@ class GraphWriter:
         output = self.value(name, shape, dtype)
         self.append(op_type, inputs, [output], **attributes)
         return output
+
+    def repeat(self, nodes: Iterable[ir.Node], known: dict[ir.Value, ir.Value]) -> None:
+        """Append copies of nodes that read what `known` has for their inputs; it grows by their outputs."""
+        for node in nodes:
+            outputs = [self.value(str(v.name), v.shape, v.dtype) for v in node.outputs]
+            copy = ir.Node(
+                node.domain,
+                node.op_type,
+                [known.get(value, value) if value is not None else None for value in node.inputs],
+                attributes=list(node.attributes.values()),
+                outputs=outputs,
+                name=outputs[0].name,
+                metadata_props=dict(node.metadata_props),
+            )
+            self.nodes.append(copy)
+            known |= dict(zip(node.outputs, outputs, strict=True))
 
     def append(
         self,

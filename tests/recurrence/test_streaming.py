@@ -42,6 +42,7 @@ def found(model: ir.Model) -> list[tuple[str, str]]:
         ("h0", "h0n"),
         ("h_in", "h_out"),
         ("past_0", "present_0"),
+        ("past_key_values.0.key", "present.0.key"),
         ("hidden_state", "new_hidden_state"),
         ("cache", "cache_out"),
         ("onnx::state.1", "next_onnx::state.1"),
@@ -107,6 +108,14 @@ def test_a_value_that_passes_through_unchanged_is_no_state() -> None:
     pairs, refusals = find_state_pairs(model)
     assert pairs == ()
     assert "passes through unchanged" in refusals[0].reason
+
+
+def test_a_cache_that_grows_is_refused_with_its_shapes() -> None:
+    model = step_model({"x": [1, 8], "cache": [1, 4]}, {"y": ("x", "cache"), "cache_out": ("cache", "x")})
+    model.graph.outputs[1].shape = ir.Shape([1, 5])
+    pairs, refusals = find_state_pairs(model)
+    assert pairs == ()
+    assert [refusal.candidate for refusal in refusals if "grows" in refusal.reason] == ["cache -> cache_out"]
 
 
 def test_declared_pairs_are_taken_and_override_the_search() -> None:

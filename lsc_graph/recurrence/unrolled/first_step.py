@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -78,27 +78,40 @@ def _agree(
 ) -> bool:
     """Whether the step, applied to zeros, gives the states that the recurrence starts with."""
     writer = GraphWriter("lsc_graph.first_step", None)
-    known = dict(reads.captures)
-    for key in steps.states:
-        known[key] = _zeros(key, writer)
-    for key, slices in earlier.items():
-        index = [slices.indices[0]] if slices.keeps_axis else slices.indices[0]
-        where = writer.constant(np.array(index, dtype=np.int64), "index")
-        known[key] = writer.op("Gather", [slices.source, where], "x", key.shape, key.dtype, axis=slices.axis)
-    for node in nodes:
-        outputs = [writer.value(str(value.name), value.shape, value.dtype) for value in node.outputs]
-        inputs = [known.get(value, value) if value is not None else None for value in node.inputs]
-        attributes = list(node.attributes.values())
-        name = outputs[0].name
-        writer.nodes.append(
-            ir.Node(node.domain, node.op_type, inputs, attributes=attributes, outputs=outputs, name=name)
-        )
-        known |= dict(zip(node.outputs, outputs, strict=True))
+    zeros = {key: _zeros(key, writer) for key in steps.states}
+    known = stepped(steps, reads, nodes, zeros, earlier, writer)
     starts = [lane[0] for lane in steps.states.values()]
-    stepped = [known[steps.after[key]] for key in steps.states]
-    results = _run(model, writer.nodes, [*starts, *stepped], trial)
-    count = len(starts)
-    return all(_is_close(results[i], results[count + i]) for i in range(count))
+    return are_equal(model, writer.nodes, starts, [known[steps.after[key]] for key in steps.states], trial)
+
+
+def stepped(
+    steps: Steps,
+    reads: Reads,
+    nodes: Sequence[ir.Node],
+    initial: Mapping[ir.Value, ir.Value],
+    slices: Mapping[ir.Value, Slices],
+    writer: GraphWriter,
+) -> dict[ir.Value, ir.Value]:
+    """The pattern step's values, computed from initial states and the first slices by new nodes."""
+    known = dict(reads.captures) | dict(initial)
+    for key, read in slices.items():
+        index = [read.indices[0]] if read.keeps_axis else read.indices[0]
+        where = writer.constant(np.array(index, dtype=np.int64), "index")
+        known[key] = writer.op("Gather", [read.source, where], "x", key.shape, key.dtype, axis=read.axis)
+    writer.repeat(nodes, known)
+    return known
+
+
+def are_equal(
+    model: ir.Model,
+    nodes: Sequence[ir.Node],
+    first: Sequence[ir.Value | None],
+    second: Sequence[ir.Value | None],
+    trial: Trial,
+) -> bool:
+    """Whether values hold the same on a sample, with some nodes added to the graph for the time being."""
+    results = _run(model, nodes, [*first, *second], trial)
+    return all(_is_close(*pair) for pair in zip(results[: len(first)], results[len(first) :], strict=True))
 
 
 def _run(

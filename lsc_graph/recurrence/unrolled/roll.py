@@ -11,6 +11,7 @@ import onnx_ir.passes.common as passes
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, find_chains
 from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.derived import merge_derived
 from lsc_graph.recurrence.unrolled.first_step import put_back_first_step
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
 from lsc_graph.recurrence.unrolled.reads import Reads, find_reads
@@ -108,6 +109,8 @@ def _roll(
     is_put_back = trial is not None and put_back_first_step(model, steps, reads, nodes, writer, trial)
     if is_put_back:
         find_heads_at(steps, 0, order, constants)
+    if trial is not None:
+        merge_derived(model, steps, reads, nodes, writer, trial)
     roller = Roller(steps, reads, writer, nodes)
     rolled = roller.write()
     model.graph.extend(writer.nodes)

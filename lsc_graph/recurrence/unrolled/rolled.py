@@ -65,8 +65,11 @@ class Roller:
             self._add_stack(key, values)
         if not self.sequences:
             self._add_counter()
-        for node in nodes_in_order:
-            self._copy(node)
+        for key, derivation in steps.derived.items():
+            known = self.inner | {derivation.base: self.inner[derivation.source]}
+            self.body.repeat(derivation.nodes, known)
+            self.inner[key] = known[derivation.result]
+        self.body.repeat(nodes_in_order, self.inner)
 
     def write(self) -> Rolled:
         """Append the Scan and what it needs to the writer, and let everybody read from it."""
@@ -143,21 +146,6 @@ class Roller:
         """A Scan reads at least one sequence: the numbers of the steps, which nothing uses."""
         counter = self.writer.integers(range(self.steps.num_steps))
         self._add_sequence(self.body.value("step_number", [], ir.DataType.INT64), counter, 0)
-
-    def _copy(self, node: ir.Node) -> None:
-        outputs = [self.body.value(str(v.name), v.shape, v.dtype) for v in node.outputs]
-        inputs = [self.inner.get(value, value) if value is not None else None for value in node.inputs]
-        copy = ir.Node(
-            node.domain,
-            node.op_type,
-            inputs,
-            attributes=list(node.attributes.values()),
-            outputs=outputs,
-            name=outputs[0].name,
-            metadata_props=dict(node.metadata_props),
-        )
-        self.body.nodes.append(copy)
-        self.inner |= dict(zip(node.outputs, outputs, strict=True))
 
     def _copy_out(self, value: ir.Value, key: ir.Value) -> ir.Value:
         return self.body.op("Identity", [value], f"{key.name}.after", value.shape, value.dtype)

@@ -18,6 +18,16 @@ Images = list[ir.Value | None]
 """One value per step, None where a step lacks it."""
 
 
+@dataclass(frozen=True)
+class Derivation:
+    """A value taken over is computed from the state `source`, as `nodes` lead from `base` to `result`."""
+
+    source: ir.Value
+    base: ir.Value
+    nodes: tuple[ir.Node, ...]
+    result: ir.Value
+
+
 @dataclass
 class Steps:
     """One step of an unrolled recurrence (that at `position`) and its images at all others.
@@ -31,6 +41,7 @@ class Steps:
         after: per key of `states`, the key in `values` or `states` of what the step hands on in its place.
         outside: per value that the step reads from outside of the recurrence: what each step reads.
         heads: those of `nodes` that no state depends on.
+        derived: values taken over that are no states, for others determine them.
     """
 
     num_steps: int
@@ -41,6 +52,7 @@ class Steps:
     after: dict[ir.Value, ir.Value] = field(default_factory=dict)
     outside: dict[ir.Value, Images] = field(default_factory=dict)
     heads: set[ir.Node] = field(default_factory=set)
+    derived: dict[ir.Value, Derivation] = field(default_factory=dict)
 
     def images(self, key: ir.Value) -> Images:
         """What a computed or taken-over value is at every step."""

@@ -1,0 +1,36 @@
+"""Loops that only add up what they read, or keep the largest of it: sums, means and maxima over time."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from lsc_graph.cells import body_values, is_differentiable
+from lsc_graph.recurrence.dataflow import copied, direct_sources
+from lsc_graph.recurrence.site import RecurrentSite
+
+_ACCUMULATING = frozenset(("Add", "Sum", "Max", "Min"))
+
+
+def is_running_total(site: RecurrentSite) -> bool:
+    """Whether every state is its old value plus, or compared with, something that no state enters."""
+    values = body_values(site.body.graph)
+    states = [state for state in site.states if is_differentiable(site, state)]
+    old = {values[state.before] for state in states}
+    return bool(states) and all(_adds_up(values[s.after], values[s.before], old) for s in states)
+
+
+def _adds_up(after: ir.Value, before: ir.Value, old: set[ir.Value]) -> bool:
+    node = _original(after).producer()
+    if node is None or node.op_type not in _ACCUMULATING:
+        return False
+    parts = [_original(value) for value in node.inputs if value is not None]
+    others = [value for value in parts if value is not before]
+    return len(others) == len(parts) - 1 and not any(
+        value in old or direct_sources(value, old) for value in others
+    )
+
+
+def _original(value: ir.Value) -> ir.Value:
+    while (source := copied(value)) is not None:
+        value = source
+    return value

@@ -1,0 +1,138 @@
+"""States that are functions of another one: a step computes them again instead of taking them over.
+
+Exporters merge equal computations of neighbouring steps, so that a step takes over what it would compute
+from the state itself: a threshold beside the adaptation that it follows, a product with the recurrent weight
+beside the state. The same network without that merging has the smaller state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from lsc_graph.recurrence.dataflow import subgraphs_of
+from lsc_graph.recurrence.trial import Trial
+from lsc_graph.recurrence.unrolled.first_step import are_equal, stepped
+from lsc_graph.recurrence.unrolled.reads import Reads
+from lsc_graph.recurrence.unrolled.steps import Derivation, Steps
+from lsc_graph.recurrence.writer import GraphWriter
+from lsc_graph.shapes import static_shape
+
+
+@dataclass(frozen=True)
+class _Merger:
+    """States, each with the nodes that lead from `base`, a value of the step, to what is handed on for it."""
+
+    base: ir.Value
+    members: Mapping[ir.Value, tuple[ir.Node, ...]]
+
+    @property
+    def saving(self) -> int:
+        """How many elements fewer the state has."""
+        return sum(_size(key) for key in self.members) - _size(self.base)
+
+
+def merge_derived(
+    model: ir.Model, steps: Steps, reads: Reads, nodes: Sequence[ir.Node], writer: GraphWriter, trial: Trial
+) -> None:
+    """Leave out states that others determine, where the first step shows that it makes no difference."""
+    for merger in _mergers(steps, reads):
+        own = next((key for key in merger.members if steps.after[key] is merger.base), None)
+        start = steps.states[own][0] if own is not None else _zeros(merger.base, writer)
+        derived = {key: path for key, path in merger.members.items() if key is not own}
+        if start is None or static_shape(start) != static_shape(merger.base):
+            continue
+        if _makes_no_difference(model, steps, reads, nodes, merger.base, start, derived, trial):
+            _merge(steps, merger.base, own, start, derived)
+
+
+def _mergers(steps: Steps, reads: Reads) -> list[_Merger]:
+    """What could be merged, the largest saving first."""
+    found: defaultdict[ir.Value, dict[ir.Value, tuple[ir.Node, ...]]] = defaultdict(dict)
+    for key, after in steps.after.items():
+        for base, path in _ancestors(after, steps, reads).items():
+            found[base][key] = path
+    mergers = [_Merger(base, members) for base, members in found.items() if len(members) > 1]
+    return sorted((m for m in mergers if m.saving > 0), key=lambda m: -m.saving)
+
+
+def _ancestors(value: ir.Value, steps: Steps, reads: Reads) -> dict[ir.Value, tuple[ir.Node, ...]]:
+    """Values of the step that alone determine another one, itself included, with the nodes in between."""
+    found: dict[ir.Value, tuple[ir.Node, ...]] = {}
+    path: tuple[ir.Node, ...] = ()
+    while value in steps.values:
+        found[value] = path
+        node = value.producer()
+        if node is None or any(subgraphs_of(node)):
+            break
+        inner = {v for v in node.inputs if v is not None and v not in reads.captures}
+        if len(inner) != 1:
+            break
+        path = (node, *path)
+        value = inner.pop()
+    return found
+
+
+def _makes_no_difference(
+    model: ir.Model,
+    steps: Steps,
+    reads: Reads,
+    nodes: Sequence[ir.Node],
+    base: ir.Value,
+    start: ir.Value,
+    derived: Mapping[ir.Value, tuple[ir.Node, ...]],
+    trial: Trial,
+) -> bool:
+    """Whether the first step, begun from the base's start, computes what it does from the given starts."""
+    given = {key: lane[0] for key, lane in steps.states.items() if lane[0] is not None}
+    if len(given) < len(steps.states) or steps.derived or reads.stacks:
+        return False  # one merger is enough, and what each step has of its own is not followed
+    wanted = [value for key, value in steps.after.items() if value in steps.values]
+    wanted += [value for node in steps.heads for value in node.outputs]
+    writer = GraphWriter("lsc_graph.derived", None)
+    instead = dict(given)
+    for key, path in derived.items():
+        known = dict(reads.captures) | {base: start}
+        writer.repeat(path, known)
+        instead[key] = known[steps.after[key]]
+    pairs = []
+    for initial in (given, instead):
+        known = stepped(steps, reads, nodes, initial, reads.slices, writer)
+        pairs.append([known[value] for value in wanted])
+    starts = [value.producer() for value in (*given.values(), start)]
+    # Zeros that a step starts from may not be part of the graph yet; they read nothing.
+    zeros = dict.fromkeys(node for node in starts if node is not None and node.graph is None)
+    return are_equal(model, [*zeros, *writer.nodes], pairs[0], pairs[1], trial)
+
+
+def _merge(
+    steps: Steps,
+    base: ir.Value,
+    own: ir.Value | None,
+    start: ir.Value,
+    derived: Mapping[ir.Value, tuple[ir.Node, ...]],
+) -> None:
+    images = steps.values[base]
+    key = own if own is not None else images[steps.position - 1]
+    if key is None:
+        return
+    if own is None:
+        steps.states[key], steps.after[key] = [start, *images[:-1]], base
+    for each, path in derived.items():
+        steps.derived[each] = Derivation(key, base, path, steps.after[each])
+        del steps.states[each], steps.after[each]
+
+
+def _size(value: ir.Value) -> int:
+    return math.prod(static_shape(value) or (0,))
+
+
+def _zeros(value: ir.Value, writer: GraphWriter) -> ir.Value:
+    dtype = value.dtype or ir.DataType.FLOAT
+    zeros = np.zeros(static_shape(value) or (), dtype=dtype.numpy())
+    return writer.constant(zeros, f"{value.name}.zeros")

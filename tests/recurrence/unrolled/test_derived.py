@@ -1,0 +1,74 @@
+"""A step takes over no more than the network has as its state, however equal computations were merged."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from unrolled_models import Unroller, at, stacked
+
+from lsc_graph.normalize import normalize
+from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
+from lsc_graph.reference import Reference
+
+T, B, D, H = 6, 2, 3, 4
+
+
+def rolled(proto: onnx.ModelProto) -> RolledSteps:
+    """Roll a model up, and check that nothing it computes has changed."""
+    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in proto.graph.input}
+    generator = np.random.default_rng(1)
+    feed = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model = normalize(proto, shapes, {})
+    (steps,), _ = roll_steps(model, lambda part: Reference(part).run(feed))
+    expected, actual = Reference(proto).run(feed), Reference(ir.to_proto(model)).run(feed)
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-5, atol=1e-6)
+    return steps
+
+
+def state_sizes(steps: RolledSteps) -> list[tuple[object, ...]]:
+    return [tuple(v.shape or ()) for v in steps.rolled.scan.inputs[: len(steps.rolled.state_names)] if v]
+
+
+def adapting(net: Unroller, num_steps: int, threshold: list[float]) -> list[str]:
+    """v' = a v + x W + z U - thr z, b' = r b + z, z' = sigmoid(v' - thr'), thr = beta b + theta."""
+    x = net.op("MatMul", net.input("x", num_steps, B, D), net.weight(D, H))
+    u, alpha, rho, beta, theta = net.weight(H, H), *(net.weight(H) for _ in range(4))
+    z, v, b = (net.input(name, B, H) for name in "zvb")
+    first = net.constant(np.array(threshold))
+    thr, rows = first, []
+    for time in range(num_steps):
+        drive = net.op("Add", at(net, x, time), net.op("MatMul", z, u))
+        reset = net.op("Mul", thr, z)
+        v = net.op("Sub", net.op("Add", net.op("Mul", v, alpha), drive), reset)
+        b = net.op("Add", net.op("Mul", b, rho), z)
+        thr = net.op("Add", net.op("Mul", b, beta), theta)
+        z = net.op("Sigmoid", net.op("Sub", v, thr))
+        rows.append(z)
+    return rows
+
+
+def test_what_follows_from_another_state_is_computed_again() -> None:
+    """A product with a recurrent weight whose first value was folded, beside the state it is made from."""
+    net = Unroller()
+    x = net.op("MatMul", net.input("x", 3, B, D), net.weight(D, H))
+    u, again = net.weight(H, H), net.weight(H, H)
+    h = net.constant(0.5 * np.random.default_rng(0).standard_normal((B, H)))
+    folded = net.constant(net.initializers[h] @ net.initializers[u])
+    rows = []
+    for time in range(3):
+        gate = net.op("Sigmoid", net.op("MatMul", h, u) if time else folded)
+        new = net.op("Tanh", net.op("MatMul", net.op("Add", at(net, x, time), h), again))
+        h = net.op("Add", net.op("Mul", gate, h), new)
+        rows.append(h)
+    net.output(stacked(net, rows))
+    steps = rolled(net.model())
+    assert (steps.num_steps, state_sizes(steps)) == (3, [(B, H)])
+
+
+def test_what_starts_from_something_else_stays_a_state() -> None:
+    """Thresholds that follow the adaptation, but for the first one, which is given."""
+    net = Unroller()
+    net.output(stacked(net, adapting(net, T, [3.0, 1.0, 4.0, 1.5])))
+    assert len(state_sizes(rolled(net.model()))) == 4
