@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -188,7 +188,8 @@ class Walk:
         for position, read in lane.reads.items():
             value = read.lane.value(k - read.shift, read.output)
             if value is not None:
-                return self._head_image(own, position, value, k - self._index_of(own))
+                shift = k - self._index_of(own)
+                return self._head_image(own, position, value, shift, self._varying(lane))
         return None
 
     def _add_heads(self) -> None:
@@ -221,38 +222,43 @@ class Walk:
         is_whole = len(set(found.values())) == len(found) >= len(lane.images) - 2
         return found if is_whole and _is_run(found) else {}
 
-    def _head_image(self, own: ir.Node, first: int, value: ir.Value, shift: int) -> ir.Node | None:
-        """The node that does `shift` steps later, to `value`, what `own` does; its constants are the same.
-
-        Where no node has the same ones, each step may have its own.
+    def _head_image(
+        self, own: ir.Node, first: int, value: ir.Value, shift: int, varying: Collection[int] = ()
+    ) -> ir.Node | None:
+        """The node that does `shift` steps later, to `value`, what `own` does; inputs `varying` are constants
+        of each step's own.
         """
-        for is_constant_alike in (self.constants.same, self.constants.alike):
-            found = [
-                use.node
-                for use in value.uses()
-                if use.idx == first and use.node in self.order.index and is_alike(use.node, own)
-                and all(
-                    self._is_image(*pair, shift, is_constant_alike)
-                    for pair in zip(own.inputs, use.node.inputs, strict=True)
-                )
-            ]  # fmt: skip
-            alike = [node for node in found if resembles(node, own)]
-            if alike:
-                return alike[0] if len(alike) == 1 else None
-        return None
+        found = [
+            use.node
+            for use in value.uses()
+            if use.idx == first and use.node in self.order.index and is_alike(use.node, own)
+            and all(
+                self._is_image(mine, other, shift, varies=position in varying)
+                for position, (mine, other) in enumerate(zip(own.inputs, use.node.inputs, strict=True))
+            )
+        ]  # fmt: skip
+        alike = [node for node in found if resembles(node, own)]
+        return alike[0] if len(alike) == 1 else None
 
-    def _is_image(
-        self,
-        own: ir.Value | None,
-        other: ir.Value | None,
-        shift: int,
-        is_constant_alike: Callable[[ir.Value, ir.Value], bool],
-    ) -> bool:
+    def _varying(self, lane: Lane) -> list[int]:
+        """The inputs at which a lane's nodes read different constants."""
+        own = self.pattern(lane)
+        return [
+            position
+            for position, value in enumerate(own.inputs)
+            if value is not None
+            and value in self.constants
+            and not all(
+                v is not None and self.constants.same(v, value) for v in lane.column(position).values()
+            )
+        ]
+
+    def _is_image(self, own: ir.Value | None, other: ir.Value | None, shift: int, *, varies: bool) -> bool:
         """Whether what `other` is at a step `shift` later is what `own` is."""
         if own is None or other is None:
             return own is other
         if own in self.constants:
-            return is_constant_alike(own, other)
+            return self.constants.alike(own, other) if varies else self.constants.same(own, other)
         producer = own.producer()
         if producer is None or producer not in self.where:
             return other in self.constants or not self.is_inside(other)
