@@ -462,7 +462,12 @@ def _input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
 
 
 def _warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[str, ...]:
-    found = [*prepared.remarks, *prepared.findings.warnings, *parts_outside(prepared), *alternative_warnings(prepared, samples)]
+    found = [
+        *prepared.remarks,
+        *prepared.findings.warnings,
+        *parts_outside(prepared),
+        *alternative_warnings(prepared, samples),
+    ]
     found += [
         f"{refusal.candidate} is no layer of its own: {refusal.reason}"
         for refusal in prepared.findings.refusals

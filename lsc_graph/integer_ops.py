@@ -2,8 +2,8 @@
 
 QLinear operators become DequantizeLinear, the operator on floats, and QuantizeLinear: pairs that `dequantize`
 removes. Products of integers that are cast to floats next become products of floats; what DynamicQuantizeLinear
-rounds in front of them has a scale that they are multiplied by again, so that the product may be taken of the
-float itself, with a scale of one.
+rounds in front of them has a scale that they are multiplied by again, so that the product may be taken of
+the float itself, with a scale of one.
 """
 
 from __future__ import annotations

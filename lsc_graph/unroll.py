@@ -173,8 +173,12 @@ def united(first: CellGraph, second: CellGraph) -> CellGraph:
     if set(second.depth_edges) <= set(first.depth_edges):
         return first
     edges: list[DepthEdge] = []
-    for ends in dict.fromkeys((edge.source, edge.target) for edge in (*first.depth_edges, *second.depth_edges)):
-        one, other = ([e for e in cells.depth_edges if (e.source, e.target) == ends] for cells in (first, second))
+    for ends in dict.fromkeys(
+        (edge.source, edge.target) for edge in (*first.depth_edges, *second.depth_edges)
+    ):
+        one, other = (
+            [e for e in cells.depth_edges if (e.source, e.target) == ends] for cells in (first, second)
+        )
         edges += one if set(other) <= set(one) else _joined(ends, [*one, *other], first)
     return CellGraph(first.layers, tuple(edges), first.num_steps)
 

@@ -1,4 +1,4 @@
-"""Integer operators as onnxruntime's quantisation writes them become floats, and recurrences are found in them."""
+"""Integer operators as onnxruntime writes them become floats, and recurrences are found in them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from lsc_graph.rerolling import reroll
 
 NEWEST = onnx.defs.onnx_opset_version()
 needs_newer = pytest.mark.skipif(
-    newest_run(NEWEST) >= 27 or NEWEST < 27, reason="needs operators that onnx knows and ONNX Runtime does not"
+    newest_run(NEWEST) >= 27 or NEWEST < 27,
+    reason="needs operators that onnx knows and ONNX Runtime does not",
 )
 T, HEADS, SIZE = 6, 2, 3
 D = HEADS * SIZE

@@ -1,4 +1,4 @@
-"""Samples may connect times differently: the united cell graph has every connection that any of them showed."""
+"""Samples may connect times differently: the united cell graph has every connection that any showed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,16 @@ def test_what_differs_is_listed_pair_by_pair() -> None:
 
 
 def test_a_maximum_over_time_between_two_recurrences_connects_other_times_in_each_sample() -> None:
-    """It passes the gradient of one step on to all: of the first step in one sample, of the last in the other."""
+    """It passes the gradient of one step on: of the first in one sample, of the last in the other."""
     net = Unroller()
     steps, size = 6, 2
     value = net.input("x", steps, 1, size)
     for _ in range(2):
         weights = [net.constant(np.eye(size)[None]), net.constant(0.1 * np.eye(size)[None])]
         value = net.op("Squeeze", net.op("RNN", value, *weights, hidden_size=size), net.constant([1]))
-        value = net.op("Expand", net.op("ReduceMax", value, net.constant([0])), net.constant([steps, 1, size]))
+        value = net.op(
+            "Expand", net.op("ReduceMax", value, net.constant([0])), net.constant([steps, 1, size])
+        )
     net.output(value)
     data = np.zeros((2, steps, 1, size), np.float32)
     data[0, 0] = data[1, -1] = 1

@@ -120,8 +120,8 @@ def causal_block(
 ) -> CausalBlock:
     """The pieces of a causal block's Jacobian.
 
-    Where one step has more than MAX_STEP_SIZE elements, K products v^T M / (K n_out)^(1/4) with random vectors
-    stand for each piece M: they have its gain ||M||_F / (n_out n_in)^(1/4) (Hutchinson's estimator).
+    Where one step has more than MAX_STEP_SIZE elements, K products v^T M / (K n_out)^(1/4) with random
+    vectors stand for each piece M: they have its gain ||M||_F / (n_out n_in)^(1/4) (Hutchinson's estimator).
     """
     size = torch.zeros(*shape_out).select(axes.axis_out, 0).numel()
     equal, neighbour = [], []

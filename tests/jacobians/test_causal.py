@@ -131,7 +131,10 @@ def test_padding_of_its_own_belongs_to_the_layer_that_it_prepares() -> None:
         value = net.op("Tanh", net.op("Conv", padded, net.weight(C, C, 3), kernel_shape=[3]))
     net.output(value)
     found = audit(net.model(), num_samples=1).time_parallel
-    assert [(own.layer_id, own.num_steps, own.reach) for own in found] == [("layer_0", 8, 2), ("layer_1", 8, 2)]
+    assert [(own.layer_id, own.num_steps, own.reach) for own in found] == [
+        ("layer_0", 8, 2),
+        ("layer_1", 8, 2),
+    ]
 
 
 def test_the_gains_of_large_steps_come_from_random_products() -> None:
