@@ -1,9 +1,9 @@
 """Operators on integers as operators on floats: what onnxruntime's quantisation writes besides Q/DQ pairs.
 
-QLinear operators become DequantizeLinear, the operator on floats, and QuantizeLinear: pairs that `dequantize`
-removes. Products of integers that are cast to floats next become products of floats; what DynamicQuantizeLinear
-rounds in front of them has a scale that they are multiplied by again, so that the product may be taken of
-the float itself, with a scale of one.
+QLinear operators become DequantizeLinear, the operator on floats, and QuantizeLinear: pairs that are removed
+by `dequantize`. Products of integers that are cast to floats next become products of floats. What
+DynamicQuantizeLinear rounds in front of them has a scale that they are multiplied by again: the product may
+be taken of the float itself, with a scale of one.
 """
 
 from __future__ import annotations
