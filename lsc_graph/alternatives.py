@@ -1,4 +1,4 @@
-"""Recurrences in branches that the data decide: both branches are computed, and how often each one counts is said."""
+"""Recurrences in branches that the data decide: how often each branch counts is said."""
 
 from __future__ import annotations
 

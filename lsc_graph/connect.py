@@ -143,6 +143,7 @@ class _Probe:
     def __init__(self, prepared: Prepared, seed: int) -> None:
         self.prepared = prepared
         self.num_steps = prepared.cell_graph.num_steps
+        self.axes: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(seed)
         model = Sequences(prepared, "cpu", self.generator)
         carried = [carry.before for carry in prepared.findings.carried]
@@ -165,6 +166,8 @@ class _Probe:
     def edges(self, terminals: bool) -> Iterator[DepthEdge]:
         """All edges between different recurrences, and those of inputs and outputs."""
         inputs = self.floats if terminals else {}
+        for name in inputs:
+            self._settle_axis(name)
         for index, own in enumerate(self.prepared.cells):
             glue = self._glue(index, inputs, reads_of(self.prepared.findings.sites[index]))
             for cell in own if glue is not None else ():
@@ -209,23 +212,53 @@ class _Probe:
         return value.reshape(1, -1) if axis is None else flat_from(value.movedim(axis, 0), 1).unsqueeze(-1)
 
     def _time_axis(self, name: str, value: Tensor) -> int | None:
+        return self.axes.get(name, next(iter(self._time_axes(name, value)), None))
+
+    def _time_axes(self, name: str, value: Tensor) -> list[int]:
+        """The axes of an input or output that may be time: as a recurrence reads it, or by their size."""
         sequences = [s for site in self.prepared.findings.sites for s in (*site.inputs, *site.outputs)]
         known = [s.axis for s in sequences if s.main == name]
-        matching = [axis for axis, size in enumerate(value.shape) if size == self.num_steps]
-        return next((axis for axis in (*known, *matching)), None)
+        return known[:1] or [axis for axis, size in enumerate(value.shape) if size == self.num_steps]
 
-    def _edges_into(self, cell: Cell, glue: Glue) -> Iterator[DepthEdge]:
+    def _settle_axis(self, name: str) -> None:
+        """Of several axes of an input that may be time, take that along which it is read most sparsely.
+
+        Read along the wrong one, every step depends on all entries.
+        """
+        found = self._time_axes(name, self.floats[name])
+        if len(found) > 1:
+            counts = {}
+            for axis in found:
+                self.axes[name] = axis
+                counts[axis] = self._num_read(name)
+            self.axes[name] = min(counts, key=lambda axis: counts[axis])
+
+    def _num_read(self, name: str) -> int:
+        """How many pairs of times connect an input with the states that read it."""
+        total = 0
+        for index, own in enumerate(self.prepared.cells):
+            reads = reads_of(self.prepared.findings.sites[index])
+            glue = self._glue(index, {name: self.floats[name]}, reads)
+            for cell in own if glue is not None else ():
+                assert glue is not None
+                total += sum(len(found.get(INPUT + name, ())) for found in self._pairs_into(cell, glue))
+        return total
+
+    def _pairs_into(self, cell: Cell, glue: Glue) -> Iterator[dict[str, Pairs]]:
         module = next(m for m in glue.site.cells if isinstance(m, CellModule) and m.cell is cell)
         first = glue.site.times()[0]
-        found = (
-            time_pairs(glue, port, self.num_steps, first, self.generator) for port in ports_of(module, glue)
-        )
-        yield from self._merged(found, cell.layer.id)
+        for port in ports_of(module, glue):
+            yield time_pairs(glue, port, self.num_steps, first, self.generator)
+
+    def _edges_into(self, cell: Cell, glue: Glue) -> Iterator[DepthEdge]:
+        yield from self._merged(self._pairs_into(cell, glue), cell.layer.id)
 
     def _edges_out(self, name: str, glue: Glue) -> Iterator[DepthEdge]:
-        axis = self._time_axis(name, glue.read[name])
-        port = Port("capture" if axis is None else "slice", name, name, axis or 0, False)
-        pairs = time_pairs(glue, port, self.num_steps, 0, self.generator)
+        axes: list[int | None] = [*self._time_axes(name, glue.read[name])] or [None]
+        ports = [Port("capture" if a is None else "slice", name, name, a or 0, False) for a in axes]
+        found = [time_pairs(glue, port, self.num_steps, 0, self.generator) for port in ports]
+        sizes = [sum(map(len, own.values())) for own in found]
+        pairs, axis = found[sizes.index(min(sizes))], axes[sizes.index(min(sizes))]
         last = self.num_steps - 1
         if axis is None:
             pairs = {key: frozenset(p for p in found if p[1] == last) for key, found in pairs.items()}

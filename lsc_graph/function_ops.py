@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -63,7 +64,7 @@ def _attach(model: ir.Model, node: ir.Node, opset: int) -> bool:
 def definition_of(node: ir.Node, opset: int) -> FunctionProto | None:
     """The definition of an operator at its inputs' types, if it has one."""
     try:
-        schema = onnx.defs.get_schema(node.op_type, opset, "")
+        schema: Any = onnx.defs.get_schema(node.op_type, opset, "")
     except onnx.defs.SchemaError:
         return None
     proto = ir.serde.serialize_node(node)
@@ -78,7 +79,9 @@ def definition_of(node: ir.Node, opset: int) -> FunctionProto | None:
         )
     else:
         return None
-    return _with_attributes(FunctionProto.FromString(data), schema, proto) if data else None
+    if not data:
+        return None
+    return _with_outputs(_with_attributes(FunctionProto.FromString(data), schema, proto), len(node.outputs))
 
 
 def _type_of(value: ir.Value | None) -> bytes:
@@ -101,4 +104,15 @@ def _with_attributes(
             function.attribute_proto.add().CopyFrom(default)
         else:
             function.attribute.append(name)
+    return function
+
+
+def _with_outputs(function: FunctionProto, count: int) -> FunctionProto:
+    """The definition with the outputs that are asked for; one that nobody reads may not be computed."""
+    made = {name for node in function.node for name in node.output} | set(function.input)
+    del function.output[count:]
+    for name in function.output:
+        if name not in made:
+            first = next(output for output in function.output if output in made)
+            function.node.append(onnx.helper.make_node("Identity", [first], [name]))
     return function

@@ -134,6 +134,15 @@ def check_opsets(proto: ModelProto, where: str | None, *, must_run: bool = True)
     """
     version = _opsets(proto).get("ai.onnx")
     newest = onnx.defs.onnx_opset_version()
+    if version is None and proto.opset_import:
+        operators = dict.fromkeys(node.op_type for node in proto.graph.node)
+        raise UnsupportedOpsetError(
+            "The model uses operators of other domains than ai.onnx alone",
+            where=where,
+            got=f"{', '.join(list(operators)[:3])} of {', '.join(_opsets(proto))}",
+            expected="an entry for the domain ai.onnx in `opset_import`, and operators of it",
+            do="export the forward pass: training operators are not analysed",
+        )
     if version is None:
         raise UnsupportedOpsetError(
             "The model does not say which operator set it uses",

@@ -81,7 +81,7 @@ class _Model:
     def tensors(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         """Arrays on the device, 16-bit floats as float32."""
         return {
-            name: torch.from_numpy(np.ascontiguousarray(_single(value))).to(self.device)
+            name: torch.from_numpy(np.asarray(_single(value), order="C")).to(self.device)
             for name, value in arrays.items()
         }
 

@@ -230,7 +230,9 @@ class TimeParallel:
 
     The pieces of its Jacobian stand in for M_depth and M_time, as in the paper's parallel Linear Recurrent
     Unit: `equal` are d y[t] / d x[t], `neighbour` d y[t] / d x[t-1], where x is what layer `source` puts
-    out ("input NAME": the model's own input). `time_axis` is the layer's own; `reach` is the largest t - t' with a derivative that is not zero.
+    out ("input NAME": the model's own input). `time_axis` is the layer's own; `reach` is the largest t - t'
+    with a derivative that is not zero. Between two recurrences, the layer's states stand for y, and those of
+    `source` for x: what lies between mixes times.
     """
 
     layer_id: str

@@ -1,4 +1,4 @@
-"""Recurrences in branches that the data decide are layers, and the report says how often their branch counts."""
+"""Recurrences in branches that the data decide are layers; the report says how often their branch counts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 from unrolled_models import Unroller
 
 from lsc_graph.audit_model import audit, inspect
-from lsc_graph.errors import AnalysisError
 
 T, H = 6, 4
 
@@ -25,7 +24,7 @@ def branch(nodes: list[onnx.NodeProto], output: str) -> onnx.GraphProto:
 
 
 def choosing(*, is_alike: bool = True) -> onnx.ModelProto:
-    """A GRU, then another one if the mean of x is positive, else the first one's sequence or its last step."""
+    """A GRU, then another one if the mean of x is positive, else what the first gave, or its last step."""
     net = Unroller()
     x = net.input("x", T, 1, H)
     below, sequence = gru(net, x, "below")
@@ -66,10 +65,6 @@ def test_inspect_names_the_branch() -> None:
 
 
 def test_a_branch_of_another_shape_stays_and_what_it_holds_is_named() -> None:
-    try:
-        found = audit(choosing(is_alike=False), data=samples(1.0), num_samples=1)
-    except AnalysisError as error:
-        assert "above" in str(error)
-        return
+    found = audit(choosing(is_alike=False), data=samples(1.0), num_samples=1)
     assert [layer.name for layer in found.layers] == ["below"]
     assert any("above" in line and "branch" in line for line in found.warnings)

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lsc_graph.models import registry
 from onnx import TensorProto, helper, numpy_helper
+from unrolled_models import Unroller
 
 from lsc_graph.cells import CellGraph, DepthEdge
 from lsc_graph.connect import connected_cells, edges_of_pairs
+from lsc_graph.count_model import gradient_paths
 from lsc_graph.prepare import Request, prepare
 
 SIZE, STEPS = 3, 6
@@ -164,3 +166,17 @@ def test_a_window_over_time_is_a_set_of_lags_and_a_corner_is_none() -> None:
     assert [edge.lag for edge in edges_of_pairs("a", "b", window, 9)] == [-1, 0, 1]
     (corner,) = edges_of_pairs("a", "b", {(0, 8)}, 9)
     assert corner.time_pairs == ((0, 8),)
+
+
+@pytest.mark.parametrize(("order", "back"), [([1, 0, 2], [1, 0, 2]), ([2, 0, 1], [1, 2, 0])])
+def test_time_is_told_from_features_of_the_same_number_by_how_sparsely_it_is_read(
+    order: list[int], back: list[int]
+) -> None:
+    """[1, T, D] and [1, D, T] with T = D: every input element takes part in the step of its own time."""
+    net, size = Unroller(), 5
+    turned = net.op("Transpose", net.input("x", 1, size, size), perm=order)
+    weights = [net.weight(1, size, size), net.weight(1, size, size)]
+    states = net.op("Squeeze", net.op("RNN", turned, *weights, hidden_size=size), net.constant([1]))
+    net.output(net.op("Transpose", states, perm=back))
+    report = gradient_paths(net.model())
+    assert [entry.count.num_gradient_paths for entry in report.from_inputs] == ["1"] * size

@@ -46,7 +46,7 @@ def test_three_layers_of_a_hundred_steps_become_three_scans(tmp_path: Path) -> N
 
 
 def test_a_direction_that_was_run_on_the_flipped_sequence_is_one_scan_and_no_gathers() -> None:
-    """As torch's dynamo exporter writes it: the input flipped whole, the states joined from the last to the first."""
+    """As torch's dynamo exporter writes it: the input flipped whole, the states joined from the last on."""
     net = Unroller()
     ends = [net.constant([k]) for k in (-1, -(2**62), 0, -1)]
     flipped = net.op("Slice", net.input("x", T, 1, D), *ends)

@@ -1,4 +1,4 @@
-"""Samples may connect times differently: the united cell graph has every connection that any of them showed."""
+"""Samples may connect times differently: the united cell graph has every connection that any showed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_what_differs_is_listed_pair_by_pair() -> None:
 
 
 def test_a_maximum_over_time_between_two_recurrences_connects_other_times_in_each_sample() -> None:
-    """It passes the gradient of one step on to all: of the first step in one sample, of the last in the other."""
+    """It passes the gradient of one step on: of the first in one sample, of the last in the other."""
     net = Unroller()
     steps, size = 6, 2
     value = net.input("x", steps, 1, size)

@@ -59,7 +59,7 @@ def candidate_axes(
     return [
         TimeAxes(i, o, size)
         for (i, size), (o, other) in itertools.product(enumerate(shape_in), enumerate(shape_out))
-        if size == other >= MIN_STEPS and (wanted is None or o == wanted % len(shape_out))
+        if size == other >= MIN_STEPS and wanted in (None, o, o - len(shape_out))
     ]
 
 
@@ -120,8 +120,8 @@ def causal_block(
 ) -> CausalBlock:
     """The pieces of a causal block's Jacobian.
 
-    Where one step has more than MAX_STEP_SIZE elements, K products v^T M / (K n_out)^(1/4) with random vectors
-    stand for each piece M: they have its gain ||M||_F / (n_out n_in)^(1/4) (Hutchinson's estimator).
+    Where one step has more than MAX_STEP_SIZE elements, K products v^T M / (K n_out)^(1/4) with random
+    vectors stand for each piece M: they have its gain ||M||_F / (n_out n_in)^(1/4) (Hutchinson's estimator).
     """
     size = torch.zeros(*shape_out).select(axes.axis_out, 0).numel()
     equal, neighbour = [], []
@@ -175,7 +175,7 @@ class CausalSummary:
 
     def __init__(self, time_axis: int | None = None) -> None:
         self.time_axis = time_axis
-        self.warnings: list[str] = []
+        self._warnings: list[str] = []
         self._axes: dict[tuple[str, str], TimeAxes | None] = {}
         self._pieces: defaultdict[tuple[str, str], list[CausalBlock]] = defaultdict(list)
 
@@ -206,15 +206,23 @@ class CausalSummary:
         found = causal_axes(block, shape_in, shape_out, generator, self.time_axis)
         if len(found) > 1:
             choices = ", ".join(f"axis {axes.axis_out}" for axes in found)
-            self.warnings.append(
+            self._warnings.append(
                 f"{block.target} is causal along several axes ({choices}): choose time with --time-axis"
             )
         if len(found) == 1 and torch.zeros(*shape_out).select(found[0].axis_out, 0).numel() > MAX_STEP_SIZE:
-            self.warnings.append(
+            self._warnings.append(
                 f"{block.target} is causal along axis {found[0].axis_out}, with more than {MAX_STEP_SIZE} "
                 "elements a step: its Jacobian over time has gains from random products, and no radii"
             )
         return found[0] if len(found) == 1 else None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the report should say of these layers besides their figures."""
+        if self.time_axis is None or self._pieces:
+            return tuple(self._warnings)
+        unused = f"--time-axis {self.time_axis}: no layer without a cell is causal along that axis"
+        return (*self._warnings, unused)
 
     def facts(self) -> tuple[TimeParallel, ...]:
         """What the report says of each causal block."""

@@ -68,7 +68,7 @@ class Points:
             arrays = sample.inputs | sample.initial
         found = hashlib.sha256()
         for name in sorted(arrays):
-            array = np.ascontiguousarray(arrays[name])
+            array = np.asarray(arrays[name], order="C")
             found.update(f"{name} {array.dtype} {array.shape}".encode())
             found.update(array.tobytes())
         return found.hexdigest()

@@ -149,8 +149,8 @@ def _why_unread(holder: ir.Node) -> str:
     name = f"{holder.op_type} {holder.name or holder.outputs[0].name}"
     if holder.op_type == "If":
         return (
-            f"it lies in a branch of {name}, which the data decide, and the branches cannot both be computed: "
-            "their results differ in shape, or a Loop has no bound"
+            f"it lies in a branch of {name}, which the data decide, and both cannot be computed: their "
+            "results differ in shape, or a Loop has no bound"
         )
     return f"it runs inside every step of {name}: its steps are part of that step, its states no layer"
 

@@ -162,7 +162,7 @@ class _Call(torch.autograd.Function):
         outputs = (
             [np.stack(column) for column in zip(*points, strict=True)] if size is not None else points[0]
         )
-        return tuple(torch.from_numpy(np.ascontiguousarray(value)) for value in outputs)
+        return tuple(torch.from_numpy(np.asarray(value, order="C")) for value in outputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -292,11 +292,11 @@ def _merged(
 
 def _points(flags: tuple[bool, ...], size: int | None, values: Sequence[Tensor]) -> list[list[Array]]:
     """The inputs of every point as arrays."""
-    arrays = [np.ascontiguousarray(value.detach().cpu().numpy()) for value in values]
+    arrays = [np.asarray(value.detach().cpu().numpy(), order="C") for value in values]
     if size is None:
         return [arrays]
     pairs = list(zip(arrays, flags, strict=True))
-    return [[np.asarray(array[number]) if flag else array for array, flag in pairs] for number in range(size)]
+    return [[np.asarray(a[number]) if flag else a for a, flag in pairs] for number in range(size)]
 
 
 def _call(*arguments: Any) -> tuple[Tensor, ...]:

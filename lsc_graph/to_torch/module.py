@@ -203,7 +203,7 @@ def _compare(module: TorchModel, proto: onnx.ModelProto, request: Request) -> No
     for steps in _COMPARED_STEPS:
         plan, feed = plan_inputs(proto, Request(steps, {}, request.shapes, (), {}))
         arrays = feed(plan.shapes, steps)
-        tensors = {name: torch.from_numpy(np.ascontiguousarray(arrays[name])) for name in module.input_names}
+        tensors = {name: torch.from_numpy(np.asarray(arrays[name], order="C")) for name in module.input_names}
         with torch.no_grad():
             found = module(**tensors)
         outputs = found if isinstance(found, tuple) else (found,)

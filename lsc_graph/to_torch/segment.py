@@ -11,14 +11,17 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
 from onnx2fx.graph_builder import GraphBuilder
+from onnx2fx.op_registry import get_handler
 from torch import Tensor, nn
 
 from lsc_graph.errors import ConversionError
+from lsc_graph.function_ops import write_out
+from lsc_graph.normalize import simplify
 from lsc_graph.surrogates import DOMAIN, SPIKE
 from lsc_graph.to_torch.black_box import BlackBox, Differences
 from lsc_graph.to_torch.rewritten import ONLY, rewrite
 from lsc_graph.to_torch.spike import sign, spike
-from lsc_graph.to_torch.unfaithful import refuse_unfaithful
+from lsc_graph.to_torch.unfaithful import refuse_unfaithful, why_unfaithful
 
 
 class BlackBoxUse(StrEnum):
@@ -135,6 +138,8 @@ def _black_box(piece: ir.Graph, part: str, parameters: Parameters) -> nn.Module:
 
 def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> nn.Module:
     rewrite(piece)
+    known = set(piece.initializers)
+    _write_out(piece)
     refuse_unfaithful(piece)
     statistics = running_statistics(piece)
     origins = _rename(piece)
@@ -147,12 +152,25 @@ def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> 
         raise _conversion_error(error, part) from error
     for safe_name, origin in origins.items():
         value = getattr(module, safe_name)
-        if value.is_floating_point():
+        if value.is_floating_point() and origin in known:
             delattr(module, safe_name)
             trainable = origin not in statistics
             shared = parameters.share(scope + origin, value, is_trainable=trainable)
             module.register_parameter(safe_name, shared)
     return module
+
+
+def _write_out(piece: ir.Graph) -> None:
+    """Write out what torch has no counterpart of, but ONNX a definition for, in place."""
+    opset = piece.opset_imports.get("", 0)
+
+    def is_lacking(node: ir.Node) -> bool:
+        is_known = get_handler(node.op_type, "", opset) is not None
+        return not is_known or why_unfaithful(node) is not None
+
+    if any(node.domain in ("", "ai.onnx") and is_lacking(node) for node in piece.all_nodes()):
+        write_out(ir.Model(piece, ir_version=10), is_lacking, simplify)
+        rewrite(piece)
 
 
 def _convert_spike(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:

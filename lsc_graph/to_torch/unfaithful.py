@@ -24,8 +24,7 @@ def refuse_unfaithful(graph: ir.Graph) -> None:
         ConversionError: with the operator, the node and the option that is not converted.
     """
     for node in graph.all_nodes():
-        check = CHECKS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        reason = check(node) if check else None
+        reason = why_unfaithful(node)
         if reason:
             raise ConversionError(
                 "An operator cannot be converted to torch faithfully",
@@ -34,6 +33,12 @@ def refuse_unfaithful(graph: ir.Graph) -> None:
                 expected="an operator whose torch counterpart computes the same",
                 do="cut the model before this operator, or replace it, and audit that file",
             )
+
+
+def why_unfaithful(node: ir.Node) -> str | None:
+    """What is not converted of a node; None if all of it is."""
+    check = CHECKS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    return check(node) if check else None
 
 
 def _has(node: ir.Node, index: int) -> bool:

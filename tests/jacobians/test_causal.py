@@ -121,6 +121,14 @@ def test_where_two_axes_could_be_time_the_user_is_asked() -> None:
     assert any("--time-axis" in warning for warning in analysis.warnings)
     found = audit(net.model(), num_samples=1, time_axis=0).time_parallel
     assert [(own.source, own.time_axis) for own in found] == [("input x", 0), ("layer_0", 0)]
+    other = audit(net.model(), num_samples=1, time_axis=-1).time_parallel
+    assert [own.time_axis for own in other] == [1, 1]
+
+
+def test_a_time_axis_that_no_layer_has_is_not_taken_for_another() -> None:
+    analysis = audit(convolutions(causal=True), num_samples=1, time_axis=5)
+    assert analysis.time_parallel == ()
+    assert any("--time-axis 5" in warning for warning in analysis.warnings)
 
 
 def test_padding_of_its_own_belongs_to_the_layer_that_it_prepares() -> None:

@@ -1,4 +1,4 @@
-"""A recurrence inside the step of another is part of that step: its numbers are exact, and the report says so."""
+"""A recurrence inside the step of another is part of that step: exactly, and the report says so."""
 
 from __future__ import annotations
 

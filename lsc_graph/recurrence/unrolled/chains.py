@@ -30,7 +30,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class NoChain:
-    """Repeated uses that are not totally ordered by the dataflow, and how they lie instead."""
+    """Repeated uses that are not totally ordered by the dataflow, or too few, and how they lie."""
 
     constant: ir.Value
     num_uses: int
@@ -39,6 +39,11 @@ class NoChain:
     @property
     def reason(self) -> str:
         """Why this is no recurrence."""
+        if self.num_levels == self.num_uses:
+            return (
+                f"its {self.num_uses} uses follow each other: steps of a recurrence, or layers with tied "
+                f"weights, but at least {MIN_STEPS} are needed to tell"
+            )
         if self.num_levels == 1:
             return (
                 f"its {self.num_uses} uses do not depend on each other: an input weight, or shared branches"
@@ -83,7 +88,7 @@ class Order:
 
 
 def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[list[Chain], list[NoChain]]:
-    """Chains of at least three uses, and the repeated uses that are none.
+    """Chains of at least three uses, and the repeated uses that are none; of two uses, those in a chain.
 
     Matrices come first, in the order of the dataflow, so that lower layers are before upper ones; then all
     others, the largest first.
@@ -91,6 +96,10 @@ def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[li
     chains: list[Chain] = []
     others: list[NoChain] = []
     for constant, nodes in _repeated_uses(graph, order, constants):
+        if len(nodes) < MIN_STEPS:
+            if constants.is_matrix(constant) and _is_chain(_own_levels(order, nodes)):
+                others.append(NoChain(constant, len(nodes), len(nodes)))
+            continue
         ordered = ordered_uses(order, nodes)
         chains += [Chain(constant, part) for part in ordered]
         if not ordered:
@@ -127,7 +136,7 @@ def _repeated_uses(
                 uses[constants.key(value), node.domain, node.op_type, index].append((value, node))
     for found in uses.values():
         nodes = list(dict.fromkeys(node for _, node in found))
-        if len(nodes) >= MIN_STEPS:
+        if len(nodes) >= MIN_STEPS - 1:
             yield found[0][0], nodes
 
 

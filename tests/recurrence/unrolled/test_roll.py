@@ -292,3 +292,15 @@ def test_finding_takes_time_in_proportion_to_the_size() -> None:
             roll_steps(model, None)
         counts.append(calls)
     assert counts[1] < 5 * counts[0]
+
+
+def test_two_steps_are_too_few_and_said_to_be() -> None:
+    net = Unroller()
+    weight, value = net.weight(4, 4), net.input("x", 1, 4)
+    for _ in range(2):
+        value = net.op("Tanh", net.op("MatMul", value, weight))
+    net.output(value)
+    rolled, (refusal,) = roll_steps(normalize(net.model(), {"x": (1, 4)}, {}), None)
+    assert rolled == ()
+    assert refusal.candidate == weight
+    assert "2 uses follow each other" in refusal.reason
