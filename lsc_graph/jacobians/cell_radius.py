@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
+from torch.func import vjp
 
 from lsc_graph.jacobians.blocks import unit_blocks
-from lsc_graph.jacobians.cell import batched_jacobians, cell_points, flat_from, flatten
+from lsc_graph.jacobians.cell import at_points, batched_jacobians, cell_points, chosen_points, flat_from, flatten
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, arnoldi_radius
 from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
@@ -54,8 +54,7 @@ def time_radii(
         rest = (~found.converged).nonzero()[:, 0]
         if method is Method.ARNOLDI or not len(rest):
             return found
-        here = [value[rest.to(value.device)] for value in points]
-        again = radius_estimate(_dense(module, here), Method.AUTO, tolerance=tolerance)
+        again = radius_estimate(_dense(module, chosen_points(points, rest)), Method.AUTO, tolerance=tolerance)
         return found.where_better(rest, again)
     return radius_estimate(_dense(module, points), method, tolerance=tolerance)
 
@@ -84,7 +83,7 @@ def pull_operator(module: CellModule, points: Sequence[Tensor]) -> Operator:
         given = list(points)
         for index, value in zip(own, chosen, strict=True):
             given[index] = value
-        stepped: Tensor = vmap(step)(*given)
+        stepped: Tensor = at_points(step, given)
         return stepped
 
     _, pullback, *_ = vjp(function, *states)
@@ -92,5 +91,8 @@ def pull_operator(module: CellModule, points: Sequence[Tensor]) -> Operator:
     def apply(vectors: Tensor) -> Tensor:
         return torch.cat([flat_from(part, 1) for part in pullback(vectors)], 1)
 
+    def at(numbers: Tensor) -> Operator:
+        return pull_operator(module, chosen_points(points, numbers))
+
     like = states[0]
-    return Operator(apply, like.shape[0], module.cell.layer.state_size, like.dtype, like.device)
+    return Operator(apply, like.shape[0], module.cell.layer.state_size, like.dtype, like.device, at)

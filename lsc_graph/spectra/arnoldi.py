@@ -18,14 +18,21 @@ from lsc_graph.spectra.eigenvectors import eigenvectors
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator, dense_operator
 
-MAX_BASIS = 160
-_STRIDE = 32
+# LAPACK takes much longer for the eigenvalues of a few more than this.
+MAX_BASIS = 112
+_STRIDE = 16
 # Ritz vectors kept at a restart, as a fraction of the basis.
 _KEPT = 0.4
 # Beyond this condition number Ritz values stand still long before they are right.
 ILL_CONDITIONED = 50.0
 # Above this relative error a Ritz value is not near any one eigenvalue: it may stand still among many.
 _RESOLVED = 0.05
+# How many points tell whether it is time to look at all of them.
+_NUM_SCOUTS = 4
+# A vector of which less than this is left is orthogonalised once more (the criterion of Kahan and Parlett).
+_CANCELLED = 0.5**0.5
+# Bases of more points than fit into a processor's cache are grown one group after another.
+_MAX_BASIS_BYTES = {"cpu": 2**25, "cuda": 2**30}
 
 
 @dataclass
@@ -50,23 +57,34 @@ class Krylov:
         return Krylov(basis, matrix, 0)
 
     def grow(self, operator: Operator, size: int) -> None:
-        """Up to `size` vectors, each orthogonalised twice by classical Gram-Schmidt."""
+        """Up to `size` vectors, each orthogonalised by classical Gram-Schmidt, twice where much cancels."""
         tiny = 10 * torch.finfo(self.basis.dtype).eps
         for column in range(self.size, size):
             before = self.basis[:, : column + 1]
             vector = operator.apply(self.basis[:, column])[:, None]
             length = vector.norm(dim=2)
-            for _ in range(2):
-                overlap = torch.bmm(vector, before.transpose(1, 2))
-                vector = torch.baddbmm(vector, overlap, before, alpha=-1)
-                self.matrix[:, : column + 1, column] += overlap[:, 0]
-            rest = vector.norm(dim=2)
+            vector, rest = self._orthogonalised(vector, before, column)
+            # Elsewhere than on the CPU it is quicker to do it than to ask.
+            if vector.device.type != "cpu" or bool((rest < _CANCELLED * length).any()):
+                vector, rest = self._orthogonalised(vector, before, column)
             # Where nothing new is left, the space is invariant: a zero vector goes on in place of noise.
             rest = torch.where(rest > tiny * length, rest, torch.zeros_like(rest))
             self.matrix[:, column + 1, column] = rest[:, 0]
             safe = torch.where(rest > 0, rest, torch.full_like(rest, torch.inf))
             self.basis[:, column + 1] = vector[:, 0] / safe
         self.size = size
+
+    def _orthogonalised(self, vector: Tensor, before: Tensor, column: int) -> tuple[Tensor, Tensor]:
+        """What is left of vectors [P, 1, n], and its length [P, 1]; the rest goes into `matrix`."""
+        overlap = torch.bmm(vector, before.transpose(1, 2))
+        vector = torch.baddbmm(vector, overlap, before, alpha=-1)
+        self.matrix[:, : column + 1, column] += overlap[:, 0]
+        return vector, vector.norm(dim=2)
+
+    def at(self, numbers: Tensor) -> Krylov:
+        """That of some of the points."""
+        here = numbers.to(self.basis.device)
+        return Krylov(self.basis[here], self.matrix[here], self.size)
 
     def restarted(self, kept: int) -> None:
         """Keep the span of `kept` dominant Ritz vectors, one less where a complex pair would be parted."""
@@ -107,10 +125,9 @@ def arnoldi_radius(
     tolerance: float = TOLERANCE,
     max_basis: int = MAX_BASIS,
     max_restarts: int = 4,
-    enough: float = 1.0,
     seed: int = 0,
 ) -> Estimate:
-    """Spectral radii of a batch of operators.
+    """Spectral radii of a batch of operators; points that have converged are iterated on no longer.
 
     The error of a Ritz value is estimated by its residual times its condition number within the Krylov space,
     or by what the last vectors changed, extrapolated as if convergence were only algebraic,
@@ -122,30 +139,57 @@ def arnoldi_radius(
         tolerance: relative error to stop at.
         max_basis: vectors kept for every point.
         max_restarts: how often to go on from the dominant Ritz vectors.
-        enough: stop without restart once this fraction of the points has converged.
         seed: of the starting vectors.
     """
-    if not operator.num_points:
-        return Estimate.empty()
     max_basis = min(max_basis, operator.size)
+    bytes_each = (max_basis + 1) * operator.size * operator.dtype.itemsize
+    group = max(4, _MAX_BASIS_BYTES.get(operator.device.type, 2**30) // max(bytes_each, 1))
+    numbers = torch.arange(operator.num_points)
+    parts = numbers.split(group)
+    found = [
+        _iterated(
+            operator if len(parts) == 1 else operator.at(part), tolerance, max_basis, max_restarts, seed + index
+        )
+        for index, part in enumerate(parts)
+        if len(part)
+    ]
+    return Estimate.joined(found)
+
+
+def _iterated(
+    operator: Operator, tolerance: float, max_basis: int, max_restarts: int, seed: int
+) -> Estimate:
+    """Spectral radii of operators whose bases are grown side by side."""
     krylov = Krylov.start(operator, max_basis, torch.Generator().manual_seed(seed))
     best: Estimate | None = None
+    alive = torch.arange(operator.num_points)
     for attempt in range(1 + max_restarts):
-        before: Tensor | None = None
         for size in _checkpoints(krylov.size, max_basis, operator.device.type):
-            stride = size - krylov.size
             krylov.grow(operator, size)
-            found = _ritz(krylov, operator, before, stride, tolerance)
-            before = found.values
-            best = found if best is None else best.where_better(torch.arange(len(best)), found)
-            if float(best.converged.double().mean()) >= (enough if attempt or size >= 64 else 1.0):
+            if size < max_basis and not _is_promising(krylov, tolerance):
+                continue
+            found = _ritz(krylov, tolerance)
+            best = found if best is None else best.where_better(alive, found)
+            left = (~best.converged[alive]).nonzero()[:, 0]
+            if not len(left):
                 return best
-        if krylov.size >= operator.size:
+            if len(left) < len(alive):
+                krylov, operator, alive = krylov.at(left), operator.at(left), alive[left]
+        if krylov.size >= operator.size or attempt == max_restarts:
             break
-        if attempt < max_restarts:
-            krylov.restarted(max(2, int(_KEPT * max_basis)))
+        krylov.restarted(max(2, int(_KEPT * max_basis)))
     assert best is not None
     return best
+
+
+def _is_promising(krylov: Krylov, tolerance: float) -> bool:
+    """Whether at least half of a few points have converged: looking at all of them takes long."""
+    num_points = krylov.basis.shape[0]
+    if num_points <= 2 * _NUM_SCOUTS:
+        return True
+    scouts = torch.linspace(0, num_points - 1, _NUM_SCOUTS).long()
+    here = Krylov(krylov.basis[:0], krylov.matrix[scouts.to(krylov.matrix.device)], krylov.size)
+    return float(_ritz(here, tolerance).converged.double().mean()) >= 0.5
 
 
 @torch.no_grad()
@@ -165,9 +209,7 @@ def _checkpoints(start: int, stop: int, device: str) -> list[int]:
     return [stop] if device != "cpu" else [*range(start + _STRIDE, stop, _STRIDE), stop]
 
 
-def _ritz(
-    krylov: Krylov, operator: Operator, before: Tensor | None, stride: int, tolerance: float
-) -> Estimate:
+def _ritz(krylov: Krylov, tolerance: float) -> Estimate:
     """The dominant Ritz values, their estimated errors and condition numbers."""
     size = krylov.size
     whole = krylov.matrix[:, : size + 1, :size].double().cpu()
@@ -180,17 +222,30 @@ def _ritz(
     residual = (last.to(pair.right.dtype) * pair.right).sum(1).abs()
     safe = torch.where(radius > 0, radius, torch.ones_like(radius))
     errors = pair.conditions * residual / safe
-    if before is not None:
-        change = (radius - before).abs() / safe * (size / stride)
-        trusted = (pair.conditions < ILL_CONDITIONED) & (errors < _RESOLVED)
-        errors = torch.where(trusted, torch.minimum(errors, change), errors)
+    unsure = (errors > tolerance) & (errors < _RESOLVED) & (pair.conditions < ILL_CONDITIONED)
+    if bool(unsure.any()) and size > 3 * _STRIDE:
+        change = _last_changes(square[unsure], radius[unsure]) / safe[unsure]
+        errors[unsure] = torch.minimum(errors[unsure], change)
     # The true condition number is larger than that within the Krylov space, the more so the worse it is.
     distrust = (pair.conditions / ILL_CONDITIONED).clamp_min(1.0).square()
     errors = errors * distrust
     norms = torch.linalg.matrix_norm(whole)
-    errors = errors + pair.conditions * torch.finfo(operator.dtype).eps * norms / safe
+    errors = errors + pair.conditions * torch.finfo(krylov.matrix.dtype).eps * norms / safe
     # A nilpotent matrix has no radius to be relative to, and rounding decides what is found.
     errors = torch.where((radius > 0) | (norms == 0), errors, torch.inf)
     errors = torch.where((norms == 0) & finite, torch.zeros_like(errors), errors)
     radius = torch.where(finite, radius, torch.nan)
     return Estimate.of(Method.ARNOLDI, radius, errors, tolerance=tolerance, conditions=pair.conditions)
+
+
+def _last_changes(square: Tensor, radius: Tensor) -> Tensor:
+    """How far the radius may still go if it converges algebraically, by what the last vectors changed.
+
+    One change may be small by chance, while the dominant Ritz values take turns.
+    """
+    size = square.shape[1]
+    largest = torch.zeros_like(radius)
+    for before in (size - _STRIDE, size - 2 * _STRIDE):
+        value = torch.linalg.eigvals(square[:, :before, :before]).abs().amax(1)
+        largest = torch.maximum(largest, (radius - value).abs() * (before / (size - before)))
+    return largest

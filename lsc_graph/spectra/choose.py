@@ -14,8 +14,6 @@ from lsc_graph.spectra.squaring import squaring_radius
 # Sizes from which squaring beats all eigenvalues, and Arnoldi squaring, as benchmarks/radii.py measures.
 SQUARING_FROM = {"cpu": 64, "cuda": 16}
 ARNOLDI_FROM = {"cpu": 192, "cuda": 4096}
-# What few points remain after this fraction has converged is quicker squared than iterated on.
-_ENOUGH = 0.75
 MAX_BATCH_BYTES = 512 * 2**20
 
 
@@ -70,17 +68,16 @@ def _by_name(matrices: Tensor, method: Method, tolerance: float, with_condition:
         return dense_radius(matrices, tolerance=tolerance, with_condition=with_condition)
     if method is Method.SQUARING:
         return squaring_radius(matrices, tolerance=tolerance)
-    return _arnoldi(matrices, tolerance, max_restarts=4, enough=1.0)
+    return _arnoldi(matrices, tolerance, max_restarts=4)
 
 
-def _arnoldi(matrices: Tensor, tolerance: float, *, max_restarts: int, enough: float) -> Estimate:
+def _arnoldi(matrices: Tensor, tolerance: float, *, max_restarts: int) -> Estimate:
     size = matrices.shape[-1]
     return arnoldi_radius(
         dense_operator(matrices.float()),
         tolerance=tolerance,
         max_basis=max(min(size, 64), min(MAX_BASIS, size // 3)),
         max_restarts=max_restarts,
-        enough=enough,
     )
 
 
@@ -96,7 +93,7 @@ def cascade(size: int, device: str) -> tuple[Method, ...]:
 def _auto(matrices: Tensor, tolerance: float, with_condition: bool) -> Estimate:
     first, *others = cascade(matrices.shape[-1], matrices.device.type)
     if first is Method.ARNOLDI:
-        found = _arnoldi(matrices, tolerance, max_restarts=0, enough=_ENOUGH).distrusting(ILL_CONDITIONED)
+        found = _arnoldi(matrices, tolerance, max_restarts=0).distrusting(ILL_CONDITIONED)
     else:
         found = _by_name(matrices, first, tolerance, with_condition)
     for method in others:

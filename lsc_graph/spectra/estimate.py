@@ -22,7 +22,7 @@ class Method(StrEnum):
 
 
 # The largest relative error that an estimate may have and still count as converged.
-TOLERANCE = 2e-3
+TOLERANCE = 5e-3
 
 
 @dataclass(frozen=True)
