@@ -14,14 +14,15 @@ from torch.func import vjp
 
 from lsc_graph.jacobians.blocks import unit_blocks
 from lsc_graph.jacobians.cell import at_points, batched_jacobians, cell_points, chosen_points, flat_from, flatten
-from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, arnoldi_radius
-from lsc_graph.spectra.choose import radius_estimate
+from lsc_graph.spectra.arnoldi import arnoldi_radius, ILL_CONDITIONED
+from lsc_graph.spectra.choose import confirmed, radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 # From this state size on, products with the Jacobian are cheaper than the Jacobian; benchmarks/radii.py.
 OPERATOR_FROM = 256
+_MAX_RESTARTS = 8
 
 
 def time_radii(
@@ -47,16 +48,19 @@ def time_radii(
     points = cell_points(module, trajectory)
     is_large = module.cell.layer.state_size >= OPERATOR_FROM
     if method is Method.ARNOLDI or (method is Method.AUTO and is_large):
-        restarts = 2 if method is Method.AUTO else 4
-        found = arnoldi_radius(pull_operator(module, points), tolerance=tolerance, max_restarts=restarts)
+        found = arnoldi_radius(pull_operator(module, points), tolerance=tolerance, max_restarts=_MAX_RESTARTS)
         if method is Method.AUTO:
-            found = found.distrusting(ILL_CONDITIONED)
+            found = confirmed(found, lambda point: _dense(module, _only(points, point))[0], tolerance)
         rest = (~found.converged).nonzero()[:, 0]
         if method is Method.ARNOLDI or not len(rest):
             return found
         again = radius_estimate(_dense(module, chosen_points(points, rest)), Method.AUTO, tolerance=tolerance)
         return found.where_better(rest, again)
     return radius_estimate(_dense(module, points), method, tolerance=tolerance)
+
+
+def _only(points: Sequence[Tensor], point: int) -> list[Tensor]:
+    return [value[point : point + 1] for value in points]
 
 
 def _own(module: CellModule) -> list[int]:

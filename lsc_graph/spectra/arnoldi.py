@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lsc_graph.spectra.eigenvectors import eigenvectors
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
-from lsc_graph.spectra.operator import Operator, dense_operator
+from lsc_graph.spectra.operator import Operator, dense_operator, divided
 
 # LAPACK takes much longer for the eigenvalues of a few more than this.
 MAX_BASIS = 112
@@ -26,7 +26,9 @@ _KEPT = 0.4
 # Beyond this condition number Ritz values stand still long before they are right.
 ILL_CONDITIONED = 50.0
 # Above this relative error a Ritz value is not near any one eigenvalue: it may stand still among many.
-_RESOLVED = 0.05
+_RESOLVED = 0.02
+# How far from invariant the space kept at a restart may be.
+_MAX_DEFECT = 1e-4
 # How many points tell whether it is time to look at all of them.
 _NUM_SCOUTS = 4
 # A vector of which less than this is left is orthogonalised once more (the criterion of Kahan and Parlett).
@@ -45,6 +47,7 @@ class Krylov:
     basis: Tensor
     matrix: Tensor
     size: int
+    is_restarted: bool = False
 
     @staticmethod
     def start(operator: Operator, max_size: int, generator: torch.Generator) -> Krylov:
@@ -64,8 +67,9 @@ class Krylov:
             vector = operator.apply(self.basis[:, column])[:, None]
             length = vector.norm(dim=2)
             vector, rest = self._orthogonalised(vector, before, column)
-            # Elsewhere than on the CPU it is quicker to do it than to ask.
-            if vector.device.type != "cpu" or bool((rest < _CANCELLED * length).any()):
+            # Once leaves some error, which restarts would let grow; on other devices it is quicker not to ask.
+            twice = self.is_restarted or vector.device.type != "cpu"
+            if twice or bool((rest < _CANCELLED * length).any()):
                 vector, rest = self._orthogonalised(vector, before, column)
             # Where nothing new is left, the space is invariant: a zero vector goes on in place of noise.
             rest = torch.where(rest > tiny * length, rest, torch.zeros_like(rest))
@@ -84,14 +88,18 @@ class Krylov:
     def at(self, numbers: Tensor) -> Krylov:
         """That of some of the points."""
         here = numbers.to(self.basis.device)
-        return Krylov(self.basis[here], self.matrix[here], self.size)
+        return Krylov(self.basis[here], self.matrix[here], self.size, self.is_restarted)
 
     def restarted(self, kept: int) -> None:
         """Keep the span of `kept` dominant Ritz vectors, one less where a complex pair would be parted."""
         size = self.size
         turn = _dominant_span(self.matrix[:, :size, :size].double().cpu(), kept).to(self.matrix)
         last = self.matrix[:, size : size + 1, :size] @ turn
-        square = turn.transpose(1, 2) @ self.matrix[:, :size, :size] @ turn
+        turned = self.matrix[:, :size, :size] @ turn
+        square = turn.transpose(1, 2) @ turned
+        # Eigenvectors that are nearly dependent span no invariant space: there is nothing to go on from.
+        defect = torch.linalg.matrix_norm(turned - turn @ square) / torch.linalg.matrix_norm(turned)
+        square = torch.where((defect < _MAX_DEFECT)[:, None, None], square, torch.nan)
         spanned = turn.transpose(1, 2) @ self.basis[:, :size]
         residual = self.basis[:, size].clone()
         self.basis.zero_()
@@ -99,7 +107,7 @@ class Krylov:
         self.basis[:, :kept], self.basis[:, kept] = spanned, residual
         self.matrix[:, :kept, :kept] = square
         self.matrix[:, kept, :kept] = last[:, 0]
-        self.size = kept
+        self.size, self.is_restarted = kept, True
 
 
 def _dominant_span(matrices: Tensor, kept: int) -> Tensor:
@@ -134,6 +142,9 @@ def arnoldi_radius(
     whichever is less; what rounding does is added. On CUDA the host waits
     for the device once for every `max_basis` products.
 
+    No number of products below n tells a Jordan block of size n from a circulant matrix, whose radius is
+    another: `lsc_graph.spectra.choose` has one point of a batch confirmed by squaring.
+
     Args:
         operator: the maps.
         tolerance: relative error to stop at.
@@ -161,6 +172,9 @@ def _iterated(
 ) -> Estimate:
     """Spectral radii of operators whose bases are grown side by side."""
     krylov = Krylov.start(operator, max_basis, torch.Generator().manual_seed(seed))
+    scales = operator.apply(krylov.basis[:, 0]).abs().amax(1)
+    scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
+    operator = divided(operator, scales)  # squares of tiny or huge elements leave the floating-point range
     best: Estimate | None = None
     alive = torch.arange(operator.num_points)
     for attempt in range(1 + max_restarts):
@@ -172,14 +186,14 @@ def _iterated(
             best = found if best is None else best.where_better(alive, found)
             left = (~best.converged[alive]).nonzero()[:, 0]
             if not len(left):
-                return best
+                return best.scaled(scales)
             if len(left) < len(alive):
                 krylov, operator, alive = krylov.at(left), operator.at(left), alive[left]
         if krylov.size >= operator.size or attempt == max_restarts:
             break
         krylov.restarted(max(2, int(_KEPT * max_basis)))
     assert best is not None
-    return best
+    return best.scaled(scales)
 
 
 def _is_promising(krylov: Krylov, tolerance: float) -> bool:
@@ -227,8 +241,8 @@ def _ritz(krylov: Krylov, tolerance: float) -> Estimate:
         change = _last_changes(square[unsure], radius[unsure]) / safe[unsure]
         errors[unsure] = torch.minimum(errors[unsure], change)
     # The true condition number is larger than that within the Krylov space, the more so the worse it is.
-    distrust = (pair.conditions / ILL_CONDITIONED).clamp_min(1.0).square()
-    errors = errors * distrust
+    is_partial = size < krylov.basis.shape[2]
+    errors = torch.where((pair.conditions > ILL_CONDITIONED) & is_partial, torch.inf, errors)
     norms = torch.linalg.matrix_norm(whole)
     errors = errors + pair.conditions * torch.finfo(krylov.matrix.dtype).eps * norms / safe
     # A nilpotent matrix has no radius to be relative to, and rounding decides what is found.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,6 +24,15 @@ class Operator:
     dtype: torch.dtype
     device: torch.device
     at: Callable[[Tensor], Operator]
+
+
+def divided(operator: Operator, scales: Tensor) -> Operator:
+    """The maps over positive scales [P]."""
+
+    def at(numbers: Tensor) -> Operator:
+        return divided(operator.at(numbers), scales[numbers.to(scales.device)])
+
+    return replace(operator, apply=lambda vectors: operator.apply(vectors) / scales[:, None], at=at)
 
 
 def dense_operator(matrices: Tensor) -> Operator:
