@@ -21,8 +21,10 @@ from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 # From this state size on, products with the Jacobian are cheaper than the Jacobian; benchmarks/radii.py.
-OPERATOR_FROM = 256
+OPERATOR_FROM = 160
 _MAX_RESTARTS = 8
+# Beyond this size no matrix is built: what has not converged is shown as such.
+MAX_DENSE = 4096
 
 
 def time_radii(
@@ -49,10 +51,11 @@ def time_radii(
     is_large = module.cell.layer.state_size >= OPERATOR_FROM
     if method is Method.ARNOLDI or (method is Method.AUTO and is_large):
         found = arnoldi_radius(pull_operator(module, points), tolerance=tolerance, max_restarts=_MAX_RESTARTS)
-        if method is Method.AUTO:
-            found = confirmed(found, lambda point: _dense(module, _only(points, point))[0], tolerance)
+        if method is Method.ARNOLDI or module.cell.layer.state_size > MAX_DENSE:
+            return found
+        found = confirmed(found, lambda point: _dense(module, _only(points, point))[0], tolerance)
         rest = (~found.converged).nonzero()[:, 0]
-        if method is Method.ARNOLDI or not len(rest):
+        if not len(rest):
             return found
         again = radius_estimate(_dense(module, chosen_points(points, rest)), Method.AUTO, tolerance=tolerance)
         return found.where_better(rest, again)
