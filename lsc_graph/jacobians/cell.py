@@ -11,7 +11,7 @@ from torch.func import jacrev, vmap
 
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
-MAX_BATCH_BYTES = 32 * 2**20
+MAX_BATCH_BYTES = 64 * 2**20
 
 
 def cell_jacobians(
@@ -80,7 +80,8 @@ def batched_jacobians(
     """
     num_points = points[0].shape[0]
     example = function(*(point[0] for point in points))
-    widest = max(example.numel(), *(point[0].numel() for point in points))
+    own = [point for index, point in enumerate(points) if index in which or not _is_shared(point)]
+    widest = max(example.numel(), *(point[0].numel() for point in own))
     bytes_per_point = 16 * example.numel() * widest * example.element_size()
     size = max(1, min(num_points, MAX_BATCH_BYTES // max(bytes_per_point, 1)))
     jacobian = jacrev(function, argnums=tuple(which))
@@ -102,7 +103,7 @@ def at_points(function: Callable[..., Any], points: Sequence[Tensor], *leading: 
         points: each argument with the batch [P, ...] first.
         leading: arguments before these, also with the batch first.
     """
-    shared = [point.shape[0] > 1 and point.stride(0) == 0 for point in points]
+    shared = [_is_shared(point) for point in points]
     given = [point[0] if is_shared else point for point, is_shared in zip(points, shared, strict=True)]
     dims = [*(0 for _ in leading), *(None if is_shared else 0 for is_shared in shared)]
     if all(dim is None for dim in dims):
@@ -110,11 +111,15 @@ def at_points(function: Callable[..., Any], points: Sequence[Tensor], *leading: 
     return vmap(function, in_dims=tuple(dims))(*leading, *given)
 
 
+def _is_shared(point: Tensor) -> bool:
+    return point.shape[0] > 1 and point.stride(0) == 0
+
+
 def chosen_points(points: Sequence[Tensor], numbers: Tensor) -> list[Tensor]:
     """Some of the points, without copies of what is the same at all of them."""
     return [
         point[:1].expand(len(numbers), *point.shape[1:])
-        if point.shape[0] > 1 and point.stride(0) == 0
+        if _is_shared(point)
         else point[numbers.to(point.device)]
         for point in points
     ]

@@ -15,7 +15,7 @@ from lsc_graph.spectra.operator import dense_operator
 from lsc_graph.spectra.squaring import squaring_radius
 
 # Sizes from which squaring beats all eigenvalues, and Arnoldi squaring, as benchmarks/radii.py measures.
-SQUARING_FROM = {"cpu": 64, "cuda": 16}
+SQUARING_FROM = {"cpu": 48, "cuda": 16}
 ARNOLDI_FROM = {"cpu": 192, "cuda": 4096}
 MAX_BATCH_BYTES = 512 * 2**20
 
