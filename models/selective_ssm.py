@@ -1,7 +1,7 @@
 """Selective state spaces as in Mamba: a diagonal recurrence whose steps and read-outs the input decides.
 
-A. Gu, T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", COLM 2024, arXiv 2312.00752,
-section 3.2 and algorithm 2; the local convolution in front of the recurrence is left out.
+A. Gu, T. Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", COLM 2024, arXiv
+2312.00752, section 3.2 and algorithm 2; the local convolution in front of the recurrence is left out.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def selective_ssm(
         form: how the step is written.
         num_steps: T of the unrolled form.
     """
-    require(
-        0 < step_min < step_max, "step_min, step_max", (step_min, step_max), "0 < step_min < step_max"
-    )
+    require(0 < step_min < step_max, "step_min, step_max", (step_min, step_max), "0 < step_min < step_max")
     generator, builder = np.random.default_rng(seed), GraphBuilder()
     states: list[State] = []
     value = dense(builder, generator, "x", "encoder", model_size, input_size)
@@ -107,9 +105,7 @@ class _Block:
         before = self._op("Reshape", [f"h{self._index}", shape], "before")
         kept = self._op("Mul", [decay, before], "kept")
         new = self._op("Add", [kept, self._op("Mul", [drive, b], "driven")], "new")
-        after = builder.op(
-            "Reshape", [new, builder.integers([-1, channels * units])], f"h{self._index}_next"
-        )
+        after = builder.op("Reshape", [new, builder.integers([-1, channels * units])], f"h{self._index}_next")
         read = self._op("Mul", [new, c], "read_units")
         read = self._op("ReduceSum", [read, builder.integers([-1])], "read", keepdims=0)
         return self._gated(read, u, normed), after

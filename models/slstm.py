@@ -72,9 +72,7 @@ def _step(layers: Sequence[Packed]) -> Step:
         gates = [f"layer_{index}/{gate}" for gate in "zifo"]
         builder.ops("Split", [total, builder.integers([hidden] * _NUM_GATES)], gates, axis=-1)
         after = _cell(builder, gates, index)
-        states += [
-            State(f"{name}{index}", value, hidden) for name, value in zip("hcnm", after, strict=True)
-        ]
+        states += [State(f"{name}{index}", value, hidden) for name, value in zip("hcnm", after, strict=True)]
         below = after[0]
     builder.op("Identity", [below], "y")
     return Step(builder, tuple(states), layers[0].w.shape[-1], layers[0].r.shape[-1])

@@ -15,14 +15,14 @@ from torch.func import vjp
 from lsc_graph.jacobians.blocks import unit_blocks
 from lsc_graph.jacobians.cell import at_points, batched_jacobians, cell_points, chosen_points, flat_from, flatten
 from lsc_graph.spectra.arnoldi import arnoldi_radius, ILL_CONDITIONED
-from lsc_graph.spectra.choose import confirmed, radius_estimate
+from lsc_graph.spectra.choose import completed, confirmed, radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 # From this state size on, products with the Jacobian are cheaper than the Jacobian; benchmarks/radii.py.
 OPERATOR_FROM = 160
-_MAX_RESTARTS = 8
+_FEW_RESTARTS, _MANY_RESTARTS = 1, 8
 # Beyond this size no matrix is built: what has not converged is shown as such.
 MAX_DENSE = 4096
 
@@ -50,15 +50,14 @@ def time_radii(
     points = cell_points(module, trajectory)
     is_large = module.cell.layer.state_size >= OPERATOR_FROM
     if method is Method.ARNOLDI or (method is Method.AUTO and is_large):
-        found = arnoldi_radius(pull_operator(module, points), tolerance=tolerance, max_restarts=_MAX_RESTARTS)
-        if method is Method.ARNOLDI or module.cell.layer.state_size > MAX_DENSE:
+        is_auto = method is Method.AUTO and module.cell.layer.state_size <= MAX_DENSE
+        restarts = _FEW_RESTARTS if is_auto else _MANY_RESTARTS
+        operator = pull_operator(module, points)
+        found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=restarts, gives_up=is_auto)
+        if not is_auto:
             return found
         found = confirmed(found, lambda point: _dense(module, _only(points, point))[0], tolerance)
-        rest = (~found.converged).nonzero()[:, 0]
-        if not len(rest):
-            return found
-        again = radius_estimate(_dense(module, chosen_points(points, rest)), Method.AUTO, tolerance=tolerance)
-        return found.where_better(rest, again)
+        return completed(found, lambda numbers: _dense(module, chosen_points(points, numbers)), tolerance)
     return radius_estimate(_dense(module, points), method, tolerance=tolerance)
 
 

@@ -31,6 +31,8 @@ _RESOLVED = 0.02
 _MAX_DEFECT = 1e-4
 # How many points tell whether it is time to look at all of them.
 _NUM_SCOUTS = 4
+# From a basis of this size on, scouts with larger errors than this will not converge soon.
+_HOPELESS_FROM, _HOPELESS = 64, 0.06
 # A vector of which less than this is left is orthogonalised once more (the criterion of Kahan and Parlett).
 _CANCELLED = 0.5**0.5
 # Bases of more points than fit into a processor's cache are grown one group after another.
@@ -67,7 +69,7 @@ class Krylov:
             vector = operator.apply(self.basis[:, column])[:, None]
             length = vector.norm(dim=2)
             vector, rest = self._orthogonalised(vector, before, column)
-            # Once leaves some error, which restarts would let grow; on other devices it is quicker not to ask.
+            # Once leaves an error that restarts would let grow; off the CPU it is quicker not to ask.
             twice = self.is_restarted or vector.device.type != "cpu"
             if twice or bool((rest < _CANCELLED * length).any()):
                 vector, rest = self._orthogonalised(vector, before, column)
@@ -133,6 +135,7 @@ def arnoldi_radius(
     tolerance: float = TOLERANCE,
     max_basis: int = MAX_BASIS,
     max_restarts: int = 4,
+    gives_up: bool = False,
     seed: int = 0,
 ) -> Estimate:
     """Spectral radii of a batch of operators; points that have converged are iterated on no longer.
@@ -150,6 +153,7 @@ def arnoldi_radius(
         tolerance: relative error to stop at.
         max_basis: vectors kept for every point.
         max_restarts: how often to go on from the dominant Ritz vectors.
+        gives_up: stop early where many eigenvalues crowd at the edge, so that another method is quicker.
         seed: of the starting vectors.
     """
     max_basis = min(max_basis, operator.size)
@@ -159,7 +163,12 @@ def arnoldi_radius(
     parts = numbers.split(group)
     found = [
         _iterated(
-            operator if len(parts) == 1 else operator.at(part), tolerance, max_basis, max_restarts, seed + index
+            operator if len(parts) == 1 else operator.at(part),
+            tolerance,
+            max_basis,
+            max_restarts,
+            seed + index,
+            gives_up=gives_up,
         )
         for index, part in enumerate(parts)
         if len(part)
@@ -168,7 +177,7 @@ def arnoldi_radius(
 
 
 def _iterated(
-    operator: Operator, tolerance: float, max_basis: int, max_restarts: int, seed: int
+    operator: Operator, tolerance: float, max_basis: int, max_restarts: int, seed: int, *, gives_up: bool
 ) -> Estimate:
     """Spectral radii of operators whose bases are grown side by side."""
     krylov = Krylov.start(operator, max_basis, torch.Generator().manual_seed(seed))
@@ -180,12 +189,16 @@ def _iterated(
     for attempt in range(1 + max_restarts):
         for size in _checkpoints(krylov.size, max_basis, operator.device.type):
             krylov.grow(operator, size)
-            if size < max_basis and not _is_promising(krylov, tolerance):
+            scouts = _scouts(krylov, tolerance)
+            is_hopeless = gives_up and size >= _HOPELESS_FROM and float(scouts.errors.median()) > _HOPELESS
+            if size < max_basis and not is_hopeless and float(scouts.converged.double().mean()) < 0.5:
                 continue
             found = _ritz(krylov, tolerance)
             best = found if best is None else best.where_better(alive, found)
             left = (~best.converged[alive]).nonzero()[:, 0]
             if not len(left):
+                return best.scaled(scales)
+            if is_hopeless:
                 return best.scaled(scales)
             if len(left) < len(alive):
                 krylov, operator, alive = krylov.at(left), operator.at(left), alive[left]
@@ -196,14 +209,12 @@ def _iterated(
     return best.scaled(scales)
 
 
-def _is_promising(krylov: Krylov, tolerance: float) -> bool:
-    """Whether at least half of a few points have converged: looking at all of them takes long."""
+def _scouts(krylov: Krylov, tolerance: float) -> Estimate:
+    """Estimates at a few points, which tell what to do with all of them: to look at all takes long."""
     num_points = krylov.basis.shape[0]
-    if num_points <= 2 * _NUM_SCOUTS:
-        return True
-    scouts = torch.linspace(0, num_points - 1, _NUM_SCOUTS).long()
-    here = Krylov(krylov.basis[:0], krylov.matrix[scouts.to(krylov.matrix.device)], krylov.size)
-    return float(_ritz(here, tolerance).converged.double().mean()) >= 0.5
+    numbers = torch.linspace(0, num_points - 1, min(_NUM_SCOUTS, num_points)).long()
+    here = Krylov(krylov.basis[:0], krylov.matrix[numbers.to(krylov.matrix.device)], krylov.size)
+    return _ritz(here, tolerance)
 
 
 @torch.no_grad()

@@ -91,6 +91,11 @@ class Estimate:
         """Of the matrices times positive factors [P]."""
         return replace(self, values=self.values * factors.double().cpu())
 
+    def at(self, points: Tensor) -> Estimate:
+        """At some of the points, by their numbers."""
+        fields = {name: getattr(self, name)[points] for name in _TENSORS}
+        return Estimate(methods=tuple(self.methods[point] for point in points.tolist()), **fields)
+
     def refuted(self) -> Estimate:
         """With no point converged."""
         no_error = torch.full_like(self.errors, torch.inf)

@@ -53,7 +53,9 @@ def test_an_operator_needs_no_matrix() -> None:
         def apply(vectors: torch.Tensor) -> torch.Tensor:
             return here * vectors + 0.05 * vectors.roll(1, 1)
 
-        return Operator(apply, len(here), 3000, torch.float64, torch.device("cpu"), lambda at: of(numbers[at]))
+        return Operator(
+            apply, len(here), 3000, torch.float64, torch.device("cpu"), lambda at: of(numbers[at])
+        )
 
     shifted = of(torch.arange(2))
     found = arnoldi_radius(shifted, max_restarts=20)
