@@ -160,7 +160,7 @@ def arnoldi_radius(
     bytes_each = (max_basis + 1) * operator.size * operator.dtype.itemsize
     group = max(4, _MAX_BASIS_BYTES.get(operator.device.type, 2**30) // max(bytes_each, 1))
     numbers = torch.arange(operator.num_points)
-    parts = numbers.split(group)
+    parts = torch.split(numbers, group)
     found = [
         _iterated(
             operator if len(parts) == 1 else operator.at(part),
