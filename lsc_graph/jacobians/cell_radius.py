@@ -13,8 +13,15 @@ from torch import Tensor
 from torch.func import vjp
 
 from lsc_graph.jacobians.blocks import unit_blocks
-from lsc_graph.jacobians.cell import at_points, batched_jacobians, cell_points, chosen_points, flat_from, flatten
-from lsc_graph.spectra.arnoldi import arnoldi_radius, ILL_CONDITIONED
+from lsc_graph.jacobians.cell import (
+    at_points,
+    batched_jacobians,
+    cell_points,
+    chosen_points,
+    flat_from,
+    flatten,
+)
+from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.choose import completed, confirmed, radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator
