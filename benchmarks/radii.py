@@ -1,197 +1,317 @@
 """Spectral radii of local Jacobians: the default choice against vmap(jacrev) and all eigenvalues, in one run.
 
-Run as `python benchmarks/radii.py`; prints tables and writes benchmarks/results/radii.json as it goes.
-Cells: time, error of the mean and peak memory of both ways, each in a process of its own. Spectra: the error
-of the mean of the default choice over kinds of spectra and sizes, and how the points were found.
+Run as `python benchmarks/radii.py`; prints a line for each cell, size and kind of spectrum, and writes
+benchmarks/results/radii.json as it goes. Times are seconds of processor time on one thread, which other
+programs on the machine hardly touch. The baseline's eigenvalues are taken in double precision, which is the
+reference of the error, and for random weights in single precision too, that of the Jacobians. Memory is what
+a fresh process takes beyond what it held before.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
 import multiprocessing
 import os
 import platform
-import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import onnx
 import torch
 from lsc_graph.models import registry
 
+from lsc_graph import to_torch
 from lsc_graph.jacobians.cell import cell_points, flatten
 from lsc_graph.jacobians.cell_radius import time_radii
-from lsc_graph.measure import Sequences, Streaming
+from lsc_graph.measure import Sequences
 from lsc_graph.prepare import Request, prepare
+from lsc_graph.results import Form
 from lsc_graph.sampling import make_samples
-from lsc_graph.spectra.choose import radius_estimate
-from lsc_graph.spectra.dense import dense_radius
+from lsc_graph.spectra.estimate import Estimate
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
-ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "radii.json"
-STATES = {"tanh_rnn": 1, "gru": 1, "lstm": 2, "lru": 2, "alif_smooth": 3}
+# Elements of the state for each unit of the width.
+STATES = {"tanh_rnn": 1, "gru": 1, "lstm": 2, "lru": 2, "alif_smooth": 3, "slstm": 4, "selective_ssm": 4}
+FUSED = ("tanh_rnn", "gru", "lstm")
+DIAGONAL = ("lru", "selective_ssm")
+KINDS = ("random", "orthogonal", "trained", "non-normal", "clustered")
+# Diagonal recurrences have no recurrent matrix; what decides their spectrum are options.
+RINGS = {"orthogonal": {"r_min": 0.8999, "r_max": 0.9}, "clustered": {"r_min": 0.99, "r_max": 0.9999}}
+NUM_LAYERS, DELAY, BATCH = 2, 4, 4
+# Below this size both ways take less memory than a process does by the way.
+SMALLEST_MEASURED = 256
+Row = dict[str, Any]
 
 
-def cell_at(name: str, size: int, num_points: int) -> tuple[CellModule, Trajectory]:
-    """The top layer of a reference model of about that state size, and a trajectory through it."""
-    width = max(1, size // STATES[name])
-    prepared = prepare(registry.build(name, hidden_size=width), Request(num_points, {}, {}, (), {}))
-    is_streaming = prepared.findings.is_streaming
+def num_points(name: str, size: int, kind: str) -> int:
+    """Fewer where all eigenvalues of one matrix take many seconds."""
+    few, many = (2, 6) if size > 1024 else (6, 16) if size > 512 else (16, 32)
+    count = many if kind == "random" else few
+    return min(count, 2) if size > 1024 and name in DIAGONAL else count
+
+
+def build(name: str, size: int, kind: str) -> onnx.ModelProto | None:
+    """A reference model of about that state size; None where it has no spectrum of that kind."""
+    options: dict[str, object] = {"hidden_size": max(1, size // STATES[name]), "num_layers": NUM_LAYERS}
+    if name not in FUSED:
+        options["form"] = Form.SCAN
+    if name in DIAGONAL and kind not in ("random", "trained"):
+        if name != "lru" or kind not in RINGS:
+            return None
+        return registry.build(name, **options, **RINGS[kind])
+    model = registry.build(name, **options)
+    if kind == "trained":
+        return trained(model, size)
+    if kind != "random":
+        for tensor in model.graph.initializer:
+            if tensor.name.endswith(("weight_hh", "weight_rec")):
+                tensor.CopyFrom(onnx.numpy_helper.from_array(recurrent(tensor, kind), tensor.name))
+    return model
+
+
+def recurrent(tensor: onnx.TensorProto, kind: str) -> np.ndarray:
+    """A recurrent weight [..., G H, H] whose blocks [H, H] have spectra of a kind."""
+    generator = torch.Generator().manual_seed(len(tensor.name))
+    width = tensor.dims[-1]
+    count = int(np.prod(tensor.dims)) // width**2
+    blocks = [BLOCKS[kind](generator, width) for _ in range(count)]
+    return torch.cat(blocks).reshape(*tensor.dims).float().numpy()
+
+
+def _normal(generator: torch.Generator, *shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def _orthogonal(generator: torch.Generator, width: int) -> torch.Tensor:
+    return torch.linalg.qr(_normal(generator, width, width))[0]
+
+
+def _non_normal(generator: torch.Generator, width: int) -> torch.Tensor:
+    """Powers grow a hundredfold before they decay."""
+    values = 0.9 * torch.rand(width, generator=generator, dtype=torch.float64)
+    upper = torch.triu(_normal(generator, width, width), 1) * 0.15 / width**0.5
+    basis = _orthogonal(generator, width)
+    return basis @ (torch.diag(values) + upper) @ basis.T
+
+
+def _clustered(generator: torch.Generator, width: int) -> torch.Tensor:
+    """Real eigenvalues that crowd at 1, in a basis that is not orthogonal."""
+    values = torch.rand(width, generator=generator, dtype=torch.float64) ** 0.1
+    basis = _normal(generator, width, width) / width**0.5 + 2 * torch.eye(width, dtype=torch.float64)
+    return basis @ torch.diag(values) @ torch.linalg.inv(basis)
+
+
+BLOCKS: dict[str, Callable[[torch.Generator, int], torch.Tensor]] = {
+    "orthogonal": _orthogonal,
+    "non-normal": _non_normal,
+    "clustered": _clustered,
+}
+
+
+def trained(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
+    """The model after some steps of Adam on repeating its input after a delay."""
+    torch.manual_seed(0)
+    module = to_torch(model)
+    parameters = [own for own in module.parameters() if own.requires_grad]
+    optimizer = torch.optim.Adam(parameters, 3e-3)
+    x_size, *others = [[dim.dim_value for dim in own.type.tensor_type.shape.dim] for own in model.graph.input]
+    width = x_size[-1]
+    starts = [torch.zeros(dims[0], BATCH, dims[-1]) for dims in others]
+    for _ in range(max(15, 12_800 // size) if size > 64 else 200):
+        x = torch.randn(3 * DELAY, BATCH, width)
+        outputs = module(x, *starts)
+        y = outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+        y = y.reshape(*y.shape[:1], BATCH, -1)[..., :width]
+        loss = (y[DELAY:] - x[:-DELAY, :, : y.shape[-1]]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    values = {name: value.detach().numpy() for name, value in module.state_dict().items()}
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values[tensor.name], tensor.name))
+    return model
+
+
+def cell_of(model: onnx.ModelProto, count: int) -> tuple[CellModule, Trajectory]:
+    """The top layer of a model, and a trajectory of so many steps through it."""
+    prepared = prepare(model, Request(count, {}, {}, (), {}))
     (sample,) = make_samples(
         prepared.plan,
         data={},
         fixed={},
         domains=prepared.domains,
-        carried=[carry.before for carry in prepared.findings.carried],
-        num_steps=num_points if is_streaming else None,
+        carried=[],
+        num_steps=None,
         num_samples=1,
         seed=0,
     )
     with torch.no_grad():
-        kind = Streaming if is_streaming else Sequences
-        model = kind(prepared, "cpu", torch.Generator().manual_seed(0))
-        trajectory = model.run(sample).trajectories[-1]
-    module = model.program.sites[-1].cells[-1]
+        view = Sequences(prepared, "cpu", torch.Generator().manual_seed(0))
+        trajectory = view.run(sample).trajectories[-1]
+    module = view.program.sites[-1].cells[-1]
     assert isinstance(module, CellModule)
     return module, trajectory
 
 
-def baseline(module: CellModule, trajectory: Trajectory) -> torch.Tensor:
-    """vmap(jacrev) and torch.linalg.eigvals."""
+def jacobians(module: CellModule, trajectory: Trajectory) -> torch.Tensor:
+    """The baseline's: vmap(jacrev)."""
     points = cell_points(module, trajectory)
     own = tuple(module.reads.index(("before", state.name)) for state in module.cell.layer.states)
     jacobian = torch.func.jacrev(lambda *values: flatten(module(*values)), argnums=own)
     parts = torch.func.vmap(jacobian)(*points)
-    matrices = torch.cat([part.flatten(2) for part in parts], 2)
-    values: torch.Tensor = torch.linalg.eigvals(matrices.double()).abs().amax(1)
-    return values
+    return torch.cat([part.flatten(2) for part in parts], 2)
 
 
-def measure(way: str, name: str, size: int, num_points: int) -> dict[str, object]:
-    """Seconds, mean and peak memory above what was held before, of one way (run in a process of its own)."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    module, trajectory = cell_at(name, size, num_points)
+def seconds_of(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Processor time, and what came out."""
+    start = time.process_time()
+    found = function()
+    return time.process_time() - start, found
+
+
+def measure(name: str, size: int, kind: str) -> Row | None:
+    """Both ways on the same points."""
+    model = build(name, size, kind)
+    if model is None:
+        return None
+    warm_up(name)
+    module, trajectory = cell_of(model, num_points(name, size, kind))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        time_radii(*cell_at(name, 32, 2), generator)  # warm up
-        torch.linalg.eigvals(torch.eye(64, dtype=torch.float64))
-        Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-        before, start = peak_mib(), time.perf_counter()
-        if way == "baseline":
-            values, methods, converged = baseline(module, trajectory), {"dense": num_points}, num_points
-        else:
-            found = time_radii(module, trajectory, generator)
-            values, methods, converged = found.values, found.counts(), int(found.converged.sum())
-        seconds = time.perf_counter() - start
-    return {
-        "seconds": seconds,
-        "mean": float(values.mean()),
-        "peak_mib": peak_mib() - before,
-        "methods": methods,
-        "num_converged": converged,
-    }
-
-
-def peak_mib() -> float:
-    """The most memory that this process has held since the peak was last reset (Linux)."""
-    # Not ru_maxrss, which a child process inherits from its parent.
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
-
-
-def compare(name: str, size: int) -> dict[str, object]:
-    """Both ways on the same points."""
-    num_points = 16 if size <= 512 else 4 if size <= 1024 else 2
-    context = multiprocessing.get_context("spawn")
-    found = {}
-    for way in ("ours", "baseline"):
-        with context.Pool(1) as pool:
-            found[way] = pool.apply(measure, (way, name, size, num_points))
-    ours, theirs = found["ours"], found["baseline"]
-    return {
+        ours, found = seconds_of(lambda: time_radii(module, trajectory, generator))
+        assembly, matrices = seconds_of(lambda: jacobians(module, trajectory))
+        double, exact = seconds_of(lambda: torch.linalg.eigvals(matrices.double()).abs().amax(1))
+        single = None
+        if kind == "random":
+            single, _ = seconds_of(lambda: torch.linalg.eigvals(matrices).abs().amax(1))
+    row: Row = {
         "cell": name,
-        "state_size": size // STATES[name] * STATES[name],
-        "num_points": num_points,
-        "ours_seconds": round(ours["seconds"], 4),
-        "baseline_seconds": round(theirs["seconds"], 4),
-        "ratio": round(theirs["seconds"] / ours["seconds"], 1),
-        "error_of_mean": ours["mean"] / theirs["mean"] - 1,
-        "ours_peak_mib": round(ours["peak_mib"], 1),
-        "baseline_peak_mib": round(theirs["peak_mib"], 1),
-        "methods": ours["methods"],
-        "num_converged": ours["num_converged"],
+        "state_size": module.cell.layer.state_size,
+        "spectrum": kind,
+        "num_points": len(found),
+        "num_converged": int(found.converged.sum()),
+        "mean_radius": round(float(exact.mean()), 6),
+        **errors(found, exact),
+        "methods": found.counts(),
+        "ours_seconds": round(ours, 4),
+        "baseline_seconds": round(assembly + double, 4),
+        "ratio": round((assembly + double) / ours, 1),
+    }
+    if single is not None:
+        row["single_baseline_seconds"] = round(assembly + single, 4)
+        row["single_ratio"] = round((assembly + single) / ours, 1)
+    return row
+
+
+def errors(found: Estimate, exact: torch.Tensor) -> Row:
+    """Over the points that converged: the others count as unknown."""
+    kept = found.converged
+    if not bool(kept.any()):
+        return dict.fromkeys(("error_of_mean", "largest_error", "largest_error_claimed"))
+    return {
+        "error_of_mean": float(found.values[kept].mean() / exact[kept].mean() - 1),
+        "largest_error": float((found.values / exact - 1).abs()[kept].max()),
+        "largest_error_claimed": float(found.errors[kept].max()),
     }
 
 
-def spectra(sizes: list[int], rows: list[dict[str, object]]) -> Iterator[None]:
-    """Error of the mean of the default choice, and time against all eigenvalues, by kind of spectrum."""
-    sys.path.insert(0, str(ROOT / "tests"))
-    from spectra_cases import SPECTRA, batch
+def warm_up(name: str) -> None:
+    """What is only done once in a process."""
+    torch.set_num_threads(1)
+    module, trajectory = cell_of(
+        registry.build(name, hidden_size=64, **({} if name in FUSED else {"form": Form.SCAN})), 8
+    )
+    with torch.no_grad():
+        time_radii(module, trajectory, torch.Generator().manual_seed(0))
+        torch.linalg.eigvals(jacobians(module, trajectory))
 
-    for size in sizes:
-        for name in SPECTRA:
-            matrices = batch(name, size).float()
-            start = time.perf_counter()
-            found = radius_estimate(matrices)
-            middle = time.perf_counter()
-            exact = dense_radius(matrices)
-            seconds = time.perf_counter() - middle
-            row = {
-                "spectrum": name,
-                "size": size,
-                "error_of_mean": float(found.values.mean() / exact.values.mean() - 1),
-                "ratio": round(seconds / (middle - start), 1),
-                "methods": found.counts(),
-                "num_converged": int(found.converged.sum()),
-                "num_points": len(found),
-            }
-            rows.append(row)
-            words = "{spectrum:10} n={size:5}: {ratio:7}x, error of the mean {error_of_mean:+.1e}, {methods}"
-            print(words.format(**row), flush=True)
-            yield
+
+def memory(way: str, name: str, size: int) -> float:
+    """MiB beyond what was held before, of one way (run in a process of its own)."""
+    model = build(name, size, "random")
+    assert model is not None
+    warm_up(name)
+    module, trajectory = cell_of(model, num_points(name, size, "random"))
+    del model
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that was freed is not to be taken again unseen
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status_mib("VmRSS")
+    with torch.no_grad():
+        if way == "ours":
+            time_radii(module, trajectory, torch.Generator().manual_seed(0))
+        else:
+            torch.linalg.eigvals(jacobians(module, trajectory))
+    return round(status_mib("VmHWM") - before, 1)
+
+
+def status_mib(key: str) -> float:
+    """What Linux says of this process."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith(key)).split()[1]) / 1024
+
+
+def in_process(function: Callable[..., Any], *arguments: object) -> Any:
+    """Run in a fresh process."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def describe(row: Row) -> str:
+    """One line."""
+    error = "none" if row["error_of_mean"] is None else format(row["error_of_mean"], "+.1e")
+    parts = [
+        f"{row['cell']:13} n={row['state_size']:5} {row['spectrum']:10}: {row['ratio']:6}x",
+        f"error of the mean {error}, {row['num_converged']} of {row['num_points']} converged",
+        str(row["methods"]),
+    ]
+    if "single_ratio" in row:
+        parts[1:1] = [f"{row['single_ratio']}x single"]
+    if "ours_mib" in row:
+        parts += [f"MiB {row['ours_mib']} against {row['baseline_mib']}"]
+    return ", ".join(parts)
 
 
 def main() -> None:
-    """Measure both tables and write them."""
+    """Measure, print and write row by row."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="64,128,256,512,1024,2048")
-    parser.add_argument("--spectra-sizes", default="64,128,256,512,1024")
+    parser.add_argument("--cells", default=",".join(STATES))
+    parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--output", type=Path, default=RESULTS)
-    parser.add_argument("--cells", default="tanh_rnn,gru,lstm,lru,alif_smooth")
     arguments = parser.parse_args()
-    sizes = [int(size) for size in arguments.sizes.split(",")]
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     machine = {
         "processor": platform.machine(),
         "num_cores": os.cpu_count(),
-        "num_threads": int(os.environ.get("OMP_NUM_THREADS", "1")),
+        "num_threads": 1,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "baseline": "torch.func.vmap(jacrev) and torch.linalg.eigvals in float64",
+        "baseline": "vmap(jacrev) in float32, torch.linalg.eigvals in float64 (single: in float32)",
+        "seconds": "processor time",
     }
-    rows: list[dict[str, object]] = []
-    kinds: list[dict[str, object]] = []
-
-    def write() -> None:
-        arguments.output.parent.mkdir(exist_ok=True)
-        arguments.output.write_text(
-            json.dumps({"machine": machine, "cells": rows, "spectra": kinds}, indent=2) + "\n"
-        )
-
-    torch.set_num_threads(int(machine["num_threads"]))
-    for _ in spectra([int(size) for size in arguments.spectra_sizes.split(",") if size], kinds):
-        write()
-    for size in sizes:
-        for name in arguments.cells.split(","):
-            row = compare(name, size)
-            rows.append(row)
-            print(
-                "{cell:9} n={state_size:5}: {ratio:7}x, error of the mean {error_of_mean:+.1e}, peak MiB "
-                "{ours_peak_mib} against {baseline_peak_mib}, {methods}".format(**row),
-                flush=True,
-            )
-            write()
+    rows: list[Row] = []
+    for size in (int(size) for size in arguments.sizes.split(",")):
+        for kind in arguments.kinds.split(","):
+            for name in arguments.cells.split(","):
+                row = measure(name, size, kind)
+                if row is None:
+                    continue
+                if kind == "random" and size >= SMALLEST_MEASURED:
+                    row["ours_mib"] = in_process(memory, "ours", name, size)
+                    row["baseline_mib"] = in_process(memory, "baseline", name, size)
+                rows.append(row)
+                print(describe(row), flush=True)
+                arguments.output.parent.mkdir(exist_ok=True)
+                arguments.output.write_text(json.dumps({"machine": machine, "cells": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

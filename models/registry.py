@@ -20,6 +20,8 @@ from .linear import linear_orthogonal_rnn, pascal_rnn
 from .lru import lru
 from .lstm import bidirectional_lstm, lstm
 from .rnn import rnn
+from .selective_ssm import selective_ssm
+from .slstm import slstm
 
 PRODUCER = "lsc-graph zoo"
 
@@ -46,6 +48,8 @@ _ENTRIES: dict[str, _Entry] = {
     "loop_gru": _Entry(gru, {"form": Form.LOOP, **_ANY_LENGTH}),
     "unrolled_gru": _Entry(gru, {"form": Form.UNROLLED}),
     "lru": _Entry(lru),
+    "selective_ssm": _Entry(selective_ssm),
+    "slstm": _Entry(slstm),
     "alif": _Entry(alif, {"spike": "threshold", "sharpness": 0.0}),
     "alif_smooth": _Entry(alif, {"spike": "sigmoid"}),
     "feed_forward_sin": _Entry(feed_forward, {"activation": "Sin"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -65,3 +66,99 @@ SPECTRA: dict[str, Callable[[torch.Generator, int], Tensor]] = {
 def batch(name: str, size: int, seed: int = 0) -> Tensor:
     """[3, size, size], float64."""
     return SPECTRA[name](torch.Generator().manual_seed(seed), size)
+
+
+def _shift(size: int, step: int = 1) -> Tensor:
+    return torch.diag(torch.ones(size - step, dtype=torch.float64), step)
+
+
+def _jordan(size: int, value: float, length: int) -> Tensor:
+    """Jordan blocks of one length (the last one may be shorter)."""
+    ones = (torch.arange(1, size) % length != 0).double()
+    return value * torch.eye(size, dtype=torch.float64) + torch.diag(ones, 1)
+
+
+def _turned(matrix: Tensor, seed: int = 7) -> Tensor:
+    """The same in another orthonormal basis."""
+    basis = orthogonal(torch.Generator().manual_seed(seed), len(matrix))
+    return basis @ matrix @ basis.T
+
+
+def _kahan(size: int) -> Tensor:
+    sine, cosine = math.sin(1.2), math.cos(1.2)
+    scales = torch.pow(torch.tensor(sine, dtype=torch.float64), torch.arange(size))
+    return torch.diag(scales) @ (
+        torch.eye(size, dtype=torch.float64)
+        - cosine * torch.triu(torch.ones(size, size, dtype=torch.float64), 1)
+    )
+
+
+def _companion(size: int) -> Tensor:
+    """Of x^n = 0.97^n: n eigenvalues of one modulus, in a badly scaled basis."""
+    matrix = _shift(size).T.clone()
+    matrix[0, -1] = 0.97**size
+    return matrix
+
+
+def _upper(size: int, strength: float) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    values = 0.9 * torch.rand(size, generator=generator, dtype=torch.float64)
+    values[0] = 0.9
+    return torch.diag(values) + strength * torch.triu(randn(generator, size, size), 1) / size**0.5
+
+
+def _pairs(size: int) -> Tensor:
+    """Complex pairs, a third of them of the largest modulus."""
+    angles = math.pi * torch.rand(size // 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    blocks = [
+        (0.8 if number % 3 == 0 else 0.79)
+        * torch.tensor([[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]], dtype=torch.float64)
+        for number, a in enumerate(angles.tolist())
+    ]
+    return torch.block_diag(*blocks, *[torch.zeros(1, 1, dtype=torch.float64)] * (size % 2))
+
+
+def _skewed(matrix: Tensor, condition: float) -> Tensor:
+    """The same in a basis of that condition number."""
+    size = len(matrix)
+    left, right = (orthogonal(torch.Generator().manual_seed(seed), size) for seed in (3, 4))
+    basis = left @ torch.diag(torch.logspace(0, math.log10(condition), size, dtype=torch.float64)) @ right
+    return basis @ matrix @ torch.linalg.inv(basis)
+
+
+def _legs(size: int) -> Tensor:
+    """HiPPO-LegS, discretised: triangular and strongly non-normal, as state-space layers start from."""
+    index = torch.arange(size, dtype=torch.float64)
+    roots = (2 * index + 1).sqrt()
+    step = 0.005 * (-torch.tril(roots[:, None] * roots, -1) - torch.diag(index + 1))
+    one = torch.eye(size, dtype=torch.float64)
+    return torch.linalg.solve(one - step, one + step)
+
+
+def _defective_edge(size: int) -> Tensor:
+    rest = 0.7 * torch.rand(size - 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    return _turned(torch.block_diag(_jordan(2, 0.9, 2), torch.diag(rest)))
+
+
+HARD: dict[str, tuple[Callable[[int], Tensor], float]] = {
+    "jordan": (lambda size: _jordan(size, 0.9, size), 0.9),
+    "jordan, turned": (lambda size: _turned(_jordan(size, 0.9, size)), 0.9),
+    "jordan of 4, turned": (lambda size: _turned(_jordan(size, 0.9, 4)), 0.9),
+    "defective edge": (_defective_edge, 0.9),
+    "kahan, turned": (lambda size: _turned(_kahan(size)), 1.0),
+    "companion": (_companion, 0.97),
+    "nilpotent": (_shift, 0.0),
+    "nilpotent, turned": (lambda size: _turned(_shift(size)), 0.0),
+    "zero": (lambda size: torch.zeros(size, size, dtype=torch.float64), 0.0),
+    "cyclic": (lambda size: _shift(size) + _shift(size, size - 1).T, 1.0),
+    "permutation": (lambda size: torch.eye(size, dtype=torch.float64)[torch.arange(size).flip(0)], 1.0),
+    "pairs": (lambda size: _turned(_pairs(size)), 0.8),
+    "pairs, skewed": (lambda size: _skewed(_pairs(size), 10), 0.8),
+    "pairs, very skewed": (lambda size: _skewed(_pairs(size), 1e5), 0.8),
+    "triangular": (lambda size: _turned(_upper(size, 1)), 0.9),
+    "triangular, strong": (lambda size: _turned(_upper(size, 100)), 0.9),
+    "legs": (_legs, 0.995 / 1.005),
+    "tiny": (lambda size: 1e-30 * _turned(_pairs(size)), 0.8e-30),
+    "huge": (lambda size: 1e30 * _turned(_pairs(size)), 0.8e30),
+}
+"""Matrices that estimators are wrong about if they can be, by size, with their exact spectral radius."""

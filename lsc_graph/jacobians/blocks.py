@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
+from torch.func import vjp
 
 from lsc_graph.cells import Cell
-from lsc_graph.jacobians.cell import cell_points, flatten
+from lsc_graph.jacobians.cell import at_points, cell_points, flatten
 from lsc_graph.jacobians.structure import is_unitwise
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.to_torch.loop import CellModule, Trajectory
@@ -144,7 +144,7 @@ def _pull_states(
         _, pullback, *_ = vjp(function, *(values[index] for index in own))
         return flatten(pullback(cotangent))
 
-    pulled: Tensor = vmap(pull)(cotangents, *points)
+    pulled: Tensor = at_points(pull, points, cotangents)
     return pulled
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.func import jacrev, vmap
 
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
-MAX_BATCH_BYTES = 32 * 2**20
+MAX_BATCH_BYTES = 64 * 2**20
 
 
 def cell_jacobians(
@@ -79,12 +80,46 @@ def batched_jacobians(
     """
     num_points = points[0].shape[0]
     example = function(*(point[0] for point in points))
-    widest = max(example.numel(), *(point[0].numel() for point in points))
+    own = [point for index, point in enumerate(points) if index in which or not _is_shared(point)]
+    widest = max(example.numel(), *(point[0].numel() for point in own))
     bytes_per_point = 16 * example.numel() * widest * example.element_size()
     size = max(1, min(num_points, MAX_BATCH_BYTES // max(bytes_per_point, 1)))
     jacobian = jacrev(function, argnums=tuple(which))
     chunks = [
-        vmap(jacobian)(*(point[start : start + size] for point in points))
+        at_points(jacobian, [point[start : start + size] for point in points])
         for start in range(0, num_points, size)
     ]
     return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
+
+
+def at_points(function: Callable[..., Any], points: Sequence[Tensor], *leading: Tensor) -> Any:
+    """vmap over a batch of points.
+
+    What is expanded from one value for all points, as captured weights are, stays one value: products with
+    it are then products of matrices, and no copies of it are read.
+
+    Args:
+        function: of one point's values, after one of each of `leading`.
+        points: each argument with the batch [P, ...] first.
+        leading: arguments before these, also with the batch first.
+    """
+    shared = [_is_shared(point) for point in points]
+    given = [point[0] if is_shared else point for point, is_shared in zip(points, shared, strict=True)]
+    dims = [*(0 for _ in leading), *(None if is_shared else 0 for is_shared in shared)]
+    if all(dim is None for dim in dims):
+        given, dims = list(points), [0] * len(points)
+    return vmap(function, in_dims=tuple(dims))(*leading, *given)
+
+
+def _is_shared(point: Tensor) -> bool:
+    return point.shape[0] > 1 and point.stride(0) == 0
+
+
+def chosen_points(points: Sequence[Tensor], numbers: Tensor) -> list[Tensor]:
+    """Some of the points, without copies of what is the same at all of them."""
+    return [
+        point[:1].expand(len(numbers), *point.shape[1:])
+        if _is_shared(point)
+        else point[numbers.to(point.device)]
+        for point in points
+    ]

@@ -10,18 +10,28 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.func import vjp, vmap
+from torch.func import vjp
 
 from lsc_graph.jacobians.blocks import unit_blocks
-from lsc_graph.jacobians.cell import batched_jacobians, cell_points, flat_from, flatten
-from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, arnoldi_radius
-from lsc_graph.spectra.choose import radius_estimate
+from lsc_graph.jacobians.cell import (
+    at_points,
+    batched_jacobians,
+    cell_points,
+    chosen_points,
+    flat_from,
+    flatten,
+)
+from lsc_graph.spectra.arnoldi import arnoldi_radius
+from lsc_graph.spectra.choose import completed, confirmed, radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 # From this state size on, products with the Jacobian are cheaper than the Jacobian; benchmarks/radii.py.
-OPERATOR_FROM = 256
+OPERATOR_FROM = 160
+_FEW_RESTARTS, _MANY_RESTARTS = 1, 8
+# Beyond this size no matrix is built: what has not converged is shown as such.
+MAX_DENSE = 4096
 
 
 def time_radii(
@@ -47,17 +57,19 @@ def time_radii(
     points = cell_points(module, trajectory)
     is_large = module.cell.layer.state_size >= OPERATOR_FROM
     if method is Method.ARNOLDI or (method is Method.AUTO and is_large):
-        restarts = 2 if method is Method.AUTO else 4
-        found = arnoldi_radius(pull_operator(module, points), tolerance=tolerance, max_restarts=restarts)
-        if method is Method.AUTO:
-            found = found.distrusting(ILL_CONDITIONED)
-        rest = (~found.converged).nonzero()[:, 0]
-        if method is Method.ARNOLDI or not len(rest):
+        is_auto = method is Method.AUTO and module.cell.layer.state_size <= MAX_DENSE
+        restarts = _FEW_RESTARTS if is_auto else _MANY_RESTARTS
+        operator = pull_operator(module, points)
+        found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=restarts, gives_up=is_auto)
+        if not is_auto:
             return found
-        here = [value[rest.to(value.device)] for value in points]
-        again = radius_estimate(_dense(module, here), Method.AUTO, tolerance=tolerance)
-        return found.where_better(rest, again)
+        found = confirmed(found, lambda point: _dense(module, _only(points, point))[0], tolerance)
+        return completed(found, lambda numbers: _dense(module, chosen_points(points, numbers)), tolerance)
     return radius_estimate(_dense(module, points), method, tolerance=tolerance)
+
+
+def _only(points: Sequence[Tensor], point: int) -> list[Tensor]:
+    return [value[point : point + 1] for value in points]
 
 
 def _own(module: CellModule) -> list[int]:
@@ -84,7 +96,7 @@ def pull_operator(module: CellModule, points: Sequence[Tensor]) -> Operator:
         given = list(points)
         for index, value in zip(own, chosen, strict=True):
             given[index] = value
-        stepped: Tensor = vmap(step)(*given)
+        stepped: Tensor = at_points(step, given)
         return stepped
 
     _, pullback, *_ = vjp(function, *states)
@@ -92,5 +104,8 @@ def pull_operator(module: CellModule, points: Sequence[Tensor]) -> Operator:
     def apply(vectors: Tensor) -> Tensor:
         return torch.cat([flat_from(part, 1) for part in pullback(vectors)], 1)
 
+    def at(numbers: Tensor) -> Operator:
+        return pull_operator(module, chosen_points(points, numbers))
+
     like = states[0]
-    return Operator(apply, like.shape[0], module.cell.layer.state_size, like.dtype, like.device)
+    return Operator(apply, like.shape[0], module.cell.layer.state_size, like.dtype, like.device, at)

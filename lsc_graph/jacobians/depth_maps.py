@@ -11,7 +11,7 @@ from torch.func import vjp, vmap
 
 from lsc_graph.cells import DepthEdge, Layer, size
 from lsc_graph.errors import AnalysisError
-from lsc_graph.jacobians.cell import cell_points, flat_from, flatten
+from lsc_graph.jacobians.cell import at_points, cell_points, chosen_points, flat_from, flatten
 from lsc_graph.jacobians.depth import Glue, Port, pull_rows, time_pairs
 from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.estimate import Estimate
@@ -56,7 +56,10 @@ class DepthMaps:
         def apply(vectors: Tensor) -> Tensor:
             return self.pull(numbers, vectors[:, None])[:, 0]
 
-        return Operator(apply, len(numbers), self.shape[0], self.like.dtype, self.like.device)
+        def at(chosen: Tensor) -> Operator:
+            return self._operator([numbers[index] for index in chosen.tolist()])
+
+        return Operator(apply, len(numbers), self.shape[0], self.like.dtype, self.like.device, at)
 
     def gain(self, numbers: Sequence[int], num_probes: int, generator: torch.Generator) -> Tensor:
         """Gain at some pairs [P], float64, by Hutchinson's estimator: E ||M^T v||^2 = ||M||_F^2."""
@@ -92,7 +95,7 @@ def _pull_reads(
         found: tuple[Tensor, ...] = vmap(pullback)(rows)
         return found
 
-    pulled: tuple[Tensor, ...] = vmap(pull)(cotangents, *points)
+    pulled: tuple[Tensor, ...] = at_points(pull, points, cotangents)
     return pulled
 
 
@@ -126,7 +129,7 @@ def _step_pull(
 
     def pull(numbers: Sequence[int], cotangents: Tensor) -> Tensor:
         at = [times[number] for number in numbers]
-        here = [value[at] for value in points]
+        here = chosen_points(points, torch.tensor(at))
         pulled = dict(zip(which, _pull_reads(module, here, which, cotangents.to(points[0])), strict=True))
         parts = []
         for name, state in zip(names, other.states, strict=True):
@@ -191,7 +194,7 @@ def _glue_pull(
     num_steps = points[0].shape[0]
 
     def pull(numbers: Sequence[int], cotangents: Tensor) -> Tensor:
-        here = [value[list(numbers)] for value in points]
+        here = chosen_points(points, torch.tensor(list(numbers)))
         pulled = _pull_reads(module, here, which, cotangents.to(points[0]))
         given: dict[str, Tensor] = {}
         for port, rows in zip(ports, pulled, strict=True):

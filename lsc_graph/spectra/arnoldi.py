@@ -16,16 +16,27 @@ from torch import Tensor
 
 from lsc_graph.spectra.eigenvectors import eigenvectors
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
-from lsc_graph.spectra.operator import Operator, dense_operator
+from lsc_graph.spectra.operator import Operator, dense_operator, divided
 
-MAX_BASIS = 160
-_STRIDE = 32
+# LAPACK takes much longer for the eigenvalues of a few more than this.
+MAX_BASIS = 112
+_STRIDE = 16
 # Ritz vectors kept at a restart, as a fraction of the basis.
 _KEPT = 0.4
 # Beyond this condition number Ritz values stand still long before they are right.
 ILL_CONDITIONED = 50.0
 # Above this relative error a Ritz value is not near any one eigenvalue: it may stand still among many.
-_RESOLVED = 0.05
+_RESOLVED = 0.02
+# How far from invariant the space kept at a restart may be.
+_MAX_DEFECT = 1e-4
+# How many points tell whether it is time to look at all of them.
+_NUM_SCOUTS = 4
+# From a basis of this size on, scouts with larger errors than this will not converge soon.
+_HOPELESS_FROM, _HOPELESS = 64, 0.06
+# A vector of which less than this is left is orthogonalised once more (the criterion of Kahan and Parlett).
+_CANCELLED = 0.5**0.5
+# Bases of more points than fit into a processor's cache are grown one group after another.
+_MAX_BASIS_BYTES = {"cpu": 2**25, "cuda": 2**30}
 
 
 @dataclass
@@ -38,6 +49,7 @@ class Krylov:
     basis: Tensor
     matrix: Tensor
     size: int
+    is_restarted: bool = False
 
     @staticmethod
     def start(operator: Operator, max_size: int, generator: torch.Generator) -> Krylov:
@@ -50,17 +62,17 @@ class Krylov:
         return Krylov(basis, matrix, 0)
 
     def grow(self, operator: Operator, size: int) -> None:
-        """Up to `size` vectors, each orthogonalised twice by classical Gram-Schmidt."""
+        """Up to `size` vectors, each orthogonalised by classical Gram-Schmidt, twice where much cancels."""
         tiny = 10 * torch.finfo(self.basis.dtype).eps
         for column in range(self.size, size):
             before = self.basis[:, : column + 1]
             vector = operator.apply(self.basis[:, column])[:, None]
             length = vector.norm(dim=2)
-            for _ in range(2):
-                overlap = torch.bmm(vector, before.transpose(1, 2))
-                vector = torch.baddbmm(vector, overlap, before, alpha=-1)
-                self.matrix[:, : column + 1, column] += overlap[:, 0]
-            rest = vector.norm(dim=2)
+            vector, rest = self._orthogonalised(vector, before, column)
+            # Once leaves an error that restarts would let grow; off the CPU it is quicker not to ask.
+            twice = self.is_restarted or vector.device.type != "cpu"
+            if twice or bool((rest < _CANCELLED * length).any()):
+                vector, rest = self._orthogonalised(vector, before, column)
             # Where nothing new is left, the space is invariant: a zero vector goes on in place of noise.
             rest = torch.where(rest > tiny * length, rest, torch.zeros_like(rest))
             self.matrix[:, column + 1, column] = rest[:, 0]
@@ -68,12 +80,28 @@ class Krylov:
             self.basis[:, column + 1] = vector[:, 0] / safe
         self.size = size
 
+    def _orthogonalised(self, vector: Tensor, before: Tensor, column: int) -> tuple[Tensor, Tensor]:
+        """What is left of vectors [P, 1, n], and its length [P, 1]; the rest goes into `matrix`."""
+        overlap = torch.bmm(vector, before.transpose(1, 2))
+        vector = torch.baddbmm(vector, overlap, before, alpha=-1)
+        self.matrix[:, : column + 1, column] += overlap[:, 0]
+        return vector, vector.norm(dim=2)
+
+    def at(self, numbers: Tensor) -> Krylov:
+        """That of some of the points."""
+        here = numbers.to(self.basis.device)
+        return Krylov(self.basis[here], self.matrix[here], self.size, self.is_restarted)
+
     def restarted(self, kept: int) -> None:
         """Keep the span of `kept` dominant Ritz vectors, one less where a complex pair would be parted."""
         size = self.size
         turn = _dominant_span(self.matrix[:, :size, :size].double().cpu(), kept).to(self.matrix)
         last = self.matrix[:, size : size + 1, :size] @ turn
-        square = turn.transpose(1, 2) @ self.matrix[:, :size, :size] @ turn
+        turned = self.matrix[:, :size, :size] @ turn
+        square = turn.transpose(1, 2) @ turned
+        # Eigenvectors that are nearly dependent span no invariant space: there is nothing to go on from.
+        defect = torch.linalg.matrix_norm(turned - turn @ square) / torch.linalg.matrix_norm(turned)
+        square = torch.where((defect < _MAX_DEFECT)[:, None, None], square, torch.nan)
         spanned = turn.transpose(1, 2) @ self.basis[:, :size]
         residual = self.basis[:, size].clone()
         self.basis.zero_()
@@ -81,7 +109,7 @@ class Krylov:
         self.basis[:, :kept], self.basis[:, kept] = spanned, residual
         self.matrix[:, :kept, :kept] = square
         self.matrix[:, kept, :kept] = last[:, 0]
-        self.size = kept
+        self.size, self.is_restarted = kept, True
 
 
 def _dominant_span(matrices: Tensor, kept: int) -> Tensor:
@@ -107,45 +135,86 @@ def arnoldi_radius(
     tolerance: float = TOLERANCE,
     max_basis: int = MAX_BASIS,
     max_restarts: int = 4,
-    enough: float = 1.0,
+    gives_up: bool = False,
     seed: int = 0,
 ) -> Estimate:
-    """Spectral radii of a batch of operators.
+    """Spectral radii of a batch of operators; points that have converged are iterated on no longer.
 
     The error of a Ritz value is estimated by its residual times its condition number within the Krylov space,
     or by what the last vectors changed, extrapolated as if convergence were only algebraic,
     whichever is less; what rounding does is added. On CUDA the host waits
     for the device once for every `max_basis` products.
 
+    No number of products below n tells a Jordan block of size n from a circulant matrix, whose radius is
+    another: `lsc_graph.spectra.choose` has one point of a batch confirmed by squaring.
+
     Args:
         operator: the maps.
         tolerance: relative error to stop at.
         max_basis: vectors kept for every point.
         max_restarts: how often to go on from the dominant Ritz vectors.
-        enough: stop without restart once this fraction of the points has converged.
+        gives_up: stop early where many eigenvalues crowd at the edge, so that another method is quicker.
         seed: of the starting vectors.
     """
-    if not operator.num_points:
-        return Estimate.empty()
     max_basis = min(max_basis, operator.size)
+    bytes_each = (max_basis + 1) * operator.size * operator.dtype.itemsize
+    group = max(4, _MAX_BASIS_BYTES.get(operator.device.type, 2**30) // max(bytes_each, 1))
+    numbers = torch.arange(operator.num_points)
+    parts = torch.split(numbers, group)
+    found = [
+        _iterated(
+            operator if len(parts) == 1 else operator.at(part),
+            tolerance,
+            max_basis,
+            max_restarts,
+            seed + index,
+            gives_up=gives_up,
+        )
+        for index, part in enumerate(parts)
+        if len(part)
+    ]
+    return Estimate.joined(found)
+
+
+def _iterated(
+    operator: Operator, tolerance: float, max_basis: int, max_restarts: int, seed: int, *, gives_up: bool
+) -> Estimate:
+    """Spectral radii of operators whose bases are grown side by side."""
     krylov = Krylov.start(operator, max_basis, torch.Generator().manual_seed(seed))
+    scales = operator.apply(krylov.basis[:, 0]).abs().amax(1)
+    scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
+    operator = divided(operator, scales)  # squares of tiny or huge elements leave the floating-point range
     best: Estimate | None = None
+    alive = torch.arange(operator.num_points)
     for attempt in range(1 + max_restarts):
-        before: Tensor | None = None
         for size in _checkpoints(krylov.size, max_basis, operator.device.type):
-            stride = size - krylov.size
             krylov.grow(operator, size)
-            found = _ritz(krylov, operator, before, stride, tolerance)
-            before = found.values
-            best = found if best is None else best.where_better(torch.arange(len(best)), found)
-            if float(best.converged.double().mean()) >= (enough if attempt or size >= 64 else 1.0):
-                return best
-        if krylov.size >= operator.size:
+            scouts = _scouts(krylov, tolerance)
+            is_hopeless = gives_up and size >= _HOPELESS_FROM and float(scouts.errors.median()) > _HOPELESS
+            if size < max_basis and not is_hopeless and float(scouts.converged.double().mean()) < 0.5:
+                continue
+            found = _ritz(krylov, tolerance)
+            best = found if best is None else best.where_better(alive, found)
+            left = (~best.converged[alive]).nonzero()[:, 0]
+            if not len(left):
+                return best.scaled(scales)
+            if is_hopeless:
+                return best.scaled(scales)
+            if len(left) < len(alive):
+                krylov, operator, alive = krylov.at(left), operator.at(left), alive[left]
+        if krylov.size >= operator.size or attempt == max_restarts:
             break
-        if attempt < max_restarts:
-            krylov.restarted(max(2, int(_KEPT * max_basis)))
+        krylov.restarted(max(2, int(_KEPT * max_basis)))
     assert best is not None
-    return best
+    return best.scaled(scales)
+
+
+def _scouts(krylov: Krylov, tolerance: float) -> Estimate:
+    """Estimates at a few points, which tell what to do with all of them: to look at all takes long."""
+    num_points = krylov.basis.shape[0]
+    numbers = torch.linspace(0, num_points - 1, min(_NUM_SCOUTS, num_points)).long()
+    here = Krylov(krylov.basis[:0], krylov.matrix[numbers.to(krylov.matrix.device)], krylov.size)
+    return _ritz(here, tolerance)
 
 
 @torch.no_grad()
@@ -165,9 +234,7 @@ def _checkpoints(start: int, stop: int, device: str) -> list[int]:
     return [stop] if device != "cpu" else [*range(start + _STRIDE, stop, _STRIDE), stop]
 
 
-def _ritz(
-    krylov: Krylov, operator: Operator, before: Tensor | None, stride: int, tolerance: float
-) -> Estimate:
+def _ritz(krylov: Krylov, tolerance: float) -> Estimate:
     """The dominant Ritz values, their estimated errors and condition numbers."""
     size = krylov.size
     whole = krylov.matrix[:, : size + 1, :size].double().cpu()
@@ -180,17 +247,30 @@ def _ritz(
     residual = (last.to(pair.right.dtype) * pair.right).sum(1).abs()
     safe = torch.where(radius > 0, radius, torch.ones_like(radius))
     errors = pair.conditions * residual / safe
-    if before is not None:
-        change = (radius - before).abs() / safe * (size / stride)
-        trusted = (pair.conditions < ILL_CONDITIONED) & (errors < _RESOLVED)
-        errors = torch.where(trusted, torch.minimum(errors, change), errors)
+    unsure = (errors > tolerance) & (errors < _RESOLVED) & (pair.conditions < ILL_CONDITIONED)
+    if bool(unsure.any()) and size > 3 * _STRIDE:
+        change = _last_changes(square[unsure], radius[unsure]) / safe[unsure]
+        errors[unsure] = torch.minimum(errors[unsure], change)
     # The true condition number is larger than that within the Krylov space, the more so the worse it is.
-    distrust = (pair.conditions / ILL_CONDITIONED).clamp_min(1.0).square()
-    errors = errors * distrust
+    is_partial = size < krylov.basis.shape[2]
+    errors = torch.where((pair.conditions > ILL_CONDITIONED) & is_partial, torch.inf, errors)
     norms = torch.linalg.matrix_norm(whole)
-    errors = errors + pair.conditions * torch.finfo(operator.dtype).eps * norms / safe
+    errors = errors + pair.conditions * torch.finfo(krylov.matrix.dtype).eps * norms / safe
     # A nilpotent matrix has no radius to be relative to, and rounding decides what is found.
     errors = torch.where((radius > 0) | (norms == 0), errors, torch.inf)
     errors = torch.where((norms == 0) & finite, torch.zeros_like(errors), errors)
     radius = torch.where(finite, radius, torch.nan)
     return Estimate.of(Method.ARNOLDI, radius, errors, tolerance=tolerance, conditions=pair.conditions)
+
+
+def _last_changes(square: Tensor, radius: Tensor) -> Tensor:
+    """How far the radius may still go if it converges algebraically, by what the last vectors changed.
+
+    One change may be small by chance, while the dominant Ritz values take turns.
+    """
+    size = square.shape[1]
+    largest = torch.zeros_like(radius)
+    for before in (size - _STRIDE, size - 2 * _STRIDE):
+        value = torch.linalg.eigvals(square[:, :before, :before]).abs().amax(1)
+        largest = torch.maximum(largest, (radius - value).abs() * (before / (size - before)))
+    return largest

@@ -10,23 +10,21 @@ from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 
 
 @torch.no_grad()
-def dense_radius(matrices: Tensor, *, tolerance: float = TOLERANCE, with_condition: bool = False) -> Estimate:
+def dense_radius(matrices: Tensor, *, tolerance: float = TOLERANCE) -> Estimate:
     """Largest absolute eigenvalues of matrices [P, n, n], in float64.
 
-    LAPACK's eigenvalues are those of a matrix that differs by some eps ||M||; what this does to one of them
-    is told by its condition number, which costs two rounds of inverse iteration and is computed if asked for.
+    LAPACK's eigenvalues are those of a matrix that differs by some n eps ||M||, and the elements themselves
+    are no more precise than their type; what this does to an eigenvalue is told by its condition number.
     """
+    own = torch.finfo(matrices.dtype).eps if matrices.dtype != torch.float64 else 0.0
     matrices = matrices.double()
     finite = matrices.isfinite().flatten(1).all(1)
     safe = torch.where(finite[:, None, None], matrices, torch.zeros_like(matrices))
     eigenvalues = torch.linalg.eigvals(safe)
     radius, index = eigenvalues.abs().max(1)
+    conditions = eigenvectors(safe, eigenvalues.gather(1, index[:, None])[:, 0]).conditions
+    off = torch.linalg.matrix_norm(safe) * (own + torch.finfo(torch.float64).eps * safe.shape[-1])
+    # Exactly zero is found only of what is triangular but for the order of its rows and columns.
+    errors = torch.where(radius > 0, off * conditions / radius, torch.zeros_like(radius))
     radius = torch.where(finite, radius, torch.nan)
-    backward = torch.finfo(torch.float64).eps * torch.linalg.matrix_norm(safe)
-    conditions = torch.ones_like(radius)
-    if with_condition:
-        top = eigenvalues.gather(1, index[:, None])[:, 0]
-        conditions = eigenvectors(safe, top).conditions
-    errors = torch.where(radius > 0, backward * conditions / radius, torch.zeros_like(radius))
-    known = conditions if with_condition else None
-    return Estimate.of(Method.DENSE, radius, errors, tolerance=tolerance, conditions=known)
+    return Estimate.of(Method.DENSE, radius, errors, tolerance=tolerance, conditions=conditions)

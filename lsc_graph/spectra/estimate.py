@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -22,7 +22,7 @@ class Method(StrEnum):
 
 
 # The largest relative error that an estimate may have and still count as converged.
-TOLERANCE = 2e-3
+TOLERANCE = 5e-3
 
 
 @dataclass(frozen=True)
@@ -43,15 +43,20 @@ class Estimate:
 
     @staticmethod
     def of(
-        method: Method, values: Tensor, errors: Tensor, *, tolerance: float, conditions: Tensor | None = None
+        method: Method,
+        values: Tensor,
+        errors: Tensor,
+        *,
+        tolerance: float,
+        conditions: Tensor | None = None,
     ) -> Estimate:
         """All points by one method; converged where the error is known to be at most `tolerance`."""
-        values, errors = values.detach().double().cpu(), errors.detach().double().cpu()
+        unknown = torch.full_like(values, torch.nan)
+        given = [values, errors, unknown if conditions is None else conditions]
+        # One transfer, for which the host waits for the device once.
+        values, errors, conditions = torch.stack([own.detach().double() for own in given]).cpu()
         errors = torch.where(errors.isnan() | ~values.isfinite(), torch.inf, errors)
-        known = (
-            torch.full_like(values, torch.nan) if conditions is None else conditions.detach().double().cpu()
-        )
-        return Estimate(values, errors, errors <= tolerance, known, (method,) * values.numel())
+        return Estimate(values, errors, errors <= tolerance, conditions, (method,) * values.numel())
 
     @staticmethod
     def empty() -> Estimate:
@@ -63,13 +68,8 @@ class Estimate:
     def joined(parts: Sequence[Estimate]) -> Estimate:
         """Estimates of several batches, one after another."""
         parts = parts or [Estimate.empty()]
-        return Estimate(
-            torch.cat([part.values for part in parts]),
-            torch.cat([part.errors for part in parts]),
-            torch.cat([part.converged for part in parts]),
-            torch.cat([part.conditions for part in parts]),
-            tuple(method for part in parts for method in part.methods),
-        )
+        fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
+        return Estimate(methods=tuple(method for part in parts for method in part.methods), **fields)
 
     def __len__(self) -> int:
         return self.values.numel()
@@ -78,22 +78,32 @@ class Estimate:
         """With `other`, taken at the point numbers `points`, wherever its error is smaller."""
         better = other.errors < self.errors[points]
         chosen, taken = points[better], better.nonzero()[:, 0]
-        fields = []
-        for name in ("values", "errors", "converged", "conditions"):
-            merged = getattr(self, name).clone()
-            merged[chosen] = getattr(other, name)[taken]
-            fields.append(merged)
+        fields = {}
+        for name in _TENSORS:
+            fields[name] = getattr(self, name).clone()
+            fields[name][chosen] = getattr(other, name)[taken]
         methods = list(self.methods)
         for point, index in zip(chosen.tolist(), taken.tolist(), strict=True):
             methods[point] = other.methods[index]
-        return Estimate(fields[0], fields[1], fields[2], fields[3], tuple(methods))
+        return Estimate(methods=tuple(methods), **fields)
 
-    def distrusting(self, condition: float) -> Estimate:
-        """With points of worse conditioned eigenvalues counted as not converged."""
-        is_worse = self.conditions > condition
-        errors = torch.where(is_worse, torch.inf, self.errors)
-        return Estimate(self.values, errors, self.converged & ~is_worse, self.conditions, self.methods)
+    def scaled(self, factors: Tensor) -> Estimate:
+        """Of the matrices times positive factors [P]."""
+        return replace(self, values=self.values * factors.double().cpu())
+
+    def at(self, points: Tensor) -> Estimate:
+        """At some of the points, by their numbers."""
+        fields = {name: getattr(self, name)[points] for name in _TENSORS}
+        return Estimate(methods=tuple(self.methods[point] for point in points.tolist()), **fields)
+
+    def refuted(self) -> Estimate:
+        """With no point converged."""
+        no_error = torch.full_like(self.errors, torch.inf)
+        return replace(self, errors=no_error, converged=torch.zeros_like(self.converged))
 
     def counts(self) -> dict[str, int]:
         """How many points each method gave."""
         return dict(Counter(str(method) for method in self.methods))
+
+
+_TENSORS = ("values", "errors", "converged", "conditions")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,13 +13,26 @@ Apply = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Operator:
-    """P linear maps of R^n, applied together: `apply` maps [P, n] to [P, n], in `dtype` on `device`."""
+    """P linear maps of R^n, applied together: `apply` maps [P, n] to [P, n], in `dtype` on `device`.
+
+    `at` gives the same for some of the points, by their numbers [K].
+    """
 
     apply: Apply
     num_points: int
     size: int
     dtype: torch.dtype
     device: torch.device
+    at: Callable[[Tensor], Operator]
+
+
+def divided(operator: Operator, scales: Tensor) -> Operator:
+    """The maps over positive scales [P]."""
+
+    def at(numbers: Tensor) -> Operator:
+        return divided(operator.at(numbers), scales[numbers.to(scales.device)])
+
+    return replace(operator, apply=lambda vectors: operator.apply(vectors) / scales[:, None], at=at)
 
 
 def dense_operator(matrices: Tensor) -> Operator:
@@ -32,7 +45,10 @@ def dense_operator(matrices: Tensor) -> Operator:
         # As rows: batches of matrix times column are 10 to 20 times slower in torch on CPUs.
         return torch.bmm(vectors[:, None], turned)[:, 0]
 
-    return Operator(apply, points, size, matrices.dtype, matrices.device)
+    def at(numbers: Tensor) -> Operator:
+        return dense_operator(matrices[numbers.to(matrices.device)])
+
+    return Operator(apply, points, size, matrices.dtype, matrices.device, at)
 
 
 def gram_operator(matrices: Tensor) -> Operator:
@@ -45,4 +61,7 @@ def gram_operator(matrices: Tensor) -> Operator:
     def apply(vectors: Tensor) -> Tensor:
         return torch.bmm(torch.bmm(vectors[:, None], outer), inner)[:, 0]
 
-    return Operator(apply, points, min(rows, columns), matrices.dtype, matrices.device)
+    def at(numbers: Tensor) -> Operator:
+        return gram_operator(matrices[numbers.to(matrices.device)])
+
+    return Operator(apply, points, min(rows, columns), matrices.dtype, matrices.device, at)

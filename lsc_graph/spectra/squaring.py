@@ -14,9 +14,12 @@ from torch import Tensor
 
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 
-MAX_SQUARINGS = 14
 # The dominant eigenvalues may take turns at first, so that early estimates stand still by chance.
 _MIN_SQUARINGS = 9
+# A transient, such as that of a Jordan block, grows steadily for as many steps as the matrix has rows; seen
+# through to its end at this many times as many.
+_BEYOND_TRANSIENT = 8
+_MORE_SQUARINGS = 5
 _CERTAIN_SQUARINGS = 5
 _CERTAIN = 1e-5
 
@@ -37,13 +40,14 @@ def squaring_radius(
     norms = torch.linalg.matrix_norm(matrices.double())
     unit = (matrices / _nonzero(norms).to(matrices.dtype)[:, None, None]).to(dtype)
     logs = [norms.log()]
-    for number in range(1, MAX_SQUARINGS + 1):
+    least = max(_MIN_SQUARINGS, math.ceil(math.log2(_BEYOND_TRANSIENT * matrices.shape[-1])))
+    for number in range(1, least + _MORE_SQUARINGS + 1):
         unit = torch.bmm(unit, unit)
         norms = torch.linalg.matrix_norm(unit)
         unit = unit / _nonzero(norms)[:, None, None]
         logs.append(2 * logs[-1] + norms.double().log())
         if matrices.device.type == "cpu" and number >= _CERTAIN_SQUARINGS:
-            enough = tolerance if number >= _MIN_SQUARINGS else min(_CERTAIN, tolerance)
+            enough = tolerance / 2 if number >= least else min(_CERTAIN, tolerance)
             _, error, rounding = _read(torch.stack(logs), dtype)
             if bool(((error <= enough) | (rounding > tolerance)).all()):
                 break
@@ -60,14 +64,15 @@ def _read(logs: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     what ||M^(2^k)|| / radius^(2^k) tends to.
     """
     steps = torch.pow(2.0, torch.arange(len(logs), dtype=torch.float64, device=logs.device))[:, None]
-    is_zero = logs[-1] == -torch.inf
+    is_zero = logs[0] == -torch.inf
     roots = (logs[1:] - logs[:-1]) / steps[:-1]
     changes = roots.diff(dim=0).abs()
     last = torch.stack([changes[-1], changes[-2] / 2, changes[-3] / 4]).amax(0)
     growth = logs - steps * roots[-1]
     rounding = torch.finfo(dtype).eps * growth.amax(0).exp() * (growth.exp() / steps).sum(0)
     rounding = rounding.nan_to_num(math.inf, math.inf)
-    values = torch.where(is_zero, 0.0, roots[-1].exp())
+    # A power that vanishes may have left the floating-point range element by element.
+    values = torch.where(logs[-1] == -torch.inf, 0.0, roots[-1].exp())
     errors = torch.where(is_zero, 0.0, last + rounding)
     return values, errors, torch.where(is_zero, 0.0, rounding)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from lsc_graph.models import registry
@@ -90,4 +92,23 @@ def test_a_cell_without_matrices_needs_none(monkeypatch: pytest.MonkeyPatch) -> 
     module, trajectory = cell_of("lru", 300)
     assert set(time_radii(module, trajectory, torch.Generator().manual_seed(0)).methods) == {Method.BLOCKS}
     module, trajectory = cell_of("gru", 400)
-    assert set(time_radii(module, trajectory, torch.Generator().manual_seed(0)).methods) == {Method.ARNOLDI}
+    found = time_radii(module, trajectory, torch.Generator().manual_seed(0), Method.ARNOLDI)
+    assert set(found.methods) == {Method.ARNOLDI}
+
+
+def test_a_large_cell_needs_one_matrix_to_confirm_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, trajectory = cell_of("gru", 300)
+    built, whole = [], cell_radius._dense
+
+    def counted(module: CellModule, points: Sequence[torch.Tensor]) -> torch.Tensor:
+        built.append(len(points[0]))
+        return whole(module, points)
+
+    monkeypatch.setattr(cell_radius, "_dense", counted)
+    found = time_radii(module, trajectory, torch.Generator().manual_seed(0))
+    assert built == [1]
+    assert bool(found.converged.all())
+    monkeypatch.setattr(cell_radius, "MAX_DENSE", 100)
+    found = time_radii(module, trajectory, torch.Generator().manual_seed(0))
+    assert built == [1]
+    assert found.counts() == {"arnoldi": STEPS}

@@ -46,13 +46,18 @@ def test_restarts_find_what_one_small_basis_does_not() -> None:
 
 def test_an_operator_needs_no_matrix() -> None:
     diagonal = torch.linspace(0.1, 0.9, 3000, dtype=torch.float64).expand(2, -1)
-    shifted = Operator(
-        lambda vectors: diagonal * vectors + 0.05 * vectors.roll(1, 1),
-        2,
-        3000,
-        torch.float64,
-        torch.device("cpu"),
-    )
+
+    def of(numbers: torch.Tensor) -> Operator:
+        here = diagonal[numbers]
+
+        def apply(vectors: torch.Tensor) -> torch.Tensor:
+            return here * vectors + 0.05 * vectors.roll(1, 1)
+
+        return Operator(
+            apply, len(here), 3000, torch.float64, torch.device("cpu"), lambda at: of(numbers[at])
+        )
+
+    shifted = of(torch.arange(2))
     found = arnoldi_radius(shifted, max_restarts=20)
     dense = torch.diag(diagonal[0]) + 0.05 * torch.eye(3000, dtype=torch.float64).roll(1, 0)
     probe = torch.randn(2, 3000, dtype=torch.float64)

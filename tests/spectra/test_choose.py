@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from spectra_cases import SPECTRA, batch
+from spectra_cases import HARD, SPECTRA, batch
 
 from lsc_graph.errors import UsageError
-from lsc_graph.spectra.choose import cascade, method_of, radius_estimate
-from lsc_graph.spectra.estimate import Method
+from lsc_graph.spectra.arnoldi import arnoldi_radius
+from lsc_graph.spectra.choose import cascade, confirmed, method_of, radius_estimate
+from lsc_graph.spectra.estimate import TOLERANCE, Method
+from lsc_graph.spectra.operator import dense_operator
 
 BY_NAME = (Method.DENSE, Method.SQUARING, Method.ARNOLDI)
 
@@ -85,6 +87,31 @@ def test_batches_that_are_taken_apart_give_the_same(monkeypatch: pytest.MonkeyPa
     parts = radius_estimate(matrices, Method.SQUARING)
     torch.testing.assert_close(parts.values, whole.values, rtol=1e-4, atol=0)
     assert len(parts) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [12, 70, 230])
+@pytest.mark.parametrize("name", HARD)
+def test_what_is_given_as_converged_is_right(name: str, size: int, dtype: torch.dtype) -> None:
+    build, exact = HARD[name]
+    matrix = build(size).to(dtype)[None]
+    methods = [Method.AUTO] if size > 100 else [*BY_NAME, Method.AUTO]
+    for method in methods:
+        found = radius_estimate(matrix, method)
+        if bool(found.converged):
+            allowed = TOLERANCE * exact
+            assert abs(float(found.values) - exact) <= allowed, (method, found)
+
+
+def test_a_jordan_block_that_krylov_spaces_take_for_a_circulant_is_refuted() -> None:
+    build, exact = HARD["jordan, turned"]
+    matrix = build(300).float()
+    alone = arnoldi_radius(dense_operator(matrix[None]), max_restarts=8)
+    assert float(alone.values) > 1.5 > exact
+    assert not bool(confirmed(alone, lambda point: matrix).converged)
+    ordinary = batch("gated", 300).float()
+    found = arnoldi_radius(dense_operator(ordinary), max_restarts=8)
+    assert bool(confirmed(found, lambda point: ordinary[point]).converged.all())
 
 
 def test_no_matrices_are_no_estimates() -> None:

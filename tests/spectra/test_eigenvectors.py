@@ -22,7 +22,7 @@ def test_left_and_right_vectors_obey_their_equations() -> None:
 
 def test_the_condition_number_is_how_far_a_perturbation_moves_the_eigenvalue() -> None:
     matrices = batch("transient", 20)
-    found = dense_radius(matrices, with_condition=True)
+    found = dense_radius(matrices)
     eigenvalues = torch.linalg.eigvals(matrices)
     top = eigenvalues.gather(1, eigenvalues.abs().argmax(1)[:, None])[:, 0]
     pair = eigenvectors(matrices, top)
@@ -38,8 +38,6 @@ def test_the_condition_number_is_how_far_a_perturbation_moves_the_eigenvalue() -
 def test_a_normal_matrix_has_condition_one_and_a_defective_one_none() -> None:
     symmetric = batch("gaussian", 12)
     symmetric = symmetric + symmetric.transpose(1, 2)
-    assert float(dense_radius(symmetric, with_condition=True).conditions.max()) == pytest.approx(
-        1.0, abs=1e-9
-    )
+    assert float(dense_radius(symmetric).conditions.max()) == pytest.approx(1.0, abs=1e-9)
     jordan = torch.tensor([[[0.5, 1.0], [0.0, 0.5]]], dtype=torch.float64)
-    assert float(dense_radius(jordan, with_condition=True).conditions) > 1e6
+    assert float(dense_radius(jordan).conditions) > 1e6

@@ -32,7 +32,7 @@ def test_points_that_did_not_converge_are_counted_and_left_out_of_the_mean() -> 
 
 def test_a_badly_conditioned_eigenvalue_is_a_warning() -> None:
     jordan = torch.tensor([[[0.5, 1.0], [0.0, 0.5]]], dtype=torch.float64)
-    found = radius_estimate(jordan, with_condition=True)
+    found = radius_estimate(jordan)
     (words,) = outcome_warnings((outcome_of("a", "a", found),))
     assert "badly conditioned" in words or "did not converge" in words
 
