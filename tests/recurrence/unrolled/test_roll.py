@@ -176,6 +176,27 @@ def test_equal_copies_of_a_weight_are_one_weight() -> None:
     assert len([name for name in model.graph.initializers if name.startswith("copy")]) == 1
 
 
+def test_spikes_from_zeros_whose_first_step_was_folded_have_their_three_states() -> None:
+    """The last step needs the adaptation for its threshold, but not what it decays to."""
+    net = Unroller()
+    below = net.input("x", T, B, D)
+    leak, decay, rise, one = (net.constant(value) for value in (0.9, 0.95, 0.2, 1.0))
+    w, u = net.weight(D, H), net.weight(H, H)
+    z = a = v = ""
+    rows = []
+    for time in range(T):
+        drive = net.op("MatMul", at(net, below, time), w)
+        kept = net.op("Mul", net.op("Mul", v, leak), net.op("Sub", one, z)) if time else drive
+        v = net.op("Add", net.op("Add", kept, drive), net.op("MatMul", z, u)) if time else drive
+        a = net.op("Add", net.op("Mul", a, decay), z) if time > 1 else z
+        threshold = net.op("Add", one, net.op("Mul", a, rise)) if time else one
+        z = net.op("Cast", net.op("Greater", v, threshold), to=1)
+        rows.append(z)
+    net.output(stacked(net, rows))
+    _, (own,), _ = rolled(net.model())
+    assert (own.num_steps, len(own.rolled.state_names)) == (T, 3)
+
+
 def test_tied_layers_are_a_recurrence_over_depth() -> None:
     net = Unroller()
     h, w, b = net.input("x", B, H), net.weight(H, H), net.weight(H)
