@@ -1,4 +1,4 @@
-"""States that are functions of another one: a step computes them again instead of taking them over.
+"""States that are affine functions of another one: a step computes them again instead of taking them over.
 
 Exporters merge equal computations of neighbouring steps, so that a step takes over what it would compute
 from the state itself: a threshold beside the adaptation that it follows, a product with the recurrent weight
@@ -15,13 +15,14 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lsc_graph.recurrence.dataflow import subgraphs_of
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.first_step import are_equal, stepped
 from lsc_graph.recurrence.unrolled.reads import Reads
 from lsc_graph.recurrence.unrolled.steps import Derivation, Steps
 from lsc_graph.recurrence.writer import GraphWriter
 from lsc_graph.shapes import static_shape
+
+_AFFINE = frozenset(("Add", "Sub", "Mul", "Div", "Neg", "MatMul", "Gemm", "Identity"))
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class _Merger:
 def merge_derived(
     model: ir.Model, steps: Steps, reads: Reads, nodes: Sequence[ir.Node], writer: GraphWriter, trial: Trial
 ) -> None:
-    """Leave out states that others determine, where the first step shows that it makes no difference."""
+    """Leave out states that one other determines, where the first step shows that it makes no difference."""
     for merger in _mergers(steps, reads):
         own = next((key for key in merger.members if steps.after[key] is merger.base), None)
         start = steps.states[own][0] if own is not None else _zeros(merger.base, writer)
@@ -49,6 +50,7 @@ def merge_derived(
             continue
         if _makes_no_difference(model, steps, reads, nodes, merger.base, start, derived, trial):
             _merge(steps, merger.base, own, start, derived)
+            return
 
 
 def _mergers(steps: Steps, reads: Reads) -> list[_Merger]:
@@ -62,20 +64,27 @@ def _mergers(steps: Steps, reads: Reads) -> list[_Merger]:
 
 
 def _ancestors(value: ir.Value, steps: Steps, reads: Reads) -> dict[ir.Value, tuple[ir.Node, ...]]:
-    """Values of the step that alone determine another one, itself included, with the nodes in between."""
+    """Values of the step that another one is an affine function of, itself too, with the nodes between."""
     found: dict[ir.Value, tuple[ir.Node, ...]] = {}
     path: tuple[ir.Node, ...] = ()
     while value in steps.values:
         found[value] = path
         node = value.producer()
-        if node is None or any(subgraphs_of(node)):
-            break
-        inner = {v for v in node.inputs if v is not None and v not in reads.captures}
-        if len(inner) != 1:
+        inner = [v for v in node.inputs if v is not None and v not in reads.captures] if node else []
+        if node is None or len(inner) != 1 or not _is_affine(node, inner[0]):
             break
         path = (node, *path)
-        value = inner.pop()
+        value = inner[0]
     return found
+
+
+def _is_affine(node: ir.Node, value: ir.Value) -> bool:
+    """Whether a node's output is an affine function of one of its inputs, the others being fixed.
+
+    What a nonlinearity gives may be meant as a state beside its argument, such as spikes beside voltages.
+    """
+    is_divisor = node.op_type == "Div" and node.inputs[0] is not value
+    return node.domain in ("", "ai.onnx") and node.op_type in _AFFINE and not is_divisor
 
 
 def _makes_no_difference(
@@ -90,8 +99,8 @@ def _makes_no_difference(
 ) -> bool:
     """Whether the first step, begun from the base's start, computes what it does from the given starts."""
     given = {key: lane[0] for key, lane in steps.states.items() if lane[0] is not None}
-    if len(given) < len(steps.states) or steps.derived or reads.stacks:
-        return False  # one merger is enough, and what each step has of its own is not followed
+    if len(given) < len(steps.states) or reads.stacks:
+        return False  # what each step has of its own is not followed
     wanted = [value for key, value in steps.after.items() if value in steps.values]
     wanted += [value for node in steps.heads for value in node.outputs]
     writer = GraphWriter("lsc_graph.derived", None)

@@ -72,3 +72,18 @@ def test_what_starts_from_something_else_stays_a_state() -> None:
     net = Unroller()
     net.output(stacked(net, adapting(net, T, [3.0, 1.0, 4.0, 1.5])))
     assert len(state_sizes(rolled(net.model()))) == 4
+
+
+def test_spikes_stay_a_state_beside_the_voltages_that_they_are_made_from() -> None:
+    net = Unroller()
+    x = net.op("MatMul", net.input("x", T, B, D), net.weight(D, H))
+    one, leak, u = net.constant(1.0), net.constant(0.9), net.weight(H, H)
+    z = net.constant(np.full((B, H), 1 / (1 + np.e)))
+    v, rows = net.constant(np.zeros((B, H))), []
+    for time in range(T):
+        drive = net.op("Add", at(net, x, time), net.op("MatMul", z, u))
+        v = net.op("Add", net.op("Mul", net.op("Mul", v, leak), net.op("Sub", one, z)), drive)
+        z = net.op("Sigmoid", net.op("Sub", v, one))
+        rows.append(z)
+    net.output(stacked(net, rows))
+    assert state_sizes(rolled(net.model())) == [(B, H)] * 2
