@@ -81,7 +81,35 @@ def definition_of(node: ir.Node, opset: int) -> FunctionProto | None:
         return None
     if not data:
         return None
-    return _with_outputs(_with_attributes(FunctionProto.FromString(data), schema, proto), len(node.outputs))
+    function = FunctionProto.FromString(data)
+    if not _in_opset(function, opset):
+        return None
+    return _with_outputs(_with_attributes(function, schema, proto), len(node.outputs))
+
+
+def _in_opset(function: FunctionProto, opset: int) -> bool:
+    """Bring a definition to a later operator set, where its operators are the same in that; False if not."""
+    written = next((entry.version for entry in function.opset_import if entry.domain in _DEFAULT), opset)
+    nodes, pending = [], list(function.node)
+    while pending:
+        node = pending.pop()
+        nodes.append(node)
+        pending += [inner for attribute in node.attribute for inner in attribute.g.node]
+    for kind in {node.op_type for node in nodes if node.domain in _DEFAULT}:
+        before, now = (onnx.defs.get_schema(kind, version, "").since_version for version in (written, opset))
+        if before != now and not _is_widened(kind, written, opset):
+            return False
+    for entry in function.opset_import:
+        if entry.domain in _DEFAULT:
+            entry.version = opset
+    return True
+
+
+def _is_widened(kind: str, before: int, now: int) -> bool:
+    """Whether a later version of an operator has the same inputs and attributes, and at most more types."""
+    old, new = (onnx.defs.get_schema(kind, version, "") for version in (before, now))
+    names = [[value.name for value in schema.inputs] for schema in (old, new)]
+    return names[0] == names[1] and set(old.attributes) == set(new.attributes)
 
 
 def _type_of(value: ir.Value | None) -> bytes:
