@@ -49,6 +49,8 @@ def _attach(model: ir.Model, node: ir.Node, opset: int) -> bool:
     definition = definition_of(node, opset)
     if definition is None:
         return False
+    for index, value in enumerate(node.outputs):
+        value.name = value.name or f"{node.outputs[0].name}.unread_{index}"
     kind, count = node.op_type, len(model.functions)
     label = node.name or node.outputs[0].name
     for inner in definition.node:
@@ -106,10 +108,11 @@ def _in_opset(function: FunctionProto, opset: int) -> bool:
 
 
 def _is_widened(kind: str, before: int, now: int) -> bool:
-    """Whether a later version of an operator has the same inputs and attributes, and at most more types."""
+    """Whether a later version of an operator takes all that the earlier one takes, by the same names."""
     old, new = (onnx.defs.get_schema(kind, version, "") for version in (before, now))
-    names = [[value.name for value in schema.inputs] for schema in (old, new)]
-    return names[0] == names[1] and set(old.attributes) == set(new.attributes)
+    taken, given = ([value.name for value in schema.inputs] for schema in (new, old))
+    is_optional = all(not new.attributes[name].required for name in set(new.attributes) - set(old.attributes))
+    return taken == given and set(old.attributes) <= set(new.attributes) and is_optional
 
 
 def _type_of(value: ir.Value | None) -> bytes:
