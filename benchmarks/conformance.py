@@ -197,7 +197,7 @@ def check(case: Case) -> Outcome:
     refused: list[Outcome] = []
     for use in (BlackBoxUse.NEVER, BlackBoxUse.IF_NEEDED):
         for fixed in _choices(case):
-            outcome = _check(case, fixed, use)
+            outcome = check_once(case, fixed, use)
             if outcome.is_black_box and outcome.status == WRONG and not _runtime_agrees(case):
                 continue  # ONNX Runtime has it in its own way: no fault of ours, and no agreement
             if outcome.status != REFUSED:
@@ -231,7 +231,8 @@ def _choices(case: Case) -> Iterator[tuple[str, ...]]:
     yield from filter(None, dict.fromkeys((whole, tuple(feed)[1:])))
 
 
-def _check(case: Case, fixed: tuple[str, ...], use: BlackBoxUse) -> Outcome:
+def check_once(case: Case, fixed: tuple[str, ...], use: BlackBoxUse) -> Outcome:
+    """What becomes of a case with these inputs fixed, and ONNX Runtime used as said."""
     name, kind, is_other, is_black_box = case.name, case.kind, False, False
     try:
         for feed, expected in case.data:

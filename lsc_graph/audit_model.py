@@ -312,13 +312,17 @@ def _precision_warning(precision: Precision) -> str:
 
 
 def _quantization_warning(prepared: Prepared, sample: Sample) -> str:
-    names = prepared.dequantized
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
     error = quantization_error(prepared, sample)
     return (
-        f"The model is quantised: {len(names)} weights or operators are audited as floats ({shown}); the "
-        f"quantised model's outputs differ from that by {error:.2g} at most, relative to the largest value"
+        f"{_quantized_words(prepared)}; the quantised model's outputs differ from that by {error:.2g} at "
+        "most, relative to the largest value"
     )
+
+
+def _quantized_words(prepared: Prepared) -> str:
+    names = prepared.dequantized
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"The model is quantised: {len(names)} weights or operators are audited as floats ({shown})"
 
 
 class EdgeFactors:
@@ -468,6 +472,8 @@ def _warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[str, 
         *parts_outside(prepared),
         *alternative_warnings(prepared, samples),
     ]
+    if prepared.dequantized and not samples:
+        found.append(_quantized_words(prepared))
     found += [
         f"{refusal.candidate} is no layer of its own: {refusal.reason}"
         for refusal in prepared.findings.refusals

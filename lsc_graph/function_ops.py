@@ -49,6 +49,8 @@ def _attach(model: ir.Model, node: ir.Node, opset: int) -> bool:
     definition = definition_of(node, opset)
     if definition is None:
         return False
+    for index, value in enumerate(node.outputs):
+        value.name = value.name or f"{node.outputs[0].name}.unread_{index}"
     kind, count = node.op_type, len(model.functions)
     label = node.name or node.outputs[0].name
     for inner in definition.node:
@@ -81,7 +83,36 @@ def definition_of(node: ir.Node, opset: int) -> FunctionProto | None:
         return None
     if not data:
         return None
-    return _with_outputs(_with_attributes(FunctionProto.FromString(data), schema, proto), len(node.outputs))
+    function = FunctionProto.FromString(data)
+    if not _in_opset(function, opset):
+        return None
+    return _with_outputs(_with_attributes(function, schema, proto), len(node.outputs))
+
+
+def _in_opset(function: FunctionProto, opset: int) -> bool:
+    """Bring a definition to a later operator set, where its operators are the same in that; False if not."""
+    written = next((entry.version for entry in function.opset_import if entry.domain in _DEFAULT), opset)
+    nodes, pending = [], list(function.node)
+    while pending:
+        node = pending.pop()
+        nodes.append(node)
+        pending += [inner for attribute in node.attribute for inner in attribute.g.node]
+    for kind in {node.op_type for node in nodes if node.domain in _DEFAULT}:
+        before, now = (onnx.defs.get_schema(kind, version, "").since_version for version in (written, opset))
+        if before != now and not _is_widened(kind, written, opset):
+            return False
+    for entry in function.opset_import:
+        if entry.domain in _DEFAULT:
+            entry.version = opset
+    return True
+
+
+def _is_widened(kind: str, before: int, now: int) -> bool:
+    """Whether a later version of an operator takes all that the earlier one takes, by the same names."""
+    old, new = (onnx.defs.get_schema(kind, version, "") for version in (before, now))
+    taken, given = ([value.name for value in schema.inputs] for schema in (new, old))
+    is_optional = all(not new.attributes[name].required for name in set(new.attributes) - set(old.attributes))
+    return taken == given and set(old.attributes) <= set(new.attributes) and is_optional
 
 
 def _type_of(value: ir.Value | None) -> bytes:

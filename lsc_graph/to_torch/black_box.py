@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from lsc_graph.errors import AnalysisError
 from lsc_graph.precision import in_double_precision
+from lsc_graph.proto_walk import model_scopes
 from lsc_graph.reference import Array, Reference
 
 MAX_INPUT_ELEMENTS = 20_000
@@ -54,6 +55,9 @@ class BlackBox(nn.Module):
 
     def __init__(self, proto: onnx.ModelProto, record: Differences) -> None:
         super().__init__()
+        read = _read_names(proto)
+        self._used = tuple(i for i, value in enumerate(proto.graph.input) if value.name in read)
+        proto = _with_inputs(proto, self._used)
         self._single, self.record = Reference(proto), record
         self._proto = proto
         self._double: Reference | None = None
@@ -61,7 +65,8 @@ class BlackBox(nn.Module):
         self.names = [value.name for value in proto.graph.input]
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        result: tuple[Tensor, ...] = _call(self, (False,) * len(values), None, *values)
+        read = [values[index] for index in self._used]
+        result: tuple[Tensor, ...] = _call(self, (False,) * len(read), None, *read)
         return result
 
     def run(self, values: Sequence[Array]) -> list[Array]:
@@ -109,6 +114,24 @@ class BlackBox(nn.Module):
         theirs, ours = _floats(self.run(values)), _floats([found[name] for name in reference.output_names])
         is_same = theirs.shape == ours.shape and np.allclose(ours, theirs, rtol=_AGREES, atol=_AGREES)
         return reference if is_same else None
+
+
+def _read_names(proto: onnx.ModelProto) -> set[str]:
+    """Names that anything in a model reads."""
+    nodes = (node for scope in model_scopes(proto) for node in scope.node)
+    return {name for node in nodes for name in node.input} | {value.name for value in proto.graph.output}
+
+
+def _with_inputs(proto: onnx.ModelProto, kept: Sequence[int]) -> onnx.ModelProto:
+    """The model without inputs that nothing reads: each element of them would cost four runs."""
+    inputs = [proto.graph.input[index] for index in kept]
+    if len(inputs) == len(proto.graph.input):
+        return proto
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    del copy.graph.input[:]
+    copy.graph.input.extend(inputs)
+    return copy
 
 
 def _cast(value: Array, dtype: Any) -> Array:

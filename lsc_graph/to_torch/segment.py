@@ -140,7 +140,6 @@ def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> 
     rewrite(piece)
     known = set(piece.initializers)
     _write_out(piece)
-    refuse_unfaithful(piece)
     statistics = running_statistics(piece)
     origins = _rename(piece)
     model = ir.Model(piece, ir_version=10)
@@ -161,16 +160,29 @@ def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> 
 
 
 def _write_out(piece: ir.Graph) -> None:
-    """Write out what torch has no counterpart of, but ONNX a definition for, in place."""
+    """Write out what torch has no counterpart of, but ONNX a definition for, in place.
+
+    Raises:
+        ConversionError: torch has no faithful counterpart of what is left, either.
+    """
     opset = piece.opset_imports.get("", 0)
 
     def is_lacking(node: ir.Node) -> bool:
         is_known = get_handler(node.op_type, "", opset) is not None
         return not is_known or why_unfaithful(node) is not None
 
+    try:
+        refuse_unfaithful(piece)
+        reason = None
+    except ConversionError as error:
+        reason = error
     if any(node.domain in ("", "ai.onnx") and is_lacking(node) for node in piece.all_nodes()):
         write_out(ir.Model(piece, ir_version=10), is_lacking, simplify)
         rewrite(piece)
+    try:
+        refuse_unfaithful(piece)
+    except ConversionError as error:  # the operator of the file says more than what it consists of
+        raise reason or error from error
 
 
 def _convert_spike(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:

@@ -195,3 +195,35 @@ def test_a_recurrence_that_torch_cannot_represent_is_audited_all_the_same() -> N
 def test_without_black_boxes_it_is_refused() -> None:
     with pytest.raises(ConversionError, match="QuickGelu"):
         audit(scan_with_an_operator_of_onnx_runtime(), num_samples=1, black_box="never")
+
+
+def test_inputs_that_nothing_reads_cost_no_runs() -> None:
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Tanh", ["x"], ["y"])],
+        "main",
+        [info("unused", 1, [1000]), info("x", 1, [3])],
+        [info("y", 1, [3])],
+    )
+    record = Differences()
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    box = BlackBox(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), record)
+    unused, x = torch.ones(1000, requires_grad=True), torch.tensor([0.1, -0.2, 0.3], requires_grad=True)
+    (y,) = box(unused, x)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, 1 - torch.tanh(x.detach()) ** 2, rtol=1e-5, atol=1e-6)
+    assert unused.grad is None
+    assert record.num_runs == 4 * 3
+
+
+def test_scalars_stay_scalars() -> None:
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Exp", ["x"], ["y"])], "main", [info("x", 1, [])], [info("y", 1, [])]
+    )
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    box = BlackBox(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10), Differences())
+    (y,) = box(torch.tensor(0.5))
+    assert y.shape == ()
+    (rows,) = torch.func.vmap(box)(torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(rows, torch.tensor([1.0, np.e]), check_dtype=False)
