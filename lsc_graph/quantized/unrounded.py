@@ -66,6 +66,12 @@ class Unrounded:
         self.nodes.append(helper.make_node("Constant", [], [name], name=name, value=value))
         return name
 
+    def _named_after(self, name: str) -> str:
+        """A new name for the floats that a constant stands for; reports show it."""
+        self._count += 1
+        floats = f"{name}.floats"
+        return floats if floats not in self.constants else f"{floats}.{self._count}"
+
     def note(self, node: NodeProto) -> None:
         """Remember that a node was replaced."""
         self.replaced.append(node.name or next(name for name in node.output if name))
@@ -95,7 +101,7 @@ class Unrounded:
             return name
         kind = np.dtype(np.float32) if dtype is None else dtype.dtype
         if (known := self.constants.get(name)) is not None:
-            return self.constant(known.astype(kind))
+            return self.constant(known.astype(kind), self._named_after(name))
         cast = self.producers.get(name)
         if cast is not None and cast.op_type == "Cast":
             rounding = self.producers.get(cast.input[0])
@@ -107,7 +113,8 @@ class Unrounded:
         """q - zero point; a zero point for each index along `axis` is known for constants only."""
         known, offset = self.constants.get(name), self.constants.get(zero)
         if known is not None and (not zero or offset is not None):
-            return self.constant(real_values(known, np.ones(1, np.float32), offset, axis))
+            steps = real_values(known, np.ones(1, np.float32), offset, axis)
+            return self.constant(steps, self._named_after(name))
         if self.has_no_zero(zero):
             return self.as_float(name)
         if offset is not None and offset.size > 1:
@@ -124,7 +131,8 @@ class Unrounded:
         known, factor = self.constants.get(name), self.constants.get(scale)
         offset = self.constants.get(zero)
         if known is not None and factor is not None and (not zero or offset is not None):
-            return self.constant(real_values(known, factor, offset, axis), output)
+            name = output or self._named_after(name)
+            return self.constant(real_values(known, factor, offset, axis), name)
         if name not in self.floats or (factor is not None and factor.size > 1):
             return None
         steps = self.steps(name, zero, axis)
