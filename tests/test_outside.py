@@ -55,12 +55,17 @@ def test_a_single_embedding_and_a_single_head_go_without_saying() -> None:
     assert parts(around_an_rnn(1, 1)) == ()
 
 
-def test_the_encoder_and_the_projections_of_a_linear_recurrent_unit_are_named() -> None:
-    before, _ = parts(registry.build("lru"), 4)
-    assert before.startswith("3 operators with weights stand before the first layer (Gemm encoder")
+STATE_SPACES = {"lru": 3, "selective_ssm": 7}
 
 
-PLAIN = [name for name in registry.names() if registry.card(name).forms and name != "lru"]
+@pytest.mark.parametrize("name", STATE_SPACES)
+def test_the_encoder_and_the_projections_of_state_space_layers_are_named(name: str) -> None:
+    before, _ = parts(registry.build(name), 4)
+    expected = f"{STATE_SPACES[name]} operators with weights stand before the first layer (Gemm encoder"
+    assert before.startswith(expected)
+
+
+PLAIN = [name for name in registry.names() if registry.card(name).forms and name not in STATE_SPACES]
 
 
 @pytest.mark.parametrize("name", PLAIN)
