@@ -24,10 +24,15 @@ from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.eigenpairs import (
     Direction,
     gain_direction,
+    gains,
     probed_gain_direction,
+    radii,
     radius_direction,
+    unit_direction,
+    unit_radii,
 )
 from lsc_graph.pretraining.parametrised import Parametrised
+from lsc_graph.pretraining.reduction import shared_range, unit_matrices
 from lsc_graph.pretraining.rows import EdgeRows, RowPuller, detached
 from lsc_graph.sampling import Sample
 from lsc_graph.to_torch.program import Run
@@ -113,6 +118,8 @@ class Reader:
         self.layers = {layer.id: layer for layer in prepared.cell_graph.layers}
         self._exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
         self._puller: RowPuller | None = None
+        self.sizes: dict[Edge, int] = {}
+        """Of the matrices whose eigenvalues were needed for each edge, as far as any were read."""
 
     def read(
         self,
@@ -162,7 +169,7 @@ class Reader:
 
         with torch.no_grad():
             dense = puller.pull(detached(run), inputs, times, identity)
-        blocks = [self._block(edge, generator) for edge in dense]
+        blocks = [self._block(edge, generator, with_derivative) for edge in dense]
         if not with_derivative:
             return [_bare(e, b) for e, b in zip(dense, blocks, strict=True)]
         slots = _Slots(dense)
@@ -199,34 +206,47 @@ class Reader:
             dense = pull_chain(program, [detached(run)], layers, looks)
         generator.set_state(state)
         used = {target.id: looks(source, target) for source, target in itertools.pairwise(layers)}
-        blocks = [self._chain_block(edge, used[edge.target], generator) for edge in dense]
+        blocks = [self._chain_block(edge, used[edge.target], generator, with_derivative) for edge in dense]
         if not with_derivative:
             return [_bare(e, b) for e, b in zip(dense, blocks, strict=True)]
         rows = {e.target: _padded(b, self.layers[e.target]) for e, b in zip(dense, blocks, strict=True)}
         pulled = pull_chain(program, [run], layers, lambda source, target: rows[target.id])
         return _differentiable(dense, blocks, [edge.rows for edge in pulled])
 
-    def _chain_block(self, edge: EdgeRows, probes: Tensor, generator: torch.Generator) -> _Block:
+    def _chain_block(
+        self, edge: EdgeRows, probes: Tensor, generator: torch.Generator, with_derivative: bool
+    ) -> _Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
         if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
-            return self._block(edge, generator)
+            return self._block(edge, generator, with_derivative)
         direction = probed_gain_direction(probes, edge.rows.detach().cpu(), target.state_size)
         _check_finite(direction.value, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
         return _Block(rows, columns, direction, False)
 
-    def _block(self, edge: EdgeRows, generator: torch.Generator) -> _Block:
+    def _block(self, edge: EdgeRows, generator: torch.Generator, with_derivative: bool) -> _Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
-        matrices = edge.rows.detach().cpu().double()
+        matrices = edge.rows.detach().cpu()
         _check_finite(matrices, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
-        if source is not target and target.time_step != 0:
+        if source is target:
+            units = unit_matrices(matrices, target)
+            if units is not None:
+                self.sizes[edge.source, edge.target] = units.shape[2]
+                found = unit_direction(units) if with_derivative else unit_radii(units)
+                return _Block(rows, columns, found, True)
+        elif target.time_step != 0:
             exposed = self._exposed.get(target.id, frozenset())
             rows, columns, _ = active_indices(matrices, source, target, exposed)
         active = matrices[:, rows][:, :, columns]
-        is_radius = len(rows) == len(columns)
-        direction = radius_direction(active) if is_radius else gain_direction(active, generator)
-        return _Block(rows, columns, direction, is_radius)
+        if len(rows) != len(columns):
+            self.sizes[edge.source, edge.target] = 1
+            gain = gain_direction(active, generator) if with_derivative else gains(active)
+            return _Block(rows, columns, gain, False)
+        basis = shared_range(active)
+        self.sizes[edge.source, edge.target] = len(rows) if basis is None else basis.shape[1]
+        radius = radius_direction(active, basis) if with_derivative else radii(active, basis)
+        return _Block(rows, columns, radius, True)
 
 
 def _check_finite(values: Tensor, source: Layer, target: Layer) -> None:
