@@ -46,9 +46,9 @@ def value_alone(value: Tensor) -> Direction:
 
 def radii(matrices: Tensor, basis: Tensor | None = None) -> Direction:
     """Spectral radii of square matrices [P, n, n], without derivative."""
-    matrices = matrices.double()
-    small = matrices if basis is None else basis.T @ matrices @ basis
-    return value_alone(radius_estimate(small).values)
+    turn = None if basis is None else basis.to(matrices.dtype)
+    small = matrices if turn is None else turn.T @ (matrices @ turn)
+    return value_alone(radius_estimate(small.double()).values)
 
 
 def gains(matrices: Tensor) -> Direction:
@@ -108,7 +108,7 @@ def _top(matrices: Tensor) -> Tensor:
 
 
 def unit_radii(units: Tensor) -> Direction:
-    """Radii of matrices that consist of one k x k block for each of N units, [P, N, k, k], without derivative."""
+    """Radii of matrices of one k x k block for each of N units, [P, N, k, k], without derivative."""
     return value_alone(_moduli(units).amax(1))
 
 

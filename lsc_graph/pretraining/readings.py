@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -20,9 +20,9 @@ from lsc_graph.jacobians.chain import MAX_DENSE_ELEMENTS, NUM_PROBES
 from lsc_graph.jacobians.summary import active_indices
 from lsc_graph.measure import FeedForward, Sequences, Streaming
 from lsc_graph.prepare import is_streaming
+from lsc_graph.pretraining.batches import Together, Tree, detached, part, recorded, run_of, stacked
 from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.eigenpairs import (
-    Direction,
     gain_direction,
     gains,
     probed_gain_direction,
@@ -32,8 +32,9 @@ from lsc_graph.pretraining.eigenpairs import (
     unit_radii,
 )
 from lsc_graph.pretraining.parametrised import Parametrised
-from lsc_graph.pretraining.reduction import shared_range, unit_matrices
-from lsc_graph.pretraining.rows import EdgeRows, RowPuller, detached
+from lsc_graph.pretraining.reduction import covers, shared_range, unit_matrices
+from lsc_graph.pretraining.rows import EdgeRows, RowPuller
+from lsc_graph.pretraining.slots import Block, Slots, padded
 from lsc_graph.sampling import Sample
 from lsc_graph.to_torch.program import Run
 
@@ -41,6 +42,8 @@ Model = Sequences | Streaming | FeedForward
 Edge = tuple[str, str]
 Values = Mapping[str, Tensor]
 _MIN_GROUPS = 4
+# Samples that look at the same steps, so that they can be read together; what that may take.
+BUCKET, MAX_BYTES = 16, 2**29
 
 
 class Kind(StrEnum):
@@ -93,16 +96,6 @@ def _std_error(values: Tensor) -> float:
     return float(values.std()) / math.sqrt(count) if count > 1 else 0.0
 
 
-@dataclass
-class _Block:
-    """One edge at the points of one sample: where its active block lies, and its direction."""
-
-    rows: list[int]
-    columns: list[int]
-    direction: Direction
-    is_radius: bool
-
-
 class Reader:
     """Takes readings of one model with any values of its parameters.
 
@@ -118,6 +111,9 @@ class Reader:
         self.layers = {layer.id: layer for layer in prepared.cell_graph.layers}
         self._exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
         self._puller: RowPuller | None = None
+        self._together = Together()
+        self._bytes_per_point = _bytes_per_point(model, tuple(self.layers.values()))
+        self._bases: dict[Edge, Tensor | None] = {}
         self.sizes: dict[Edge, int] = {}
         """Of the matrices whose eigenvalues were needed for each edge, as far as any were read."""
 
@@ -134,47 +130,82 @@ class Reader:
 
         Args:
             values: parameters by initializer name; the file's own where one is missing.
-            samples: what to run the model on, numbered: each has steps and probes of its own.
+            samples: what to run the model on, numbered; 16 numbers in a row look at the same steps, each
+                has probes of its own.
             num_times: how many steps of each sample to look at.
             seed: which steps they are.
             with_derivative: whether to keep the graph.
         """
-        read = self._read_chain if isinstance(self.model, FeedForward) else self._read_sample
+        read = self._read_chain if isinstance(self.model, FeedForward) else self._read_sequences
         num_steps = self.model.prepared.cell_graph.num_steps
+
+        self._bases = {}
 
         def function() -> list[Reading]:
             parts: defaultdict[Edge, list[Reading]] = defaultdict(list)
-            for index, sample in samples:
-                generator = np.random.default_rng((seed, index))
-                times = spread_times(num_steps, num_times, generator)
-                probes = torch.Generator().manual_seed(int(generator.integers(2**62)))
-                for reading in read(sample, times, probes, with_derivative):
-                    parts[reading.edge].append(reading)
+            for bucket, own in _in_buckets(samples).items():
+                times = spread_times(num_steps, num_times, np.random.default_rng((seed, bucket)))
+                size = self._at_once(len(times))
+                for start in range(0, len(own), size):
+                    here = own[start : start + size]
+                    probes = [_generator(seed, index) for index, _ in here]
+                    for readings in read([sample for _, sample in here], times, probes, with_derivative):
+                        for reading in readings:
+                            parts[reading.edge].append(reading)
             return [_joined(readings) for readings in parts.values()]
 
         with torch.set_grad_enabled(with_derivative):
             return self.parametrised.call(values, function)
 
-    def _read_sample(
-        self, sample: Sample, times: Sequence[int], generator: torch.Generator, with_derivative: bool
-    ) -> list[Reading]:
-        model = self.model
-        run = model.run(sample)
-        inputs = self.inputs_of(sample)
-        puller = self.puller(detached(run), inputs)
-        num_points = len(times)
+    def _at_once(self, num_points: int) -> int:
+        """How many samples fit in memory together."""
+        return max(1, MAX_BYTES // max(1, self._bytes_per_point * num_points))
 
-        def identity(layer: Layer) -> Tensor:
-            return torch.eye(layer.state_size).expand(num_points, -1, -1)
+    def _read_sequences(
+        self,
+        samples: Sequence[Sample],
+        times: Sequence[int],
+        generators: Sequence[torch.Generator],
+        with_derivative: bool,
+    ) -> list[list[Reading]]:
+        program, layers = self.model.program, self.layers
+        is_step = is_streaming(self.model.prepared)
+        feeds = stacked([self.model.feed(sample) for sample in samples])
+        runs = self._together.each(lambda feed: recorded(program(*feed)), feeds)
+        past = detached(runs)
+        puller = self.puller(run_of(part(past, 0)), {} if is_step else part(feeds, 0)[0])
+        found: list[EdgeRows] = []
 
+        def pull(feed: Tree, run: Tree, cotangents: Mapping[str, Tensor]) -> list[Tensor]:
+            given = {} if is_step else feed[0]
+            found[:] = puller.pull(run_of(run), given, times, lambda layer: cotangents[layer.id])
+            return [edge.rows for edge in found]
+
+        whole = {
+            name: torch.eye(layer.state_size).expand(len(samples), len(times), -1, -1)
+            for name, layer in layers.items()
+        }
         with torch.no_grad():
-            dense = puller.pull(detached(run), inputs, times, identity)
-        blocks = [self._block(edge, generator, with_derivative) for edge in dense]
+            pulled = self._together.each(pull, feeds, past, whole)
+        dense = [
+            [_with_rows(e, r[k]) for e, r in zip(found, pulled, strict=True)] for k in range(len(samples))
+        ]
+        blocks = [
+            [self._block(edge, generator, with_derivative) for edge in edges]
+            for edges, generator in zip(dense, generators, strict=True)
+        ]
         if not with_derivative:
-            return [_bare(e, b) for e, b in zip(dense, blocks, strict=True)]
-        slots = _Slots(dense)
-        cotangents = slots.fill(dense, blocks, self.layers, num_points)
-        return _differentiable(dense, blocks, slots.pick(puller.pull(run, inputs, times, cotangents)))
+            return [_bare_all(edges, own) for edges, own in zip(dense, blocks, strict=True)]
+        slots = Slots(dense[0])
+        filled = [
+            slots.fill(edges, own, layers, len(times)) for edges, own in zip(dense, blocks, strict=True)
+        ]
+        pulled = self._together.each(pull, feeds, runs, stacked(filled))
+        picked = [
+            slots.pick([_with_rows(e, r[k]) for e, r in zip(found, pulled, strict=True)])
+            for k in range(len(samples))
+        ]
+        return [_differentiable(*three) for three in zip(dense, blocks, picked, strict=True)]
 
     def inputs_of(self, sample: Sample) -> dict[str, Tensor]:
         """What the glue of a model reads; nothing where the model is one step."""
@@ -190,41 +221,66 @@ class Reader:
         return self._puller
 
     def _read_chain(
-        self, sample: Sample, times: Sequence[int], generator: torch.Generator, with_derivative: bool
-    ) -> list[Reading]:
+        self,
+        samples: Sequence[Sample],
+        times: Sequence[int],
+        generators: Sequence[torch.Generator],
+        with_derivative: bool,
+    ) -> list[list[Reading]]:
         assert isinstance(self.model, FeedForward)
         program, layers = self.model.program, list(self.layers.values())
-        run = self.model.run(sample)
-
-        def looks(source: Layer, target: Layer) -> Tensor:
-            if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
-                return torch.eye(target.state_size)[None]
-            return torch.randn(1, NUM_PROBES, target.state_size, generator=generator)
-
-        state = generator.get_state()
+        feeds = stacked([self.model.feed(sample) for sample in samples])
+        boundaries = self._together.each(lambda feed: recorded(program(*feed)), feeds)["boundaries"]
+        used = {
+            target.id: torch.cat([self._looks(source, target, generator) for generator in generators])
+            for source, target in itertools.pairwise(layers)
+        }
         with torch.no_grad():
-            dense = pull_chain(program, [detached(run)], layers, looks)
-        generator.set_state(state)
-        used = {target.id: looks(source, target) for source, target in itertools.pairwise(layers)}
-        blocks = [self._chain_block(edge, used[edge.target], generator, with_derivative) for edge in dense]
+            pulled = pull_chain(program, detached(boundaries), layers, lambda source, target: used[target.id])
+        dense = [[_of_point(edge, k) for edge in pulled] for k in range(len(samples))]
+        blocks = [
+            [self._chain_block(e, used[e.target][k : k + 1], generators[k], with_derivative) for e in edges]
+            for k, edges in enumerate(dense)
+        ]
         if not with_derivative:
-            return [_bare(e, b) for e, b in zip(dense, blocks, strict=True)]
-        rows = {e.target: _padded(b, self.layers[e.target]) for e, b in zip(dense, blocks, strict=True)}
-        pulled = pull_chain(program, [run], layers, lambda source, target: rows[target.id])
-        return _differentiable(dense, blocks, [edge.rows for edge in pulled])
+            return [_bare_all(edges, own) for edges, own in zip(dense, blocks, strict=True)]
+        rows = {
+            edge.target: torch.cat([padded(own[number], self.layers[edge.target]) for own in blocks])
+            for number, edge in enumerate(pulled)
+        }
+        pulled = pull_chain(program, boundaries, layers, lambda source, target: rows[target.id])
+        return [
+            _differentiable(dense[k], blocks[k], [edge.rows[k : k + 1] for edge in pulled])
+            for k in range(len(samples))
+        ]
+
+    def _looks(self, source: Layer, target: Layer, generator: torch.Generator) -> Tensor:
+        """Cotangents by which a block of a chain is seen: whole, or probed where it is too large."""
+        if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
+            return torch.eye(target.state_size)[None]
+        return torch.randn(1, NUM_PROBES, target.state_size, generator=generator)
 
     def _chain_block(
         self, edge: EdgeRows, probes: Tensor, generator: torch.Generator, with_derivative: bool
-    ) -> _Block:
+    ) -> Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
         if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
             return self._block(edge, generator, with_derivative)
         direction = probed_gain_direction(probes, edge.rows.detach().cpu(), target.state_size)
         _check_finite(direction.value, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
-        return _Block(rows, columns, direction, False)
+        return Block(rows, columns, direction, False)
 
-    def _block(self, edge: EdgeRows, generator: torch.Generator, with_derivative: bool) -> _Block:
+    def _basis(self, edge: Edge, matrices: Tensor) -> Tensor | None:
+        """A range that an edge's matrices share: that of the reading's first sample where it fits."""
+        if edge in self._bases:
+            kept = self._bases[edge]
+            if kept is None or covers(kept, matrices):
+                return kept
+        self._bases[edge] = shared_range(matrices)
+        return self._bases[edge]
+
+    def _block(self, edge: EdgeRows, generator: torch.Generator, with_derivative: bool) -> Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
         matrices = edge.rows.detach().cpu()
         _check_finite(matrices, source, target)
@@ -234,7 +290,7 @@ class Reader:
             if units is not None:
                 self.sizes[edge.source, edge.target] = units.shape[2]
                 found = unit_direction(units) if with_derivative else unit_radii(units)
-                return _Block(rows, columns, found, True)
+                return Block(rows, columns, found, True)
         elif target.time_step != 0:
             exposed = self._exposed.get(target.id, frozenset())
             rows, columns, _ = active_indices(matrices, source, target, exposed)
@@ -242,15 +298,15 @@ class Reader:
         if len(rows) != len(columns):
             self.sizes[edge.source, edge.target] = 1
             gain = gain_direction(active, generator) if with_derivative else gains(active)
-            return _Block(rows, columns, gain, False)
-        basis = shared_range(active)
+            return Block(rows, columns, gain, False)
+        basis = self._basis((source.id, target.id), active)
         self.sizes[edge.source, edge.target] = len(rows) if basis is None else basis.shape[1]
         radius = radius_direction(active, basis) if with_derivative else radii(active, basis)
-        return _Block(rows, columns, radius, True)
+        return Block(rows, columns, radius, True)
 
 
 def _check_finite(values: Tensor, source: Layer, target: Layer) -> None:
-    if not bool(values.isfinite().all()):
+    if not bool(values.sum().isfinite()):  # a pass less over large matrices than isfinite().all()
         raise NotFiniteError("A local Jacobian is not finite", where=f"{source.name} -> {target.name}")
 
 
@@ -261,62 +317,37 @@ def spread_times(num_steps: int, num_times: int, generator: np.random.Generator)
     return [int(generator.integers(int(a), max(int(b), int(a) + 1))) for a, b in itertools.pairwise(edges)]
 
 
-def _padded(block: _Block, target: Layer) -> Tensor:
-    """A block's left vectors as cotangents of the whole new state, [P, 2, n_target]."""
-    left = block.direction.left
-    full = left.new_zeros(left.shape[0], 2, target.state_size)
-    full[:, :, block.rows] = left
-    return full
+def _in_buckets(samples: Sequence[tuple[int, Sample]]) -> dict[int, list[tuple[int, Sample]]]:
+    """Samples that look at the same steps: by their numbers alone, whoever reads the others."""
+    found: defaultdict[int, list[tuple[int, Sample]]] = defaultdict(list)
+    for index, sample in samples:
+        found[index // BUCKET].append((index, sample))
+    return found
 
 
-class _Slots:
-    """Which rows of a layer's cotangents belong to which edge and point.
+def _generator(seed: int, index: int) -> torch.Generator:
+    """A sample's own probes."""
+    return torch.Generator().manual_seed(int(np.random.default_rng((seed, index, 1)).integers(2**62)))
 
-    An edge may reach one step from several earlier ones: each occurrence has two rows of its own.
-    """
 
-    def __init__(self, dense: Sequence[EdgeRows]) -> None:
-        self.first: list[int] = []
-        self.occurrence: list[list[int]] = []
-        used: defaultdict[str, int] = defaultdict(int)
-        for edge in dense:
-            seen: defaultdict[int, int] = defaultdict(int)
-            numbers = []
-            for target in edge.targets:
-                numbers.append(seen[target])
-                seen[target] += 1
-            self.first.append(used[edge.target])
-            self.occurrence.append(numbers)
-            used[edge.target] += 2 * (max(numbers) + 1)
-        self.num_rows = dict(used)
+def _bytes_per_point(model: Model, layers: Sequence[Layer]) -> int:
+    """What the local Jacobians of one step of one sample take, with what is computed on the way to them."""
+    if isinstance(model, FeedForward):
+        sizes = [min(a.state_size * b.state_size, MAX_DENSE_ELEMENTS) for a, b in itertools.pairwise(layers)]
+        return 16 * sum(sizes)
+    return 24 * sum(layer.state_size**2 for layer in layers)
 
-    def rows(self, edge: int) -> Tensor:
-        """Row numbers [P, 2] of an edge's points."""
-        first = self.first[edge] + 2 * torch.tensor(self.occurrence[edge])
-        return torch.stack([first, first + 1], 1)
 
-    def fill(
-        self,
-        dense: Sequence[EdgeRows],
-        blocks: Sequence[_Block],
-        layers: Mapping[str, Layer],
-        num_points: int,
-    ) -> Callable[[Layer], Tensor]:
-        """The cotangents of every layer, [num_points, R, n]."""
-        found: dict[str, Tensor] = {}
-        for number, (edge, block) in enumerate(zip(dense, blocks, strict=True)):
-            padded = _padded(block, layers[edge.target])
-            like = padded.new_zeros(num_points, self.num_rows[edge.target], padded.shape[2])
-            full = found.setdefault(edge.target, like)
-            full[torch.tensor(edge.targets)[:, None], self.rows(number)] = padded
-        return lambda layer: found.get(layer.id, torch.zeros(num_points, 1, layer.state_size))
+def _with_rows(edge: EdgeRows, rows: Tensor) -> EdgeRows:
+    return replace(edge, rows=rows)
 
-    def pick(self, pulled: Sequence[EdgeRows]) -> list[Tensor]:
-        """Each edge's own rows, [P, 2, n_source]."""
-        return [
-            edge.rows[torch.arange(len(edge.targets))[:, None], self.rows(number)]
-            for number, edge in enumerate(pulled)
-        ]
+
+def _of_point(edge: EdgeRows, point: int) -> EdgeRows:
+    return EdgeRows(edge.source, edge.target, (0,), edge.rows[point : point + 1])
+
+
+def _bare_all(edges: Sequence[EdgeRows], blocks: Sequence[Block]) -> list[Reading]:
+    return [_bare(edge, block) for edge, block in zip(edges, blocks, strict=True)]
 
 
 def _bare(edge: EdgeRows, block: _Block) -> Reading:
@@ -325,7 +356,7 @@ def _bare(edge: EdgeRows, block: _Block) -> Reading:
 
 
 def _differentiable(
-    dense: Sequence[EdgeRows], blocks: Sequence[_Block], pulled: Sequence[Tensor]
+    dense: Sequence[EdgeRows], blocks: Sequence[Block], pulled: Sequence[Tensor]
 ) -> list[Reading]:
     """The readings, each with the scalar d mean = sum over points of left^T dM right / P."""
     readings = []

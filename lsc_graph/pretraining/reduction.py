@@ -1,4 +1,4 @@
-"""Batches of matrices as smaller ones with the same radii: a range that all of them share, blocks of units."""
+"""Batches of matrices as smaller ones with the same radii: a range that all share, blocks of units."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FAINT = 1e-11
 
 
 def shared_range(matrices: Tensor) -> Tensor | None:
-    """An orthonormal basis Q [n, r] with M = Q Q^T M for all matrices [P, n, n]; None if none is much smaller.
+    """An orthonormal basis Q [n, r] with M = Q Q^T M for all matrices [P, n, n]; None if r is about n.
 
     Between the layers of a state-space model all blocks pass through one input projection, narrower than
     the state. The nonzero eigenvalues of M are those of Q^T M Q.
@@ -27,6 +27,15 @@ def shared_range(matrices: Tensor) -> Tensor | None:
     is_kept = squares > _FAINT * squares[-1]
     count = int(is_kept.sum())
     return vectors[:, is_kept].contiguous() if 0 < count <= _WORTH * size else None
+
+
+def covers(basis: Tensor, matrices: Tensor) -> bool:
+    """Whether M = Q Q^T M for all matrices [P, n, n], but for rounding; seen on random vectors."""
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.randn(matrices.shape[-1], 2, dtype=torch.float64, generator=generator).to(matrices)
+    seen = (matrices @ probes).double()
+    rest = seen - basis @ (basis.T @ seen)
+    return bool(rest.square().sum() <= 1e3 * _FAINT * seen.square().sum())
 
 
 def num_units(layer: Layer) -> int:
@@ -42,6 +51,10 @@ def unit_matrices(matrices: Tensor, layer: Layer) -> Tensor | None:
         return None
     shaped = matrices.reshape(-1, num_states, count, num_states, count)
     units = torch.diagonal(shaped, dim1=2, dim2=4)
-    if int(shaped.count_nonzero()) != int(units.count_nonzero()):
+    # One matrix shows most couplings: all of them are looked at only where it shows none.
+    if any(
+        int(s.count_nonzero()) != int(u.count_nonzero())
+        for s, u in ((shaped[:1], units[:1]), (shaped, units))
+    ):
         return None
     return units.movedim(-1, 1).double()

@@ -69,7 +69,9 @@ def _slopes(
                 times,
                 lambda layer: torch.eye(layer.state_size).expand(len(times), -1, -1),
             )
-        units = {e.source: unit_matrices(e.rows, reader.layers[e.source]) for e in dense if e.source == e.target}
+        units = {
+            e.source: unit_matrices(e.rows, reader.layers[e.source]) for e in dense if e.source == e.target
+        }
         rows = {name: _vectors(blocks) for name, blocks in units.items() if blocks is not None}
         if not rows:
             return []
