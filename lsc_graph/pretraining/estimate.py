@@ -13,7 +13,7 @@ from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.sampling import Sample
 
-_FIRST_SAMPLES, _NUM_TIMES = 4, 8
+_FIRST_SAMPLES, _NUM_TIMES = 8, 8
 _MOST_SAMPLES = 128
 # So many floating-point operations on spectra are spent at most: n^3 for each point and edge.
 _MOST_WORK = 2e10

@@ -11,7 +11,7 @@ from enum import StrEnum
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsc_graph.cells import Layer
 from lsc_graph.errors import AnalysisError
@@ -36,14 +36,16 @@ from lsc_graph.pretraining.reduction import covers, shared_range, unit_matrices
 from lsc_graph.pretraining.rows import EdgeRows, RowPuller
 from lsc_graph.pretraining.slots import Block, Slots, padded
 from lsc_graph.sampling import Sample
+from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.program import Run
 
 Model = Sequences | Streaming | FeedForward
 Edge = tuple[str, str]
 Values = Mapping[str, Tensor]
 _MIN_GROUPS = 4
-# Samples that look at the same steps, so that they can be read together; what that may take.
-BUCKET, MAX_BYTES = 16, 2**29
+_GOLDEN = 0.5 * (5**0.5 - 1)
+# Samples that are read together, and what that may take.
+_MOST_AT_ONCE, MAX_BYTES = 32, 2**29
 
 
 class Kind(StrEnum):
@@ -85,10 +87,18 @@ class Reading:
 
     @property
     def std_error(self) -> float:
-        """Of the mean: as if all points were independent, or as if samples were, whichever is larger."""
-        groups = [float(part.mean()) for part in self.by_sample() if part.numel()]
-        between = _std_error(torch.tensor(groups, dtype=torch.float64)) if len(groups) >= _MIN_GROUPS else 0.0
-        return max(_std_error(self.values), between)
+        """Of the mean: by how pairs of samples differ, or of few ones as if all points were independent.
+
+        A pair sees a sequence evenly, so that drift along it is no noise; see `spread_times`.
+        """
+        samples = self.by_sample()
+        pairs = [torch.cat(samples[start : start + 2]) for start in range(0, len(samples), 2)]
+        pairs = [pair for pair in pairs if len(pair)]
+        if len(pairs) < _MIN_GROUPS:
+            return _std_error(self.values)
+        groups = torch.stack([pair.mean() for pair in pairs])
+        # The variance of a t distribution: few groups may agree by chance.
+        return _std_error(groups) * math.sqrt((len(groups) - 1) / (len(groups) - 3))
 
 
 def _std_error(values: Tensor) -> float:
@@ -130,8 +140,7 @@ class Reader:
 
         Args:
             values: parameters by initializer name; the file's own where one is missing.
-            samples: what to run the model on, numbered; 16 numbers in a row look at the same steps, each
-                has probes of its own.
+            samples: what to run the model on, numbered: each has steps and probes of its own.
             num_times: how many steps of each sample to look at.
             seed: which steps they are.
             with_derivative: whether to keep the graph.
@@ -143,15 +152,14 @@ class Reader:
 
         def function() -> list[Reading]:
             parts: defaultdict[Edge, list[Reading]] = defaultdict(list)
-            for bucket, own in _in_buckets(samples).items():
-                times = spread_times(num_steps, num_times, np.random.default_rng((seed, bucket)))
-                size = self._at_once(len(times))
-                for start in range(0, len(own), size):
-                    here = own[start : start + size]
-                    probes = [_generator(seed, index) for index, _ in here]
-                    for readings in read([sample for _, sample in here], times, probes, with_derivative):
-                        for reading in readings:
-                            parts[reading.edge].append(reading)
+            size = self._at_once(min(num_times, num_steps))
+            for start in range(0, len(samples), size):
+                here = samples[start : start + size]
+                times = [spread_times(num_steps, num_times, seed, index) for index, _ in here]
+                probes = [_generator(seed, index) for index, _ in here]
+                for readings in read([sample for _, sample in here], times, probes, with_derivative):
+                    for reading in readings:
+                        parts[reading.edge].append(reading)
             return [_joined(readings) for readings in parts.values()]
 
         with torch.set_grad_enabled(with_derivative):
@@ -159,53 +167,85 @@ class Reader:
 
     def _at_once(self, num_points: int) -> int:
         """How many samples fit in memory together."""
-        return max(1, MAX_BYTES // max(1, self._bytes_per_point * num_points))
+        return max(1, min(_MOST_AT_ONCE, MAX_BYTES // max(1, self._bytes_per_point * num_points)))
 
     def _read_sequences(
         self,
         samples: Sequence[Sample],
-        times: Sequence[int],
+        times: Sequence[Sequence[int]],
         generators: Sequence[torch.Generator],
         with_derivative: bool,
     ) -> list[list[Reading]]:
-        program, layers = self.model.program, self.layers
-        is_step = is_streaming(self.model.prepared)
         feeds = stacked([self.model.feed(sample) for sample in samples])
+        program = self.model.program
         runs = self._together.each(lambda feed: recorded(program(*feed)), feeds)
-        past = detached(runs)
-        puller = self.puller(run_of(part(past, 0)), {} if is_step else part(feeds, 0)[0])
-        found: list[EdgeRows] = []
-
-        def pull(feed: Tree, run: Tree, cotangents: Mapping[str, Tensor]) -> list[Tensor]:
-            given = {} if is_step else feed[0]
-            found[:] = puller.pull(run_of(run), given, times, lambda layer: cotangents[layer.id])
-            return [edge.rows for edge in found]
-
-        whole = {
-            name: torch.eye(layer.state_size).expand(len(samples), len(times), -1, -1)
-            for name, layer in layers.items()
-        }
-        with torch.no_grad():
-            pulled = self._together.each(pull, feeds, past, whole)
-        dense = [
-            [_with_rows(e, r[k]) for e, r in zip(found, pulled, strict=True)] for k in range(len(samples))
-        ]
-        blocks = [
-            [self._block(edge, generator, with_derivative) for edge in edges]
-            for edges, generator in zip(dense, generators, strict=True)
-        ]
-        if not with_derivative:
+        inputs = {} if is_streaming(self.model.prepared) else feeds[0]
+        puller = self.puller(run_of(part(detached(runs), 0)), part(inputs, 0))
+        if len(samples) > 1 and not with_derivative and puller.connects_equal_times:
+            dense = self._dense_together(inputs, runs, times)
+            blocks = [
+                [self._block(edge, generator, with_derivative) for edge in edges]
+                for edges, generator in zip(dense, generators, strict=True)
+            ]
             return [_bare_all(edges, own) for edges, own in zip(dense, blocks, strict=True)]
-        slots = Slots(dense[0])
-        filled = [
-            slots.fill(edges, own, layers, len(times)) for edges, own in zip(dense, blocks, strict=True)
-        ]
-        pulled = self._together.each(pull, feeds, runs, stacked(filled))
-        picked = [
-            slots.pick([_with_rows(e, r[k]) for e, r in zip(found, pulled, strict=True)])
+        return [
+            self._read_one(part(inputs, k), part(runs, k), times[k], generators[k], with_derivative)
             for k in range(len(samples))
         ]
-        return [_differentiable(*three) for three in zip(dense, blocks, picked, strict=True)]
+
+    def _identity(self, num_points: int) -> dict[str, Tensor]:
+        """Cotangents that give whole Jacobians, [num_points, n, n] by layer."""
+        return {
+            name: torch.eye(layer.state_size).expand(num_points, -1, -1)
+            for name, layer in self.layers.items()
+        }
+
+    def _dense_together(
+        self, inputs: Tree, runs: Tree, times: Sequence[Sequence[int]]
+    ) -> list[list[EdgeRows]]:
+        """Whole Jacobians of several samples, each at steps of its own."""
+        assert self._puller is not None
+        puller, whole, found = self._puller, self._identity(len(times[0])), []
+
+        def pull(given: Tree, run: Tree, steps: Tensor) -> list[Tensor]:
+            found[:] = puller.pull(run_of(run), given, steps, lambda layer: whole[layer.id])
+            return [edge.rows for edge in found]
+
+        pulled = self._together.each(pull, inputs, detached(runs), torch.tensor(times))
+        firsts = {layer.id: time for site in puller.program.sites for layer, time in _first_steps(site)}
+        return [
+            [
+                _as_at(edge, rows[k], own, firsts[edge.target])
+                for edge, rows in zip(found, pulled, strict=True)
+                if not edge.is_lagged or set(own) != {firsts[edge.target]}
+            ]
+            for k, own in enumerate(times)
+        ]
+
+    def _read_one(
+        self,
+        inputs: Tree,
+        run: Tree,
+        times: Sequence[int],
+        generator: torch.Generator,
+        with_derivative: bool,
+    ) -> list[Reading]:
+        assert self._puller is not None
+        puller, whole = self._puller, self._identity(len(times))
+        with torch.no_grad():
+            dense = puller.pull(run_of(detached(run)), inputs, times, lambda layer: whole[layer.id])
+        blocks = [self._block(edge, generator, with_derivative) for edge in dense]
+        if not with_derivative:
+            return _bare_all(dense, blocks)
+        slots = Slots(dense)
+        cotangents = slots.fill(dense, blocks, self.layers, len(times))
+        pulled = puller.pull(run_of(run), inputs, times, lambda layer: cotangents[layer.id])
+        return _differentiable(dense, blocks, slots.pick(pulled))
+
+    @property
+    def reads_together(self) -> bool:
+        """Whether the model could be mapped over samples so far."""
+        return self._together.is_possible
 
     def inputs_of(self, sample: Sample) -> dict[str, Tensor]:
         """What the glue of a model reads; nothing where the model is one step."""
@@ -223,7 +263,7 @@ class Reader:
     def _read_chain(
         self,
         samples: Sequence[Sample],
-        times: Sequence[int],
+        times: Sequence[Sequence[int]],
         generators: Sequence[torch.Generator],
         with_derivative: bool,
     ) -> list[list[Reading]]:
@@ -310,19 +350,18 @@ def _check_finite(values: Tensor, source: Layer, target: Layer) -> None:
         raise NotFiniteError("A local Jacobian is not finite", where=f"{source.name} -> {target.name}")
 
 
-def spread_times(num_steps: int, num_times: int, generator: np.random.Generator) -> list[int]:
-    """Different steps of a sequence, one drawn from each of `num_times` equal stretches of it."""
+def spread_times(num_steps: int, num_times: int, seed: int, index: int) -> list[int]:
+    """Different steps of a sequence, evenly spread, for the sample of a number.
+
+    Radii drift along a sequence far more than they differ between samples. So two samples in a row look at
+    places that mirror each other, and the next two elsewhere, as evenly as a golden ratio can.
+    """
     count = min(num_times, num_steps)
-    edges = np.linspace(0, num_steps, count + 1)
-    return [int(generator.integers(int(a), max(int(b), int(a) + 1))) for a, b in itertools.pairwise(edges)]
-
-
-def _in_buckets(samples: Sequence[tuple[int, Sample]]) -> dict[int, list[tuple[int, Sample]]]:
-    """Samples that look at the same steps: by their numbers alone, whoever reads the others."""
-    found: defaultdict[int, list[tuple[int, Sample]]] = defaultdict(list)
-    for index, sample in samples:
-        found[index // BUCKET].append((index, sample))
-    return found
+    start = float(np.random.default_rng((seed, 2)).random())
+    place = (start + _GOLDEN * (index // 2)) % 1
+    stretch = num_steps / count
+    where = [int((number + place) * stretch) for number in range(count)]
+    return where if index % 2 == 0 else [num_steps - 1 - time for time in reversed(where)]
 
 
 def _generator(seed: int, index: int) -> torch.Generator:
@@ -338,8 +377,18 @@ def _bytes_per_point(model: Model, layers: Sequence[Layer]) -> int:
     return 24 * sum(layer.state_size**2 for layer in layers)
 
 
-def _with_rows(edge: EdgeRows, rows: Tensor) -> EdgeRows:
-    return replace(edge, rows=rows)
+def _first_steps(site: nn.Module) -> list[tuple[Layer, int]]:
+    """Every layer of a site, with the step at which the site starts."""
+    assert isinstance(site, SiteModule)
+    return [(m.cell.layer, site.times()[0]) for m in site.cells if isinstance(m, CellModule)]
+
+
+def _as_at(edge: EdgeRows, rows: Tensor, times: Sequence[int], first: int) -> EdgeRows:
+    """A sample's rows, without a lagged edge's point at the first step, which is none."""
+    own = replace(edge, rows=rows)
+    if not edge.is_lagged or first not in times:
+        return own
+    return own.at([position for position, time in enumerate(times) if time != first])
 
 
 def _of_point(edge: EdgeRows, point: int) -> EdgeRows:
@@ -350,7 +399,7 @@ def _bare_all(edges: Sequence[EdgeRows], blocks: Sequence[Block]) -> list[Readin
     return [_bare(edge, block) for edge, block in zip(edges, blocks, strict=True)]
 
 
-def _bare(edge: EdgeRows, block: _Block) -> Reading:
+def _bare(edge: EdgeRows, block: Block) -> Reading:
     values = block.direction.value
     return Reading((edge.source, edge.target), values, block.is_radius, None, (values.numel(),))
 
