@@ -128,7 +128,8 @@ def unit_direction(units: Tensor) -> Direction:
 
 def _moduli(units: Tensor) -> Tensor:
     """The largest modulus of each unit's eigenvalues, [P, N]."""
-    return torch.linalg.eigvals(units.double()).abs().amax(2)
+    moduli: Tensor = torch.linalg.eigvals(units.double()).abs().amax(2)
+    return moduli
 
 
 def gain_direction(matrices: Tensor, generator: torch.Generator) -> Direction:

@@ -205,7 +205,8 @@ class Reader:
     ) -> list[list[EdgeRows]]:
         """Whole Jacobians of several samples, each at steps of its own."""
         assert self._puller is not None
-        puller, whole, found = self._puller, self._identity(len(times[0])), []
+        puller, whole = self._puller, self._identity(len(times[0]))
+        found: list[EdgeRows] = []
 
         def pull(given: Tree, run: Tree, steps: Tensor) -> list[Tensor]:
             found[:] = puller.pull(run_of(run), given, steps, lambda layer: whole[layer.id])

@@ -24,6 +24,8 @@ _DAMPING = 1e-3
 _UNMOVED = 1e-3
 _SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
 _PATIENCE = 12
+# Nearer than so many tolerances sensitivities are averaged, the newest with this share at least.
+_NEAR, _LEAST_SHARE = 5, 0.15
 _LEAST_VARIANCE = 1e-6
 # So many radii are differentiated in one pass, if their gradients fit in so much memory.
 _MANY, _MOST_BYTES = 20, 2**28
@@ -32,6 +34,7 @@ _SETTLED = 0.75
 _KEPT = (
     "values", "given_up", "edges", "unmoved", "iterations", "doublings", "_best", "_since_best",
     "_best_values", "_pace", "_signs", "_largest_std_error", "_means",
+    "sensitivities", "_num_averaged",
 )  # fmt: skip
 State = dict[str, Any]
 Keep = Callable[[State], None]
@@ -110,6 +113,7 @@ class _Run:
         self._best, self._since_best, self._best_values = math.inf, 0, values
         self._pace = self._signs = torch.zeros(0, dtype=torch.float64)
         self._largest_std_error = 0.0
+        self._num_averaged = 0
         self._means: dict[Edge, float] = {}
         self._start = time.perf_counter()
 
@@ -155,12 +159,24 @@ class _Run:
         }
         edges = [r.edge for r, moved in zip(readings, is_moved, strict=True) if moved]
         self.once_moved |= set(edges)
+        before = self.edges
         if edges != self.edges:
             self.tracker, self.edges = Tracker(), edges
-        self.sensitivities = relative[is_moved]
+        self._average(relative[is_moved], is_same=edges == before)
         self._observe([r for r in readings if r.edge in edges])
         self._means = {r.edge: r.mean for r in readings}
         self._largest_std_error = max((r.std_error for r in readings if r.edge in edges), default=0.0)
+
+    def _average(self, found: Tensor, *, is_same: bool) -> None:
+        """Sensitivities at few points are noisy: where the weights hardly move any more, take means."""
+        is_near = is_same and self._best < _NEAR * self.problem.tolerance
+        self._num_averaged = (
+            self._num_averaged + 1 if is_near and found.shape == self.sensitivities.shape else 1
+        )
+        share = max(1 / self._num_averaged, _LEAST_SHARE)
+        self.sensitivities = (
+            found if share == 1 else self.sensitivities + share * (found - self.sensitivities)
+        )
 
     def _observe(self, readings: Sequence[Reading]) -> None:
         """Let the estimates of the movable edges take in readings of them."""
@@ -185,7 +201,7 @@ class _Run:
 
     def _look_closer(self, largest: float) -> None:
         """More points from now on, where the noise of a reading is not small beside the largest error."""
-        noise, wanted = self._largest_std_error, max(self.problem.tolerance, largest) / 2
+        noise, wanted = self._largest_std_error, max(self.problem.tolerance / 2, largest / 4)
         while noise > wanted and self.problem.can_afford(self.doublings + 1):
             self.doublings += 1
             noise /= math.sqrt(2)

@@ -185,16 +185,13 @@ class SiteModule(nn.Module):
                 return list(zip(*(value.unbind() for value in together), strict=True))
             except (RuntimeError, ValueError, TypeError):
                 self.is_mapped = False
-        return [
-            self._emit(
-                *(
-                    {name: value[time] for name, value in values.items()}
-                    for values in (states, given, slices)
-                ),
-                captures,
-            )
-            for time in range(self.site.num_steps)
-        ]
+        emitted = []
+        for time in range(self.site.num_steps):
+            now = [
+                {name: value[time] for name, value in values.items()} for values in (states, given, slices)
+            ]
+            emitted.append(self._emit(now[0], now[1], now[2], captures))
+        return emitted
 
     def _emit(self, after: Values, before: Values, slices: Values, captures: Values) -> tuple[Tensor, ...]:
         site = self.site
