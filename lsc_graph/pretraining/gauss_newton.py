@@ -53,7 +53,7 @@ class Tracker:
             self.error, self.variance = reading.clone(), variance.clone()
             return
         surprise = reading - self.error
-        # What neither variance accounts for, the predictions of changes missed.
+        # What neither variance accounts for, the predictions of changes have missed.
         self.variance = self.variance + (surprise.square() - self.variance - variance).clamp_min(0)
         trust = self.variance / (self.variance + variance).clamp_min(1e-30)
         self.error = self.error + trust * surprise
