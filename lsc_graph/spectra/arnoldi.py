@@ -219,10 +219,10 @@ def _scouts(krylov: Krylov, tolerance: float) -> Estimate:
 
 
 @torch.no_grad()
-def dominant_values(matrices: Tensor, *, seed: int = 0) -> Tensor:
+def dominant_values(matrices: Tensor, *, max_basis: int = 2 * MAX_BASIS, seed: int = 0) -> Tensor:
     """Approximate dominant eigenvalues [P] (complex128) of matrices [P, n, n], for eigenvectors to refine."""
     operator = dense_operator(matrices)
-    size = min(2 * MAX_BASIS, operator.size)
+    size = min(max_basis, operator.size)
     krylov = Krylov.start(operator, size, torch.Generator().manual_seed(seed))
     krylov.grow(operator, size)
     values = torch.linalg.eigvals(krylov.matrix[:, :size, :size].double().nan_to_num(0.0, 0.0, 0.0))
