@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -85,6 +85,11 @@ class _Model:
             for name, value in arrays.items()
         }
 
+    def compare_outputs(self, reference: Reference, sample: Sample, run: Run, check: ParityCheck) -> None:
+        """Compare what a run put out with a model in ONNX Runtime: this one, or a rewritten one."""
+        feed = sample.inputs | sample.initial | self.constants
+        check.compare_all(run.outputs, reference.run(feed))
+
     def first_difference(
         self, feed: Mapping[str, Array], given: Mapping[str, Tensor], tolerance: Tolerance
     ) -> str | None:
@@ -144,9 +149,8 @@ class Sequences(_Model):
         return (self.tensors(sample.inputs | sample.initial),)
 
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
-        feed = sample.inputs | sample.initial
-        check.compare_all(run.outputs, self.reference.run(feed | self.constants))
-        single = {name: _single(value) for name, value in feed.items()}
+        self.compare_outputs(self.reference, sample, run, check)
+        single = {name: _single(value) for name, value in (sample.inputs | sample.initial).items()}
         if self.observed:
             check.compare_all(run.outputs, self.normalized.run(single, self.observed))
         if self.watched:
@@ -196,18 +200,28 @@ class Streaming(_Model):
         return self.tensors(sample.inputs), self.tensors(pieces)
 
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
-        state = dict(sample.initial)
-        for time in range(self.program.site.site.num_steps):
-            inputs = {name: value[time] for name, value in sample.inputs.items()}
-            outputs = self.reference.run(inputs | state | self.constants)
-            ours = {name: value[time] for name, value in run.outputs.items()}
-            check.compare_all(ours, outputs)
+        for inputs, state in self._compared(self.reference, sample, run, check):
             if check.failures:
                 single = {name: _single(value) for name, value in (inputs | state).items()}
                 given = self.tensors({name: single[name] for name in inputs})
                 for carry in self.prepared.findings.carried:
                     given |= self.tensors(_pieces(carry, single[carry.before]))
                 raise check.refusal(self.first_difference(single, given, check.tolerance))
+
+    def compare_outputs(self, reference: Reference, sample: Sample, run: Run, check: ParityCheck) -> None:
+        for _ in self._compared(reference, sample, run, check):
+            pass
+
+    def _compared(
+        self, reference: Reference, sample: Sample, run: Run, check: ParityCheck
+    ) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
+        """Compare step by step, states fed back; yields the inputs and states of each step."""
+        state = dict(sample.initial)
+        for time in range(self.program.site.site.num_steps):
+            inputs = {name: value[time] for name, value in sample.inputs.items()}
+            outputs = reference.run(inputs | state | self.constants)
+            check.compare_all({name: value[time] for name, value in run.outputs.items()}, outputs)
+            yield inputs, state
             state = {carry.before: outputs[carry.after] for carry in self.prepared.findings.carried}
 
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
@@ -249,9 +263,8 @@ class FeedForward(_Model):
         return (self.tensors(sample.inputs | sample.initial),)
 
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
-        feed = sample.inputs | sample.initial
-        single = {name: _single(value) for name, value in feed.items()}
-        check.compare_all(run.outputs, self.reference.run(feed | self.constants))
+        single = {name: _single(value) for name, value in (sample.inputs | sample.initial).items()}
+        self.compare_outputs(self.reference, sample, run, check)
         # A deep model may forget its first layers before its outputs: every layer is compared.
         layers = dict(zip(self.boundaries, run.boundaries, strict=True))
         if self.compared:

@@ -8,7 +8,7 @@ attribute. A path into a function starts with "function" and the function's doma
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 from onnx import GraphProto, ModelProto, TensorProto
@@ -54,6 +54,22 @@ def _inner_graphs(node: ir.Node) -> list[tuple[str, ir.Graph]]:
         elif attribute.type == ir.AttributeType.GRAPHS:
             found += [(f"{name}[{index}]", graph) for index, graph in enumerate(attribute.as_graphs())]
     return found
+
+
+def tensors_by_origin(proto: ModelProto) -> Iterator[tuple[Origin, TensorProto]]:
+    """Every tensor that has an origin: initializers and Constants, in all graphs and functions."""
+    pending: list[tuple[Scope, Origin]] = [(proto.graph, ())]
+    pending += [(f, (_FUNCTION, "::".join((f.domain, f.name, f.overload)))) for f in proto.functions]
+    while pending:
+        scope, path = pending.pop()
+        if isinstance(scope, GraphProto):
+            yield from (((*path, tensor.name), tensor) for tensor in scope.initializer)
+        for node in scope.node:
+            if node.op_type == "Constant":
+                tensors = [tensor for attribute in node.attribute for tensor in attribute_tensors(attribute)]
+                yield from (((*path, node.output[0]), tensor) for tensor in tensors[:1])
+            holder = next((output for output in node.output if output), "")
+            pending += [(graph, (*path, holder, name)) for name, graph in inner_graphs(node)]
 
 
 def find_tensor(proto: ModelProto, origin: Origin) -> TensorProto | None:

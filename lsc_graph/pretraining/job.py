@@ -5,36 +5,41 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 
 from lsc_graph.audit_model import Source, audit
 from lsc_graph.cuts import put_in
-from lsc_graph.errors import AnalysisError, UsageError
+from lsc_graph.errors import AnalysisError, UsageError, VerificationError
 from lsc_graph.load import check_opsets
 from lsc_graph.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
-from lsc_graph.origins import Origin, find_tensor
+from lsc_graph.origins import Origin, find_tensor, origin_of
 from lsc_graph.prepare import Prepared, Request, prepare
+from lsc_graph.pretraining.copies import find_copies
 from lsc_graph.pretraining.points import Points
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import join_group
 from lsc_graph.pretraining.targets import Targets, Wish, resolve
-from lsc_graph.pretraining.trainable import Choice, choose
+from lsc_graph.pretraining.trainable import Choice, by_name, choose, initializers_of
 from lsc_graph.quantized.dequantize import is_quantized
-from lsc_graph.reference import Array
+from lsc_graph.reference import Array, Reference
 from lsc_graph.results import SurrogateFacts
 from lsc_graph.sampling import read_data
 from lsc_graph.surrogates import Surrogate
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
+from lsc_graph.to_torch.segment import Parameters
 from lsc_graph.writeback.tensors import values_of
 
 _NUM_COMPARED = 2
 _NUM_LOOKS = 4
+_WRITTEN = 4_000_037
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Job:
     targets: Targets
     problem: Problem
     surrogate: SurrogateFacts | None
+    copies: Mapping[Origin, tuple[int, tuple[int, ...]]]
 
     def measure(self, values: Sequence[Tensor], seed: int, max_std_error: float) -> dict[Edge, Reading]:
         """Radii at points that the fit never saw."""
@@ -67,13 +73,38 @@ class Job:
         }
 
     def stored(self, values: Sequence[Tensor]) -> dict[Origin, Array]:
-        """Values as the file will hold them."""
+        """Values as the file will hold them, those of copies included."""
         found = {}
         for weight, value in zip(self.choice.weights, values, strict=True):
             tensor = find_tensor(self.prepared.loaded.proto, weight.origin)
             assert tensor is not None
             found[weight.origin] = value.detach().cpu().numpy().astype(values_of(tensor).dtype)
+        for origin, (number, shape) in self.copies.items():
+            found[origin] = found[self.choice.weights[number].origin].reshape(shape)
         return found
+
+    def check_written(self, stored: Mapping[Origin, Array], proto: onnx.ModelProto) -> None:
+        """Compare a written model in ONNX Runtime with the torch view that was fitted.
+
+        Raises:
+            VerificationError: they differ.
+        """
+        reader, reference = self.problem.reader, Reference(proto)
+        view, check = reader.model, ParityCheck(_tolerance(self.prepared))
+        values = by_name(self.choice.weights, self.as_stored(stored))
+        with torch.no_grad():
+            for sample in self.points.draw(self.problem.seed + _WRITTEN, _NUM_COMPARED):
+                run = reader.parametrised.call(values, partial(view.run, sample))
+                view.compare_outputs(reference, sample, run, check)
+        if check.failures:
+            name, error = check.failures[0]
+            raise VerificationError(
+                "The written model does not compute what was fitted",
+                where=name,
+                got=f"a largest difference of {error:.3g}",
+                expected=f"at most {check.tolerance.atol:g} + {check.tolerance.rtol:g} |reference|",
+                do="please report this model: some of its tensors are copies of trained ones",
+            )
 
     def as_stored(self, stored: Mapping[Origin, Array]) -> list[Tensor]:
         """The values that are read back from the file."""
@@ -127,7 +158,21 @@ def prepare_job(
     balanced = _balanced(model, request, seed, device, surrogate) if wish.name == "auto" else None
     targets = resolve(wish, prepared.cell_graph, edges, balanced)
     problem = Problem(reader, choice.weights, targets.of_edge, points.draw, tolerance, seed)
-    return Job(prepared, choice, points, targets, problem, facts)
+    return Job(prepared, choice, points, targets, problem, facts, _copies(prepared, choice, view.parameters))
+
+
+def _copies(
+    prepared: Prepared, choice: Choice, parameters: Parameters
+) -> dict[Origin, tuple[int, tuple[int, ...]]]:
+    values = initializers_of(prepared)
+    used = (origin_of(values[name]) for name in parameters.names() if name in values)
+    return find_copies(
+        prepared.loaded.proto, choice.weights, [origin for origin in used if origin is not None]
+    )
+
+
+def _tolerance(prepared: Prepared) -> Tolerance:
+    return HALF_TOLERANCE if prepared.is_half else Tolerance()
 
 
 def device_of(wanted: str) -> str:
@@ -168,7 +213,7 @@ def _refuse_lengths(prepared: Prepared) -> None:
 
 def _compare(view: Sequences | Streaming | FeedForward, points: Points, seed: int) -> None:
     """Refuse to train a torch view that does not agree with ONNX Runtime."""
-    check = ParityCheck(HALF_TOLERANCE if view.prepared.is_half else Tolerance())
+    check = ParityCheck(_tolerance(view.prepared))
     with torch.no_grad():
         for sample in points.draw(seed, _NUM_COMPARED):
             view.compare(sample, view.run(sample), check)

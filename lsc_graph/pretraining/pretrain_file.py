@@ -10,6 +10,7 @@ from typing import Any
 
 from lsc_graph.audit_model import Source, audit
 from lsc_graph.errors import UsageError, VerificationError
+from lsc_graph.load import load
 from lsc_graph.pretrain_results import PretrainReport, Radius, RadiusChange
 from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.pretraining.shards import rank
@@ -58,6 +59,7 @@ def pretrain_file(
     if rank() != 0:
         return found.report
     with written(model, Path(output), found.values, note, is_in_place_allowed=in_place) as temporary:
+        found.check_written(load(temporary).proto)
         report = audited(temporary, found.report, chosen)
     if save_weights is not None:
         weights_file.save_weights(save_weights, output, list(found.named))

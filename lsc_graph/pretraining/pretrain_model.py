@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
+
+import onnx
 
 from lsc_graph.audit_model import Source
 from lsc_graph.errors import UsageError
@@ -29,10 +32,12 @@ class Pretrained:
     """New values of the trained tensors by their place in the file, and what was done.
 
     Each array has the shape and the type of the tensor that it replaces (see `lsc_graph.origins`).
+    `check_written` compares a model that has these values, in ONNX Runtime, with what was fitted.
     """
 
     values: Mapping[Origin, Array]
     report: PretrainReport
+    check_written: Callable[[onnx.ModelProto], None] = field(repr=False, compare=False)
 
     @property
     def named(self) -> dict[str, Array]:
@@ -134,7 +139,7 @@ def pretrain(
     report = report_of(job, method, before, after, fitted, time.perf_counter() - started)
     if kept is not None:
         kept.remove()
-    return Pretrained(stored, report)
+    return Pretrained(stored, report, partial(job.check_written, stored))
 
 
 def _check_options(method: str, tolerance: float, max_iterations: int | None) -> None:

@@ -37,7 +37,10 @@ def report_of(
         num_steps=job.prepared.cell_graph.num_steps,
         surrogate=job.surrogate,
         radii=radii,
-        trained=tuple(weight.label for weight in job.choice.weights),
+        trained=(
+            *(weight.label for weight in job.choice.weights),
+            *("/".join(origin) for origin in job.copies),
+        ),
         left_out=tuple(LeftOut(tensor, reason) for tensor, reason in left_out),
         iterations=fit.iterations,
         is_reached=all(change.is_reached for change in radii),

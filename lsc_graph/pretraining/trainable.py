@@ -63,7 +63,7 @@ def choose(
     Raises:
         UsageError: a pattern fits no tensor.
     """
-    values = _initializers(prepared)
+    values = initializers_of(prepared)
     groups: defaultdict[Origin, list[str]] = defaultdict(list)
     left_out: dict[str, str] = {}
     for name in parameters.names():
@@ -99,7 +99,7 @@ def _check_patterns(patterns: Sequence[str], labels: Sequence[str]) -> None:
             raise UsageError("A pattern fits no weight", got=pattern, expected=f"one that fits: {shown}")
 
 
-def _initializers(prepared: Prepared) -> dict[str, ir.Value]:
+def initializers_of(prepared: Prepared) -> dict[str, ir.Value]:
     """Initializers by the name that the store knows them by."""
     found = dict(prepared.findings.model.graph.initializers)
     for site in prepared.findings.sites:
@@ -169,13 +169,6 @@ def _is_mirrored(rows: np.ndarray, tolerance: float) -> bool:
     mirrored = rows[:, ::-1]
     error = np.minimum(np.abs(rows - mirrored).max(1), np.abs(rows + mirrored).max(1))
     return bool((error <= tolerance).all())
-
-
-def stored_values(weights: Sequence[Weight], values: Sequence[Tensor]) -> dict[Origin, np.ndarray]:
-    """New values by origin, float32."""
-    return {
-        weight.origin: value.detach().cpu().numpy() for weight, value in zip(weights, values, strict=True)
-    }
 
 
 def by_name(weights: Sequence[Weight], values: Sequence[Tensor]) -> dict[str, Tensor]:
