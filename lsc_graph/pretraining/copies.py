@@ -1,8 +1,8 @@
 """Tensors of the file that are copies of a trained weight: they get its new values, so that ties stay ties.
 
 Constant folding writes weights again: the bias that a first step from zeros comes down to, or a weight once
-for every step. Where the recurrence that was found computes with one of them in place of all, nothing reads the
-others any more; what the model does read is a parameter of its own, whatever it holds.
+for every step. Where the recurrence that was found computes with one of them in place of all, nothing reads
+the others any more; what the model does read is a parameter of its own, whatever it holds.
 """
 
 from __future__ import annotations
