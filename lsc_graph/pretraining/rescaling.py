@@ -27,17 +27,20 @@ _PATIENCE = 12
 # Nearer than so many tolerances sensitivities are averaged, the newest with this share at least.
 _NEAR, _LEAST_SHARE = 5, 0.15
 _LEAST_VARIANCE = 1e-6
+# So many tolerances from its target a radius is far off: not by the noise of estimates.
+_FAR = 5
 # So many radii are differentiated in one pass, if their gradients fit in so much memory.
 _MANY, _MOST_BYTES = 20, 2**28
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.75
 _KEPT = (
-    "values", "given_up", "edges", "unmoved", "iterations", "doublings", "_best", "_since_best",
+    "values", "given_up", "edges", "unmoved", "efforts", "iterations", "doublings", "_best", "_since_best",
     "_best_values", "_pace", "_signs", "_largest_std_error", "_means",
     "sensitivities", "_num_averaged",
 )  # fmt: skip
 State = dict[str, Any]
 Keep = Callable[[State], None]
+_TOO_LITTLE = "the trained weights move it too little, beside other radii"
 _REACHED = "every radius that can be moved is at its target"
 
 
@@ -51,8 +54,8 @@ def rescale(
 ) -> Fit:
     """Run until every estimate is within tolerance and fresh points agree, or nothing more is gained.
 
-    Where moving the unknowns has brought a radius to where nothing moves it any more, but not to its target,
-    the weights were changed in vain: the fit starts again without that radius.
+    Where moving the unknowns has brought a radius to where nothing moves it any more, or leaves it far from
+    its target, the weights were changed in vain: the fit starts again without the radii that asked for most.
 
     Args:
         problem: what to fit.
@@ -71,10 +74,10 @@ def rescale(
             run.restore(resumed)
             resumed = None
         fit = _finished(run, max_iterations, report, keep)
-        lost = run.lost()
-        if not lost or fit.iterations >= max_iterations:
+        in_vain = run.in_vain()
+        if not in_vain or fit.iterations >= max_iterations:
             return fit
-        given_up |= lost
+        given_up |= run.most_demanding(in_vain)
         report(run.history[-1])
 
 
@@ -107,6 +110,7 @@ class _Run:
         self.edges: list[Edge] = []
         self.unmoved: dict[Edge, str] = {}
         self.once_moved: set[Edge] = set()
+        self.efforts: dict[Edge, float] = {}
         self.sensitivities = torch.zeros(0)
         self.unknowns: Unknowns | None = None
         self.iterations = self.doublings = 0
@@ -159,6 +163,9 @@ class _Run:
         }
         edges = [r.edge for r, moved in zip(readings, is_moved, strict=True) if moved]
         self.once_moved |= set(edges)
+        for reading, row in zip(readings, relative, strict=True):
+            way = abs(math.log(max(reading.mean, 1e-12) / self.problem.targets[reading.edge]))
+            self.efforts.setdefault(reading.edge, way / max(float(row.norm()), 1e-12))
         before = self.edges
         if edges != self.edges:
             self.tracker, self.edges = Tracker(), edges
@@ -232,14 +239,30 @@ class _Run:
         self._observe([chosen[edge] for edge in self.edges])
         return self.is_settled() and all(problem.agrees(chosen[edge]) for edge in self.edges)
 
-    def lost(self) -> dict[Edge, str]:
-        """Radii that were moved until nothing moved them any more, and are not at their targets."""
-        targets = self.problem.targets
-        return {
+    def in_vain(self) -> dict[Edge, str]:
+        """Radii that are not at their targets, and why, if some of them ask for what cannot be had.
+
+        Those were moved until nothing moved them any more, or are far off after many iterations.
+        """
+        targets, tolerance = self.problem.targets, self.problem.tolerance
+        errors = dict(zip(self.edges, self.errors().tolist(), strict=True))
+        lost = {
             edge: f"{reason} further than to {self._means[edge]:.3f}"
             for edge, reason in self.unmoved.items()
-            if edge in self.once_moved and abs(self._means[edge] - targets[edge]) > self.problem.tolerance
+            if edge in self.once_moved and abs(self._means[edge] - targets[edge]) > tolerance
         }
+        far = [edge for edge, error in errors.items() if abs(error) > _FAR * tolerance]
+        if not lost and not (self.is_stuck() and far and len(errors) > 1):
+            return {}
+        missed = {edge: _TOO_LITTLE for edge, error in errors.items() if abs(error) > tolerance}
+        return (missed if lost else dict.fromkeys(far, _TOO_LITTLE)) | lost
+
+    def most_demanding(self, candidates: Mapping[Edge, str]) -> dict[Edge, str]:
+        """Those that asked for the largest changes at first: they may have carried off the others."""
+        most = max(self.efforts[edge] for edge in candidates)
+        order = list(self.efforts)
+        chosen = (edge for edge in candidates if self.efforts[edge] > most / 2)
+        return {edge: candidates[edge] for edge in sorted(chosen, key=order.index)}
 
     def is_stuck(self) -> bool:
         """Whether nothing can be moved, or many iterations brought nothing."""

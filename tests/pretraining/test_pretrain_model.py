@@ -174,3 +174,11 @@ def test_without_iterations_nothing_changes() -> None:
     before = {t.name: values_of(t) for t in model.graph.initializer}
     assert all(np.array_equal(value, before[name]) for name, value in found.named.items())
     assert found.report.stop_reason == "the 0 iterations given are used up"
+
+
+def test_what_frozen_layers_cannot_reach_does_not_carry_off_the_others() -> None:
+    report = pretrain(build("gru"), num_steps=16, freeze=["layer_1*"]).report
+    reached = {(change.source, change.layer): change.is_reached for change in report.radii}
+    assert reached["layer_0", "layer_0"]
+    assert not reached["layer_0", "layer_1"]
+    assert all(change.is_reached or change.reason for change in report.radii)
