@@ -45,6 +45,7 @@ from lsc_graph.results import (
     Judgement,
     LayerFacts,
     Precision,
+    RadiusOutcome,
     Recurrence,
     StateFacts,
     Tool,
@@ -253,18 +254,7 @@ def _measure(
     say("Judging", 0.95)
     layers = summary.layers(cells)
     growth = meter.growth(EdgeFactors(layers))
-    warnings = _warnings(prepared, samples)
-    if summary.is_cut:
-        warnings += (
-            "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
-        )
-    radii = summary.outcomes()
-    warnings += (*summary.causal.warnings, *outcome_warnings(radii))
-    precision = rounds.result()
-    if precision is not None and not precision.is_reached:
-        warnings += (_precision_warning(precision),)
-    if prepared.dequantized:
-        warnings += (_quantization_warning(prepared, samples[0]),)
+    radii, precision = summary.outcomes(), rounds.result()
     analysis = Analysis(
         schema_version=SCHEMA_VERSION,
         tool=_tool(),
@@ -283,12 +273,33 @@ def _measure(
         grid=_grid(cells),
         growth=growth,
         verdict=_verdict(growth, layers, cells),
-        warnings=warnings,
+        warnings=_measured_warnings(prepared, samples, summary, radii, precision),
         timing_seconds=clock.seconds,
     )
     clock.lap("judge")
     say("Done", 1.0)
     return analysis
+
+
+def _measured_warnings(
+    prepared: Prepared,
+    samples: Sequence[Sample],
+    summary: Summary,
+    radii: tuple[RadiusOutcome, ...],
+    precision: Precision | None,
+) -> tuple[str, ...]:
+    """What was known before anything was measured, and what the measurement has shown."""
+    warnings = _warnings(prepared, samples)
+    if summary.is_cut:
+        warnings += (
+            "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
+        )
+    warnings += (*summary.causal.warnings, *outcome_warnings(radii))
+    if precision is not None and not precision.is_reached:
+        warnings += (_precision_warning(precision),)
+    if prepared.dequantized:
+        warnings += (_quantization_warning(prepared, samples[0]),)
+    return warnings
 
 
 def _black_box_facts(found: Differences) -> BlackBoxFacts | None:

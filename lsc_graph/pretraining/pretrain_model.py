@@ -16,7 +16,7 @@ from lsc_graph.origins import Origin
 from lsc_graph.pretrain_results import PretrainReport
 from lsc_graph.pretraining.checkpoint import Checkpoint
 from lsc_graph.pretraining.fit import Progress
-from lsc_graph.pretraining.job import prepare_job
+from lsc_graph.pretraining.job import Job, prepare_job
 from lsc_graph.pretraining.methods import MAX_ITERATIONS, check_method, fit
 from lsc_graph.pretraining.reporting import report_of
 from lsc_graph.pretraining.targets import Wish
@@ -127,18 +127,33 @@ def pretrain(
         device=device,
         surrogate=parse_surrogate(surrogate, surrogate_dampening, surrogate_sharpness),
     )
-    values = as_trained(job.choice.weights)
-    before = job.measure(values, _BEFORE, tolerance)
-    most = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
     kept = None if checkpoint is None else Checkpoint(checkpoint, job.request(method))
-    resumed = kept.load() if kept is not None and resume else None
-    say = progress or (lambda _: None)
-    fitted = fit(job.problem, method, values, most, say, kept.save if kept is not None else None, resumed)
-    stored = job.stored(fitted.values)
-    after = job.measure(job.as_stored(stored), _AFTER, tolerance / 4)
-    report = report_of(job, method, before, after, fitted, time.perf_counter() - started)
+    most = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
+    found = _fitted(job, method, most, kept, progress or (lambda _: None), is_resumed=resume, started=started)
     if kept is not None:
         kept.remove()
+    return found
+
+
+def _fitted(
+    job: Job,
+    method: str,
+    max_iterations: int,
+    kept: Checkpoint | None,
+    say: Callable[[Progress], None],
+    *,
+    is_resumed: bool,
+    started: float,
+) -> Pretrained:
+    """Measure, fit, and measure again what the file will hold."""
+    values = as_trained(job.choice.weights)
+    before = job.measure(values, _BEFORE, job.problem.tolerance)
+    resumed = kept.load() if kept is not None and is_resumed else None
+    save = kept.save if kept is not None else None
+    fit_found = fit(job.problem, method, values, max_iterations, say, save, resumed)
+    stored = job.stored(fit_found.values)
+    after = job.measure(job.as_stored(stored), _AFTER, job.problem.tolerance / 4)
+    report = report_of(job, method, before, after, fit_found, time.perf_counter() - started)
     return Pretrained(stored, report, partial(job.check_written, stored))
 
 

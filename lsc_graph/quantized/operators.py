@@ -46,13 +46,13 @@ def _quantize_linear(to: Unrounded, node: NodeProto) -> bool:
     """Constants are rounded, as nobody differentiates by them here; values are not."""
     source, scale, zero = _inputs(node, 3)
     attributes = attributes_of(node)
-    elem_type = int(attributes.get("output_dtype") or elem_type_of(to.constants.get(zero)))  # type: ignore[call-overload]
+    elem_type = int(attributes.get("output_dtype") or elem_type_of(to.constants.get(zero)))
     if attributes.get("block_size") or elem_type not in INTEGERS:
         return False
     known, factor, offset = (to.constants.get(name) for name in (source, scale, zero))
     if known is None or factor is None or (zero and offset is None):
         return to.quantize(source, scale, zero, elem_type, node.output[0])
-    axis = int(attributes.get("axis", 1))  # type: ignore[call-overload]
+    axis = int(attributes.get("axis", 1))
     to.constant(integers(known, factor, offset, axis, elem_type), node.output[0])
     return True
 
@@ -64,7 +64,7 @@ def _dequantize_linear(to: Unrounded, node: NodeProto) -> bool:
         return False
     if _is_pair(to, node) and _saturated(to, node):
         return True
-    axis = int(attributes.get("axis", 1))  # type: ignore[call-overload]
+    axis = int(attributes.get("axis", 1))
     if to.real(source, scale, zero, axis, node.output[0]) is not None:
         return True
     maker = to.producers.get(source)
@@ -95,7 +95,7 @@ def _saturated(to: Unrounded, node: NodeProto) -> bool:
 
 
 def _cast(to: Unrounded, node: NodeProto) -> bool:
-    source, wanted = node.input[0], int(attributes_of(node)["to"])  # type: ignore[call-overload]
+    source, wanted = node.input[0], int(attributes_of(node)["to"])
     if not to.is_float(source) or wanted == TensorProto.BOOL:
         return False
     if wanted in _FLOATS:
@@ -141,6 +141,18 @@ def _requantized(to: Unrounded, real: str, scale: str, zero: str, output: str) -
     return to.quantize(real, scale, zero, elem_type_of(to.constants.get(zero)), output)
 
 
+def _bias(to: Unrounded, name: str, *scales: str, alpha: float = 1.0) -> list[str] | None:
+    """A bias in steps of the product of both factors' scales, as a list of inputs; None if not known."""
+    if not name:
+        return []
+    parts = [to.constants.get(part) for part in (name, *scales)]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    steps, first, second = known
+    return [to.constant((steps * (alpha * first * second)).astype(np.float32), f"{name}.floats")]
+
+
 def _qlinear_matmul(to: Unrounded, node: NodeProto) -> bool:
     a, a_scale, a_zero, b, b_scale, b_zero, scale, zero = _inputs(node, 8)
     left, right = to.real(a, a_scale, a_zero, -2), to.real(b, b_scale, b_zero, -1)
@@ -154,13 +166,10 @@ def _qlinear_conv(to: Unrounded, node: NodeProto) -> bool:
     left, right = to.real(x, x_scale, x_zero, 1), to.real(w, w_scale, w_zero, 0)
     if left is None or right is None:
         return False
-    inputs = [left, right]
-    if bias:
-        parts = [to.constants.get(name) for name in (bias, x_scale, w_scale)]
-        if any(part is None for part in parts):
-            return False
-        steps, *scales = (part for part in parts if part is not None)
-        inputs.append(to.constant((steps * (scales[0] * scales[1])).astype(np.float32)))
+    added = _bias(to, bias, x_scale, w_scale)
+    if added is None:
+        return False
+    inputs = [left, right, *added]
     return _requantized(to, to.alike(node, "Conv", inputs, ""), scale, zero, node.output[0])
 
 
@@ -170,14 +179,10 @@ def _qgemm(to: Unrounded, node: NodeProto) -> bool:
     right = to.real(b, b_scale, b_zero, 0 if attributes_of(node).get("transB") else -1)
     if left is None or right is None:
         return False
-    inputs = [left, right]
-    if c:
-        parts = [to.constants.get(name) for name in (c, a_scale, b_scale)]
-        if any(part is None for part in parts):
-            return False
-        steps, *scales = (part for part in parts if part is not None)
-        alpha = float(attributes_of(node).get("alpha", 1.0))  # type: ignore[arg-type]
-        inputs.append(to.constant((steps * (alpha * scales[0] * scales[1])).astype(np.float32)))
+    added = _bias(to, c, a_scale, b_scale, alpha=float(attributes_of(node).get("alpha", 1.0)))
+    if added is None:
+        return False
+    inputs = [left, right, *added]
     if not scale:
         to.alike(node, "Gemm", inputs, node.output[0])
         return True

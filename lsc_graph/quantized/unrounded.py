@@ -215,7 +215,7 @@ _ATTRIBUTES: dict[str, set[str]] = {
 }
 
 
-def attributes_of(node: NodeProto) -> dict[str, object]:
+def attributes_of(node: NodeProto) -> dict[str, Any]:
     """The attributes of a node as Python values."""
     return {a.name: helper.get_attribute_value(a) for a in node.attribute if a.type != AttributeProto.GRAPH}
 
