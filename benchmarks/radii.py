@@ -52,7 +52,7 @@ Row = dict[str, Any]
 
 def num_points(name: str, size: int, kind: str) -> int:
     """Fewer where all eigenvalues of one matrix take many seconds."""
-    few, many = (2, 6) if size > 1024 else (6, 16) if size > 512 else (16, 32)
+    few, many = (2, 4) if size > 1024 else (4, 16) if size > 512 else (16, 32)
     count = many if kind == "random" else few
     return min(count, 2) if size > 1024 and name in DIAGONAL else count
 
@@ -124,7 +124,7 @@ def trained(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
     x_size, *others = [[dim.dim_value for dim in own.type.tensor_type.shape.dim] for own in model.graph.input]
     width = x_size[-1]
     starts = [torch.zeros(dims[0], BATCH, dims[-1]) for dims in others]
-    for _ in range(max(15, 12_800 // size) if size > 64 else 200):
+    for _ in range(max(15, 6_400 // size)):
         x = torch.randn(3 * DELAY, BATCH, width)
         outputs = module(x, *starts)
         y = outputs if isinstance(outputs, torch.Tensor) else outputs[0]

@@ -35,7 +35,8 @@ from lsc_graph.inputs import (
 )
 from lsc_graph.load import LoadedModel, load
 from lsc_graph.newer_opset import in_runnable_opset
-from lsc_graph.normalize import normalize, upgrade_opset, upgraded
+from lsc_graph.normalize import normalize, simplify, upgrade_opset, upgraded
+from lsc_graph.observed_shapes import observe_shapes
 from lsc_graph.precision import in_single_precision, is_half
 from lsc_graph.quantized.dequantize import dequantized, is_quantized
 from lsc_graph.recurrence.find import Findings, find_recurrences
@@ -115,6 +116,8 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
     planner = _Planner(proto, declared, known, request)
     plan, fixed = planner.plan()
     model = _normalized(proto, plan)
+    if observe_shapes(model, lambda whole: Reference(whole).run(planner.feed(plan.shapes))):
+        simplify(model)
     _show_final_states(model.graph)
     normalized = ir.to_proto(model)
     findings = find_recurrences(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import onnx
 from onnx import FunctionProto, NodeProto, numpy_helper
 
-from lsc_graph.proto_walk import Scope, model_scopes, scopes
+from lsc_graph.proto_walk import Scope, inner_graphs, model_scopes, scopes
 from lsc_graph.quantized.operators import HANDED_ON_RULES, QUANTIZED
 from lsc_graph.quantized.unrounded import Unrounded
 from lsc_graph.reference import Array
@@ -51,8 +51,12 @@ def _rewrite_all(root: Scope) -> list[str]:
         _readers(nodes),
         frozenset(_results(every)),
     )
-    for scope in every:
+    pending = [root]
+    while pending:
+        scope = pending.pop()
         _rewrite(scope, to)
+        # Rewriting makes copies of nodes: the graphs inside them are those of the copies.
+        pending += [inner for node in scope.node for _, inner in inner_graphs(node)]
     return to.replaced
 
 

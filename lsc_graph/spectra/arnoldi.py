@@ -31,7 +31,8 @@ _RESOLVED = 0.02
 _MAX_DEFECT = 1e-4
 # How many points tell whether it is time to look at all of them.
 _NUM_SCOUTS = 4
-# From a basis of this size on, scouts with larger errors than this will not converge soon.
+# From a basis of this size on, scouts with larger errors than this will not converge soon; in large matrices,
+# where products cost less beside products of matrices, they are given more time.
 _HOPELESS_FROM, _HOPELESS = 64, 0.06
 # A vector of which less than this is left is orthogonalised once more (the criterion of Kahan and Parlett).
 _CANCELLED = 0.5**0.5

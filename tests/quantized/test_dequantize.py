@@ -119,3 +119,53 @@ def test_a_float_model_is_left_alone() -> None:
     proto = gru(0).model
     assert not is_quantized(proto)
     assert dequantized(proto) == (proto, ())
+
+
+def test_operators_in_the_body_of_a_scan_are_replaced_as_those_of_the_main_graph_are() -> None:
+    """The weights and scales are captured from the graph around it."""
+    draw, size = np.random.default_rng(0).standard_normal, 8
+    weight = np.round(40 * draw((size, size))).astype(np.int8)
+    stored = {
+        "w": weight,
+        "w_scale": np.float32(0.01),
+        "w_zero": np.int8(0),
+        "h_scale": np.float32(2 / 255),
+        "h_zero": np.uint8(128),
+        "o_scale": np.float32(0.05),
+        "h_start": np.zeros((1, size), np.float32),
+    }
+    product = ["q", "h_scale", "h_zero", "w", "w_scale", "w_zero", "o_scale", "h_zero"]
+    values = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, size])
+        for name in ("h", "x", "h_new", "y")
+    }
+    body = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["h", "h_scale", "h_zero"], ["q"]),
+            helper.make_node("QLinearMatMul", product, ["p"]),
+            helper.make_node("DequantizeLinear", ["p", "o_scale", "h_zero"], ["r"]),
+            helper.make_node("Add", ["x", "r"], ["s"]),
+            helper.make_node("Tanh", ["s"], ["h_new"]),
+            helper.make_node("Identity", ["h_new"], ["y"]),
+        ],
+        "step",
+        [values["h"], values["x"]],
+        [values["h_new"], values["y"]],
+    )
+    sequence = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [6, 1, size]) for name in ("xs", "ys")]
+    graph = helper.make_graph(
+        [helper.make_node("Scan", ["h_start", "xs"], ["last", "ys"], body=body, num_scan_inputs=1)],
+        "g",
+        sequence[:1],
+        sequence[1:],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in stored.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    floats, replaced = dequantized(proto)
+    assert replaced
+    assert not is_quantized(floats)
+    analysis = audit(proto, num_samples=1)
+    assert analysis.black_box is None
+    (layer,) = analysis.layers
+    assert layer.time_radius is not None
+    assert layer.time_radius.mean > 0

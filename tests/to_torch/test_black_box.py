@@ -227,3 +227,36 @@ def test_scalars_stay_scalars() -> None:
     assert y.shape == ()
     (rows,) = torch.func.vmap(box)(torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(rows, torch.tensor([1.0, np.e]), check_dtype=False)
+
+
+def streaming_with_an_operator_of_onnx_runtime() -> onnx.ModelProto:
+    """One step of the same cell, its sums by FusedMatMul: onnx infers no shapes of either operator."""
+    nodes = [
+        helper.make_node("FusedMatMul", ["x_t", "W"], ["d"], domain="com.microsoft", alpha=0.5),
+        helper.make_node("FusedMatMul", ["h", "U"], ["r"], domain="com.microsoft", transB=1),
+        helper.make_node("Add", ["d", "r"], ["s"]),
+        helper.make_node("QuickGelu", ["s"], ["h_new"], domain="com.microsoft", alpha=1.5),
+    ]
+    draw = np.random.default_rng(0).standard_normal
+    stored = {name: (draw((N, N)) / 2).astype(np.float32) for name in ("W", "U")}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, N]) for name in ("x_t", "h")],
+        [helper.make_tensor_value_info("h_new", TensorProto.FLOAT, [1, N])],
+        [numpy_helper.from_array(value, name) for name, value in stored.items()],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=8)
+
+
+def test_a_streaming_state_whose_shape_only_a_run_tells_is_a_state() -> None:
+    model = streaming_with_an_operator_of_onnx_runtime()
+    found = audit(model, num_steps=4, num_samples=1, states=[("h", "h_new")])
+    assert found.black_box is not None
+    (layer,) = found.layers
+    assert layer.state_size == N
+    assert layer.time_radius is not None
+    recurrent = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "U")
+    # The slope of QuickGelu lies between -0.1 and 1.1.
+    assert 0 < layer.time_radius.mean < 1.1 * np.linalg.norm(recurrent, 2)
