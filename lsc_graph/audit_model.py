@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -228,12 +229,11 @@ def _measure(
     while rounds.next:
         new = draw(len(samples), rounds.next)
         say("Comparing with ONNX Runtime", 0.2)
-        runs = []
-        for sample in new:
-            runs.append(model.run(sample))
-            model.compare(sample, runs[-1], check)
-        clock.lap("parity")
-        for number, (sample, run) in enumerate(zip(new, runs, strict=True), len(samples) + 1):
+        # One after another: the trajectories of all samples at once may be larger than anything else.
+        for number, sample in enumerate(new, len(samples) + 1):
+            run = model.run(sample)
+            model.compare(sample, run, check)
+            clock.lap("parity")
             total = len(samples) + len(new)
             say(f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total)
             found, edges = model.edges(sample, run, summary)
@@ -247,6 +247,8 @@ def _measure(
                 meter.regard(cells, unroll(cells))
             meter.add(edges)
             clock.lap("growth")
+            del run, edges
+            gc.collect()  # what derivatives were taken of hangs together in cycles, and may be large
         samples += new
         rounds.note(summary.layers(cells))
     assert meter is not None

@@ -18,7 +18,7 @@ from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 _AGREEMENT = 1e-4
 # Points whose vector-Jacobian products are taken together, by how many numbers they hold.
-_MAX_ELEMENTS = 2**24
+_MAX_ELEMENTS = 2**20
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,26 @@ class UnitBlocks:
 
     def pull(self, point: int) -> Callable[[Tensor], Tensor]:
         """Cotangents [K, n] times one of the matrices."""
-        blocks = self.blocks[point].double()
+        blocks = self.blocks[point]
 
         def pulled(cotangents: Tensor) -> Tensor:
-            return _pulled(blocks, cotangents)
+            # Doubles of all steps at once would take more memory than anything else.
+            return _pulled(blocks.double(), cotangents)
 
         return pulled
 
     def gain(self) -> Tensor:
         """||M||_F / sqrt(n) [P], float64."""
-        squares = self.blocks.double().square().flatten(1).sum(1)
-        return (squares / self.size).sqrt()
+        squares = [matrices.double().square().sum() for matrices in self.blocks]
+        total = torch.stack(squares) if squares else self.blocks.new_zeros(0, dtype=torch.float64)
+        return (total / self.size).sqrt()
 
     def radius(self, tolerance: float = TOLERANCE) -> Estimate:
         """Spectral radii, by the eigenvalues of all blocks."""
         finite = self.blocks.isfinite().flatten(1).all(1)
-        safe = self.blocks.nan_to_num(0.0, 0.0, 0.0)
-        found = [_largest_eigenvalues(matrices.double()) for matrices in safe]
+        found = [
+            _largest_eigenvalues(matrices.nan_to_num(0.0, 0.0, 0.0).double()) for matrices in self.blocks
+        ]
         values = torch.where(finite, torch.stack(found), math.nan) if found else self.blocks.new_zeros(0)
         errors = torch.full_like(values, torch.finfo(torch.float64).eps)
         return Estimate.of(Method.BLOCKS, values, errors, tolerance=tolerance)

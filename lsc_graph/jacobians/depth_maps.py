@@ -22,7 +22,7 @@ from lsc_graph.to_torch.loop import CellModule, Trajectory
 MAX_DENSE_BYTES = 2**26
 # Pairs of times of one sample that are looked at, and numbers held for those that are looked at together.
 _MAX_PAIRS = 8
-_MAX_ELEMENTS = 2**24
+_MAX_ELEMENTS = 2**22
 _BASIS = 32
 PullAt = Callable[[Sequence[int], Tensor], Tensor]
 

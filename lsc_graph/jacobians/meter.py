@@ -22,8 +22,8 @@ from lsc_graph.unroll import GridNode, depths, last_states
 
 Factor = Callable[[GridNode, GridNode], float]
 # Cotangents of each sweep, plain and signed, by the largest state's size: long ones average by themselves.
-_COUNTS = ((512, (64, 256)), (4096, (64, 64)), (2**15, (16, 16)))
-_FEWEST = (4, 8)
+_COUNTS = ((512, (64, 256)), (4096, (64, 64)), (2**15, (16, 16)), (2**17, (4, 8)))
+_FEWEST = (2, 4)
 
 
 @dataclass
@@ -52,7 +52,8 @@ class GrowthMeter:
     def regard(self, cells: CellGraph, grid: nx.DiGraph[GridNode]) -> None:
         """Take the cell graph and its grid from now on: a sample may connect times that none did before."""
         self._cells, self._grid = cells, grid
-        self.order = list(nx.topological_sort(grid))
+        # By time: backpropagation then holds the cotangents of two steps, and not those of whole layers.
+        self.order = list(nx.lexicographical_topological_sort(grid, key=lambda node: node.time))
         self._targets = list(last_states(cells))
         self._sizes = {layer.id: layer.state_size for layer in cells.layers}
 

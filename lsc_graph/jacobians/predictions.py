@@ -78,7 +78,10 @@ def log10_lengths(
 ) -> dict[GridNode, Tensor]:
     """log10 of lengths [K] at each node that the gradient reaches over a predictor's edges."""
     if name not in SECOND_MOMENTS:
-        return {node: own.log10_norm for node, own in backpropagate(edges, order, start).items()}
+        return {
+            node: own.log10_norm
+            for node, own in backpropagate(edges, order, start, with_vectors=False).items()
+        }
     found = backpropagate(edges, order, {node: v.double().square() for node, v in start.items()})
     return {node: (own.unit.sum(1).log10() + own.log10_norm) / 2 for node, own in found.items()}
 
