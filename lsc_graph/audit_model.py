@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -248,7 +247,6 @@ def _measure(
             meter.add(edges)
             clock.lap("growth")
             del run, edges
-            gc.collect()  # what derivatives were taken of hangs together in cycles, and may be large
         samples += new
         rounds.note(summary.layers(cells))
     assert meter is not None

@@ -44,12 +44,13 @@ _MAX_BASIS_BYTES = {"cpu": 2**25, "cuda": 2**30}
 class Krylov:
     """Bases [P, m+1, n] and Hessenberg-like matrices [P, m+1, m]; the first `size` columns are filled.
 
-    M V[:size]^T = V[:size+1]^T H[:size+1, :size] for every point.
+    M V[:size]^T = V[:size+1]^T H[:size+1, :size] for every point, M being a map over its scale [P].
     """
 
     basis: Tensor
     matrix: Tensor
     size: int
+    scales: Tensor
     is_restarted: bool = False
 
     @staticmethod
@@ -60,7 +61,7 @@ class Krylov:
         first = torch.randn(points, size, dtype=torch.float64, generator=generator).to(basis)
         basis[:, 0] = first / first.norm(dim=1, keepdim=True)
         matrix = torch.zeros(points, max_size + 1, max_size, dtype=operator.dtype, device=operator.device)
-        return Krylov(basis, matrix, 0)
+        return Krylov(basis, matrix, 0, torch.ones_like(basis[:, 0, 0]))
 
     def grow(self, operator: Operator, size: int) -> None:
         """Up to `size` vectors, each orthogonalised by classical Gram-Schmidt, twice where much cancels."""
@@ -91,7 +92,7 @@ class Krylov:
     def at(self, numbers: Tensor) -> Krylov:
         """That of some of the points."""
         here = numbers.to(self.basis.device)
-        return Krylov(self.basis[here], self.matrix[here], self.size, self.is_restarted)
+        return Krylov(self.basis[here], self.matrix[here], self.size, self.scales[here], self.is_restarted)
 
     def restarted(self, kept: int) -> None:
         """Keep the span of `kept` dominant Ritz vectors, one less where a complex pair would be parted."""
@@ -183,39 +184,39 @@ def _iterated(
     """Spectral radii of operators whose bases are grown side by side."""
     krylov = Krylov.start(operator, max_basis, torch.Generator().manual_seed(seed))
     scales = operator.apply(krylov.basis[:, 0]).abs().amax(1)
-    scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
-    operator = divided(operator, scales)  # squares of tiny or huge elements leave the floating-point range
+    krylov.scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
+    operator = divided(operator, krylov.scales)  # squares of tiny or huge elements leave the range of floats
     best: Estimate | None = None
     alive = torch.arange(operator.num_points)
     for attempt in range(1 + max_restarts):
         for size in _checkpoints(krylov.size, max_basis, operator.device.type):
             krylov.grow(operator, size)
-            scouts = _scouts(krylov, tolerance)
-            is_hopeless = gives_up and size >= _HOPELESS_FROM and float(scouts.errors.median()) > _HOPELESS
-            if size < max_basis and not is_hopeless and float(scouts.converged.double().mean()) < 0.5:
+            seen = _scouts(krylov, tolerance) if size < max_basis else _ritz(krylov, tolerance)
+            is_hopeless = gives_up and size >= _HOPELESS_FROM and float(seen.errors.median()) > _HOPELESS
+            if size < max_basis and not is_hopeless and float(seen.converged.double().mean()) < 0.5:
                 continue
-            found = _ritz(krylov, tolerance)
+            found = _ritz(krylov, tolerance) if size < max_basis else seen
             best = found if best is None else best.where_better(alive, found)
             left = (~best.converged[alive]).nonzero()[:, 0]
             if not len(left):
-                return best.scaled(scales)
+                return best
             if is_hopeless:
-                return best.scaled(scales)
+                return best
             if len(left) < len(alive):
                 krylov, operator, alive = krylov.at(left), operator.at(left), alive[left]
         if krylov.size >= operator.size or attempt == max_restarts:
             break
         krylov.restarted(max(2, int(_KEPT * max_basis)))
     assert best is not None
-    return best.scaled(scales)
+    return best
 
 
 def _scouts(krylov: Krylov, tolerance: float) -> Estimate:
     """Estimates at a few points, which tell what to do with all of them: to look at all takes long."""
     num_points = krylov.basis.shape[0]
     numbers = torch.linspace(0, num_points - 1, min(_NUM_SCOUTS, num_points)).long()
-    here = Krylov(krylov.basis[:0], krylov.matrix[numbers.to(krylov.matrix.device)], krylov.size)
-    return _ritz(here, tolerance)
+    at = numbers.to(krylov.matrix.device)
+    return _ritz(Krylov(krylov.basis[:0], krylov.matrix[at], krylov.size, krylov.scales[at]), tolerance)
 
 
 @torch.no_grad()
@@ -238,7 +239,7 @@ def _checkpoints(start: int, stop: int, device: str) -> list[int]:
 def _ritz(krylov: Krylov, tolerance: float) -> Estimate:
     """The dominant Ritz values, their estimated errors and condition numbers."""
     size = krylov.size
-    whole = krylov.matrix[:, : size + 1, :size].double().cpu()
+    whole = (krylov.matrix[:, : size + 1, :size].double() * krylov.scales.double()[:, None, None]).cpu()
     finite = whole.isfinite().flatten(1).all(1)
     whole = torch.where(finite[:, None, None], whole, torch.zeros_like(whole))
     square, last = whole[:, :size], whole[:, size]

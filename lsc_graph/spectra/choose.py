@@ -73,16 +73,18 @@ def _by_name(matrices: Tensor, method: Method, tolerance: float) -> Estimate:
 
 
 def _arnoldi(matrices: Tensor, tolerance: float, *, max_restarts: int, gives_up: bool = False) -> Estimate:
-    scales = matrices.abs().amax((1, 2))
-    scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
-    found = arnoldi_radius(
-        dense_operator((matrices / scales[:, None, None]).float()),
+    if matrices.dtype != torch.float32:  # whose range is larger
+        scales = matrices.abs().amax((1, 2))
+        scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
+        unit = (matrices / scales[:, None, None]).float()
+        return _arnoldi(unit, tolerance, max_restarts=max_restarts, gives_up=gives_up).scaled(scales)
+    return arnoldi_radius(
+        dense_operator(matrices),
         tolerance=tolerance,
         max_basis=_basis(matrices.shape[-1]),
         max_restarts=max_restarts,
         gives_up=gives_up,
     )
-    return found.scaled(scales)
 
 
 def _basis(size: int) -> int:
