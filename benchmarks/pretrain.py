@@ -1,7 +1,8 @@
-"""Time until every radius is at its target: rescaling against gradient descent and the paper's procedure.
+"""Time until every radius is at its target: the table of models, and rescaling against gradient descent.
 
-Run as `python benchmarks/pretrain.py [compare] [table]`; prints tables and writes
-benchmarks/results/pretrain.json. All methods start from the same weights, in the same run, on one thread.
+Run as `python benchmarks/pretrain.py [table] [compare] [pages]`. Rows that benchmarks/results/pretrain.json
+already has are kept, so that an interrupted run goes on (`--fresh` starts anew); `pages` writes
+docs/pretraining_table.md from it. One thread; all methods start from the same weights.
 """
 
 from __future__ import annotations
@@ -18,31 +19,70 @@ from typing import Any
 import torch
 from lsc_graph.models import registry
 
+from lsc_graph.errors import LscGraphError
+from lsc_graph.files import write_text
 from lsc_graph.pretraining.job import prepare_job
 from lsc_graph.pretraining.methods import fit
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trainable import as_trained
+from lsc_graph.surrogates import parse_surrogate
 
 RESULTS = Path(__file__).parent / "results" / "pretrain.json"
-METHODS = ("rescale", "gradient", "both", "paper")
-RECURRENT = ("tanh_rnn", "gru", "lstm", "lru", "alif_smooth")
+PAGE = Path(__file__).parents[1] / "docs" / "pretraining_table.md"
+METHODS = ("rescale", "both", "gradient", "paper")
+RECURRENT = ("tanh_rnn", "gru", "lstm", "alif_smooth", "lru")
 FEED_FORWARD = ("feed_forward_sin", "feed_forward_relu", "feed_forward_cos")
 TARGETS = {"half": 0.5, "sqrt": 0.5**0.5, "one": 1.0}
 MAX_STEPS = 300
+KEYS = ("part", "model", "num_layers", "hidden_size", "num_steps", "target", "method")
+Case = dict[str, Any]
+
+
+def cases(part: str) -> Iterator[Case]:
+    """What is measured, the quickest first."""
+    if part == "compare":
+        sizes = [(name, 3, 32, 16, "half") for name in RECURRENT]
+        sizes.insert(1, ("feed_forward_relu", 10, 64, None, "one"))
+        for size in sizes:
+            for method in METHODS:
+                yield dict(zip(KEYS, (part, *size, method), strict=True))
+        return
+    sizes = [(name, 2, 128, 32) for name in RECURRENT[:4]]
+    sizes += [(name, 30, 128, None) for name in FEED_FORWARD]
+    sizes += [(name, None, None, 32) for name in registry.names() if name not in FEED_FORWARD]
+    sizes += [(name, n, 128, 32) for n in (7, 5) for name in RECURRENT[:4]]
+    sizes += [("lru", n, 128, 32) for n in (2, 5, 7)]
+    for size in sizes:
+        for target in TARGETS:
+            yield dict(zip(KEYS, (part, *size, target, "rescale"), strict=True))
+
+
+def problem_of(case: Case) -> Problem:
+    """The model of a case, at the options that its row names."""
+    options = {name: case[name] for name in ("num_layers", "hidden_size") if case[name] is not None}
+    is_flat = case["model"] in ("feed_forward_linear", "residual_mlp")
+    surrogate = parse_surrogate("fast-sigmoid" if case["model"] == "alif" else None)
+    return prepare_job(
+        registry.build(case["model"], **options),
+        Wish(case["target"]),
+        num_steps=None if is_flat else case["num_steps"],
+        surrogate=surrogate,
+    ).problem
 
 
 def measured(problem: Problem, method: str, max_iterations: int) -> dict[str, Any]:
     """Seconds and iterations of one fit, and the largest error at points that it never saw."""
-    start = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     found = fit(problem, method, as_trained(problem.weights), max_iterations, lambda progress: None)
-    seconds = time.perf_counter() - start
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     readings = problem.estimate(found.values, 987_654_321, problem.tolerance / 4)
     worst = max(readings.values(), key=lambda r: abs(r.mean - problem.targets[r.edge]))
     return {
-        "method": method,
-        "seconds": round(seconds, 3),
+        "seconds": round(wall, 3),
+        "cpu_seconds": round(cpu, 3),
         "iterations": found.iterations,
+        "num_radii": len(readings),
         "largest_error": abs(worst.mean - problem.targets[worst.edge]),
         "std_error": worst.std_error,
         "is_reached": all(
@@ -50,56 +90,85 @@ def measured(problem: Problem, method: str, max_iterations: int) -> dict[str, An
             for r in readings.values()
         ),
         "stop_reason": found.stop_reason,
+        "reasons": sorted(set(found.reasons.values())),
     }
 
 
-def comparisons() -> Iterator[dict[str, Any]]:
-    """Every method on the same models."""
-    sizes = [(name, {"num_layers": 3, "hidden_size": 32}, 16, "half") for name in RECURRENT]
-    sizes.append(("feed_forward_relu", {"num_layers": 10, "hidden_size": 64}, None, "one"))
-    for name, options, num_steps, target in sizes:
-        for method in METHODS:
-            problem = prepare_job(registry.build(name, **options), Wish(target), num_steps=num_steps).problem
-            row = measured(problem, method, MAX_STEPS)
-            yield {"model": name, **options, "num_steps": num_steps, "target": target, **row}
+def row_of(case: Case) -> dict[str, Any]:
+    """A case with what was measured, or why nothing could be."""
+    try:
+        problem = problem_of(case)
+        limit = MAX_STEPS if case["part"] == "compare" else 60
+        return case | measured(problem, case["method"], limit)
+    except LscGraphError as error:
+        return case | {"error": str(error)}
 
 
-def table() -> Iterator[dict[str, Any]]:
-    """Rescaling on deep and wide models, to every target."""
-    models = [(name, {"num_layers": n, "hidden_size": 128}, 32) for n in (2, 5, 7) for name in RECURRENT]
-    models += [(name, {"num_layers": 30, "hidden_size": 128}, None) for name in FEED_FORWARD]
-    for target in TARGETS:
-        for name, options, num_steps in models:
-            problem = prepare_job(registry.build(name, **options), Wish(target), num_steps=num_steps).problem
-            row = measured(problem, "rescale", 100)
-            yield {"model": name, **options, "num_steps": num_steps, "target": target, **row}
+def name_of(row: dict[str, Any]) -> str:
+    size = "" if row["num_layers"] is None else f" {row['num_layers']} x {row['hidden_size']}"
+    return row["model"] + size
 
 
-def show(row: dict[str, Any]) -> None:
-    """One line of a table."""
-    size = f"{row['num_layers']} x {row['hidden_size']}"
-    reached = "yes" if row["is_reached"] else f"no: {row['stop_reason']}"
-    error = f"{row['largest_error']:.4f} +- {row['std_error']:.4f}"
-    print(
-        f"{row['model']:18} {size:9} {row['target']:5} {row['method']:9} {row['iterations']:5} "
-        f"{row['seconds']:8.2f} s  {error}  {reached}",
-        flush=True,
-    )
+def outcome(row: dict[str, Any]) -> str:
+    """Iterations, seconds of one core, and the largest error; or why not."""
+    if "error" in row:
+        return row["error"].splitlines()[0]
+    numbers = f"{row['iterations']} it, {row['cpu_seconds']:.1f} s, {row['largest_error']:.3f}"
+    if row["largest_error"] > 0.02:
+        numbers += f" ± {row['std_error']:.3f}"
+    if row["is_reached"]:
+        return numbers
+    return f"{numbers}: {'; '.join(row['reasons']) or row['stop_reason']}"
 
 
-def main(parts: list[str]) -> None:
-    """Run the parts asked for; the other part of an earlier result is kept."""
+def page(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        "# Pre-training the reference models",
+        "",
+        "Made by `python benchmarks/pretrain.py`: iterations, seconds of one core for the fit, and the",
+        "largest error of any mean radius at points that the fit never saw, with its standard error where",
+        "that is above 0.02. Recurrent models at T = 32, seed 0.",
+        f"torch {head['torch']}, {head['machine']}, one thread.",
+        "",
+        "| model | 0.5 | 0.7071 | 1 |",
+        "|---|---|---|---|",
+    ]
+    table = [row for row in rows if row["part"] == "table"]
+    for name in dict.fromkeys(map(name_of, table)):
+        own = {row["target"]: outcome(row) for row in table if name_of(row) == name}
+        lines.append(f"| {name} | " + " | ".join(own.get(target, "-") for target in TARGETS) + " |")
+    lines += [
+        "",
+        "The same models, weights and points by each method (`--method`), at most 300 iterations:",
+        "",
+        "| model | " + " | ".join(METHODS) + " |",
+        "|---" * (1 + len(METHODS)) + "|",
+    ]
+    compared = [row for row in rows if row["part"] == "compare"]
+    for name in dict.fromkeys(map(name_of, compared)):
+        by_method = {row["method"]: outcome(row) for row in compared if name_of(row) == name}
+        lines.append(f"| {name} | " + " | ".join(by_method.get(method, "-") for method in METHODS) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str]) -> None:
+    """Run the parts asked for."""
     torch.set_num_threads(1)
-    found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    found |= {"python": platform.python_version(), "torch": torch.__version__}
-    found |= {"machine": platform.machine(), "cores": os.cpu_count()}
-    for part in parts or ["compare", "table"]:
-        rows: list[dict[str, Any]] = []
-        for row in comparisons() if part == "compare" else table():
-            show(row)
-            rows.append(row)
-            found[part] = rows
-            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    parts = [part for part in arguments if not part.startswith("-")] or ["table", "compare", "pages"]
+    rows: list[dict[str, Any]] = []
+    if RESULTS.exists() and "--fresh" not in arguments:
+        rows = json.loads(RESULTS.read_text()).get("rows", [])
+    head = {"python": platform.python_version(), "torch": torch.__version__}
+    head |= {"machine": platform.machine(), "cores": os.cpu_count()}
+    for case in (case for part in ("table", "compare") if part in parts for case in cases(part)):
+        if any(all(row[key] == case[key] for key in KEYS) for row in rows):
+            continue
+        rows.append(row_of(case))
+        print(f"{name_of(case):28} {case['target']:5} {case['method']:9} {outcome(rows[-1])}", flush=True)
+        write_text(RESULTS, json.dumps(head | {"rows": rows}, indent=1) + "\n")
+    if "pages" in parts:
+        write_text(PAGE, page(rows, head))
 
 
 if __name__ == "__main__":

@@ -136,8 +136,12 @@ class Sequences(_Model):
         self.normalized = Reference(with_outputs(prepared.normalized, shown))
 
     def run(self, sample: Sample) -> Run:
-        run: Run = self.program(self.tensors(sample.inputs | sample.initial))
+        run: Run = self.program(*self.feed(sample))
         return run
+
+    def feed(self, sample: Sample) -> tuple[dict[str, Tensor], ...]:
+        """What the program is called with."""
+        return (self.tensors(sample.inputs | sample.initial),)
 
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
         feed = sample.inputs | sample.initial
@@ -181,11 +185,15 @@ class Streaming(_Model):
         self.program = StreamingProgram(prepared.findings, prepared.cells, self.parameters).to(device)
 
     def run(self, sample: Sample) -> Run:
+        run: Run = self.program(*self.feed(sample))
+        return run
+
+    def feed(self, sample: Sample) -> tuple[dict[str, Tensor], ...]:
+        """What the program is called with."""
         pieces: dict[str, Array] = {}
         for carry in self.prepared.findings.carried:
             pieces |= _pieces(carry, sample.initial[carry.before])
-        run: Run = self.program(self.tensors(sample.inputs), self.tensors(pieces))
-        return run
+        return self.tensors(sample.inputs), self.tensors(pieces)
 
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
         state = dict(sample.initial)
@@ -233,8 +241,12 @@ class FeedForward(_Model):
         self.normalized = Reference(with_outputs(prepared.normalized, self.compared))
 
     def run(self, sample: Sample) -> Run:
-        run: Run = self.program(self.tensors(sample.inputs | sample.initial))
+        run: Run = self.program(*self.feed(sample))
         return run
+
+    def feed(self, sample: Sample) -> tuple[dict[str, Tensor], ...]:
+        """What the program is called with."""
+        return (self.tensors(sample.inputs | sample.initial),)
 
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
         feed = sample.inputs | sample.initial

@@ -58,6 +58,12 @@ def fit_progress(max_iterations: int | None) -> Iterator[Callable[[Progress], No
 @click.command("pretrain", context_settings={"help_option_names": ["-h", "--help"]})
 @source_options
 @click.option("-o", "--output", type=click.Path(dir_okay=False), required=True, help="The model to write.")
+@click.option(
+    "--save-weights",
+    type=click.Path(dir_okay=False),
+    metavar="FILE.safetensors",
+    help="Write the trained tensors there, too, by their names.",
+)
 @click.option("--in-place", is_flag=True, help="Allow the output to be MODEL itself.")
 @click.option(
     "--target", type=click.Choice(TARGETS), help="Target radii (default half; one for feed-forward models)."

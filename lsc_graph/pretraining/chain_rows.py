@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.func import vjp, vmap
 
 from lsc_graph.cells import Layer
 from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flatten
 from lsc_graph.pretraining.rows import EdgeRows
-from lsc_graph.to_torch.program import ChainProgram, Run
+from lsc_graph.to_torch.program import ChainProgram
 
 
 def pull_chain(
     program: ChainProgram,
-    runs: Sequence[Run],
+    boundaries: Sequence[Tensor],
     layers: Sequence[Layer],
     cotangents: Callable[[Layer, Layer], Tensor],
 ) -> list[EdgeRows]:
@@ -24,15 +23,15 @@ def pull_chain(
 
     Args:
         program: the model.
-        runs: what each sample did.
+        boundaries: the values between the blocks, [P, *shape] for P samples.
         layers: one for each boundary.
         cotangents: by source and target, [P, R, n_target] for the P samples.
     """
     found = []
     for index in range(1, len(layers)):
-        states = torch.stack([run.boundaries[index - 1] for run in runs])
+        states = boundaries[index - 1]
         rows = _pull(program.blocks[index], states, cotangents(layers[index - 1], layers[index]))
-        every = tuple(range(len(runs)))
+        every = tuple(range(len(boundaries[0])))
         found.append(EdgeRows(layers[index - 1].id, layers[index].id, every, rows))
     return found
 

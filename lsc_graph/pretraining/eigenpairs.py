@@ -12,10 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_SHIFT = 1e-7
-_NUM_ROUNDS = 2
+from lsc_graph.spectra.arnoldi import dominant_values
+from lsc_graph.spectra.choose import radius_estimate
+from lsc_graph.spectra.eigenvectors import eigenvectors
+
 # Below this cosine between left and right eigenvector an eigenvalue is as good as defective.
 _MIN_COSINE = 1e-5
+# From this size on a Krylov space of so many vectors costs less than all eigenvalues.
+_KRYLOV_FROM, _BASIS = 96, 64
+# An eigenvalue this near to the Ritz value that led to it is the one that dominates.
+_AGREEMENT = 2e-3
 
 
 @dataclass(frozen=True)
@@ -32,13 +38,42 @@ class Direction:
     is_known: Tensor
 
 
-def radius_direction(matrices: Tensor) -> Direction:
-    """Spectral radius of square matrices [P, n, n] with its derivative."""
+def value_alone(value: Tensor) -> Direction:
+    """Values [P] whose derivative nobody asked for."""
+    nothing = value.new_zeros(len(value), 2, 0)
+    return Direction(value, nothing, nothing, torch.zeros_like(value, dtype=torch.bool))
+
+
+def radii(matrices: Tensor, basis: Tensor | None = None) -> Direction:
+    """Spectral radii of square matrices [P, n, n], without derivative."""
+    turn = None if basis is None else basis.to(matrices.dtype)
+    small = matrices if turn is None else turn.T @ (matrices @ turn)
+    return value_alone(radius_estimate(small.double()).values)
+
+
+def gains(matrices: Tensor) -> Direction:
+    """||M||_F / (n_out n_in)^(1/4) of matrices [P, n_out, n_in], without derivative."""
+    norm = torch.linalg.matrix_norm(matrices.double())
+    return value_alone(norm / (matrices.shape[1] * matrices.shape[2]) ** 0.25)
+
+
+def radius_direction(matrices: Tensor, basis: Tensor | None = None) -> Direction:
+    """Spectral radius of square matrices [P, n, n] with its derivative.
+
+    Args:
+        matrices: the batch.
+        basis: Q [n, r] with M = Q Q^T M for all of them, if there is one (see `reduction.py`).
+    """
     matrices = matrices.double()
-    eigenvalues = torch.linalg.eigvals(matrices)
-    radius, index = eigenvalues.abs().max(1)
-    top = eigenvalues.gather(1, index[:, None])[:, 0]
-    left, right = _eigenvectors(matrices, top)
+    small = matrices if basis is None else basis.T @ matrices @ basis
+    top, left, right = _dominant(small)
+    radius = top.abs()
+    if basis is not None:
+        # M = Q Q^T M: N y = lambda y gives M (Q y) = lambda Q y, and z^H N = lambda z^H gives z^H Q^T M.
+        turned = basis.to(top.dtype)
+        right = right @ turned.T
+        pulled = ((left.conj() @ turned.T)[:, None] @ matrices.to(top.dtype))[:, 0]
+        left = (pulled / torch.where(top == 0, torch.ones_like(top), top)[:, None]).conj()
     overlap = (left.conj() * right).sum(1)
     known = (overlap.abs() > _MIN_COSINE) & (radius > 0)
     phase = top.conj() / torch.where(known, radius, torch.ones_like(radius))
@@ -48,23 +83,53 @@ def radius_direction(matrices: Tensor) -> Direction:
     return Direction(radius, rows * known[:, None, None], columns * known[:, None, None], known)
 
 
-def _eigenvectors(matrices: Tensor, eigenvalues: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit left and right eigenvectors [P, n] by inverse iteration."""
-    num_points, size = matrices.shape[:2]
-    scale = torch.linalg.matrix_norm(matrices).clamp_min(1e-300)
-    shift = eigenvalues + _SHIFT * scale
-    identity = torch.eye(size, dtype=shift.dtype, device=shift.device)
-    factors, pivots, _ = torch.linalg.lu_factor_ex(matrices - shift[:, None, None] * identity)
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(num_points, size, 1, dtype=torch.float64, generator=generator).to(shift)
-    found = []
-    for adjoint in (True, False):
-        vector = start
-        for _ in range(_NUM_ROUNDS):
-            vector = torch.linalg.lu_solve(factors, pivots, vector, adjoint=adjoint)
-            vector = vector / torch.linalg.vector_norm(vector, dim=1, keepdim=True).clamp_min(1e-300)
-        found.append(vector[..., 0].nan_to_num())
-    return found[0], found[1]
+def _dominant(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The dominant eigenvalues [P] with left and right eigenvectors [P, n]."""
+    if matrices.shape[-1] < _KRYLOV_FROM:
+        pair = eigenvectors(matrices, _top(matrices))
+        return pair.values, pair.left, pair.right
+    near = dominant_values(matrices.float(), max_basis=_BASIS)
+    pair = eigenvectors(matrices, near)
+    overlap = (pair.left.conj() * pair.right).sum(1)
+    products = (matrices.to(near.dtype) @ pair.right[:, :, None])[:, :, 0]
+    found = (pair.left.conj() * products).sum(1) / torch.where(overlap == 0, 1.0, overlap)
+    values, left, right = found, pair.left, pair.right
+    is_other = ~((found - near).abs() <= _AGREEMENT * near.abs()) | (overlap.abs() <= _MIN_COSINE)
+    if bool(is_other.any()):
+        again = eigenvectors(matrices[is_other], _top(matrices[is_other]))
+        values[is_other], left[is_other], right[is_other] = again.values, again.left, again.right
+    return values, left, right
+
+
+def _top(matrices: Tensor) -> Tensor:
+    values = torch.linalg.eigvals(matrices)
+    top: Tensor = values.gather(1, values.abs().argmax(1)[:, None])[:, 0]
+    return top
+
+
+def unit_radii(units: Tensor) -> Direction:
+    """Radii of matrices of one k x k block for each of N units, [P, N, k, k], without derivative."""
+    return value_alone(_moduli(units).amax(1))
+
+
+def unit_direction(units: Tensor) -> Direction:
+    """The radius of such matrices with its derivative; the states are k variables of N units each."""
+    num_points, count, width = units.shape[:3]
+    every = torch.arange(num_points)
+    which = _moduli(units).argmax(1)
+    found = radius_direction(units[every, which])
+    vectors = []
+    for small in (found.left, found.right):
+        full = small.new_zeros(num_points, 2, width, count)
+        full[every, :, :, which] = small
+        vectors.append(full.flatten(2))
+    return Direction(found.value, vectors[0], vectors[1], found.is_known)
+
+
+def _moduli(units: Tensor) -> Tensor:
+    """The largest modulus of each unit's eigenvalues, [P, N]."""
+    moduli: Tensor = torch.linalg.eigvals(units.double()).abs().amax(2)
+    return moduli
 
 
 def gain_direction(matrices: Tensor, generator: torch.Generator) -> Direction:

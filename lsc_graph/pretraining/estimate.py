@@ -13,10 +13,10 @@ from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.sampling import Sample
 
-_FIRST_SAMPLES, _NUM_TIMES = 4, 8
+_FIRST_SAMPLES, _NUM_TIMES = 8, 8
 _MOST_SAMPLES = 128
 # So many floating-point operations on spectra are spent at most: n^3 for each point and edge.
-_MOST_WORK = 5e9
+_MOST_WORK = 2e10
 _DENSE = 700
 
 
@@ -68,7 +68,8 @@ def most_samples(reader: Reader) -> int:
 
 
 def work_of(reader: Reader, num_samples: int, num_times: int) -> float:
-    """What spectra at so many points cost: n^3 for each point and edge."""
-    cubes = sum(min(layer.state_size, _DENSE) ** 3 for layer in reader.layers.values())
-    edges_per_layer = 1 if isinstance(reader.model, FeedForward) else 2 * num_times
-    return float(max(1, num_samples * cubes * edges_per_layer))
+    """What spectra at so many points cost: n^3 for each point and edge, of the sizes needed so far."""
+    sizes = reader.sizes.values() or [layer.state_size for layer in reader.layers.values()] * 2
+    cubes = sum(min(size, _DENSE) ** 3 for size in sizes)
+    points_per_sample = 1 if isinstance(reader.model, FeedForward) else num_times
+    return float(max(1, num_samples * cubes * points_per_sample))

@@ -52,8 +52,11 @@ class Tracker:
         if self.error is None:
             self.error, self.variance = reading.clone(), variance.clone()
             return
+        surprise = reading - self.error
+        # What neither variance accounts for, the predictions of changes have missed.
+        self.variance = self.variance + (surprise.square() - self.variance - variance).clamp_min(0)
         trust = self.variance / (self.variance + variance).clamp_min(1e-30)
-        self.error = self.error + trust * (reading - self.error)
+        self.error = self.error + trust * surprise
         self.variance = (1 - trust) * self.variance
 
     def predict(self, change: Tensor) -> None:

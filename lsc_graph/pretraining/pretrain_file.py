@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lsc_graph.audit_model import Source, audit
-from lsc_graph.errors import VerificationError
+from lsc_graph.errors import UsageError, VerificationError
 from lsc_graph.pretrain_results import PretrainReport, Radius, RadiusChange
 from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.pretraining.shards import rank
 from lsc_graph.results import LayerFacts, Statistics
-from lsc_graph.writeback.weights import written
+from lsc_graph.writeback import weights_file
+from lsc_graph.writeback.weights import check_target, written
 
 _AUDIT_SEED = 3_000_017
 _AUDITED = ("num_steps", "data", "inputs", "input_shapes", "states", "device")
@@ -22,7 +23,12 @@ _SURROGATE = ("surrogate", "surrogate_dampening", "surrogate_sharpness")
 
 
 def pretrain_file(
-    model: Source, output: str | os.PathLike[str], *, in_place: bool = False, **options: Any
+    model: Source,
+    output: str | os.PathLike[str],
+    *,
+    in_place: bool = False,
+    save_weights: str | os.PathLike[str] | None = None,
+    **options: Any,
 ) -> PretrainReport:
     """Pre-train a model and write it with new weights; everything else in the file stays as it was.
 
@@ -30,6 +36,7 @@ def pretrain_file(
         model: as in `pretrain`.
         output: the file to write; it appears whole, and only if it passes an audit with fresh data.
         in_place: whether `output` may be the model itself.
+        save_weights: a .safetensors file for the trained tensors, by their names in the file.
         options: those of `pretrain`.
 
     Returns:
@@ -40,13 +47,21 @@ def pretrain_file(
         UsageError: the request is wrong, or the file cannot be written.
         AnalysisError: as `pretrain`; `VerificationError` if the written file is not what it should be.
     """
+    check_target(model, Path(output), in_place)
+    if save_weights is not None:
+        weights_file.saver()
+        if not Path(save_weights).parent.is_dir():
+            raise UsageError("There is no such folder to write to", where=str(Path(save_weights).parent))
     found = pretrain(model, **options)
     chosen = {name: options[name] for name in (*_AUDITED, *_SURROGATE) if name in options}
     note = provenance(found.report)
     if rank() != 0:
         return found.report
     with written(model, Path(output), found.values, note, is_in_place_allowed=in_place) as temporary:
-        return audited(temporary, found.report, chosen)
+        report = audited(temporary, found.report, chosen)
+    if save_weights is not None:
+        weights_file.save_weights(save_weights, output, list(found.named))
+    return report
 
 
 def provenance(report: PretrainReport) -> dict[str, Any]:

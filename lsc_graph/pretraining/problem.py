@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from lsc_graph.pretraining.estimate import estimate, work_of
+from lsc_graph.pretraining.estimate import estimate, joined_readings, work_of
 from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.pretraining.trainable import Weight, by_name
 from lsc_graph.sampling import Sample
 
 # Operations on spectra that an iteration may cost.
-_MOST_WORK = 2e9
+_MOST_WORK = 3e9
 Draw = Callable[[int, int], Sequence[Sample]]
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How many points an iteration looks at: samples, steps of each, and how often both may double."""
+    """How many points an iteration looks at: samples, steps of each, and how often both may double.
+
+    Derivatives come from the first few points alone: they need not be sharp, and cost several times as much.
+    """
 
     num_samples: int = 2
-    num_times: int = 6
-    max_doublings: int = 5
+    num_times: int = 4
+    max_doublings: int = 8
 
     def at(self, doublings: int) -> tuple[int, int]:
         """Samples and steps after that many doublings: samples first, then each in turn."""
@@ -60,12 +63,35 @@ class Problem:
         layers = self.reader.layers.values()
         return {size for layer in layers for state in layer.states for size in state.shape[-1:]}
 
-    def read(self, values: Sequence[Tensor], num_samples: int, num_times: int, seed: int) -> list[Reading]:
-        """Readings with derivatives at the points of a seed, shared out to all processes."""
+    def read(
+        self,
+        values: Sequence[Tensor],
+        num_samples: int,
+        num_times: int,
+        seed: int,
+        *,
+        with_derivative: bool = True,
+    ) -> list[Reading]:
+        """Readings at the points of a seed, shared out to all processes."""
         samples = list(enumerate(self.draw(seed, num_samples)))
         named = by_name(self.weights, values)
-        readings = self.reader.read(named, own_share(samples), num_times, seed, with_derivative=True)
+        readings = self.reader.read(
+            named, own_share(samples), num_times, seed, with_derivative=with_derivative
+        )
         return [reading for reading in gathered(readings) if reading.edge in self.targets]
+
+    def sharpened(
+        self, readings: Sequence[Reading], values: Sequence[Tensor], doublings: int, seed: int
+    ) -> list[Reading]:
+        """Readings joined with others at more points, without derivatives of their own."""
+        if not doublings:
+            return list(readings)
+        more = self.read(values, *self.effort.at(doublings), seed, with_derivative=False)
+        found = {reading.edge: reading for reading in more}
+        return [
+            replace(joined_readings([r, found[r.edge]]), derivative=r.derivative) if r.edge in found else r
+            for r in readings
+        ]
 
     def estimate(self, values: Sequence[Tensor], seed: int, max_std_error: float) -> dict[Edge, Reading]:
         """Readings at fresh points, with means as sharp as asked for if the most points allow it."""

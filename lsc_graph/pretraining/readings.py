@@ -5,13 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsc_graph.cells import Layer
 from lsc_graph.errors import AnalysisError
@@ -20,22 +20,32 @@ from lsc_graph.jacobians.chain import MAX_DENSE_ELEMENTS, NUM_PROBES
 from lsc_graph.jacobians.summary import active_indices
 from lsc_graph.measure import FeedForward, Sequences, Streaming
 from lsc_graph.prepare import is_streaming
+from lsc_graph.pretraining.batches import Together, Tree, detached, part, recorded, run_of, stacked
 from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.eigenpairs import (
-    Direction,
     gain_direction,
+    gains,
     probed_gain_direction,
+    radii,
     radius_direction,
+    unit_direction,
+    unit_radii,
 )
 from lsc_graph.pretraining.parametrised import Parametrised
-from lsc_graph.pretraining.rows import EdgeRows, RowPuller, detached
+from lsc_graph.pretraining.reduction import covers, shared_range, unit_matrices
+from lsc_graph.pretraining.rows import EdgeRows, RowPuller
+from lsc_graph.pretraining.slots import Block, Slots, padded
 from lsc_graph.sampling import Sample
+from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.program import Run
 
 Model = Sequences | Streaming | FeedForward
 Edge = tuple[str, str]
 Values = Mapping[str, Tensor]
 _MIN_GROUPS = 4
+_GOLDEN = 0.5 * (5**0.5 - 1)
+# Samples that are read together, and what that may take.
+_MOST_AT_ONCE, MAX_BYTES = 32, 2**29
 
 
 class Kind(StrEnum):
@@ -77,25 +87,23 @@ class Reading:
 
     @property
     def std_error(self) -> float:
-        """Of the mean: as if all points were independent, or as if samples were, whichever is larger."""
-        groups = [float(part.mean()) for part in self.by_sample() if part.numel()]
-        between = _std_error(torch.tensor(groups, dtype=torch.float64)) if len(groups) >= _MIN_GROUPS else 0.0
-        return max(_std_error(self.values), between)
+        """Of the mean: by how pairs of samples differ, or of few ones as if all points were independent.
+
+        A pair sees a sequence evenly, so that drift along it is no noise; see `spread_times`.
+        """
+        samples = self.by_sample()
+        pairs = [torch.cat(samples[start : start + 2]) for start in range(0, len(samples), 2)]
+        pairs = [pair for pair in pairs if len(pair)]
+        if len(pairs) < _MIN_GROUPS:
+            return _std_error(self.values)
+        groups = torch.stack([pair.mean() for pair in pairs])
+        # The variance of a t distribution: few groups may agree by chance.
+        return _std_error(groups) * math.sqrt((len(groups) - 1) / (len(groups) - 3))
 
 
 def _std_error(values: Tensor) -> float:
     count = values.numel()
     return float(values.std()) / math.sqrt(count) if count > 1 else 0.0
-
-
-@dataclass
-class _Block:
-    """One edge at the points of one sample: where its active block lies, and its direction."""
-
-    rows: list[int]
-    columns: list[int]
-    direction: Direction
-    is_radius: bool
 
 
 class Reader:
@@ -113,6 +121,11 @@ class Reader:
         self.layers = {layer.id: layer for layer in prepared.cell_graph.layers}
         self._exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
         self._puller: RowPuller | None = None
+        self._together = Together()
+        self._bytes_per_point = _bytes_per_point(model, tuple(self.layers.values()))
+        self._bases: dict[Edge, Tensor | None] = {}
+        self.sizes: dict[Edge, int] = {}
+        """Of the matrices whose eigenvalues were needed for each edge, as far as any were read."""
 
     def read(
         self,
@@ -132,42 +145,108 @@ class Reader:
             seed: which steps they are.
             with_derivative: whether to keep the graph.
         """
-        read = self._read_chain if isinstance(self.model, FeedForward) else self._read_sample
+        read = self._read_chain if isinstance(self.model, FeedForward) else self._read_sequences
         num_steps = self.model.prepared.cell_graph.num_steps
+
+        self._bases = {}
 
         def function() -> list[Reading]:
             parts: defaultdict[Edge, list[Reading]] = defaultdict(list)
-            for index, sample in samples:
-                generator = np.random.default_rng((seed, index))
-                times = spread_times(num_steps, num_times, generator)
-                probes = torch.Generator().manual_seed(int(generator.integers(2**62)))
-                for reading in read(sample, times, probes, with_derivative):
-                    parts[reading.edge].append(reading)
+            size = self._at_once(min(num_times, num_steps))
+            for start in range(0, len(samples), size):
+                here = samples[start : start + size]
+                times = [spread_times(num_steps, num_times, seed, index) for index, _ in here]
+                probes = [_generator(seed, index) for index, _ in here]
+                for readings in read([sample for _, sample in here], times, probes, with_derivative):
+                    for reading in readings:
+                        parts[reading.edge].append(reading)
             return [_joined(readings) for readings in parts.values()]
 
         with torch.set_grad_enabled(with_derivative):
             return self.parametrised.call(values, function)
 
-    def _read_sample(
-        self, sample: Sample, times: Sequence[int], generator: torch.Generator, with_derivative: bool
+    def _at_once(self, num_points: int) -> int:
+        """How many samples fit in memory together."""
+        return max(1, min(_MOST_AT_ONCE, MAX_BYTES // max(1, self._bytes_per_point * num_points)))
+
+    def _read_sequences(
+        self,
+        samples: Sequence[Sample],
+        times: Sequence[Sequence[int]],
+        generators: Sequence[torch.Generator],
+        with_derivative: bool,
+    ) -> list[list[Reading]]:
+        feeds = stacked([self.model.feed(sample) for sample in samples])
+        program = self.model.program
+        runs = self._together.each(lambda feed: recorded(program(*feed)), feeds)
+        inputs = {} if is_streaming(self.model.prepared) else feeds[0]
+        puller = self.puller(run_of(part(detached(runs), 0)), part(inputs, 0))
+        if len(samples) > 1 and not with_derivative and puller.connects_equal_times:
+            dense = self._dense_together(inputs, runs, times)
+            blocks = [
+                [self._block(edge, generator, with_derivative) for edge in edges]
+                for edges, generator in zip(dense, generators, strict=True)
+            ]
+            return [_bare_all(edges, own) for edges, own in zip(dense, blocks, strict=True)]
+        return [
+            self._read_one(part(inputs, k), part(runs, k), times[k], generators[k], with_derivative)
+            for k in range(len(samples))
+        ]
+
+    def _identity(self, num_points: int) -> dict[str, Tensor]:
+        """Cotangents that give whole Jacobians, [num_points, n, n] by layer."""
+        return {
+            name: torch.eye(layer.state_size).expand(num_points, -1, -1)
+            for name, layer in self.layers.items()
+        }
+
+    def _dense_together(
+        self, inputs: Tree, runs: Tree, times: Sequence[Sequence[int]]
+    ) -> list[list[EdgeRows]]:
+        """Whole Jacobians of several samples, each at steps of its own."""
+        assert self._puller is not None
+        puller, whole = self._puller, self._identity(len(times[0]))
+        found: list[EdgeRows] = []
+
+        def pull(given: Tree, run: Tree, steps: Tensor) -> list[Tensor]:
+            found[:] = puller.pull(run_of(run), given, steps, lambda layer: whole[layer.id])
+            return [edge.rows for edge in found]
+
+        pulled = self._together.each(pull, inputs, detached(runs), torch.tensor(times))
+        firsts = {layer.id: time for site in puller.program.sites for layer, time in _first_steps(site)}
+        return [
+            [
+                _as_at(edge, rows[k], own, firsts[edge.target])
+                for edge, rows in zip(found, pulled, strict=True)
+                if not edge.is_lagged or set(own) != {firsts[edge.target]}
+            ]
+            for k, own in enumerate(times)
+        ]
+
+    def _read_one(
+        self,
+        inputs: Tree,
+        run: Tree,
+        times: Sequence[int],
+        generator: torch.Generator,
+        with_derivative: bool,
     ) -> list[Reading]:
-        model = self.model
-        run = model.run(sample)
-        inputs = self.inputs_of(sample)
-        puller = self.puller(detached(run), inputs)
-        num_points = len(times)
-
-        def identity(layer: Layer) -> Tensor:
-            return torch.eye(layer.state_size).expand(num_points, -1, -1)
-
+        assert self._puller is not None
+        puller, whole = self._puller, self._identity(len(times))
         with torch.no_grad():
-            dense = puller.pull(detached(run), inputs, times, identity)
-        blocks = [self._block(edge, generator) for edge in dense]
+            dense = puller.pull(run_of(detached(run)), inputs, times, lambda layer: whole[layer.id])
+        blocks = [self._block(edge, generator, with_derivative) for edge in dense]
         if not with_derivative:
-            return [_bare(e, b) for e, b in zip(dense, blocks, strict=True)]
-        slots = _Slots(dense)
-        cotangents = slots.fill(dense, blocks, self.layers, num_points)
-        return _differentiable(dense, blocks, slots.pick(puller.pull(run, inputs, times, cotangents)))
+            return _bare_all(dense, blocks)
+        slots = Slots(dense)
+        cotangents = slots.fill(dense, blocks, self.layers, len(times))
+        pulled = puller.pull(run_of(run), inputs, times, lambda layer: cotangents[layer.id])
+        return _differentiable(dense, blocks, slots.pick(pulled))
+
+    @property
+    def reads_together(self) -> bool:
+        """Whether the model could be mapped over samples so far."""
+        return self._together.is_possible
 
     def inputs_of(self, sample: Sample) -> dict[str, Tensor]:
         """What the glue of a model reads; nothing where the model is one step."""
@@ -183,129 +262,151 @@ class Reader:
         return self._puller
 
     def _read_chain(
-        self, sample: Sample, times: Sequence[int], generator: torch.Generator, with_derivative: bool
-    ) -> list[Reading]:
+        self,
+        samples: Sequence[Sample],
+        times: Sequence[Sequence[int]],
+        generators: Sequence[torch.Generator],
+        with_derivative: bool,
+    ) -> list[list[Reading]]:
         assert isinstance(self.model, FeedForward)
         program, layers = self.model.program, list(self.layers.values())
-        run = self.model.run(sample)
-
-        def looks(source: Layer, target: Layer) -> Tensor:
-            if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
-                return torch.eye(target.state_size)[None]
-            return torch.randn(1, NUM_PROBES, target.state_size, generator=generator)
-
-        state = generator.get_state()
+        feeds = stacked([self.model.feed(sample) for sample in samples])
+        boundaries = self._together.each(lambda feed: recorded(program(*feed)), feeds)["boundaries"]
+        used = {
+            target.id: torch.cat([self._looks(source, target, generator) for generator in generators])
+            for source, target in itertools.pairwise(layers)
+        }
         with torch.no_grad():
-            dense = pull_chain(program, [detached(run)], layers, looks)
-        generator.set_state(state)
-        used = {target.id: looks(source, target) for source, target in itertools.pairwise(layers)}
-        blocks = [self._chain_block(edge, used[edge.target], generator) for edge in dense]
+            pulled = pull_chain(program, detached(boundaries), layers, lambda source, target: used[target.id])
+        dense = [[_of_point(edge, k) for edge in pulled] for k in range(len(samples))]
+        blocks = [
+            [self._chain_block(e, used[e.target][k : k + 1], generators[k], with_derivative) for e in edges]
+            for k, edges in enumerate(dense)
+        ]
         if not with_derivative:
-            return [_bare(e, b) for e, b in zip(dense, blocks, strict=True)]
-        rows = {e.target: _padded(b, self.layers[e.target]) for e, b in zip(dense, blocks, strict=True)}
-        pulled = pull_chain(program, [run], layers, lambda source, target: rows[target.id])
-        return _differentiable(dense, blocks, [edge.rows for edge in pulled])
+            return [_bare_all(edges, own) for edges, own in zip(dense, blocks, strict=True)]
+        rows = {
+            edge.target: torch.cat([padded(own[number], self.layers[edge.target]) for own in blocks])
+            for number, edge in enumerate(pulled)
+        }
+        pulled = pull_chain(program, boundaries, layers, lambda source, target: rows[target.id])
+        return [
+            _differentiable(dense[k], blocks[k], [edge.rows[k : k + 1] for edge in pulled])
+            for k in range(len(samples))
+        ]
 
-    def _chain_block(self, edge: EdgeRows, probes: Tensor, generator: torch.Generator) -> _Block:
+    def _looks(self, source: Layer, target: Layer, generator: torch.Generator) -> Tensor:
+        """Cotangents by which a block of a chain is seen: whole, or probed where it is too large."""
+        if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
+            return torch.eye(target.state_size)[None]
+        return torch.randn(1, NUM_PROBES, target.state_size, generator=generator)
+
+    def _chain_block(
+        self, edge: EdgeRows, probes: Tensor, generator: torch.Generator, with_derivative: bool
+    ) -> Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
         if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
-            return self._block(edge, generator)
+            return self._block(edge, generator, with_derivative)
         direction = probed_gain_direction(probes, edge.rows.detach().cpu(), target.state_size)
         _check_finite(direction.value, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
-        return _Block(rows, columns, direction, False)
+        return Block(rows, columns, direction, False)
 
-    def _block(self, edge: EdgeRows, generator: torch.Generator) -> _Block:
+    def _basis(self, edge: Edge, matrices: Tensor) -> Tensor | None:
+        """A range that an edge's matrices share: that of the reading's first sample where it fits."""
+        if edge in self._bases:
+            kept = self._bases[edge]
+            if kept is None or covers(kept, matrices):
+                return kept
+        self._bases[edge] = shared_range(matrices)
+        return self._bases[edge]
+
+    def _block(self, edge: EdgeRows, generator: torch.Generator, with_derivative: bool) -> Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
-        matrices = edge.rows.detach().cpu().double()
+        matrices = edge.rows.detach().cpu()
         _check_finite(matrices, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
-        if source is not target and target.time_step != 0:
+        if source is target:
+            units = unit_matrices(matrices, target)
+            if units is not None:
+                self.sizes[edge.source, edge.target] = units.shape[2]
+                found = unit_direction(units) if with_derivative else unit_radii(units)
+                return Block(rows, columns, found, True)
+        elif target.time_step != 0:
             exposed = self._exposed.get(target.id, frozenset())
             rows, columns, _ = active_indices(matrices, source, target, exposed)
         active = matrices[:, rows][:, :, columns]
-        is_radius = len(rows) == len(columns)
-        direction = radius_direction(active) if is_radius else gain_direction(active, generator)
-        return _Block(rows, columns, direction, is_radius)
+        if len(rows) != len(columns):
+            self.sizes[edge.source, edge.target] = 1
+            gain = gain_direction(active, generator) if with_derivative else gains(active)
+            return Block(rows, columns, gain, False)
+        basis = self._basis((source.id, target.id), active)
+        self.sizes[edge.source, edge.target] = len(rows) if basis is None else basis.shape[1]
+        radius = radius_direction(active, basis) if with_derivative else radii(active, basis)
+        return Block(rows, columns, radius, True)
 
 
 def _check_finite(values: Tensor, source: Layer, target: Layer) -> None:
-    if not bool(values.isfinite().all()):
+    if not bool(values.sum().isfinite()):  # a pass less over large matrices than isfinite().all()
         raise NotFiniteError("A local Jacobian is not finite", where=f"{source.name} -> {target.name}")
 
 
-def spread_times(num_steps: int, num_times: int, generator: np.random.Generator) -> list[int]:
-    """Different steps of a sequence, one drawn from each of `num_times` equal stretches of it."""
-    count = min(num_times, num_steps)
-    edges = np.linspace(0, num_steps, count + 1)
-    return [int(generator.integers(int(a), max(int(b), int(a) + 1))) for a, b in itertools.pairwise(edges)]
+def spread_times(num_steps: int, num_times: int, seed: int, index: int) -> list[int]:
+    """Different steps of a sequence, evenly spread, for the sample of a number.
 
-
-def _padded(block: _Block, target: Layer) -> Tensor:
-    """A block's left vectors as cotangents of the whole new state, [P, 2, n_target]."""
-    left = block.direction.left
-    full = left.new_zeros(left.shape[0], 2, target.state_size)
-    full[:, :, block.rows] = left
-    return full
-
-
-class _Slots:
-    """Which rows of a layer's cotangents belong to which edge and point.
-
-    An edge may reach one step from several earlier ones: each occurrence has two rows of its own.
+    Radii drift along a sequence far more than they differ between samples. So two samples in a row look at
+    places that mirror each other, and the next two elsewhere, as evenly as a golden ratio can.
     """
-
-    def __init__(self, dense: Sequence[EdgeRows]) -> None:
-        self.first: list[int] = []
-        self.occurrence: list[list[int]] = []
-        used: defaultdict[str, int] = defaultdict(int)
-        for edge in dense:
-            seen: defaultdict[int, int] = defaultdict(int)
-            numbers = []
-            for target in edge.targets:
-                numbers.append(seen[target])
-                seen[target] += 1
-            self.first.append(used[edge.target])
-            self.occurrence.append(numbers)
-            used[edge.target] += 2 * (max(numbers) + 1)
-        self.num_rows = dict(used)
-
-    def rows(self, edge: int) -> Tensor:
-        """Row numbers [P, 2] of an edge's points."""
-        first = self.first[edge] + 2 * torch.tensor(self.occurrence[edge])
-        return torch.stack([first, first + 1], 1)
-
-    def fill(
-        self,
-        dense: Sequence[EdgeRows],
-        blocks: Sequence[_Block],
-        layers: Mapping[str, Layer],
-        num_points: int,
-    ) -> Callable[[Layer], Tensor]:
-        """The cotangents of every layer, [num_points, R, n]."""
-        found: dict[str, Tensor] = {}
-        for number, (edge, block) in enumerate(zip(dense, blocks, strict=True)):
-            padded = _padded(block, layers[edge.target])
-            like = padded.new_zeros(num_points, self.num_rows[edge.target], padded.shape[2])
-            full = found.setdefault(edge.target, like)
-            full[torch.tensor(edge.targets)[:, None], self.rows(number)] = padded
-        return lambda layer: found.get(layer.id, torch.zeros(num_points, 1, layer.state_size))
-
-    def pick(self, pulled: Sequence[EdgeRows]) -> list[Tensor]:
-        """Each edge's own rows, [P, 2, n_source]."""
-        return [
-            edge.rows[torch.arange(len(edge.targets))[:, None], self.rows(number)]
-            for number, edge in enumerate(pulled)
-        ]
+    count = min(num_times, num_steps)
+    start = float(np.random.default_rng((seed, 2)).random())
+    place = (start + _GOLDEN * (index // 2)) % 1
+    stretch = num_steps / count
+    where = [int((number + place) * stretch) for number in range(count)]
+    return where if index % 2 == 0 else [num_steps - 1 - time for time in reversed(where)]
 
 
-def _bare(edge: EdgeRows, block: _Block) -> Reading:
+def _generator(seed: int, index: int) -> torch.Generator:
+    """A sample's own probes."""
+    return torch.Generator().manual_seed(int(np.random.default_rng((seed, index, 1)).integers(2**62)))
+
+
+def _bytes_per_point(model: Model, layers: Sequence[Layer]) -> int:
+    """What the local Jacobians of one step of one sample take, with what is computed on the way to them."""
+    if isinstance(model, FeedForward):
+        sizes = [min(a.state_size * b.state_size, MAX_DENSE_ELEMENTS) for a, b in itertools.pairwise(layers)]
+        return 16 * sum(sizes)
+    return 24 * sum(layer.state_size**2 for layer in layers)
+
+
+def _first_steps(site: nn.Module) -> list[tuple[Layer, int]]:
+    """Every layer of a site, with the step at which the site starts."""
+    assert isinstance(site, SiteModule)
+    return [(m.cell.layer, site.times()[0]) for m in site.cells if isinstance(m, CellModule)]
+
+
+def _as_at(edge: EdgeRows, rows: Tensor, times: Sequence[int], first: int) -> EdgeRows:
+    """A sample's rows, without a lagged edge's point at the first step, which is none."""
+    own = replace(edge, rows=rows)
+    if not edge.is_lagged or first not in times:
+        return own
+    return own.at([position for position, time in enumerate(times) if time != first])
+
+
+def _of_point(edge: EdgeRows, point: int) -> EdgeRows:
+    return EdgeRows(edge.source, edge.target, (0,), edge.rows[point : point + 1])
+
+
+def _bare_all(edges: Sequence[EdgeRows], blocks: Sequence[Block]) -> list[Reading]:
+    return [_bare(edge, block) for edge, block in zip(edges, blocks, strict=True)]
+
+
+def _bare(edge: EdgeRows, block: Block) -> Reading:
     values = block.direction.value
     return Reading((edge.source, edge.target), values, block.is_radius, None, (values.numel(),))
 
 
 def _differentiable(
-    dense: Sequence[EdgeRows], blocks: Sequence[_Block], pulled: Sequence[Tensor]
+    dense: Sequence[EdgeRows], blocks: Sequence[Block], pulled: Sequence[Tensor]
 ) -> list[Reading]:
     """The readings, each with the scalar d mean = sum over points of left^T dM right / P."""
     readings = []

@@ -24,12 +24,17 @@ _DAMPING = 1e-3
 _UNMOVED = 1e-3
 _SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
 _PATIENCE = 12
+# Nearer than so many tolerances sensitivities are averaged, the newest with this share at least.
+_NEAR, _LEAST_SHARE = 5, 0.15
 _LEAST_VARIANCE = 1e-6
+# So many radii are differentiated in one pass, if their gradients fit in so much memory.
+_MANY, _MOST_BYTES = 20, 2**28
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.75
 _KEPT = (
     "values", "given_up", "edges", "unmoved", "iterations", "doublings", "_best", "_since_best",
     "_best_values", "_pace", "_signs", "_largest_std_error", "_means",
+    "sensitivities", "_num_averaged",
 )  # fmt: skip
 State = dict[str, Any]
 Keep = Callable[[State], None]
@@ -108,6 +113,7 @@ class _Run:
         self._best, self._since_best, self._best_values = math.inf, 0, values
         self._pace = self._signs = torch.zeros(0, dtype=torch.float64)
         self._largest_std_error = 0.0
+        self._num_averaged = 0
         self._means: dict[Edge, float] = {}
         self._start = time.perf_counter()
 
@@ -130,16 +136,17 @@ class _Run:
     def iterate(self, iteration: int) -> None:
         """Take a reading with sensitivities, and update the estimates."""
         problem = self.problem
-        num_samples, num_times = problem.effort.at(self.doublings)
+        num_samples, num_times = problem.effort.at(0)
         seed = problem.seed_of(iteration, 0)
         sample = problem.draw(seed, 1)[0]
         transitions = find_transitions(problem.reader, problem.weights, self.values, sample)
         self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
-        leaves = torch.zeros(len(self.unknowns), requires_grad=True)
-        changed = self.unknowns.apply(self.values, leaves)
-        readings = problem.read(changed, num_samples, num_times, seed)
+        leaves = [value.detach().requires_grad_() for value in self.values]
+        readings = problem.read(leaves, num_samples, num_times, seed)
         readings = [reading for reading in readings if reading.edge not in self.given_up]
-        self._update(readings, total(_slopes(readings, leaves)))
+        slopes = total(_slopes(readings, leaves, self.unknowns))
+        more = problem.seed_of(iteration, 0) + 1_000_000_007
+        self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
         self.iterations = iteration + 1
         self._note(iteration)
 
@@ -152,12 +159,24 @@ class _Run:
         }
         edges = [r.edge for r, moved in zip(readings, is_moved, strict=True) if moved]
         self.once_moved |= set(edges)
+        before = self.edges
         if edges != self.edges:
             self.tracker, self.edges = Tracker(), edges
-        self.sensitivities = relative[is_moved]
+        self._average(relative[is_moved], is_same=edges == before)
         self._observe([r for r in readings if r.edge in edges])
         self._means = {r.edge: r.mean for r in readings}
         self._largest_std_error = max((r.std_error for r in readings if r.edge in edges), default=0.0)
+
+    def _average(self, found: Tensor, *, is_same: bool) -> None:
+        """Sensitivities at few points are noisy: where the weights hardly move any more, take means."""
+        is_near = is_same and self._best < _NEAR * self.problem.tolerance
+        self._num_averaged = (
+            self._num_averaged + 1 if is_near and found.shape == self.sensitivities.shape else 1
+        )
+        share = max(1 / self._num_averaged, _LEAST_SHARE)
+        self.sensitivities = (
+            found if share == 1 else self.sensitivities + share * (found - self.sensitivities)
+        )
 
     def _observe(self, readings: Sequence[Reading]) -> None:
         """Let the estimates of the movable edges take in readings of them."""
@@ -174,14 +193,18 @@ class _Run:
             self._best, self._since_best, self._best_values = largest, 0, self.values
         else:
             self._since_best += 1
-        is_noisy = self._largest_std_error > self.problem.tolerance / 4
-        is_near = largest < 3 * self.problem.tolerance
-        if is_near and is_noisy and self.problem.can_afford(self.doublings + 1):
-            self.doublings += 1
+        self._look_closer(largest)
         estimates = [self.problem.targets[e] + float(x) for e, x in zip(self.edges, errors, strict=True)]
         radii = self._means | dict(zip(self.edges, estimates, strict=True))
         seconds = time.perf_counter() - self._start
         self.history.append(Progress(iteration + 1, radii, largest, seconds))
+
+    def _look_closer(self, largest: float) -> None:
+        """More points from now on, where the noise of a reading is not small beside the largest error."""
+        noise, wanted = self._largest_std_error, max(self.problem.tolerance / 2, largest / 4)
+        while noise > wanted and self.problem.can_afford(self.doublings + 1):
+            self.doublings += 1
+            noise /= math.sqrt(2)
 
     def errors(self) -> Tensor:
         """Estimated radius - target of every edge that can be moved."""
@@ -265,18 +288,38 @@ class _Run:
         )
 
 
-def _slopes(readings: Sequence[Reading], leaves: Tensor) -> Tensor:
+def _slopes(readings: Sequence[Reading], leaves: Sequence[Tensor], unknowns: Unknowns) -> Tensor:
     """d mean radius / d unknown, [R, K] float64."""
+    scalars = [r.derivative for r in readings if r.derivative is not None and r.derivative.requires_grad]
+    gradients = iter(_gradients(scalars, leaves))
     rows = []
-    for reading in readings:
-        row = None
-        if reading.derivative is not None and reading.derivative.requires_grad:
-            (row,) = torch.autograd.grad(reading.derivative, leaves, retain_graph=True, allow_unused=True)
-        rows.append(torch.zeros(len(leaves)) if row is None else row)
-    slopes = torch.stack(rows).double() if rows else torch.zeros(0, len(leaves), dtype=torch.float64)
+    with torch.no_grad():
+        for reading in readings:
+            is_moved = reading.derivative is not None and reading.derivative.requires_grad
+            rows.append(unknowns.slopes(leaves, next(gradients) if is_moved else [None] * len(leaves)))
+    slopes = torch.stack(rows) if rows else torch.zeros(0, len(unknowns), dtype=torch.float64)
     if not bool(slopes.isfinite().all()):
         raise NotFiniteError("A sensitivity is not a finite number", where="a radius's derivative")
     return slopes
+
+
+def _gradients(scalars: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Sequence[Tensor | None]]:
+    """Each scalar's gradients: many scalars in one pass, which costs less than walking the graph so often."""
+    total_bytes = len(scalars) * sum(leaf.numel() * leaf.element_size() for leaf in leaves)
+    if len(scalars) >= _MANY and total_bytes <= _MOST_BYTES:
+        try:
+            found = torch.autograd.grad(
+                torch.stack(list(scalars)),
+                leaves,
+                torch.eye(len(scalars), device=scalars[0].device),
+                is_grads_batched=True,
+                retain_graph=True,
+                allow_unused=True,
+            )
+            return [[None if g is None else g[k] for g in found] for k in range(len(scalars))]
+        except RuntimeError:
+            pass  # an operator whose derivative cannot be mapped
+    return [torch.autograd.grad(s, leaves, retain_graph=True, allow_unused=True) for s in scalars]
 
 
 def _limited(step: Tensor, unknowns: Unknowns) -> Tensor:

@@ -23,19 +23,26 @@ from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
 Program = SequenceProgram | StreamingProgram
 Reads = dict[tuple[str, str], Tensor]
 Connections = dict[Port, dict[str, Pairs]]
+Times = Sequence[int] | Tensor
 
 
 @dataclass(frozen=True)
 class EdgeRows:
     """Pulled rows of one edge: `rows` is [P, R, n_source], `targets` [P] indexes into the chosen times.
 
-    The edge is in time where `source` and `target` are the same layer.
+    The edge is in time where `source` and `target` are the same layer. A lagged one ends at no first step.
     """
 
     source: str
     target: str
     targets: tuple[int, ...]
     rows: Tensor
+    is_lagged: bool = False
+
+    def at(self, positions: Sequence[int]) -> EdgeRows:
+        """Some of the points."""
+        targets = tuple(self.targets[position] for position in positions)
+        return replace(self, targets=targets, rows=self.rows[list(positions)])
 
 
 class RowPuller:
@@ -69,15 +76,26 @@ class RowPuller:
         is_sequence = isinstance(self.program, SequenceProgram)
         return glue_below(self.program, index, run, inputs) if is_sequence else None  # type: ignore[arg-type]
 
+    @property
+    def connects_equal_times(self) -> bool:
+        """Whether the glue leads from each step to the same step above, and nowhere else."""
+        return all(
+            port.kind == "slice" and all(source == target for source, target in pairs)
+            for connected in self._connections.values()
+            for port, by_state in connected.items()
+            for pairs in by_state.values()
+        )
+
     def pull(
-        self, run: Run, inputs: Values, times: Sequence[int], cotangents: Callable[[Layer], Tensor]
+        self, run: Run, inputs: Values, times: Times, cotangents: Callable[[Layer], Tensor]
     ) -> list[EdgeRows]:
         """The rows of every edge that ends at one of `times`.
 
         Args:
             run: what the sample did.
             inputs: the sample's inputs, as they were given to the program.
-            times: chosen steps.
+            times: chosen steps. A tensor is for `vmap` over samples with steps of their own, where the glue
+                connects equal times: lagged edges then have a point at the first step that is not one.
             cotangents: per layer, [len(times), R, n] of its new state.
         """
         found: list[EdgeRows] = []
@@ -101,12 +119,12 @@ class RowPuller:
 def _pull_cell(
     module: CellModule,
     trajectory: Trajectory,
-    times: Sequence[int],
+    times: Times,
     cotangents: Tensor,
     through: set[str],
 ) -> Reads:
     """Cotangents of a cell's new state pulled back to what it reads: [P, R, *shape] by kind and name."""
-    index = torch.tensor(times)
+    index = torch.as_tensor(times)
     pools = {
         "before": trajectory.before,
         "after": trajectory.after,
@@ -159,19 +177,20 @@ def _columns(reads: Reads, kind: str, layer: Layer) -> Tensor | None:
 
 
 def _inside(
-    reads: Reads, layer: Layer, layers: Sequence[Layer], times: Sequence[int], site: SiteModule
+    reads: Reads, layer: Layer, layers: Sequence[Layer], times: Times, site: SiteModule
 ) -> list[EdgeRows]:
     """Edges within one site: in time, and between the layers of one step at lag 0 and 1."""
     first = site.times()[0]
-    later = tuple(index for index, time in enumerate(times) if time != first)
+    every = tuple(range(len(times)))
+    later = every if isinstance(times, Tensor) else tuple(k for k, time in enumerate(times) if time != first)
     found = []
     for other in layers:
         kinds = [("before", True)] if other is layer else [("after", False), ("before", True)]
         for kind, is_lagged in kinds:
             rows = _columns(reads, kind, other)
-            which = later if is_lagged else tuple(range(len(times)))
+            which = later if is_lagged else every
             if rows is not None and which:
-                found.append(EdgeRows(other.id, layer.id, which, rows[list(which)]))
+                found.append(EdgeRows(other.id, layer.id, which, rows[list(which)], is_lagged))
     return found
 
 
@@ -181,7 +200,7 @@ def _through_glue(
     glue: Glue,
     connected: Connections,
     lower: Sequence[Layer],
-    times: Sequence[int],
+    times: Times,
 ) -> list[EdgeRows]:
     num_steps = glue.site.site.num_steps
     equal = frozenset((time, time) for time in range(num_steps))
@@ -189,7 +208,7 @@ def _through_glue(
     sources = [other for other in lower if any(state.name in names for state in other.states)]
     if all(p.kind == "slice" and pairs <= equal for p, n in connected.items() for pairs in n.values()):
         pulled = _pull_together(reads, glue, connected, times, num_steps)
-        index = torch.tensor(times)
+        index = torch.as_tensor(times)
         whole = {
             other.id: torch.cat([flat_from(pulled[s.name], 2) for s in other.states], 2).movedim(1, 0)
             for other in sources
@@ -197,15 +216,16 @@ def _through_glue(
         return [
             EdgeRows(name, layer.id, tuple(range(len(times))), rows[index]) for name, rows in whole.items()
         ]
+    assert not isinstance(times, Tensor)
     return _pull_one_by_one(reads, layer, glue, connected, sources, times)
 
 
 def _pull_together(
-    reads: Reads, glue: Glue, connected: Connections, times: Sequence[int], num_steps: int
+    reads: Reads, glue: Glue, connected: Connections, times: Times, num_steps: int
 ) -> dict[str, Tensor]:
     """All chosen times in one pull: right where the glue connects equal times only."""
     cotangents: dict[str, Tensor] = {}
-    index = torch.tensor(times)
+    index = torch.as_tensor(times)
     for port in connected:
         rows = reads[(port.kind, port.body)]
         full = rows.new_zeros(num_steps, *rows.shape[1:]).index_put((index.to(rows.device),), rows)

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lsc_graph.cells import Layer
 from lsc_graph.measure import FeedForward
 from lsc_graph.pretraining.eigenpairs import radius_direction
 from lsc_graph.pretraining.readings import Reader
+from lsc_graph.pretraining.reduction import num_units, unit_matrices
 from lsc_graph.pretraining.rows import detached
 from lsc_graph.pretraining.trainable import Weight, by_name
 from lsc_graph.sampling import Sample
@@ -30,7 +30,7 @@ def find_transitions(
     """Per index of a weight that sets every unit's radius: d theta / d log radius, elementwise."""
     if isinstance(reader.model, FeedForward):
         return {}
-    sizes = {_num_units(layer) for layer in reader.layers.values()} - {0}
+    sizes = {num_units(layer) for layer in reader.layers.values()} - {0}
     which = [k for k, w in enumerate(weights) if w.num_axes == 1 and w.value.numel() in sizes]
     if not which:
         return {}
@@ -45,12 +45,6 @@ def find_transitions(
 def _is_transition(slope: Tensor) -> bool:
     one_sign = bool((slope > 0).all() or (slope < 0).all())
     return one_sign and bool(slope.abs().min() > _FAINT * slope.abs().max())
-
-
-def _num_units(layer: Layer) -> int:
-    """Units of a layer whose states are all [1, N] (or [N]); 0 for others."""
-    shapes = {tuple(size for size in state.shape if size != 1) for state in layer.states}
-    return shapes.pop()[0] if len(shapes) == 1 and all(len(shape) == 1 for shape in shapes) else 0
 
 
 def _slopes(
@@ -75,7 +69,9 @@ def _slopes(
                 times,
                 lambda layer: torch.eye(layer.state_size).expand(len(times), -1, -1),
             )
-        units = {e.source: _units(e.rows, reader.layers[e.source]) for e in dense if e.source == e.target}
+        units = {
+            e.source: unit_matrices(e.rows, reader.layers[e.source]) for e in dense if e.source == e.target
+        }
         rows = {name: _vectors(blocks) for name, blocks in units.items() if blocks is not None}
         if not rows:
             return []
@@ -96,19 +92,6 @@ def _slopes(
 
     with torch.enable_grad():
         return reader.parametrised.call(by_name(weights, leaves), function)
-
-
-def _units(matrices: Tensor, layer: Layer) -> Tensor | None:
-    """[P, N, k, k]: what each of N units does to its k states; None if units are coupled."""
-    count = _num_units(layer)
-    if not count:
-        return None
-    num_states = len(layer.states)
-    shaped = matrices.double().reshape(-1, num_states, count, num_states, count)
-    coupled = shaped * (1 - torch.eye(count, dtype=torch.float64))[None, None, :, None, :]
-    if bool(coupled.any()):
-        return None
-    return torch.diagonal(shaped, dim1=2, dim2=4).movedim(-1, 1)
 
 
 def _vectors(units: Tensor) -> tuple[Tensor, Tensor]:

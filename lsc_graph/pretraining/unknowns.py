@@ -74,14 +74,20 @@ class Unknowns:
                 changed[index] = (value * factor + _field(value, shifts[index])).to(value)
         return changed
 
-    def largest_step(self, step: Tensor) -> float:
-        """The largest change that a step makes: of a log-scale, of a shift, of a transition's element."""
-        sizes = [
-            float(u)
-            * (float(self.transitions[k.weight].abs().max()) if k.change is Change.TRANSITION else 1.0)
-            for k, u in zip(self.list, step.abs(), strict=True)
-        ]
-        return max(sizes, default=0.0)
+    def slopes(self, values: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
+        """Derivatives with respect to the unknowns [K], at zero, from those with respect to the weights."""
+        scaled = [None if g is None else g * v for v, g in zip(values, gradients, strict=True)]
+        found = []
+        for unknown in self.list:
+            gradient, product = gradients[unknown.weight], scaled[unknown.weight]
+            if gradient is None or product is None:
+                found.append(torch.zeros((), dtype=torch.float64))
+            elif unknown.change is Change.TRANSITION:
+                found.append((gradient * self.transitions[unknown.weight].to(gradient)).sum())
+            else:
+                chosen = product if unknown.change is Change.SCALE else gradient
+                found.append(chosen[unknown.block].sum())
+        return torch.stack([number.double().cpu() for number in found])
 
 
 def _changes(weight: Weight, block: Block) -> tuple[Change, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
+from torch.func import vmap
 
 from lsc_graph.cells import Cell
 from lsc_graph.recurrence.site import RecurrentSite, StepSequence
@@ -97,6 +98,7 @@ class SiteModule(nn.Module):
             *site.captures,
         ]
         outputs = [*(s.body for s in site.outputs), *(state.after for state in self.counters)]
+        self.is_mapped = site.num_steps > 1
         self.emit = Segment(
             site.body.graph,
             list(dict.fromkeys(inputs)),
@@ -159,17 +161,37 @@ class SiteModule(nn.Module):
     def emit_all(self, after: Values, trajectory: Trajectory) -> dict[str, Tensor]:
         """Main-graph outputs of the site when its states are `after` ([T, ...] per state name)."""
         times = list(self.times())
-        emitted: dict[int, tuple[Tensor, ...]] = {}
-        for position, time in enumerate(times):
-            before = {name: value[time] for name, value in trajectory.before.items()}
-            if position:
-                before |= {name: value[times[position - 1]] for name, value in after.items()}
-            now = {name: value[time] for name, value in trajectory.slices.items()}
-            states = {name: value[time] for name, value in after.items()}
-            emitted[time] = self._emit(states, before, now, trajectory.captures)
-        outputs = self._collect([emitted[time] for time in sorted(emitted)])
+        before = dict(trajectory.before)
+        for name, value in after.items():
+            # A step reads what the one before it wrote; the first one its initial state.
+            kept = trajectory.before[name][times[0]][None]
+            before[name] = torch.cat([value[1:], kept] if self.is_reverse else [kept, value[:-1]])
+        emitted = self._emit_each(after, before, trajectory.slices, trajectory.captures)
+        outputs = self._collect(emitted)
         finals = {s.final: after[s.name][times[-1]] for s in self.layered if s.final}
         return outputs | finals
+
+    def _emit_each(
+        self, after: Values, before: Values, slices: Values, captures: Values
+    ) -> Sequence[tuple[Tensor, ...]]:
+        """What every step emits. No step waits for another: all at once where `vmap` can do that."""
+        states = {state.name: after[state.name] for state in self.layered}
+        given = {state.name: before[state.name] for state in self.site.states}
+        if self.is_mapped:
+            try:
+                together = vmap(self._emit, in_dims=(0, 0, 0, None))(
+                    states, given, dict(slices), dict(captures)
+                )
+                return list(zip(*(value.unbind() for value in together), strict=True))
+            except (RuntimeError, ValueError, TypeError):
+                self.is_mapped = False
+        emitted = []
+        for time in range(self.site.num_steps):
+            now = [
+                {name: value[time] for name, value in values.items()} for values in (states, given, slices)
+            ]
+            emitted.append(self._emit(now[0], now[1], now[2], captures))
+        return emitted
 
     def _emit(self, after: Values, before: Values, slices: Values, captures: Values) -> tuple[Tensor, ...]:
         site = self.site
@@ -194,8 +216,10 @@ def own_tensor(value: Tensor) -> Tensor:
 
     It takes part in differentiation even where all of its own history is cut, as by a threshold.
     """
-    copy = value.clone()
-    return copy.requires_grad_() if torch.is_grad_enabled() and not copy.requires_grad else copy
+    if torch.is_grad_enabled() and value.is_floating_point() and not value.requires_grad:
+        # Not requires_grad_(), which torch.func refuses inside its transforms.
+        return value + torch.zeros((), dtype=value.dtype, device=value.device, requires_grad=True)
+    return value.clone()
 
 
 def slices_of(sequence: StepSequence, main: Tensor, *, is_reverse: bool) -> Tensor:

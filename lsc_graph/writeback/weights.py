@@ -75,7 +75,7 @@ def written(
         WriteBackError: values do not fit.
         VerificationError: what was written, read again, differs in more than the values.
     """
-    _check_target(source, target, is_in_place_allowed)
+    check_target(source, target, is_in_place_allowed)
     proto, folder = _raw(source)
     data: list[Path] = []
     try:
@@ -111,7 +111,12 @@ def _remove(paths: list[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _check_target(source: Source, target: Path, is_in_place_allowed: bool) -> None:
+def check_target(source: Source, target: Path, is_in_place_allowed: bool) -> None:
+    """Refuse a target that cannot or must not be written, before anything is computed for it.
+
+    Raises:
+        UsageError: there is no such folder, the target is one, or it is the source.
+    """
     if not target.parent.is_dir():
         raise UsageError("There is no such folder to write to", where=str(target.parent))
     if target.is_dir():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import onnx_ir as ir
 import torch
@@ -37,13 +37,7 @@ def save_weights(path: str | os.PathLike[str], model: Source, names: Sequence[st
         UsageError: the safetensors package is missing, or the file cannot be written.
         WriteBackError: the model has no such tensor of a floating-point type.
     """
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise UsageError(
-            "Weights can only be saved with the package safetensors",
-            do="pip install 'lsc-graph[safetensors]'",
-        ) from error
+    save = saver()
     proto = load(model).proto
     found = {"/".join(origin): find_tensor(proto, origin) for origin in _origins(proto)}
     tensors = {}
@@ -58,6 +52,22 @@ def save_weights(path: str | os.PathLike[str], model: Source, names: Sequence[st
         write_bytes(path, save(tensors, metadata={"format": "pt", "model": json.dumps(metadata)}))
     except OSError as error:
         raise UsageError("The weights cannot be written", where=str(path), got=error.strerror) from error
+
+
+def saver() -> Callable[..., bytes]:
+    """What makes the file's bytes.
+
+    Raises:
+        UsageError: the safetensors package is missing.
+    """
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise UsageError(
+            "Weights can only be saved with the package safetensors",
+            do="pip install 'lsc-graph[safetensors]'",
+        ) from error
+    return save
 
 
 def _origins(proto: ModelProto) -> Iterator[Origin]:

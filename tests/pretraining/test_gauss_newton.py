@@ -34,7 +34,7 @@ def test_of_two_opposite_residuals_of_one_unknown_only_the_mean_can_be_removed()
 
 
 def test_equal_readings_without_moves_are_averaged() -> None:
-    tracker, readings = Tracker(), random(50, 2)
+    tracker, readings = Tracker(), random(50, 2).clamp(-0.3, 0.3)
     for reading in readings:
         tracker.observe(reading, torch.full((2,), 0.5, dtype=torch.float64))
     assert tracker.error is not None
@@ -49,3 +49,13 @@ def test_a_predicted_move_shifts_the_estimate_and_makes_it_less_certain() -> Non
     assert tracker.error is not None
     assert float(tracker.error) == pytest.approx(0.5)
     assert float(tracker.variance) > 0.1
+
+
+def test_a_surprise_makes_the_estimate_follow() -> None:
+    tracker, one = Tracker(), torch.ones(1, dtype=torch.float64)
+    for _ in range(20):
+        tracker.observe(0 * one, 0.01 * one)
+    for _ in range(3):
+        tracker.observe(one, 0.01 * one)
+    assert tracker.error is not None
+    assert float(tracker.error) > 0.9

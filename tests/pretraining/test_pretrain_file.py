@@ -56,6 +56,30 @@ def test_a_file_that_is_not_what_was_fitted_does_not_appear(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gru.onnx"]
 
 
+def test_trained_tensors_are_saved_beside_the_model(model: Path, tmp_path: Path) -> None:
+    from onnx import numpy_helper
+    from safetensors.numpy import load_file
+
+    output, weights = tmp_path / "out.onnx", tmp_path / "w.safetensors"
+    report = pretrain_file(model, output, num_steps=8, save_weights=weights)
+    saved = load_file(weights)
+    stored = {t.name: numpy_helper.to_array(t) for t in onnx.load(output).graph.initializer}
+    assert sorted(saved) == sorted(report.trained)
+    for name, array in saved.items():
+        assert (array == stored[name]).all()
+
+
+@pytest.mark.parametrize("options", [{"output": "no/out.onnx"}, {"save_weights": "no/w.safetensors"}, {}])
+def test_what_cannot_be_written_is_said_before_anything_is_trained(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str]
+) -> None:
+    monkeypatch.setattr(module, "pretrain", lambda *arguments, **options: pytest.fail("it was trained"))
+    paths = {"output": model if not options else tmp_path / "out.onnx"}
+    paths |= {name: tmp_path / path for name, path in options.items()}
+    with pytest.raises(UsageError):
+        pretrain_file(model, paths.pop("output"), num_steps=8, **paths)
+
+
 def test_the_model_itself_is_overwritten_only_if_asked(model: Path) -> None:
     before = model.read_bytes()
     with pytest.raises(UsageError, match="the input itself"):

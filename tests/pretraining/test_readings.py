@@ -9,7 +9,7 @@ from pretraining_problems import prepared_model, problem_of, reader_of
 
 from lsc_graph.audit_model import audit
 from lsc_graph.pretraining.points import Points
-from lsc_graph.pretraining.readings import spread_times
+from lsc_graph.pretraining.readings import Reading, spread_times
 from lsc_graph.pretraining.trainable import as_trained
 from lsc_graph.pretraining.transitions import find_transitions
 from lsc_graph.pretraining.unknowns import Unknowns
@@ -76,8 +76,35 @@ def test_points_do_not_depend_on_which_other_samples_are_read() -> None:
 
 
 def test_steps_are_spread_over_the_whole_sequence() -> None:
-    import numpy as np
+    for index in range(6):
+        times = spread_times(100, 5, 0, index)
+        assert [time // 20 for time in times] == [0, 1, 2, 3, 4]
+        assert spread_times(3, 8, 0, index) == [0, 1, 2]
+    pair = [spread_times(100, 5, 7, index) for index in (0, 1)]
+    assert [99 - time for time in reversed(pair[0])] == pair[1]
+    assert spread_times(100, 5, 7, 0) != spread_times(100, 5, 8, 0)
 
-    times = spread_times(100, 5, np.random.default_rng(0))
-    assert [time // 20 for time in times] == [0, 1, 2, 3, 4]
-    assert spread_times(3, 8, np.random.default_rng(0)) == [0, 1, 2]
+
+def test_drift_along_a_sequence_is_no_noise() -> None:
+    drift = torch.linspace(2.0, 0.5, 64, dtype=torch.float64)
+    values, sizes = [], []
+    for index in range(16):
+        times = spread_times(64, 4, 3, index)
+        values.append(drift[times])
+        sizes.append(len(times))
+    reading = Reading(("a", "a"), torch.cat(values), True, None, tuple(sizes))
+    assert reading.mean == pytest.approx(1.25, abs=0.02)
+    assert abs(reading.mean - 1.25) < 3 * reading.std_error + 0.005
+    assert reading.std_error < 0.2 * float(reading.values.std()) / 8
+
+
+@pytest.mark.parametrize("name", [*MODELS, "bidirectional_lstm", "scan_gru", "loop_gru", "feed_forward_relu"])
+def test_samples_read_together_are_those_read_alone(name: str) -> None:
+    problem = problem_of(name, num_steps=None if name.startswith("feed") else 8)
+    samples = list(enumerate(problem.draw(4, 5)))
+    whole = problem.reader.read({}, samples, 4, 9, with_derivative=False)
+    assert problem.reader.reads_together
+    parts = [problem.reader.read({}, [sample], 4, 9, with_derivative=False) for sample in samples]
+    for number, reading in enumerate(whole):
+        for mine, alone in zip(reading.by_sample(), parts, strict=True):
+            torch.testing.assert_close(mine, alone[number].values, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,60 @@
+"""Batches of matrices as smaller ones with the same radii: a range that all share, blocks of units."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lsc_graph.cells import Layer
+
+# From this size on looking for a shared range pays, if it saves this share of the size.
+_SHARED_FROM, _WORTH = 48, 0.75
+# Directions weaker than this share of the strongest, in squares, are rounding errors of float32.
+_FAINT = 1e-11
+
+
+def shared_range(matrices: Tensor) -> Tensor | None:
+    """An orthonormal basis Q [n, r] with M = Q Q^T M for all matrices [P, n, n]; None if r is about n.
+
+    Between the layers of a state-space model all blocks pass through one input projection, narrower than
+    the state. The nonzero eigenvalues of M are those of Q^T M Q.
+    """
+    size = matrices.shape[-1]
+    if size < _SHARED_FROM or not len(matrices):
+        return None
+    every = matrices.double().movedim(0, 1).reshape(size, -1)
+    squares, vectors = torch.linalg.eigh(every @ every.T)
+    is_kept = squares > _FAINT * squares[-1]
+    count = int(is_kept.sum())
+    return vectors[:, is_kept].contiguous() if 0 < count <= _WORTH * size else None
+
+
+def covers(basis: Tensor, matrices: Tensor) -> bool:
+    """Whether M = Q Q^T M for all matrices [P, n, n], but for rounding; seen on random vectors."""
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.randn(matrices.shape[-1], 2, dtype=torch.float64, generator=generator).to(matrices)
+    seen = (matrices @ probes).double()
+    rest = seen - basis @ (basis.T @ seen)
+    return bool(rest.square().sum() <= 1e3 * _FAINT * seen.square().sum())
+
+
+def num_units(layer: Layer) -> int:
+    """Units of a layer whose states are all [1, N] (or [N]); 0 for others."""
+    shapes = {tuple(size for size in state.shape if size != 1) for state in layer.states}
+    return shapes.pop()[0] if len(shapes) == 1 and all(len(shape) == 1 for shape in shapes) else 0
+
+
+def unit_matrices(matrices: Tensor, layer: Layer) -> Tensor | None:
+    """[P, N, k, k]: what each of N units does to its k states; None if units are coupled."""
+    count, num_states = num_units(layer), len(layer.states)
+    if not count:
+        return None
+    shaped = matrices.reshape(-1, num_states, count, num_states, count)
+    units = torch.diagonal(shaped, dim1=2, dim2=4)
+    # One matrix shows most couplings: all of them are looked at only where it shows none.
+    if any(
+        int(s.count_nonzero()) != int(u.count_nonzero())
+        for s, u in ((shaped[:1], units[:1]), (shaped, units))
+    ):
+        return None
+    return units.movedim(-1, 1).double()
