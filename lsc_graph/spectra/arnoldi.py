@@ -31,8 +31,7 @@ _RESOLVED = 0.02
 _MAX_DEFECT = 1e-4
 # How many points tell whether it is time to look at all of them.
 _NUM_SCOUTS = 4
-# From a basis of this size on, scouts with larger errors than this will not converge soon; in large matrices,
-# where products cost less beside products of matrices, they are given more time.
+# From a basis of this size on, scouts with larger errors than this will not converge soon.
 _HOPELESS_FROM, _HOPELESS = 64, 0.06
 # A vector of which less than this is left is orthogonalised once more (the criterion of Kahan and Parlett).
 _CANCELLED = 0.5**0.5
@@ -221,10 +220,10 @@ def _scouts(krylov: Krylov, tolerance: float) -> Estimate:
 
 
 @torch.no_grad()
-def dominant_values(matrices: Tensor, *, seed: int = 0) -> Tensor:
+def dominant_values(matrices: Tensor, *, max_basis: int = 2 * MAX_BASIS, seed: int = 0) -> Tensor:
     """Approximate dominant eigenvalues [P] (complex128) of matrices [P, n, n], for eigenvectors to refine."""
     operator = dense_operator(matrices)
-    size = min(2 * MAX_BASIS, operator.size)
+    size = min(max_basis, operator.size)
     krylov = Krylov.start(operator, size, torch.Generator().manual_seed(seed))
     krylov.grow(operator, size)
     values = torch.linalg.eigvals(krylov.matrix[:, :size, :size].double().nan_to_num(0.0, 0.0, 0.0))
