@@ -184,6 +184,7 @@ def _iterated(
     krylov = Krylov.start(operator, max_basis, torch.Generator().manual_seed(seed))
     scales = operator.apply(krylov.basis[:, 0]).abs().amax(1)
     krylov.scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
+    limit = _HOPELESS * max(1.0, operator.size / 512)
     operator = divided(operator, krylov.scales)  # squares of tiny or huge elements leave the range of floats
     best: Estimate | None = None
     alive = torch.arange(operator.num_points)
@@ -191,7 +192,7 @@ def _iterated(
         for size in _checkpoints(krylov.size, max_basis, operator.device.type):
             krylov.grow(operator, size)
             seen = _scouts(krylov, tolerance) if size < max_basis else _ritz(krylov, tolerance)
-            is_hopeless = gives_up and size >= _HOPELESS_FROM and float(seen.errors.median()) > _HOPELESS
+            is_hopeless = gives_up and size >= _HOPELESS_FROM and float(seen.errors.median()) > limit
             if size < max_basis and not is_hopeless and float(seen.converged.double().mean()) < 0.5:
                 continue
             found = _ritz(krylov, tolerance) if size < max_basis else seen
