@@ -61,12 +61,13 @@ def cases(part: str) -> Iterator[Case]:
 def problem_of(case: Case) -> Problem:
     """The model of a case, at the options that its row names."""
     options = {name: case[name] for name in ("num_layers", "hidden_size") if case[name] is not None}
-    is_flat = case["model"] in ("feed_forward_linear", "residual_mlp")
+    card = registry.card(case["model"], **options)
+    has_length = not card.forms or card.num_steps is not None
     surrogate = parse_surrogate("fast-sigmoid" if case["model"] == "alif" else None)
     return prepare_job(
         registry.build(case["model"], **options),
         Wish(case["target"]),
-        num_steps=None if is_flat else case["num_steps"],
+        num_steps=None if has_length else case["num_steps"],
         surrogate=surrogate,
     ).problem
 

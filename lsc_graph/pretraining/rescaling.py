@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,8 +35,8 @@ _MANY, _MOST_BYTES = 20, 2**28
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.75
 _KEPT = (
-    "values", "given_up", "edges", "unmoved", "efforts", "iterations", "doublings", "_best", "_since_best",
-    "_best_values", "_pace", "_signs", "_largest_std_error", "_means",
+    "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "iterations", "doublings",
+    "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_largest_std_error", "_means",
     "sensitivities", "_num_averaged",
 )  # fmt: skip
 State = dict[str, Any]
@@ -54,8 +55,9 @@ def rescale(
 ) -> Fit:
     """Run until every estimate is within tolerance and fresh points agree, or nothing more is gained.
 
-    Where moving the unknowns has brought a radius to where nothing moves it any more, or leaves it far from
-    its target, the weights were changed in vain: the fit starts again without the radii that asked for most.
+    Where moving the unknowns has brought a radius to where nothing moves it any more, but not to its target,
+    the weights were changed in vain: the fit starts again without the radii that asked for most. Where some
+    stay far from their targets, it goes on for the others from the best that was found.
 
     Args:
         problem: what to fit.
@@ -66,18 +68,21 @@ def rescale(
         resumed: what `keep` was given, to go on from there.
     """
     given_up: dict[Edge, str] = {}
+    earlier = (0, 0.0)
     if resumed is not None:
         given_up = dict(resumed["given_up"])
     while True:
-        run = _Run(problem, [value.clone() for value in values], given_up)
+        run = _Run(problem, [value.clone() for value in values], given_up, earlier)
         if resumed is not None:
             run.restore(resumed)
             resumed = None
         fit = _finished(run, max_iterations, report, keep)
-        in_vain = run.in_vain()
-        if not in_vain or fit.iterations >= max_iterations:
-            return fit
-        given_up |= run.most_demanding(in_vain)
+        lost, in_the_way = run.lost(), run.in_the_way()
+        if not (lost or in_the_way) or fit.iterations >= max_iterations:
+            return run.with_earlier(fit)
+        given_up |= lost or in_the_way
+        values = run.start if lost else fit.values
+        earlier = (run.earlier[0] + fit.iterations, run.earlier[1] + fit.seconds)
         report(run.history[-1])
 
 
@@ -103,8 +108,15 @@ def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None)
 class _Run:
     """The state of one fit."""
 
-    def __init__(self, problem: Problem, values: list[Tensor], given_up: Mapping[Edge, str]) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        values: list[Tensor],
+        given_up: Mapping[Edge, str],
+        earlier: tuple[int, float] = (0, 0.0),
+    ) -> None:
         self.problem, self.values, self.given_up = problem, values, dict(given_up)
+        self.start, self.earlier = values, earlier
         self.tracker = Tracker()
         self.history: list[Progress] = []
         self.edges: list[Edge] = []
@@ -115,6 +127,7 @@ class _Run:
         self.unknowns: Unknowns | None = None
         self.iterations = self.doublings = 0
         self._best, self._since_best, self._best_values = math.inf, 0, values
+        self._best_errors: dict[Edge, float] = {}
         self._pace = self._signs = torch.zeros(0, dtype=torch.float64)
         self._largest_std_error = 0.0
         self._num_averaged = 0
@@ -198,6 +211,7 @@ class _Run:
         largest = float(errors.abs().max()) if len(errors) else 0.0
         if largest < self._best - 0.1 * self.problem.tolerance:
             self._best, self._since_best, self._best_values = largest, 0, self.values
+            self._best_errors = dict(zip(self.edges, errors.tolist(), strict=True))
         else:
             self._since_best += 1
         self._look_closer(largest)
@@ -239,26 +253,31 @@ class _Run:
         self._observe([chosen[edge] for edge in self.edges])
         return self.is_settled() and all(problem.agrees(chosen[edge]) for edge in self.edges)
 
-    def in_vain(self) -> dict[Edge, str]:
-        """Radii that are not at their targets, and why, if some of them ask for what cannot be had.
+    def lost(self) -> dict[Edge, str]:
+        """Of the radii that are not at their targets, those that asked for most, if one was lost.
 
-        Those were moved until nothing moved them any more, or are far off after many iterations.
+        That one was moved until nothing moved it any more: it may have been carried off by the others.
         """
         targets, tolerance = self.problem.targets, self.problem.tolerance
-        errors = dict(zip(self.edges, self.errors().tolist(), strict=True))
         lost = {
             edge: f"{reason} further than to {self._means[edge]:.3f}"
             for edge, reason in self.unmoved.items()
             if edge in self.once_moved and abs(self._means[edge] - targets[edge]) > tolerance
         }
-        far = [edge for edge, error in errors.items() if abs(error) > _FAR * tolerance]
-        if not lost and not (self.is_stuck() and far and len(errors) > 1):
-            return {}
+        errors = dict(zip(self.edges, self.errors().tolist(), strict=True))
         missed = {edge: _TOO_LITTLE for edge, error in errors.items() if abs(error) > tolerance}
-        return (missed if lost else dict.fromkeys(far, _TOO_LITTLE)) | lost
+        return self._most_demanding(missed | lost) if lost else {}
 
-    def most_demanding(self, candidates: Mapping[Edge, str]) -> dict[Edge, str]:
-        """Those that asked for the largest changes at first: they may have carried off the others."""
+    def in_the_way(self) -> dict[Edge, str]:
+        """Radii that were far from their targets even at best, in a fit that is stuck with them."""
+        far = [e for e, error in self._best_errors.items() if abs(error) > _FAR * self.problem.tolerance]
+        if not far or not self.is_stuck():
+            return {}
+        chosen = self._most_demanding(dict.fromkeys(far, _TOO_LITTLE))
+        return chosen if set(self.edges) - set(chosen) else {}
+
+    def _most_demanding(self, candidates: Mapping[Edge, str]) -> dict[Edge, str]:
+        """Those that asked for the largest changes at first."""
         most = max(self.efforts[edge] for edge in candidates)
         order = list(self.efforts)
         chosen = (edge for edge in candidates if self.efforts[edge] > most / 2)
@@ -288,6 +307,12 @@ class _Run:
             self._pace = torch.ones_like(errors)
         self._signs = signs
         return self._pace * errors
+
+    def with_earlier(self, fit: Fit) -> Fit:
+        """An outcome with the iterations and seconds of earlier starts."""
+        return replace(
+            fit, iterations=fit.iterations + self.earlier[0], seconds=fit.seconds + self.earlier[1]
+        )
 
     def result(self, stop_reason: str) -> Fit:
         """The outcome as it stands."""
