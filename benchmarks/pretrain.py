@@ -88,6 +88,7 @@ def measured(problem: Problem, method: str, max_iterations: int) -> dict[str, An
         "std_error": worst.std_error,
         "is_reached": all(
             abs(r.mean - problem.targets[r.edge]) <= problem.tolerance + 2 * r.std_error
+            and r.std_error <= problem.tolerance
             for r in readings.values()
         ),
         "stop_reason": found.stop_reason,

@@ -55,7 +55,12 @@ def report_of(
 def _change(job: Job, edge: Edge, before: Reading, after: Reading, fit: Fit) -> RadiusChange:
     source, layer = edge
     target = job.targets.of_edge[edge]
-    is_reached = abs(after.mean - target) <= job.problem.tolerance + 2 * after.std_error
+    tolerance = job.problem.tolerance
+    is_near = abs(after.mean - target) <= tolerance + 2 * after.std_error
+    # A mean that is hardly known is near to everything.
+    is_known = after.std_error <= tolerance
+    reason = fit.reasons.get(edge, fit.stop_reason) if is_known else _uncertain(after)
+    is_reached = is_near and is_known
     return RadiusChange(
         layer=layer,
         name=job.problem.reader.layers[layer].name,
@@ -66,8 +71,14 @@ def _change(job: Job, edge: Edge, before: Reading, after: Reading, fit: Fit) -> 
         before=_radius(before),
         after=_radius(after),
         is_reached=is_reached,
-        reason=None if is_reached else fit.reasons.get(edge, fit.stop_reason),
+        reason=None if is_reached else reason,
     )
+
+
+def _uncertain(reading: Reading) -> str:
+    """Why nothing can be said of a radius."""
+    count = reading.values.numel()
+    return f"its mean over {count} points is known to {reading.std_error:.3f} only: it scatters too much"
 
 
 def _radius(reading: Reading) -> Radius:
