@@ -23,9 +23,9 @@ class RadiusChange:
     """One radius before and after.
 
     `source` and `layer` are layer ids; in time both are one layer. `quantity` is "spectral radius", or "gain"
-    where the block is not square. `is_reached`: within the tolerance and two standard errors of the target, if
-    the standard error is at most the tolerance. `reason` says why it was not. `written` is what an audit of the
-    written file found, if there is one.
+    where the block is not square. `is_reached`: within the tolerance and two standard errors of the target,
+    if the standard error is at most the tolerance. `reason` says why it was not. `written` is what an audit
+    of the written file found, if there is one.
     """
 
     layer: str
