@@ -73,14 +73,13 @@ def pretrain(
 ) -> Pretrained:
     """Move a model's weights until the mean radius of every layer, in time and depth, is at its target.
 
-    The local stability condition of the paper (section 6 of its theory page), reached by rescaling.
+    The local stability condition of the paper (section 3), reached by rescaling or another `method`.
 
     Args:
         model: path, bytes or ModelProto of an ONNX model; it is not changed.
         target: "half", "one", "sqrt", "auto" (from the measured coherence) or "unbalanced" (for this number
             of steps and layers); by default "half", and "one" for feed-forward models.
-        target_time: goes before `target` for radii in time.
-        target_depth: goes before `target` for radii in depth.
+        target_time, target_depth: go before `target` for radii in time and in depth.
         overrides: (pattern of layer names or ids, "time", "depth" or None for both, radius).
         method: "rescale" (few unknowns, by Gauss-Newton), "gradient" (every element, by Adam), "both", or
             "paper" (the paper's procedure; needs the extra `paper`).
@@ -89,10 +88,7 @@ def pretrain(
         train: patterns of tensor names; if there are any, nothing else is trained.
         freeze: patterns of tensor names that are not trained.
         num_steps: T; radii depend on it, so use the length that will be trained on.
-        data: as in `audit`; synthetic values otherwise.
-        inputs: as in `audit`.
-        input_shapes: as in `audit`.
-        states: as in `audit`.
+        data, inputs, input_shapes, states: as in `audit`; synthetic values where none are given.
         seed: of samples and probes; the same seed gives the same weights.
         device: "auto", "cpu" or "cuda".
         surrogate, surrogate_dampening, surrogate_sharpness: as in `audit`.
@@ -108,13 +104,11 @@ def pretrain(
         AnalysisError: the model cannot be analysed or trained; `ParityError` if the torch view disagrees.
     """
     _check_options(method, tolerance, max_iterations)
-    if resume and checkpoint is None:
-        raise UsageError("--resume needs the file to go on from", do="give it with --checkpoint")
+    _check_resumable(checkpoint, resume)
     started = time.perf_counter()
-    wish = Wish(target, target_time, target_depth, overrides)
     job = prepare_job(
         model,
-        wish,
+        Wish(target, target_time, target_depth, overrides),
         tolerance=tolerance,
         train=train,
         freeze=freeze,
@@ -129,10 +123,8 @@ def pretrain(
     )
     kept = None if checkpoint is None else Checkpoint(checkpoint, job.request(method))
     most = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
-    found = _fitted(job, method, most, kept, progress or (lambda _: None), is_resumed=resume, started=started)
-    if kept is not None:
-        kept.remove()
-    return found
+    say = progress or (lambda _: None)
+    return _fitted(job, method, most, kept, say, is_resumed=resume, started=started)
 
 
 def _fitted(
@@ -154,7 +146,14 @@ def _fitted(
     stored = job.stored(fit_found.values)
     after = job.measure(job.as_stored(stored), _AFTER, job.problem.tolerance / 4)
     report = report_of(job, method, before, after, fit_found, time.perf_counter() - started)
+    if kept is not None:
+        kept.remove()
     return Pretrained(stored, report, partial(job.check_written, stored))
+
+
+def _check_resumable(checkpoint: str | os.PathLike[str] | None, resume: bool) -> None:
+    if resume and checkpoint is None:
+        raise UsageError("--resume needs the file to go on from", do="give it with --checkpoint")
 
 
 def _check_options(method: str, tolerance: float, max_iterations: int | None) -> None:
