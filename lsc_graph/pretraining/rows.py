@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from lsc_graph.cells import Layer
 from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flat_from, flatten
 from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_below, ports_of, pull_rows, time_pairs
+from lsc_graph.layers.cells import Layer
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
 

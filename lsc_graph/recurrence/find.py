@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from lsc_graph.normalize import simplify
+from lsc_graph.canonical.normalize import simplify
+from lsc_graph.canonical.rewiring import inner_graphs
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
@@ -27,8 +29,6 @@ from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
-from lsc_graph.rewiring import inner_graphs
-from lsc_graph.shapes import static_shape
 
 
 @dataclass(frozen=True)

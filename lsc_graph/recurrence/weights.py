@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from lsc_graph.cells import body_values
-from lsc_graph.origins import origin_of
-from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.canonical.origins import origin_of
+from lsc_graph.recurrence.dataflow import body_values, inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.recurrence.unrolled.constants import Constants
 

@@ -12,16 +12,16 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from lsc_graph.canonical.normalize import normalize, normalize_open, upgrade_opset
+from lsc_graph.canonical.origins import origin_of
+from lsc_graph.canonical.precision import in_single_precision, is_half
 from lsc_graph.errors import AnalysisError, ConversionError, ParityError, UsageError
-from lsc_graph.load import load
-from lsc_graph.normalize import normalize, normalize_open, upgrade_opset
-from lsc_graph.origins import origin_of
-from lsc_graph.precision import in_single_precision, is_half
+from lsc_graph.model_file.load import load
 from lsc_graph.prepare import Request, plan_inputs
-from lsc_graph.pretraining.trainable import is_basis
 from lsc_graph.quantized.dequantize import is_quantized
 from lsc_graph.recurrence.fused_ops import lower_fused_ops
-from lsc_graph.reference import Reference
+from lsc_graph.running.reference import Reference
+from lsc_graph.to_torch.bases import is_basis
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.segment import Parameters, Segment
 

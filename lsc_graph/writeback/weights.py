@@ -11,11 +11,11 @@ from typing import Any
 
 from onnx import ModelProto
 
+from lsc_graph.canonical.origins import Origin, find_tensor
 from lsc_graph.errors import UsageError, WriteBackError
-from lsc_graph.file_format import parse_model
 from lsc_graph.files import is_same_file, replaced
-from lsc_graph.origins import Origin, find_tensor
-from lsc_graph.tensor_data import is_external
+from lsc_graph.model_file.file_format import parse_model
+from lsc_graph.model_file.tensor_data import is_external
 from lsc_graph.writeback.external import copy_data, external_files
 from lsc_graph.writeback.tensors import Array, encoded, overwrite
 from lsc_graph.writeback.verify import verify_file
