@@ -73,8 +73,9 @@ class RowPuller:
                 self._connections[module.cell.layer.id] = {p: n for p, n in found.items() if n}
 
     def _glue(self, index: int, run: Run, inputs: Values) -> Glue | None:
-        is_sequence = isinstance(self.program, SequenceProgram)
-        return glue_below(self.program, index, run, inputs) if is_sequence else None  # type: ignore[arg-type]
+        if not isinstance(self.program, SequenceProgram):
+            return None
+        return glue_below(self.program, index, run, inputs)
 
     @property
     def connects_equal_times(self) -> bool:

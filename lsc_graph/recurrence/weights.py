@@ -69,8 +69,9 @@ def _behind(values: Iterable[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
 
 def _is_trained(value: ir.Value) -> bool:
     tensor = value.const_value
-    is_stored = value.is_initializer() and tensor is not None
-    return is_stored and tensor.dtype.is_floating_point() and tensor.size >= _MIN_ELEMENTS  # type: ignore[union-attr]
+    if tensor is None or not value.is_initializer():
+        return False
+    return tensor.dtype.is_floating_point() and tensor.size >= _MIN_ELEMENTS
 
 
 def _name_in_file(value: ir.Value) -> str:

@@ -323,8 +323,8 @@ def _points(flags: tuple[bool, ...], size: int | None, values: Sequence[Tensor])
 
 
 def _call(*arguments: Any) -> tuple[Tensor, ...]:
-    return tuple(_Call.apply(*arguments))  # type: ignore[no-untyped-call]
+    return tuple(_Call.apply(*arguments))  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def _pull(*arguments: Any) -> tuple[Tensor, ...]:
-    return tuple(_Pull.apply(*arguments))  # type: ignore[no-untyped-call]
+    return tuple(_Pull.apply(*arguments))  # type: ignore[no-untyped-call]  # torch leaves it untyped

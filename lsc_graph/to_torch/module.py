@@ -54,8 +54,8 @@ class TorchModel(nn.Module):
             for key, parameter in module._parameters.items()
             if id(parameter) in names
         ]
-        self._register_state_dict_hook(_without_view)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
+        self._register_state_dict_hook(_without_view)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The model's outputs.
@@ -72,7 +72,9 @@ class TorchModel(nn.Module):
                 expected=", ".join(self.input_names),
             )
         rest = (named[name] for name in self.input_names[len(inputs) :])
-        outputs: tuple[Tensor, ...] = self._modules[_VIEW](*inputs, *rest)  # type: ignore[misc]
+        view = self._modules[_VIEW]
+        assert view is not None
+        outputs: tuple[Tensor, ...] = view(*inputs, *rest)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def tie(self) -> None:
@@ -81,7 +83,7 @@ class TorchModel(nn.Module):
             module._parameters[key] = self._parameters[name]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TorchModel:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.tie()
         return self
 

@@ -121,8 +121,9 @@ def check_target(source: Source, target: Path, is_in_place_allowed: bool) -> Non
         raise UsageError("There is no such folder to write to", where=str(target.parent))
     if target.is_dir():
         raise UsageError("The output is a folder", where=str(target), expected="the name of a file")
-    is_path = not isinstance(source, bytes | ModelProto)
-    if is_path and not is_in_place_allowed and is_same_file(Path(source), target):  # type: ignore[arg-type]
+    if is_in_place_allowed or isinstance(source, bytes | ModelProto):
+        return
+    if is_same_file(Path(source), target):
         raise UsageError(
             "The output is the input itself",
             where=str(target),

@@ -53,4 +53,4 @@ def _replace(split: ir.Node, reader: ir.Node, names: Names) -> None:
         assert size
     graph.insert_before(reader, writer.nodes)
     replace_output(reader.outputs[0], result)
-    reader.graph.remove(reader, safe=True)  # type: ignore[union-attr]
+    graph.remove(reader, safe=True)
