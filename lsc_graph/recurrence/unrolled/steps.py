@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
 import onnx_ir as ir
 
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import Lane, StepsDifferError, Walk, is_alike
-from lsc_graph.recurrence.unrolled.retiming import retime
+from lsc_graph.recurrence.unrolled.phase import Phase, find_phase
 
 Images = list[ir.Value | None]
 """One value per step, None where a step lacks it."""
@@ -66,52 +65,11 @@ def find_steps(order: Order, constants: Constants, anchors: Sequence[ir.Node]) -
         StepsDifferError: they are not alike.
     """
     walk = Walk(order, constants, anchors)
-    found, errors = [], []
-    for trimming in Trimming:
-        try:
-            found.append(_folded(walk, len(anchors), trimming))
-        except StepsDifferError as error:
-            errors.append(error)
-    if not found:
-        raise next((error for error in errors if error.steps), errors[0])
-    return min(found, key=_num_handed_on)
-
-
-class Trimming(Enum):
-    """What to assume of an operation that is there for fewer steps than others.
-
-    The first ones may have been computed from zeros by the exporter, the last ones may not be needed.
-    """
-
-    FIRST = "the first ones are missing"
-    LAST_IF_UNREAD = "the last ones are missing, unless something stands for a first one"
-    LAST = "the last ones are missing"
-
-
-def _num_handed_on(steps: Steps) -> int:
-    return sum(math.prod(dim for dim in key.shape or () if isinstance(dim, int)) for key in steps.states)
-
-
-def _folded(walk: Walk, num_steps: int, trimming: Trimming) -> Steps:
-    sizes = [_size(walk.pattern(lane)) for lane in walk.lanes]
-    wishes = [_wish(walk, lane, num_steps, trimming) for lane in walk.lanes]
-    offsets = retime(walk.lanes, walk.anchors, sizes, wishes)
-    steps = _Folding(walk, offsets, num_steps).steps
+    phase = find_phase(walk, [_size(walk.pattern(lane)) for lane in walk.lanes])
+    steps = _Folding(walk, phase).steps
     _check_complete(steps)
     _check_independent(steps, walk.order)
     return steps
-
-
-def _wish(walk: Walk, lane: Lane, num_steps: int, trimming: Trimming) -> int:
-    """The offset with which a lane's first node is in step 0, or its last one in step T-1."""
-    indices = list(lane.images)
-    if trimming is not Trimming.LAST or len(indices) > num_steps:
-        # What comes before the first step may look like it.
-        indices = [index for index, node in lane.images.items() if node in walk.levels]
-    first, last = -min(indices), num_steps - 1 - max(indices)
-    is_read_before = min(indices) - 1 in {index for index, _ in lane.starts} | lane.images.keys()
-    lacks_last = trimming is Trimming.LAST or (trimming is Trimming.LAST_IF_UNREAD and not is_read_before)
-    return first if first < last and lacks_last else last
 
 
 def _size(node: ir.Node) -> int:
@@ -123,9 +81,11 @@ def _size(node: ir.Node) -> int:
 class _Folding:
     """From lanes with their own indices to steps: node k of lane i stands in step k + offset[i]."""
 
-    def __init__(self, walk: Walk, offsets: Sequence[int], num_steps: int) -> None:
+    def __init__(self, walk: Walk, phase: Phase) -> None:
         self.walk = walk
-        self.offset = {id(lane): offsets[position] for position, lane in enumerate(walk.lanes)}
+        pairs = zip(walk.lanes, phase.offsets, strict=True)
+        self.offset = {id(lane): offset - phase.first for lane, offset in pairs}
+        num_steps = phase.num_steps - phase.first
         self.steps = Steps(num_steps, num_steps - 2)
         lanes = self._folded_lanes()
         for lane in lanes:
