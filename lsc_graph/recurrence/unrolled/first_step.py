@@ -1,4 +1,4 @@
-"""A first step that an exporter has simplified away because it starts from zeros, put back."""
+"""A first step that an exporter has simplified away because it starts from constants, put back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _TOLERANCE = 1e-5
 def put_back_first_step(
     model: ir.Model, steps: Steps, reads: Reads, nodes: Sequence[ir.Node], writer: GraphWriter, trial: Trial
 ) -> bool:
-    """Let the recurrence start one step earlier from zeros, if that gives the states that it starts with.
+    """Let the recurrence start one step earlier, if that gives the states that it starts with.
+
+    It starts from what is known to stand there, and from zeros where nothing is.
 
     Whether it does is settled by running both in ONNX Runtime.
     """
@@ -27,9 +29,9 @@ def put_back_first_step(
     if earlier is None or not _is_computed(steps) or any(static_shape(key) is None for key in steps.states):
         return False
     starts = [steps.states[key][0] for key in steps.states]
-    zeros = {key: _zeros(key, writer) for key in steps.states}
     if not _agree(model, steps, reads, nodes, earlier, trial):
         return False
+    initial = _initial(steps, writer)
     steps.num_steps += 1
     steps.position += 1
     for lane in steps.nodes.values():
@@ -39,7 +41,7 @@ def put_back_first_step(
     for key, start in zip(steps.states, starts, strict=True):
         if steps.after[key] in steps.values and start is not None and not start.is_initializer():
             steps.values[steps.after[key]][0] = start
-        steps.states[key].insert(0, zeros[key])
+        steps.states[key].insert(0, initial[key])
     reads.slices |= earlier
     return True
 
@@ -63,6 +65,11 @@ def _is_computed(steps: Steps) -> bool:
     return not is_given and any(start is not None and not start.is_initializer() for start in starts)
 
 
+def _initial(steps: Steps, writer: GraphWriter) -> dict[ir.Value, ir.Value]:
+    """What each state is before the earlier step."""
+    return {key: steps.earlier.get(key) or _zeros(key, writer) for key in steps.states}
+
+
 def _zeros(key: ir.Value, writer: GraphWriter) -> ir.Value:
     dtype = key.dtype or ir.DataType.FLOAT
     return writer.constant(np.zeros(static_shape(key) or (), dtype=dtype.numpy()), f"{key.name}.zeros")
@@ -76,10 +83,9 @@ def _agree(
     earlier: dict[ir.Value, Slices],
     trial: Trial,
 ) -> bool:
-    """Whether the step, applied to zeros, gives the states that the recurrence starts with."""
+    """Whether the step, applied one step earlier, gives the states that the recurrence starts with."""
     writer = GraphWriter("lsc_graph.first_step", None)
-    zeros = {key: _zeros(key, writer) for key in steps.states}
-    known = stepped(steps, reads, nodes, zeros, earlier, writer)
+    known = stepped(steps, reads, nodes, _initial(steps, writer), earlier, writer)
     starts = [lane[0] for lane in steps.states.values()]
     return are_equal(model, writer.nodes, starts, [known[steps.after[key]] for key in steps.states], trial)
 

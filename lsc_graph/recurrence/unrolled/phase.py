@@ -3,7 +3,8 @@
 Exporters compute the first step from zeros by themselves, and leave out what nobody reads of the last, so that
 most operations are there for fewer steps than the recurrence has. What is left says, in this order:
 
-1. An operation that is there for every step is where its number says.
+1. An operation that is there for every step is where its number says, and so is one that reads a slice of
+   a sequence which has one for every step.
 2. A value that another one alone determines is not handed on, but that other one, if that one is read in
    more places: U h follows from h, which the next layer reads too.
 3. As few elements as possible are handed on.
@@ -13,19 +14,17 @@ most operations are there for fewer steps than the recurrence has. What is left 
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 
-import networkx as nx
-
 from lsc_graph.recurrence.unrolled.lanes import Lane, Walk
 from lsc_graph.recurrence.unrolled.retiming import Optimum, retime
+from lsc_graph.recurrence.unrolled.slices import step_numbers
 
 _MOST_LAGS = 8
-_NOBODY = 0
 
 
 class Reach(IntEnum):
@@ -82,11 +81,22 @@ class _Cutting:
     @cached_property
     def _optimum(self) -> Optimum:
         costs, price = self._costs()
-        bounds = []
-        for first, last in self.spans:
-            latest = self.num_steps - 1 - last
-            bounds.append((min(-first, latest), max(-first, latest)))
+        bounds = [self._range(lane, *span) for lane, span in zip(self.lanes, self.spans, strict=True)]
         return retime(self.lanes, costs, bounds, price)
+
+    def _range(self, lane: Lane, first: int, last: int) -> tuple[int, int]:
+        """The offsets that a lane may have: all its operations are in one of the steps.
+
+        What reads a slice of a sequence that has one for every step belongs to that step.
+        """
+        earliest, latest = -first, self.num_steps - 1 - last
+        for position in range(len(self.walk.pattern(lane).inputs)):
+            if position not in lane.reads:
+                column = {k: v for k, v in lane.column(position).items() if v is not None}
+                number = step_numbers(column, self.num_steps, self.walk.constants)
+                if number is not None:
+                    return number, number
+        return min(earliest, latest), max(earliest, latest)
 
     def _costs(self) -> tuple[list[int], int]:
         """What handing on each lane's outputs costs, and the price of anything else."""
@@ -101,12 +111,12 @@ class _Cutting:
     @cached_property
     def reach(self) -> dict[int, Reach]:
         """How far each lane is read, by its id."""
-        readers: defaultdict[int, int] = defaultdict(int)
-        for lane in self.lanes:
-            for read in lane.reads.values():
-                readers[id(read.lane)] += 1
+        readers: Counter[tuple[int, int]] = Counter(
+            (id(read.lane), read.output) for lane in self.lanes for read in lane.reads.values()
+        )
+        several = {lane for (lane, _), count in readers.items() if count > 1}
         return {
-            id(lane): Reach.OUTSIDE if self._is_read_outside(lane) else Reach(min(1, readers[id(lane)] // 2))
+            id(lane): Reach.OUTSIDE if self._is_read_outside(lane) else Reach(id(lane) in several)
             for lane in self.lanes
         }
 
@@ -119,24 +129,48 @@ class _Cutting:
         )
 
     def _is_derived(self, lane: Lane) -> bool:
-        """Whether a value that is read farther determines this one."""
-        own, above = self.reach[id(lane)], id(lane)
-        while (above := self._deciders.get(above, _NOBODY)) != _NOBODY:
-            if self.reach[above] > own:
-                return True
-        return False
+        """Whether values that are better known than this one determine it."""
+        return id(lane) in self._following[self._worth[id(lane)]]
 
     @cached_property
-    def _deciders(self) -> dict[int, int]:
-        """For each lane, the nearest one that alone determines it, by their ids: the dominators of the reads."""
-        flow: nx.DiGraph[int] = nx.DiGraph()
-        flow.add_node(_NOBODY)
-        for lane in self.lanes:
-            flow.add_edges_from((id(read.lane), id(lane)) for read in lane.reads.values())
-            if self._is_news(lane):
-                flow.add_edge(_NOBODY, id(lane))
-        found: dict[int, int] = nx.immediate_dominators(flow, _NOBODY)
+    def _following(self) -> dict[tuple[int, bool], set[int]]:
+        """For each worth, the lanes that values of more worth determine, by their ids."""
+        return {worth: self._determined_by_more(worth) for worth in set(self._worth.values())}
+
+    def _determined_by_more(self, worth: tuple[int, bool]) -> set[int]:
+        known = {lane for lane, own in self._worth.items() if own > worth}
+        lacking = {
+            id(lane): {id(r.lane) for r in lane.reads.values()} - known
+            for lane in self.lanes
+            if not self._is_news(lane)
+        }
+        found: set[int] = set()
+        pending = [lane for lane, others in lacking.items() if not others]
+        while pending:
+            lane = pending.pop()
+            if lane in found:
+                continue
+            found.add(lane)
+            for reader in self._readers[lane]:
+                if reader in lacking and not lacking[reader] - known - found:
+                    pending.append(reader)
         return found
+
+    @cached_property
+    def _readers(self) -> defaultdict[int, set[int]]:
+        found: defaultdict[int, set[int]] = defaultdict(set)
+        for lane in self.lanes:
+            for read in lane.reads.values():
+                found[id(read.lane)].add(id(lane))
+        return found
+
+    @cached_property
+    def _worth(self) -> dict[int, tuple[int, bool]]:
+        """How far each lane is read, and whether it is there for every step, by its id."""
+        return {
+            id(lane): (int(self.reach[id(lane)]), last - first + 1 == self.num_steps)
+            for lane, (first, last) in zip(self.lanes, self.spans, strict=True)
+        }
 
     def _is_news(self, lane: Lane) -> bool:
         """Whether a lane holds more, or something else, than another one: what steps read from outside, or choices.

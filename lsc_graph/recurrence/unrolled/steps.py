@@ -38,6 +38,7 @@ class Steps:
         values: per value that the step computes, its images.
         states: per value that the step takes over from the one before: what each step takes over.
         after: per key of `states`, the key in `values` or `states` of what the step hands on in its place.
+        earlier: per key of `states`, what stood for it one step before the first one, where that is known.
         outside: per value that the step reads from outside of the recurrence: what each step reads.
         heads: those of `nodes` that no state depends on.
         derived: values taken over that are no states, for others determine them.
@@ -49,6 +50,7 @@ class Steps:
     values: dict[ir.Value, Images] = field(default_factory=dict)
     states: dict[ir.Value, Images] = field(default_factory=dict)
     after: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    earlier: dict[ir.Value, ir.Value] = field(default_factory=dict)
     outside: dict[ir.Value, Images] = field(default_factory=dict)
     heads: set[ir.Node] = field(default_factory=set)
     derived: dict[ir.Value, Derivation] = field(default_factory=dict)
@@ -157,6 +159,9 @@ class _Folding:
         after = lane.value(position - back + 1 - offset, output)
         assert after is not None
         self.steps.states[key], self.steps.after[key] = images, after
+        earlier = lane.value(-1 - back - offset, output)
+        if earlier is not None:
+            self.steps.earlier[key] = earlier
 
 
 def _same_shape(images: Images) -> bool:
