@@ -1,8 +1,8 @@
-"""A first step that an exporter has simplified away because it starts from constants, put back."""
+"""First steps that an exporter has simplified away because they start from constants, put back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -16,15 +16,23 @@ from lsc_graph.recurrence.writer import GraphWriter
 _TOLERANCE = 1e-5
 
 
-def put_back_first_step(
+def put_back_first_steps(
     model: ir.Model, steps: Steps, reads: Reads, nodes: Sequence[ir.Node], writer: GraphWriter, trial: Trial
-) -> bool:
-    """Let the recurrence start one step earlier, if that gives the states that it starts with.
+) -> int:
+    """Let the recurrence start earlier, if that gives the states that it starts with; by how many steps it does.
 
     It starts from what is known to stand there, and from zeros where nothing is.
-
-    Whether it does is settled by running both in ONNX Runtime.
+    Whether it may is settled by running both in ONNX Runtime.
     """
+    for count in range(max(1, steps.num_lacking)):
+        if not _put_back(model, steps, reads, nodes, writer, trial):
+            return count
+    return max(1, steps.num_lacking)
+
+
+def _put_back(
+    model: ir.Model, steps: Steps, reads: Reads, nodes: Sequence[ir.Node], writer: GraphWriter, trial: Trial
+) -> bool:
     earlier = _earlier(reads)
     if earlier is None or not _is_computed(steps) or any(static_shape(key) is None for key in steps.states):
         return False
@@ -42,6 +50,7 @@ def put_back_first_step(
         if steps.after[key] in steps.values and start is not None and not start.is_initializer():
             steps.values[steps.after[key]][0] = start
         steps.states[key].insert(0, initial[key])
+    steps.earlier = {key: images[1:] for key, images in steps.earlier.items()}
     reads.slices |= earlier
     return True
 
@@ -67,7 +76,8 @@ def _is_computed(steps: Steps) -> bool:
 
 def _initial(steps: Steps, writer: GraphWriter) -> dict[ir.Value, ir.Value]:
     """What each state is before the earlier step."""
-    return {key: steps.earlier.get(key) or _zeros(key, writer) for key in steps.states}
+    known = {key: images[0] for key, images in steps.earlier.items() if images}
+    return {key: known.get(key) or _zeros(key, writer) for key in steps.states}
 
 
 def _zeros(key: ir.Value, writer: GraphWriter) -> ir.Value:
@@ -87,7 +97,14 @@ def _agree(
     writer = GraphWriter("lsc_graph.first_step", None)
     known = stepped(steps, reads, nodes, _initial(steps, writer), earlier, writer)
     starts = [lane[0] for lane in steps.states.values()]
-    return are_equal(model, writer.nodes, starts, [known[steps.after[key]] for key in steps.states], trial)
+    first = [known[steps.after[key]] for key in steps.states]
+    return are_equal(model, [*loose_constants(starts), *writer.nodes], starts, first, trial)
+
+
+def loose_constants(values: Iterable[ir.Value | None]) -> list[ir.Node]:
+    """Nodes of values that a step starts from which are not part of the graph yet; they read nothing."""
+    nodes = [value.producer() for value in values if value is not None]
+    return list(dict.fromkeys(node for node in nodes if node is not None and node.graph is None))
 
 
 def stepped(

@@ -9,7 +9,8 @@ most operations are there for fewer steps than the recurrence has. What is left 
    more places: U h follows from h, which the next layer reads too.
 3. As few elements as possible are handed on.
 4. Values that are read in several places are handed on rather than those that are read in one.
-5. What is left is computed as early as possible.
+5. What follows from one other value by an affine function is left out, if it can be.
+6. What is left is computed as early as possible.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
 
+from lsc_graph.recurrence.unrolled.affine import is_affine
 from lsc_graph.recurrence.unrolled.lanes import Lane, Walk
 from lsc_graph.recurrence.unrolled.retiming import Optimum, retime
 from lsc_graph.recurrence.unrolled.slices import step_numbers
@@ -63,13 +65,65 @@ class _Cutting:
         )
 
     def phase(self) -> Phase:
-        offsets = tuple(self._optimum.earliest())
+        offsets = self._offsets()
         starts = [
             first + offset
             for (first, _), offset, lane in zip(self.spans, offsets, self.lanes, strict=True)
             if not lane.is_head
         ]
-        return Phase(offsets, self.num_steps, max(starts))
+        return Phase(tuple(offsets), self.num_steps, max(starts))
+
+    def _offsets(self) -> list[int]:
+        """Everything as early as possible, but for what is better late."""
+        offsets, latest = self._optimum.earliest(), self._optimum.latest()
+        for group in self._optimum.loose():
+            late = list(offsets)
+            for position in group:
+                late[position] = latest[position]
+            if self._num_independent(late) < self._num_independent(offsets):
+                offsets = late
+        return offsets
+
+    def _num_independent(self, offsets: Sequence[int]) -> int:
+        """How many elements are handed on, those left out that are affine functions of others."""
+        lags = self._lags(offsets)
+        return sum(
+            lag * size
+            for position, (lag, size) in enumerate(zip(lags, self.sizes, strict=True))
+            if not (lag == 1 and self._is_affine_of_handed_on(position, offsets, lags))
+        )
+
+    def _lags(self, offsets: Sequence[int]) -> list[int]:
+        """For how many steps each lane's outputs are handed on."""
+        lags = [0] * len(self.lanes)
+        for position, lane in enumerate(self.lanes):
+            for read in lane.reads.values():
+                source = self._number[id(read.lane)]
+                lags[source] = max(lags[source], read.shift + offsets[position] - offsets[source])
+        return lags
+
+    def _is_affine_of_handed_on(self, position: int, offsets: Sequence[int], lags: Sequence[int]) -> bool:
+        seen: set[int] = set()
+        while position not in seen:
+            seen.add(position)
+            lane = self.lanes[position]
+            node, reads = self.walk.pattern(lane), list(lane.reads.items())
+            if len(reads) != 1 or self._is_news(lane):
+                return False
+            index, read = reads[0]
+            value = node.inputs[index]
+            source = self._number[id(read.lane)]
+            is_same_step = read.shift + offsets[position] == offsets[source]
+            if value is None or not is_affine(node, value) or not is_same_step:
+                return False
+            if lags[source] > 0:
+                return True
+            position = source
+        return False
+
+    @cached_property
+    def _number(self) -> dict[int, int]:
+        return {id(lane): position for position, lane in enumerate(self.lanes)}
 
     def _span(self, lane: Lane) -> tuple[int, int]:
         """The first and the last index of a lane; what comes before the first step may look like it."""

@@ -29,27 +29,47 @@ class _Bound:
 
 @dataclass(frozen=True)
 class Optimum:
-    """All the best choices: those that keep some bounds. Any two have an earliest and a latest one beside them."""
+    """All the best choices: those that keep some bounds. They have an earliest and a latest one among them."""
 
     num_lanes: int
     bounds: tuple[_Bound, ...]
 
+    def loose(self) -> list[list[int]]:
+        """Groups of lanes that may be early or late, each whatever the others are."""
+        early, late = self._smallest(), self._largest()
+        moving = {vertex for vertex in early if early[vertex] != late[vertex]}
+        graph: nx.Graph[_Vertex] = nx.Graph()
+        graph.add_nodes_from(moving)
+        graph.add_edges_from((b.upper, b.lower) for b in self.bounds if {b.upper, b.lower} <= moving)
+        groups = [sorted(i for what, i in part if what == "step") for part in nx.connected_components(graph)]
+        return sorted(group for group in groups if group)
+
     def earliest(self) -> list[int]:
         """The offset of each lane, the smallest that any best choice has."""
-        return [-distance for distance in self._distances(self.bounds)]
+        return self._offsets(self._smallest())
 
     def latest(self) -> list[int]:
         """The offset of each lane, the largest that any best choice has."""
-        return self._distances([_Bound(b.lower, b.upper, b.most) for b in self.bounds])
+        return self._offsets(self._largest())
 
-    def _distances(self, bounds: Sequence[_Bound]) -> list[int]:
-        limits: nx.DiGraph[_Vertex] = nx.DiGraph()
-        for bound in bounds:
-            edge = limits.get_edge_data(bound.upper, bound.lower)
-            most = bound.most if edge is None else min(bound.most, edge["weight"])
-            limits.add_edge(bound.upper, bound.lower, weight=most)
-        distances = nx.single_source_bellman_ford_path_length(limits, _ROOT)
-        return [int(distances["step", position]) for position in range(self.num_lanes)]
+    def _offsets(self, values: dict[_Vertex, int]) -> list[int]:
+        return [values["step", position] for position in range(self.num_lanes)]
+
+    def _smallest(self) -> dict[_Vertex, int]:
+        return {vertex: -distance for vertex, distance in _distances(self.bounds).items()}
+
+    def _largest(self) -> dict[_Vertex, int]:
+        return _distances([_Bound(b.lower, b.upper, b.most) for b in self.bounds])
+
+
+def _distances(bounds: Sequence[_Bound]) -> dict[_Vertex, int]:
+    limits: nx.DiGraph[_Vertex] = nx.DiGraph()
+    for bound in bounds:
+        edge = limits.get_edge_data(bound.upper, bound.lower)
+        most = bound.most if edge is None else min(bound.most, edge["weight"])
+        limits.add_edge(bound.upper, bound.lower, weight=most)
+    found = nx.single_source_bellman_ford_path_length(limits, _ROOT)
+    return {vertex: int(distance) for vertex, distance in found.items()}
 
 
 def retime(

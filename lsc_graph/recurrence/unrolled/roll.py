@@ -13,7 +13,7 @@ from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, find_chains
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.derived import merge_derived
-from lsc_graph.recurrence.unrolled.first_step import put_back_first_step
+from lsc_graph.recurrence.unrolled.first_step import put_back_first_steps
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
 from lsc_graph.recurrence.unrolled.reads import Reads, find_reads
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
@@ -106,10 +106,9 @@ def _roll(
     weight = f"{chain.constant.name}.steps" if chain.is_sequence else str(chain.constant.name)
     name = Names(model.graph).unique_prefix(_label(chain.nodes[steps.position], weight))
     writer = GraphWriter(name, chain.constant.dtype)
-    is_put_back = trial is not None and put_back_first_step(model, steps, reads, nodes, writer, trial)
-    if is_put_back:
-        find_heads_at(steps, 0, order, constants)
     if trial is not None:
+        for step in range(put_back_first_steps(model, steps, reads, nodes, writer, trial)):
+            find_heads_at(steps, step, order, constants)
         merge_derived(model, steps, reads, nodes, writer, trial)
     roller = Roller(steps, reads, writer, nodes)
     rolled = roller.write()

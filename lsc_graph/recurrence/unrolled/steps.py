@@ -38,7 +38,8 @@ class Steps:
         values: per value that the step computes, its images.
         states: per value that the step takes over from the one before: what each step takes over.
         after: per key of `states`, the key in `values` or `states` of what the step hands on in its place.
-        earlier: per key of `states`, what stood for it one step before the first one, where that is known.
+        num_lacking: how many steps before the first one lack operations.
+        earlier: per key of `states`, what stood for it at each of these steps, the nearest first, where known.
         outside: per value that the step reads from outside of the recurrence: what each step reads.
         heads: those of `nodes` that no state depends on.
         derived: values taken over that are no states, for others determine them.
@@ -50,7 +51,8 @@ class Steps:
     values: dict[ir.Value, Images] = field(default_factory=dict)
     states: dict[ir.Value, Images] = field(default_factory=dict)
     after: dict[ir.Value, ir.Value] = field(default_factory=dict)
-    earlier: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    num_lacking: int = 0
+    earlier: dict[ir.Value, Images] = field(default_factory=dict)
     outside: dict[ir.Value, Images] = field(default_factory=dict)
     heads: set[ir.Node] = field(default_factory=set)
     derived: dict[ir.Value, Derivation] = field(default_factory=dict)
@@ -88,7 +90,7 @@ class _Folding:
         pairs = zip(walk.lanes, phase.offsets, strict=True)
         self.offset = {id(lane): offset - phase.first for lane, offset in pairs}
         num_steps = phase.num_steps - phase.first
-        self.steps = Steps(num_steps, num_steps - 2)
+        self.steps = Steps(num_steps, num_steps - 2, num_lacking=phase.first)
         lanes = self._folded_lanes()
         for lane in lanes:
             self._add_nodes(lane)
@@ -159,9 +161,8 @@ class _Folding:
         after = lane.value(position - back + 1 - offset, output)
         assert after is not None
         self.steps.states[key], self.steps.after[key] = images, after
-        earlier = lane.value(-1 - back - offset, output)
-        if earlier is not None:
-            self.steps.earlier[key] = earlier
+        before = range(-1, -1 - self.steps.num_lacking, -1)
+        self.steps.earlier[key] = [lane.value(step - back - offset, output) for step in before]
 
 
 def _same_shape(images: Images) -> bool:
