@@ -101,7 +101,7 @@ def _makes_no_difference(
         instead[key] = known[steps.after[key]]
     pairs = []
     for initial in (given, instead):
-        known = stepped(steps, reads, nodes, initial, reads.slices, writer)
+        known = stepped(steps, reads, nodes, initial, writer)
         pairs.append([known[value] for value in wanted])
     constants = loose_constants([*given.values(), start])
     return are_equal(model, [*constants, *writer.nodes], pairs[0], pairs[1], trial)

@@ -107,7 +107,7 @@ def _roll(
     name = Names(model.graph).unique_prefix(_label(chain.nodes[steps.position], weight))
     writer = GraphWriter(name, chain.constant.dtype)
     if trial is not None:
-        for step in range(put_back_first_steps(model, steps, reads, nodes, writer, trial)):
+        for step in range(put_back_first_steps(model, steps, reads, nodes, constants, writer, trial)):
             find_heads_at(steps, step, order, constants)
         merge_derived(model, steps, reads, nodes, writer, trial)
     roller = Roller(steps, reads, writer, nodes)

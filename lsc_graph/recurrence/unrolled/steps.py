@@ -41,6 +41,7 @@ class Steps:
         num_lacking: how many steps before the first one lack operations.
         earlier: per key of `states`, what stood for it at each of these steps, the nearest first, where known.
         outside: per value that the step reads from outside of the recurrence: what each step reads.
+        outside_earlier: the same for the steps that `num_lacking` counts, the nearest first.
         heads: those of `nodes` that no state depends on.
         derived: values taken over that are no states, for others determine them.
     """
@@ -54,6 +55,7 @@ class Steps:
     num_lacking: int = 0
     earlier: dict[ir.Value, Images] = field(default_factory=dict)
     outside: dict[ir.Value, Images] = field(default_factory=dict)
+    outside_earlier: dict[ir.Value, Images] = field(default_factory=dict)
     heads: set[ir.Node] = field(default_factory=set)
     derived: dict[ir.Value, Derivation] = field(default_factory=dict)
 
@@ -109,6 +111,14 @@ class _Folding:
     def _at(self, lane: Lane, step: int) -> ir.Node | None:
         return lane.images.get(step - self.offset[id(lane)])
 
+    def _input(self, lane: Lane, step: int, position: int) -> ir.Value | None:
+        node = self._at(lane, step)
+        return node.inputs[position] if node is not None else None
+
+    def _lacking(self) -> range:
+        """The steps before the first one, which lack operations, the nearest first."""
+        return range(-1, -1 - self.steps.num_lacking, -1)
+
     def _pattern(self, lane: Lane) -> ir.Node:
         node = self._at(lane, self.steps.position)
         if node is None:
@@ -139,8 +149,9 @@ class _Folding:
                 self._add_state(read.lane, read.output, back)
 
     def _add_outside(self, key: ir.Value, lane: Lane, position: int) -> None:
-        nodes = self.steps.nodes[self._pattern(lane)]
-        images = [node.inputs[position] if node is not None else None for node in nodes]
+        images = [self._input(lane, step, position) for step in range(self.steps.num_steps)]
+        earlier = [self._input(lane, step, position) for step in self._lacking()]
+        self.steps.outside_earlier.setdefault(key, earlier)
         known = self.steps.outside.setdefault(key, images)
         for step, (old, new) in enumerate(zip(known, images, strict=True)):
             if old is not None and new is not None and not self.walk.constants.same(old, new):
@@ -161,8 +172,7 @@ class _Folding:
         after = lane.value(position - back + 1 - offset, output)
         assert after is not None
         self.steps.states[key], self.steps.after[key] = images, after
-        before = range(-1, -1 - self.steps.num_lacking, -1)
-        self.steps.earlier[key] = [lane.value(step - back - offset, output) for step in before]
+        self.steps.earlier[key] = [lane.value(step - back - offset, output) for step in self._lacking()]
 
 
 def _same_shape(images: Images) -> bool:
