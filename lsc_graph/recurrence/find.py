@@ -11,6 +11,7 @@ import onnx_ir as ir
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.errors import UsageError
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
@@ -26,6 +27,7 @@ from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unpack_scans import UnpackedScan, unpack_scans
 from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
@@ -76,13 +78,16 @@ def find_recurrences(
     Args:
         model: normalised model with static shapes.
         num_steps: how many calls of a streaming model make the sequence.
-        states: (input, output) pairs declared by hand.
+        states: pairs declared by hand: an input and the output that it receives next, or a value that a step
+            of an unrolled recurrence takes over and one that it hands on.
         trial: runs parts of the model on a synthetic sample; needed where only a run can tell.
     """
     read_lists_as_tensors(model)
     of_operators = states_of_operators(model.graph)
     loops, refusals = lower_loops(model, trial, simplify)
-    rolled, refused = roll_steps(model, trial)
+    states, choices = _told_by_hand(model.graph, states)
+    rolled, refused = roll_steps(model, trial, choices)
+    _check_made(choices, rolled)
     refusals += refused
     turn_around(model)
     lowered = lower_fused_ops(model)
@@ -105,9 +110,40 @@ def find_recurrences(
         for loop in loops
         if loop.is_data_dependent
     )
+    warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
     sites, refused = _told_apart(model, looped, _scan_sites(model, looped, lowered, rolled, loops))
     return Findings(model, sites, carried, refusals + refused, warnings)
+
+
+def _told_by_hand(
+    graph: ir.Graph, pairs: Sequence[tuple[str, str]]
+) -> tuple[list[tuple[str, str]], list[Choice]]:
+    """Pairs that are inputs and outputs, and choices of where unrolled steps are cut apart."""
+    computed = {str(value.name) for node in graph for value in node.outputs}
+    streaming = [pair for pair in pairs if not computed.issuperset(pair)]
+    return streaming, [Choice(*pair) for pair in pairs if pair not in streaming]
+
+
+def _check_made(choices: Sequence[Choice], rolled: Sequence[RolledSteps]) -> None:
+    made = {choice for steps in rolled for choice in steps.made}
+    for choice in choices:
+        if choice not in made:
+            raise UsageError(
+                "No unrolled recurrence computes both values that --state names",
+                got=f"--state {choice.before}:{choice.after}",
+                expected="a value that a step takes over, and one that the same step hands on",
+                do="see what `lsc-graph inspect` names as states",
+            )
+
+
+def _left_open(name: str, choice: OpenChoice) -> str:
+    values, other = ", ".join(choice.values), choice.other
+    return (
+        f"{name}: nothing in the file tells whether {values} is computed at the end of a step, as is assumed, "
+        "or at the start of the next one: the state is the same, but gains of a step, and radii where steps "
+        f"differ, depend on it; --state {other.before}:{other.after} takes the other reading"
+    )
 
 
 def _unpacked_loop(loop: LoweredLoop, unpacked: Mapping[ir.Node, UnpackedScan]) -> LoweredLoop:

@@ -1,7 +1,7 @@
 """Where one step of an unrolled recurrence ends and the next begins, as the network's author would say.
 
-Exporters compute the first step from zeros by themselves, and leave out what nobody reads of the last, so that
-most operations are there for fewer steps than the recurrence has. What is left says, in this order:
+Exporters compute the first step from zeros by themselves, and leave out what nobody reads of the last: most
+operations are there for fewer steps than the recurrence has. What is left says, in this order:
 
 1. An operation that is there for every step is where its number says, and so is one that reads a slice of
    a sequence which has one for every step.
@@ -15,74 +15,151 @@ most operations are there for fewer steps than the recurrence has. What is left 
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import cached_property
 
+from lsc_graph.errors import UsageError
 from lsc_graph.recurrence.unrolled.affine import is_affine
 from lsc_graph.recurrence.unrolled.lanes import Lane, Walk
-from lsc_graph.recurrence.unrolled.retiming import Optimum, retime
+from lsc_graph.recurrence.unrolled.retiming import Optimum, Tie, retime
 from lsc_graph.recurrence.unrolled.slices import step_numbers
+from lsc_graph.recurrence.unrolled.worth import Reach, Worth
 
 _MOST_LAGS = 8
 
 
-class Reach(IntEnum):
-    """How far a value is read."""
-
-    ONE_PLACE = 0
-    SEVERAL_PLACES = 1
-    OUTSIDE = 2
-
-
 @dataclass(frozen=True)
 class Phase:
-    """The step that each operation belongs to: node k of lane i stands in step k + `offsets`[i], of `num_steps`.
+    """The step of each operation: node k of lane i stands in step k + `offsets`[i], of `num_steps`.
 
-    `first` is the first step that has every operation.
+    Attributes:
+        offsets, num_steps: see above.
+        first: the first step that has every operation.
+        made: what a person has chosen here.
+        open: what a person may choose instead, where nothing in the file tells.
     """
 
     offsets: tuple[int, ...]
     num_steps: int
     first: int
+    made: tuple[Choice, ...]
+    open: tuple[OpenChoice, ...]
 
 
-def find_phase(walk: Walk, sizes: Sequence[int]) -> Phase:
-    """The steps of a walk's lanes, of which the outputs have some numbers of elements."""
-    return _Cutting(walk, sizes).phase()
+@dataclass(frozen=True)
+class Choice:
+    """The step that takes over the value named `before` hands on the one named `after`."""
+
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class OpenChoice:
+    """Values that may be computed at the end of a step, as is assumed, or at the start of the next one."""
+
+    values: tuple[str, ...]
+    other: Choice
+
+
+def find_phase(walk: Walk, sizes: Sequence[int], choices: Sequence[Choice] = ()) -> Phase:
+    """The steps of a walk's lanes, of which the outputs have some numbers of elements.
+
+    Raises:
+        UsageError: the steps cannot be cut as a person has chosen.
+    """
+    return _Cutting(walk, sizes, choices).phase()
 
 
 class _Cutting:
-    def __init__(self, walk: Walk, sizes: Sequence[int]) -> None:
+    def __init__(self, walk: Walk, sizes: Sequence[int], choices: Sequence[Choice] = ()) -> None:
         self.walk, self.lanes, self.sizes = walk, walk.lanes, sizes
+        self.places = {
+            str(value.name): (position, index)
+            for position, lane in enumerate(walk.lanes)
+            for index, node in lane.images.items()
+            for value in node.outputs
+        }
+        self.choices = [c for c in choices if c.before in self.places and c.after in self.places]
         self.spans = [self._span(lane) for lane in self.lanes]
         self.num_steps = max(
             last - first + 1
             for lane, (first, last) in zip(self.lanes, self.spans, strict=True)
             if not lane.is_head
         )
+        self._worth = Worth(walk, [last - first + 1 == self.num_steps for first, last in self.spans])
 
     def phase(self) -> Phase:
         offsets = self._offsets()
+        for choice in self.choices:
+            if not self._is_so(choice, offsets):
+                raise UsageError(
+                    "The steps of an unrolled recurrence cannot be cut apart as --state says",
+                    got=f"--state {choice.before}:{choice.after}",
+                    expected="a value that a step takes over, and one that the same step hands on",
+                    do="leave out --state, and see which values `lsc-graph inspect` names as states",
+                )
         starts = [
             first + offset
             for (first, _), offset, lane in zip(self.spans, offsets, self.lanes, strict=True)
             if not lane.is_head
         ]
-        return Phase(tuple(offsets), self.num_steps, max(starts))
+        found = tuple(self._open(offsets))
+        return Phase(tuple(offsets), self.num_steps, max(starts), tuple(self.choices), found)
+
+    def _open(self, offsets: Sequence[int]) -> Iterator[OpenChoice]:
+        """What hands on as much, and is as good by all rules."""
+        for group in self._optimum.loose():
+            other = self._moved(offsets, group)
+            choice = next(self._told_apart(other, offsets, group), None)
+            if choice is not None and self._num_independent(other) == self._num_independent(offsets):
+                handed_on = [position for position in group if self._lags(offsets)[position]]
+                names = [self.walk.pattern(self.lanes[position]).outputs[0].name for position in handed_on]
+                yield OpenChoice(tuple(map(str, names)), choice)
+
+    def _told_apart(
+        self, offsets: Sequence[int], from_others: Sequence[int], group: Sequence[int]
+    ) -> Iterator[Choice]:
+        """Choices that hold with some offsets and not with others."""
+        handed_on = [position for position, lag in enumerate(self._lags(offsets)) if lag]
+        pairs = itertools.product(handed_on, repeat=2)
+        for before, after in sorted(pairs, key=lambda pair: len({*pair} & {*group}) != 1):
+            for step in range(self.num_steps - 2, 0, -1):
+                names = self._name(before, step - 1, offsets), self._name(after, step, offsets)
+                if names[0] is not None and names[1] is not None:
+                    choice = Choice(names[0], names[1])
+                    if not self._is_so(choice, from_others):
+                        yield choice
+                    break
+
+    def _name(self, position: int, step: int, offsets: Sequence[int]) -> str | None:
+        node = self.lanes[position].images.get(step - offsets[position])
+        return str(node.outputs[0].name) if node is not None else None
+
+    def _is_so(self, choice: Choice, offsets: Sequence[int]) -> bool:
+        (one, index), (two, next_index) = self.places[choice.before], self.places[choice.after]
+        lags = self._lags(offsets)
+        is_next = index + offsets[one] + 1 == next_index + offsets[two]
+        return is_next and lags[one] > 0 and lags[two] > 0
 
     def _offsets(self) -> list[int]:
         """Everything as early as possible, but for what is better late."""
-        offsets, latest = self._optimum.earliest(), self._optimum.latest()
+        offsets = self._optimum.earliest()
         for group in self._optimum.loose():
-            late = list(offsets)
-            for position in group:
-                late[position] = latest[position]
+            late = self._moved(offsets, group)
             if self._num_independent(late) < self._num_independent(offsets):
                 offsets = late
         return offsets
+
+    def _moved(self, offsets: Sequence[int], group: Sequence[int]) -> list[int]:
+        """The offsets with a loose group as late as it may be, or as early if it is late."""
+        early, late = self._optimum.earliest(), self._optimum.latest()
+        return [
+            early[position] + late[position] - offset if position in group else offset
+            for position, offset in enumerate(offsets)
+        ]
 
     def _num_independent(self, offsets: Sequence[int]) -> int:
         """How many elements are handed on, those left out that are affine functions of others."""
@@ -108,7 +185,7 @@ class _Cutting:
             seen.add(position)
             lane = self.lanes[position]
             node, reads = self.walk.pattern(lane), list(lane.reads.items())
-            if len(reads) != 1 or self._is_news(lane):
+            if len(reads) != 1 or self._worth.is_news(lane):
                 return False
             index, read = reads[0]
             value = node.inputs[index]
@@ -136,7 +213,11 @@ class _Cutting:
     def _optimum(self) -> Optimum:
         costs, price = self._costs()
         bounds = [self._range(lane, *span) for lane, span in zip(self.lanes, self.spans, strict=True)]
-        return retime(self.lanes, costs, bounds, price)
+        ties = []
+        for choice in self.choices:
+            (before, index), (after, next_index) = self.places[choice.before], self.places[choice.after]
+            ties.append(Tie(before, after, index + 1 - next_index))
+        return retime(self.lanes, costs, bounds, price, ties)
 
     def _range(self, lane: Lane, first: int, last: int) -> tuple[int, int]:
         """The offsets that a lane may have: all its operations are in one of the steps.
@@ -157,92 +238,9 @@ class _Cutting:
         per_element = 3 * _MOST_LAGS * len(self.lanes)
         per_derived = per_element * _MOST_LAGS * sum(self.sizes)
         costs = [
-            per_element * size + (Reach.OUTSIDE - self.reach[id(lane)]) + per_derived * self._is_derived(lane)
+            per_element * size
+            + (Reach.OUTSIDE - self._worth.reach[id(lane)])
+            + per_derived * self._worth.is_derived(lane)
             for lane, size in zip(self.lanes, self.sizes, strict=True)
         ]
         return costs, _MOST_LAGS * sum(costs) + 1
-
-    @cached_property
-    def reach(self) -> dict[int, Reach]:
-        """How far each lane is read, by its id."""
-        readers: Counter[tuple[int, int]] = Counter(
-            (id(read.lane), read.output) for lane in self.lanes for read in lane.reads.values()
-        )
-        several = {lane for (lane, _), count in readers.items() if count > 1}
-        return {
-            id(lane): Reach.OUTSIDE if self._is_read_outside(lane) else Reach(id(lane) in several)
-            for lane in self.lanes
-        }
-
-    def _is_read_outside(self, lane: Lane) -> bool:
-        nodes = [node for node in lane.images.values() if node in self.walk.levels]
-        return any(
-            value.is_graph_output() or any(use.node not in self.walk.where for use in value.uses())
-            for node in nodes
-            for value in node.outputs
-        )
-
-    def _is_derived(self, lane: Lane) -> bool:
-        """Whether values that are better known than this one determine it."""
-        return id(lane) in self._following[self._worth[id(lane)]]
-
-    @cached_property
-    def _following(self) -> dict[tuple[int, bool], set[int]]:
-        """For each worth, the lanes that values of more worth determine, by their ids."""
-        return {worth: self._determined_by_more(worth) for worth in set(self._worth.values())}
-
-    def _determined_by_more(self, worth: tuple[int, bool]) -> set[int]:
-        known = {lane for lane, own in self._worth.items() if own > worth}
-        lacking = {
-            id(lane): {id(r.lane) for r in lane.reads.values()} - known
-            for lane in self.lanes
-            if not self._is_news(lane)
-        }
-        found: set[int] = set()
-        pending = [lane for lane, others in lacking.items() if not others]
-        while pending:
-            lane = pending.pop()
-            if lane in found:
-                continue
-            found.add(lane)
-            for reader in self._readers[lane]:
-                if reader in lacking and not lacking[reader] - known - found:
-                    pending.append(reader)
-        return found
-
-    @cached_property
-    def _readers(self) -> defaultdict[int, set[int]]:
-        found: defaultdict[int, set[int]] = defaultdict(set)
-        for lane in self.lanes:
-            for read in lane.reads.values():
-                found[id(read.lane)].add(id(lane))
-        return found
-
-    @cached_property
-    def _worth(self) -> dict[int, tuple[int, bool]]:
-        """How far each lane is read, and whether it is there for every step, by its id."""
-        return {
-            id(lane): (int(self.reach[id(lane)]), last - first + 1 == self.num_steps)
-            for lane, (first, last) in zip(self.lanes, self.spans, strict=True)
-        }
-
-    def _is_news(self, lane: Lane) -> bool:
-        """Whether a lane holds more, or something else, than another one: what steps read from outside, or choices.
-
-        What was chosen, such as a spike or a token, is not described by what it was chosen by.
-        """
-        node = self.walk.pattern(lane)
-        shifts: defaultdict[int, set[int]] = defaultdict(set)
-        for read in lane.reads.values():
-            shifts[id(read.lane)].add(read.shift)
-        is_choice = any(v.dtype is not None and not v.dtype.is_floating_point() for v in node.outputs)
-        return is_choice or any(len(own) > 1 for own in shifts.values()) or self._reads_outside(lane)
-
-    def _reads_outside(self, lane: Lane) -> bool:
-        """Whether its nodes read values from outside of the recurrence that differ from step to step."""
-        for position in range(len(self.walk.pattern(lane).inputs)):
-            column = {value for value in lane.column(position).values() if value is not None}
-            is_fixed = len(column) < 2 or all(value in self.walk.constants for value in column)
-            if position not in lane.reads and not is_fixed:
-                return True
-        return False

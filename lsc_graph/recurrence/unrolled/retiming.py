@@ -6,7 +6,7 @@ with prices: a linear program over differences, solved as the minimum-cost flow 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -28,8 +28,17 @@ class _Bound:
 
 
 @dataclass(frozen=True)
+class Tie:
+    """Lane `after` has an offset larger by `difference` than lane `before`, and both are handed on."""
+
+    before: int
+    after: int
+    difference: int
+
+
+@dataclass(frozen=True)
 class Optimum:
-    """All the best choices: those that keep some bounds. They have an earliest and a latest one among them."""
+    """All the best choices: those that keep some bounds. One of them is the earliest, and one the latest."""
 
     num_lanes: int
     bounds: tuple[_Bound, ...]
@@ -73,7 +82,11 @@ def _distances(bounds: Sequence[_Bound]) -> dict[_Vertex, int]:
 
 
 def retime(
-    lanes: Sequence[Lane], costs: Sequence[int], ranges: Sequence[tuple[int, int]], price: int
+    lanes: Sequence[Lane],
+    costs: Sequence[int],
+    ranges: Sequence[tuple[int, int]],
+    price: int,
+    ties: Sequence[Tie] = (),
 ) -> Optimum:
     """The step of each lane as an offset to its index: node k of lane i belongs to step k + offset[i].
 
@@ -85,13 +98,25 @@ def retime(
         costs: of handing on a lane's outputs by one step.
         ranges: the smallest and the largest offset of each lane.
         price: of leaving a range by one step.
+        ties: what comes before all that.
     """
     number = {id(lane): position for position, lane in enumerate(lanes)}
     bounds = list(_order(lanes, number))
     for position, (smallest, largest) in enumerate(ranges):
         vertex: _Vertex = ("step", position)
         bounds += [_Bound(vertex, _ROOT, largest, price), _Bound(_ROOT, vertex, -smallest, price)]
+    bounds += _tied(ties, 2 * price * (len(lanes) + 1))
     return Optimum(len(lanes), tuple(_equivalent(bounds, costs)))
+
+
+def _tied(ties: Sequence[Tie], price: int) -> Iterator[_Bound]:
+    for tie in ties:
+        before: _Vertex = ("step", tie.before)
+        after: _Vertex = ("step", tie.after)
+        yield _Bound(after, before, tie.difference, price)
+        yield _Bound(before, after, -tie.difference, price)
+        for position in (tie.before, tie.after):
+            yield _Bound(("step", position), ("last read", position), -1, price)
 
 
 def _order(lanes: Sequence[Lane], number: dict[int, int]) -> list[_Bound]:

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import Lane, StepsDifferError, Walk, is_alike
-from lsc_graph.recurrence.unrolled.phase import Phase, find_phase
+from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice, Phase, find_phase
 
 Images = list[ir.Value | None]
 """One value per step, None where a step lacks it."""
@@ -39,11 +39,12 @@ class Steps:
         states: per value that the step takes over from the one before: what each step takes over.
         after: per key of `states`, the key in `values` or `states` of what the step hands on in its place.
         num_lacking: how many steps before the first one lack operations.
-        earlier: per key of `states`, what stood for it at each of these steps, the nearest first, where known.
+        earlier: per key of `states`, what stood for it at each of these, the nearest first, where known.
         outside: per value that the step reads from outside of the recurrence: what each step reads.
         outside_earlier: the same for the steps that `num_lacking` counts, the nearest first.
         heads: those of `nodes` that no state depends on.
         derived: values taken over that are no states, for others determine them.
+        made, open: where the steps are cut apart, see `Phase`.
     """
 
     num_steps: int
@@ -58,20 +59,24 @@ class Steps:
     outside_earlier: dict[ir.Value, Images] = field(default_factory=dict)
     heads: set[ir.Node] = field(default_factory=set)
     derived: dict[ir.Value, Derivation] = field(default_factory=dict)
+    made: tuple[Choice, ...] = ()
+    open: tuple[OpenChoice, ...] = ()
 
     def images(self, key: ir.Value) -> Images:
         """What a computed or taken-over value is at every step."""
         return self.values[key] if key in self.values else self.states[key]
 
 
-def find_steps(order: Order, constants: Constants, anchors: Sequence[ir.Node]) -> Steps:
+def find_steps(
+    order: Order, constants: Constants, anchors: Sequence[ir.Node], choices: Sequence[Choice] = ()
+) -> Steps:
     """The steps that a chain of anchors numbers.
 
     Raises:
         StepsDifferError: they are not alike.
     """
     walk = Walk(order, constants, anchors)
-    phase = find_phase(walk, [_size(walk.pattern(lane)) for lane in walk.lanes])
+    phase = find_phase(walk, [_size(walk.pattern(lane)) for lane in walk.lanes], choices)
     steps = _Folding(walk, phase).steps
     _check_complete(steps)
     _check_independent(steps, walk.order)
@@ -92,7 +97,9 @@ class _Folding:
         pairs = zip(walk.lanes, phase.offsets, strict=True)
         self.offset = {id(lane): offset - phase.first for lane, offset in pairs}
         num_steps = phase.num_steps - phase.first
-        self.steps = Steps(num_steps, num_steps - 2, num_lacking=phase.first)
+        self.steps = Steps(
+            num_steps, num_steps - 2, num_lacking=phase.first, made=phase.made, open=phase.open
+        )
         lanes = self._folded_lanes()
         for lane in lanes:
             self._add_nodes(lane)
