@@ -174,7 +174,7 @@ class Unrounded:
         return bool(made.factor == factor.item() and made.shift == offset.item())
 
     def _saturated(self, name: str, output: str) -> str:
-        """What was quantised, as it is but for both ends of the integers' range: the same value for all readers."""
+        """What was quantised, but for both ends of the integers' range: the same value for all readers."""
         made, known = self._quantized[name], self._reals.get(name)
         if known is not None:
             return self.emit("Identity", [known], output) if output else known

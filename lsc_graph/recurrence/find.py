@@ -140,8 +140,8 @@ def _check_made(choices: Sequence[Choice], rolled: Sequence[RolledSteps]) -> Non
 def _left_open(name: str, choice: OpenChoice) -> str:
     values, other = ", ".join(choice.values), choice.other
     return (
-        f"{name}: nothing in the file tells whether {values} is computed at the end of a step, as is assumed, "
-        "or at the start of the next one: the state is the same, but gains of a step, and radii where steps "
+        f"{name}: nothing in the file tells whether {values} is computed at the end of a step, as is "
+        "assumed, or at the start of the next one: the state is the same, but gains of a step, and radii where steps "
         f"differ, depend on it; --state {other.before}:{other.after} takes the other reading"
     )
 

@@ -26,7 +26,7 @@ def put_back_first_steps(
     writer: GraphWriter,
     trial: Trial,
 ) -> int:
-    """Let the recurrence start earlier, if that gives the states that it starts with; by how many steps it does.
+    """Let the recurrence start earlier, if that gives the states that it starts with; returns by how much.
 
     It starts from what is known to stand there, and from zeros where nothing is.
     Whether it may is settled by running both in ONNX Runtime.
@@ -72,7 +72,7 @@ def _put_back(
 
 
 def _earlier(steps: Steps, reads: Reads, constants: Constants) -> Reads | None:
-    """What is sliced and stacked, with one more in front; where that cannot be seen, if it goes on like that."""
+    """What is sliced and stacked, with one more in front; if that cannot be seen, as it goes on."""
     known, found = find_earlier_reads(steps, constants), Reads(reads.captures)
     for key, slices in reads.slices.items():
         one = known.slices.get(key) or _one_more_slice(slices)

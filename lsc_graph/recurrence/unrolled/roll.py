@@ -141,7 +141,7 @@ def _alike_steps(
         part = Chain(chain.constant, nodes)
         try:
             steps = find_steps(order, constants, part.nodes, choices)
-            return steps, find_reads(steps, constants)
+            return steps, _reads(steps, constants, len(nodes))
         except StepsDifferError as error:
             first, last = 0 in error.steps, len(nodes) - 1 in error.steps
             is_inner = any(0 < step < len(nodes) - 1 for step in error.steps)
@@ -149,6 +149,13 @@ def _alike_steps(
             fewest = max(MIN_STEPS, len(chain.nodes) - _MAX_TRIMMED)
             if is_inner or not (first or last) or len(nodes) < fewest:
                 raise
+
+
+def _reads(steps: Steps, constants: Constants, num_uses: int) -> Reads:
+    try:
+        return find_reads(steps, constants)
+    except StepsDifferError as error:
+        raise error.in_chain(steps.num_steps, num_uses) from error
 
 
 def _label(anchor: ir.Node, weight: str) -> str:

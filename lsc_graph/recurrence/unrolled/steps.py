@@ -77,9 +77,12 @@ def find_steps(
     """
     walk = Walk(order, constants, anchors)
     phase = find_phase(walk, [_size(walk.pattern(lane)) for lane in walk.lanes], choices)
-    steps = _Folding(walk, phase).steps
-    _check_complete(steps)
-    _check_independent(steps, walk.order)
+    try:
+        steps = _Folding(walk, phase).steps
+        _check_complete(steps)
+        _check_independent(steps, walk.order)
+    except StepsDifferError as error:
+        raise error.in_chain(phase.num_steps - phase.first, len(anchors)) from error
     return steps
 
 
