@@ -141,8 +141,8 @@ def _left_open(name: str, choice: OpenChoice) -> str:
     values, other = ", ".join(choice.values), choice.other
     return (
         f"{name}: nothing in the file tells whether {values} is computed at the end of a step, as is "
-        "assumed, or at the start of the next one: the state is the same, but gains of a step, and radii where steps "
-        f"differ, depend on it; --state {other.before}:{other.after} takes the other reading"
+        "assumed, or at the start of the next one: gains depend on it, and radii where steps differ; "
+        f"--state {other.before}:{other.after} takes the other reading"
     )
 
 
