@@ -437,11 +437,11 @@ def main(folder: Path) -> None:
     export(folder, "hoisted", Hoisted(), (x,), "dynamo")
     export(folder, "selective", Selective(), (x.mT.reshape(1, T, D),), "dynamo")
     for kind in ("dynamo", "legacy"):
+        torch.manual_seed(1)  # both get the same weights
         export(folder, "normed", Normed(), (x,), kind)
         export(folder, "hard_spikes", HardSpikes(), (x,), kind)
         export(folder, "greedy", Greedy(), (torch.randint(0, 12, (T, 1)),), kind)
         export(folder, "attending", Attending(), (x,), kind)
-        torch.manual_seed(1)
         export(folder, "speaking", Speaking(), (x,), kind)
         export(folder, "equilibrium", Equilibrium(), (x[0],), kind)
         export(folder, "relu", nn.RNN(D, H, 2, bias=False, nonlinearity="relu"), (x,), kind)

@@ -177,25 +177,34 @@ class Walk:
         return str(value.name) if value is not None else f"input {position} of {self.pattern(lane).name}"
 
     def _extend(self, num_steps: int) -> None:
-        """What the last steps compute after their anchors, found forward."""
-        is_longer = True
-        while is_longer:
-            is_longer = False
-            for lane in self.lanes:
-                k = max(lane.images) + 1
-                image = self._next_image(lane, k) if k <= num_steps + 1 else None
-                if image is not None and image not in self.where:
-                    lane.images[k] = image
-                    self.where[image] = (lane, k)
-                    is_longer = True
+        """What the last steps compute after their anchors, found forward.
 
-    def _next_image(self, lane: Lane, k: int) -> ir.Node | None:
+        A node that may stand for several others is first tried as that which is read as it is.
+        """
+        while self._extend_by(num_steps, None) or self._extend_by(num_steps, _ARITHMETIC):
+            pass
+
+    def _extend_by(self, num_steps: int, among: Collection[str] | None) -> bool:
+        """Make lanes longer, or one if only some readers count."""
+        is_longer = False
+        for lane in self.lanes:
+            k = max(lane.images) + 1
+            image = self._next_image(lane, k, among) if k <= num_steps + 1 else None
+            if image is not None and image not in self.where:
+                lane.images[k] = image
+                self.where[image] = (lane, k)
+                is_longer = True
+                if among is not None:
+                    break
+        return is_longer
+
+    def _next_image(self, lane: Lane, k: int, among: Collection[str] | None) -> ir.Node | None:
         own = self.pattern(lane)
         for position, read in lane.reads.items():
             value = read.lane.value(k - read.shift, read.output)
             if value is not None:
                 shift = k - self._index_of(own)
-                return self._head_image(own, position, value, shift, self._varying(lane))
+                return self._head_image(own, position, value, shift, self._varying(lane), among)
         return None
 
     def _add_heads(self) -> None:
@@ -229,7 +238,13 @@ class Walk:
         return found if is_whole and _is_run(found) else {}
 
     def _head_image(
-        self, own: ir.Node, first: int, value: ir.Value, shift: int, varying: Collection[int] = ()
+        self,
+        own: ir.Node,
+        first: int,
+        value: ir.Value,
+        shift: int,
+        varying: Collection[int] = (),
+        among: Collection[str] | None = _ARITHMETIC,
     ) -> ir.Node | None:
         """The node that does `shift` steps later, to `value`, what `own` does; inputs `varying` are constants
         of each step's own.
@@ -243,7 +258,9 @@ class Walk:
                 for position, (mine, other) in enumerate(zip(own.inputs, use.node.inputs, strict=True))
             )
         ]  # fmt: skip
-        alike = [node for node in found if resembles(node, own)]
+        alike = [node for node in dict.fromkeys(found) if resembles(node, own, among=among)]
+        if len(alike) > 1:
+            alike = [node for node in alike if resembles(node, own, among=None)]
         return alike[0] if len(alike) == 1 else None
 
     def _varying(self, lane: Lane) -> list[int]:
@@ -294,8 +311,10 @@ def _is_join_over_steps(node: ir.Node, walk: Walk) -> bool:
     return len(set(lanes)) < len(lanes) and node.op_type == "Concat"
 
 
-def resembles(node: ir.Node, own: ir.Node, radius: int = _RADIUS) -> bool:
-    """Whether whatever reads a node reads its pattern too, a few arithmetic operators far.
+def resembles(
+    node: ir.Node, own: ir.Node, radius: int = _RADIUS, among: Collection[str] | None = _ARITHMETIC
+) -> bool:
+    """Whether whatever reads a node reads its pattern too, a few operators far; only some operators count.
 
     The last step may lack readers, but has no others; that tells equal computations apart.
     """
@@ -304,11 +323,11 @@ def resembles(node: ir.Node, own: ir.Node, radius: int = _RADIUS) -> bool:
     readers = [(use.idx, use.node) for use in own.outputs[0].uses()]
     return all(
         any(
-            use.idx == index and is_alike(use.node, reader) and resembles(use.node, reader, radius - 1)
+            use.idx == index and is_alike(use.node, reader) and resembles(use.node, reader, radius - 1, among)
             for index, reader in readers
         )
         for use in node.outputs[0].uses()
-        if use.node.op_type in _ARITHMETIC
+        if among is None or use.node.op_type in among
     )
 
 
