@@ -128,7 +128,7 @@ def _bias(to: Unrounded, name: str, *scales: str, alpha: float = 1.0) -> list[st
     if len(known) < len(parts):
         return None
     steps, first, second = known
-    return [to.constant((steps * (alpha * first * second)).astype(np.float32), f"{name}.floats")]
+    return [to.constant((steps * (alpha * first * second)).astype(np.float32), to.named_after(name))]
 
 
 def _qlinear_matmul(to: Unrounded, node: NodeProto) -> bool:
@@ -236,6 +236,7 @@ def _through(to: Unrounded, node: NodeProto) -> bool:
     moved.CopyFrom(node)
     moved.input[0] = to.as_float(node.input[0])
     to.nodes.append(moved)
+    to.move(node)
     values = node.output[:1] if node.op_type == "MaxPool" else node.output
     to.floats |= {name: elem_type for name in values if name}
     return True

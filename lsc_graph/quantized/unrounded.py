@@ -8,7 +8,7 @@ infinitely fine steps. Where an operator has no counterpart for such values, the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,7 +89,7 @@ class Unrounded:
         self.nodes.append(helper.make_node("Constant", [], [name], name=name, value=value))
         return name
 
-    def _named_after(self, name: str) -> str:
+    def named_after(self, name: str) -> str:
         """A new name for the floats that a constant stands for; reports show it."""
         self._count += 1
         floats = f"{name}.floats"
@@ -124,7 +124,7 @@ class Unrounded:
             return name
         kind = np.dtype(np.float32) if dtype is None else dtype.dtype
         if (known := self.constants.get(name)) is not None:
-            return self.constant(known.astype(kind), self._named_after(name))
+            return self.constant(known.astype(kind), self.named_after(name))
         cast = self.producers.get(name)
         if cast is not None and cast.op_type == "Cast":
             rounding = self.producers.get(cast.input[0])
@@ -137,7 +137,7 @@ class Unrounded:
         known, offset = self.constants.get(name), self.constants.get(zero)
         if known is not None and (not zero or offset is not None):
             steps = real_values(known, np.ones(1, np.float32), offset, axis)
-            return self.constant(steps, self._named_after(name))
+            return self.constant(steps, self.named_after(name))
         if self.has_no_zero(zero):
             return self.as_float(name)
         if offset is not None and offset.size > 1:
@@ -154,7 +154,7 @@ class Unrounded:
         known, factor = self.constants.get(name), self.constants.get(scale)
         offset = self.constants.get(zero)
         if known is not None and factor is not None and (not zero or offset is not None):
-            name = output or self._named_after(name)
+            name = output or self.named_after(name)
             return self.constant(real_values(known, factor, offset, axis), name)
         if name not in self.floats or (factor is not None and factor.size > 1):
             return None
@@ -181,6 +181,20 @@ class Unrounded:
         lowest, highest = (np.asarray(end * made.factor, made.factor.dtype) for end in made.ends)
         self._reals[name] = self.saturate(made.real, lowest, highest, output)
         return self._reals[name]
+
+    def move(self, node: NodeProto) -> None:
+        """Take what was quantised along where a node takes the integers."""
+        made = self._quantized.get(node.input[0])
+        if made is None:
+            return
+        moved = NodeProto()
+        moved.CopyFrom(node)
+        moved.input[0] = self._saturated(node.input[0], "")
+        moved.name = f"{node.name or node.output[0]}.real"
+        moved.output[:] = [name and f"{name}.real" for name in node.output]
+        self.nodes.append(moved)
+        for name, real in zip(node.output, moved.output, strict=True):
+            self._quantized[name], self._reals[name] = replace(made, real=real), real
 
     def quantize(self, real: str, scale: str, zero: str, elem_type: int, output: str) -> bool:
         """real / scale + zero point, saturated but not rounded; the parameters must be known numbers."""

@@ -99,7 +99,7 @@ def test_a_quantised_lstm_has_nearly_the_radii_of_the_float_one(tmp_path: Path) 
 
 @pytest.mark.parametrize("is_given", [True, False])
 def test_quantised_and_dequantised_steps_are_steps(tmp_path: Path, is_given: bool) -> None:
-    """From given states all of them; from zeros the quantiser's own rounding may set the first one apart."""
+    """From given states, and from zeros that were folded."""
     proto, int8 = quantized_by_pairs(tmp_path, is_given=is_given)
     assert any(node.op_type == "DequantizeLinear" for node in int8.graph.node)
     names = {value.name for value in proto.graph.input}

@@ -179,9 +179,10 @@ class Walk:
     def _extend(self, num_steps: int) -> None:
         """What the last steps compute after their anchors, found forward.
 
-        A node that may stand for several others is first tried as that which is read as it is.
+        A node that may stand for several others is first tried as that which is read as it is. The last state
+        may be read by others too.
         """
-        while self._extend_by(num_steps, None) or self._extend_by(num_steps, _ARITHMETIC):
+        while any(self._extend_by(num_steps, among) for among in (None, _ARITHMETIC, frozenset[str]())):
             pass
 
     def _extend_by(self, num_steps: int, among: Collection[str] | None) -> bool:
