@@ -414,6 +414,7 @@ def _recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
         states = tuple(StateFacts(state.name, state.shape) for state in site.states)
         ids = tuple(cell.layer.id for cell in own)
         before = found.get(site.recurrence)
+        nodes = (() if before is None else before.nodes) + step_nodes(site)
         found[site.recurrence] = Recurrence(
             id=site.recurrence,
             form=site.form,
@@ -421,7 +422,8 @@ def _recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
             direction=site.direction,
             over=Axis.DEPTH if site.over_depth else Axis.TIME,
             num_steps=site.num_steps,
-            num_nodes=step_nodes(site) + (0 if before is None else before.num_nodes),
+            num_nodes=len(nodes),
+            nodes=nodes,
             states=states if before is None else before.states + states,
             weights=tuple(
                 dict.fromkeys(
