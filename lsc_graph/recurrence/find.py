@@ -76,7 +76,7 @@ def find_recurrences(
     Args:
         model: normalised model with static shapes.
         num_steps: how many calls of a streaming model make the sequence.
-        states: (input, output) pairs declared by hand.
+        states: (input, output) pairs declared by hand, or `NO_STATE` alone.
         trial: runs parts of the model on a synthetic sample; needed where only a run can tell.
     """
     read_lists_as_tensors(model)
@@ -277,8 +277,11 @@ def _streaming_findings(
     values = {str(value.name): value for node in model.graph for value in node.outputs}
     afters = [values[variable.after] for _, variables in carried for variable in variables]
     read_new_states(model, list(dict.fromkeys(afters)))
-    warnings += [f"{pair.before} -> {pair.after}: taken by {pair.evidence}" for pair in pairs
-                 if pair.evidence == "structure alone"]  # fmt: skip
+    warnings += [
+        f"{pair.before} -> {pair.after}: taken for a state by its names; if it is none, say --state none"
+        for pair in pairs
+        if pair.is_doubtful
+    ]
     states = tuple(variable for carry, variables in carried for variable in variables)
     befores = {variable.before for variable in states}
     site = RecurrentSite(
