@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import onnx_ir as ir
 
 from lsc_graph.normalize import simplify
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.ends import states_of_operators
+from lsc_graph.recurrence.equal_states import merge_equal_states
 from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import LoweredLoop, lower_loops
@@ -22,7 +24,7 @@ from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
 from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
-from lsc_graph.recurrence.unpack_scans import UnpackedScan, unpack_scans
+from lsc_graph.recurrence.unpack_scans import unpack_scans
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.recurrence.weights import trained_tensors
@@ -88,8 +90,11 @@ def find_recurrences(
     lowered = lower_fused_ops(model)
     inline_single_step_scans(model)
     unpacked = unpack_scans(model)
-    loops = tuple(_unpacked_loop(loop, unpacked) for loop in loops)
-    rolled = tuple(_unpacked_steps(steps, unpacked) for steps in rolled)
+    loops = tuple(_rewritten_loop(loop, unpacked) for loop in loops)
+    rolled = tuple(_rewritten_steps(steps, unpacked) for steps in rolled)
+    merged = merge_equal_states(model, [scan for op in lowered for scan in op.scans])
+    loops = tuple(_rewritten_loop(loop, merged) for loop in loops)
+    rolled = tuple(_rewritten_steps(steps, merged) for steps in rolled)
     looped = [node for node in model.graph if node.op_type == "Scan"]
     pairs, refused = find_state_pairs(model, states, of_operators)
     refusals += refused
@@ -110,16 +115,27 @@ def find_recurrences(
     return Findings(model, sites, carried, refusals + refused, warnings)
 
 
-def _unpacked_loop(loop: LoweredLoop, unpacked: Mapping[ir.Node, UnpackedScan]) -> LoweredLoop:
-    """A Loop with the Scan that its packed states were taken apart in."""
-    new = unpacked.get(loop.scan)
+class RewrittenScan(Protocol):
+    """A Scan with other states than the one whose place it took."""
+
+    @property
+    def scan(self) -> ir.Node: ...
+
+    def names(self, names: Sequence[str]) -> tuple[str, ...]: ...
+
+    def watched(self, names: Sequence[tuple[str | None, ...]]) -> tuple[tuple[str | None, ...], ...]: ...
+
+
+def _rewritten_loop(loop: LoweredLoop, rewritten: Mapping[ir.Node, RewrittenScan]) -> LoweredLoop:
+    """A Loop with the Scan that took its Scan's place, if one did."""
+    new = rewritten.get(loop.scan)
     return loop if new is None else replace(loop, scan=new.scan, state_names=new.names(loop.state_names))
 
 
-def _unpacked_steps(steps: RolledSteps, unpacked: Mapping[ir.Node, UnpackedScan]) -> RolledSteps:
-    """Unrolled steps with the Scan that their packed states were taken apart in."""
+def _rewritten_steps(steps: RolledSteps, rewritten: Mapping[ir.Node, RewrittenScan]) -> RolledSteps:
+    """Unrolled steps with the Scan that took their Scan's place, if one did."""
     old = steps.rolled
-    new = unpacked.get(old.scan)
+    new = rewritten.get(old.scan)
     if new is None:
         return steps
     names, watched = new.names(old.state_names), new.watched(old.watched)
