@@ -9,15 +9,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from lsc_graph.canonical.normalize import normalize_open, upgraded
 from lsc_graph.errors import AnalysisError, ParityError, UsageError
 from lsc_graph.files import write_bytes
-from lsc_graph.load import load
-from lsc_graph.normalize import normalize_open, upgraded
+from lsc_graph.model_file.load import load
 from lsc_graph.prepare import Request, plan_inputs
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, RolledSteps, roll_steps
-from lsc_graph.reference import Array, Reference
 from lsc_graph.results import Rerolled, Rerolling
+from lsc_graph.running.reference import Array, Reference
 
 TOLERANCE = 1e-5
 NUM_CHECKS = 3

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.grid import EdgeMap
-from lsc_graph.unroll import GridNode
 
 
 @dataclass(frozen=True)

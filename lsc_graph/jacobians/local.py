@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lsc_graph.cells import DepthEdge, Layer
 from lsc_graph.jacobians.blocks import UnitBlocks, unit_blocks
 from lsc_graph.jacobians.cell import cell_jacobians, flat_from
 from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_below, ports_of, pull_rows, time_pairs
 from lsc_graph.jacobians.depth_maps import DepthMaps, is_too_large, maps_through_glue, maps_within_step
+from lsc_graph.layers.cells import DepthEdge, Layer
 from lsc_graph.recurrence.site import StateVariable
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram

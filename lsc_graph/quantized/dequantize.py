@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import onnx
 from onnx import FunctionProto, NodeProto, numpy_helper
 
-from lsc_graph.proto_walk import Scope, inner_graphs, model_scopes, scopes
+from lsc_graph.model_file.proto_walk import Scope, inner_graphs, model_scopes, scopes
 from lsc_graph.quantized.operators import HANDED_ON_RULES, QUANTIZED
 from lsc_graph.quantized.unrounded import Unrounded
-from lsc_graph.reference import Array
+from lsc_graph.running.reference import Array
 
 _STANDARD = ("", "ai.onnx")
 

@@ -14,7 +14,7 @@ import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lsc_graph.quantized.numbers import INTEGERS, ends, real_values
-from lsc_graph.reference import Array
+from lsc_graph.running.reference import Array
 
 _ROUNDINGS = ("Floor", "Round", "Ceil")
 _SMALL = (TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT4, TensorProto.INT4)

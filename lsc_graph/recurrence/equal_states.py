@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from lsc_graph.canonical.rewiring import inner_graphs, put_in_place, remove_unused
 from lsc_graph.recurrence.unrolled.constants import Constants, attributes_of
 from lsc_graph.recurrence.writer import replace_output
-from lsc_graph.rewiring import inner_graphs, put_in_place, remove_unused
 
 Watched = tuple[tuple[str | None, ...], ...]
 _RANDOM = ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomUniform", "RandomNormalLike",

@@ -9,7 +9,9 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from lsc_graph.normalize import simplify
+from lsc_graph.canonical.normalize import simplify
+from lsc_graph.canonical.rewiring import inner_graphs
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.equal_states import merge_equal_states
@@ -29,8 +31,6 @@ from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
-from lsc_graph.rewiring import inner_graphs
-from lsc_graph.shapes import static_shape
 
 
 @dataclass(frozen=True)

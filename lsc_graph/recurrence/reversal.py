@@ -6,10 +6,10 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from lsc_graph.canonical.rewiring import remove_unused
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.loops.decided import array_of
 from lsc_graph.recurrence.writer import GraphWriter, Names, replace_output
-from lsc_graph.rewiring import remove_unused
-from lsc_graph.shapes import static_shape
 
 
 def flipped(value: ir.Value) -> tuple[ir.Value, int] | None:

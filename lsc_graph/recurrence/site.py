@@ -63,3 +63,9 @@ class RecurrentSite:
     captures: dict[str, str]
     over_depth: bool = False
     watched: tuple[tuple[str | None, ...], ...] = ()
+
+
+def is_differentiable(site: RecurrentSite, state: StateVariable) -> bool:
+    """Whether a state is of a floating-point type; counters and masks are carried, but are no layers."""
+    value = next(value for value in site.body.graph.inputs if value.name == state.before)
+    return value.dtype is None or value.dtype.is_floating_point()

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 import networkx as nx
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import UsageError
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.results import Refusal
-from lsc_graph.shapes import static_shape
 
 _STATE_WORDS = frozenset(
     [

@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from lsc_graph.cells import body_values
-from lsc_graph.origins import origin_of
-from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.canonical.origins import origin_of
+from lsc_graph.recurrence.dataflow import body_values, inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.results import StepNode
@@ -79,8 +78,9 @@ def _behind(values: Iterable[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
 
 def _is_trained(value: ir.Value) -> bool:
     tensor = value.const_value
-    is_stored = value.is_initializer() and tensor is not None
-    return is_stored and tensor.dtype.is_floating_point() and tensor.size >= _MIN_ELEMENTS  # type: ignore[union-attr]
+    if tensor is None or not value.is_initializer():
+        return False
+    return tensor.dtype.is_floating_point() and tensor.size >= _MIN_ELEMENTS
 
 
 def _name_in_file(value: ir.Value) -> str:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from lsc_graph.models import registry
 
+from lsc_graph.auditing.measure import Sequences, Streaming
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians import cell_radius
 from lsc_graph.jacobians.cell import cell_jacobians, cell_points
 from lsc_graph.jacobians.cell_radius import pull_operator, time_radii
 from lsc_graph.jacobians.radius import spectral_radius
-from lsc_graph.measure import Sequences, Streaming
 from lsc_graph.prepare import Request, prepare
-from lsc_graph.sampling import make_samples
+from lsc_graph.running.sampling import make_samples
 from lsc_graph.spectra.estimate import Method
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.first_step import are_equal, stepped
 from lsc_graph.recurrence.unrolled.reads import Reads
 from lsc_graph.recurrence.unrolled.steps import Derivation, Steps
 from lsc_graph.recurrence.writer import GraphWriter
-from lsc_graph.shapes import static_shape
 
 _AFFINE = frozenset(("Add", "Sub", "Mul", "Div", "Neg", "MatMul", "Gemm", "Identity"))
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.reads import Reads, Slices
 from lsc_graph.recurrence.unrolled.steps import Steps
 from lsc_graph.recurrence.writer import GraphWriter
-from lsc_graph.shapes import static_shape
 
 _TOLERANCE = 1e-5
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from lsc_graph.canonical.rewiring import remove_unused
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, find_chains
 from lsc_graph.recurrence.unrolled.constants import Constants
@@ -20,7 +21,6 @@ from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, 
 from lsc_graph.recurrence.unrolled.steps import Steps, find_heads_at, find_steps
 from lsc_graph.recurrence.writer import GraphWriter, Names
 from lsc_graph.results import Refusal
-from lsc_graph.rewiring import remove_unused
 
 MIN_OPSET = 13
 _SCOPES = "pkg.torch.onnx.name_scopes"

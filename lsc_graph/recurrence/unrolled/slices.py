@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.reversal import flipped
 from lsc_graph.recurrence.unrolled.constants import Constants
-from lsc_graph.shapes import static_shape
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import onnx
 import onnx_ir as ir
 from unrolled_models import Unroller, at, stacked
 
-from lsc_graph.normalize import normalize
+from lsc_graph.canonical.normalize import normalize
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
-from lsc_graph.reference import Reference
+from lsc_graph.running.reference import Reference
 
 T, B, D, H = 6, 2, 3, 4
 
