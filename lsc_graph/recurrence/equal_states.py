@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from lsc_graph.canonical.rewiring import inner_graphs, put_in_place, remove_unused
+from lsc_graph.canonical.rewiring import inner_graphs, put_in_place, remove_unused_in
 from lsc_graph.recurrence.unrolled.constants import Constants, attributes_of
 from lsc_graph.recurrence.writer import replace_output
 
@@ -49,7 +49,8 @@ def merge_equal_states(model: ir.Model, but: Sequence[ir.Node] = ()) -> dict[ir.
                 found[node] = _merged(node, first)
     if found:
         passes.TopologicalSortPass()(model)
-        remove_unused(model)
+        for merged in found.values():
+            remove_unused_in(merged.scan.attributes["body"].as_graph())
     return found
 
 

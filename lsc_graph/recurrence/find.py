@@ -22,6 +22,7 @@ from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.packed import Piece, unpack
 from lsc_graph.recurrence.reversal import turn_around
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
+from lsc_graph.recurrence.selections import read_selected_states, write_selections
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
 from lsc_graph.recurrence.totals import is_running_total
@@ -92,9 +93,11 @@ def find_recurrences(
     unpacked = unpack_scans(model)
     loops = tuple(_rewritten_loop(loop, unpacked) for loop in loops)
     rolled = tuple(_rewritten_steps(steps, unpacked) for steps in rolled)
+    write_selections(model)
     merged = merge_equal_states(model, [scan for op in lowered for scan in op.scans])
     loops = tuple(_rewritten_loop(loop, merged) for loop in loops)
     rolled = tuple(_rewritten_steps(steps, merged) for steps in rolled)
+    read_selected_states(model)
     looped = [node for node in model.graph if node.op_type == "Scan"]
     pairs, refused = find_state_pairs(model, states, of_operators)
     refusals += refused
