@@ -33,7 +33,8 @@ def read_selected_states(model: ir.Model) -> None:
     changed = []
     for num_states, body in _scans(model):
         afters = list(dict.fromkeys(body.outputs[:num_states]))
-        if any([_read_selected(body, after, afters) for after in afters]):
+        read = [_read_selected(body, after, afters) for after in afters]
+        if any(read):
             changed.append(body)
     if changed:
         passes.TopologicalSortPass()(model)
