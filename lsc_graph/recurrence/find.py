@@ -12,6 +12,7 @@ import onnx_ir as ir
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.recurrence.counters import with_counters
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.equal_states import merge_equal_states
@@ -114,7 +115,10 @@ def find_recurrences(
         if loop.is_data_dependent
     )
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
-    sites, refused = _told_apart(model, looped, _scan_sites(model, looped, lowered, rolled, loops))
+    constants = Constants(model.graph)
+    found = _scan_sites(model, looped, lowered, rolled, loops)
+    found = tuple(with_counters(site, model.graph, constants) for site in found)
+    sites, refused = _told_apart(model, looped, found)
     return Findings(model, sites, carried, refusals + refused, warnings)
 
 
