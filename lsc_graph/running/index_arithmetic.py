@@ -31,6 +31,7 @@ LAYOUT_OPS = frozenset(
         "Gather",
     ]
 )
+_ORDERINGS = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual")
 _ELEMENTWISE_OPS = frozenset(
     [
         "Abs",
@@ -64,9 +65,25 @@ def readers(value: ir.Value, *, with_arithmetic: bool = False) -> Iterator[tuple
             yield use.node, use.idx
             passes_on = _moves(use.node) and (use.idx == 0 or use.node.op_type == "Concat")
             passes_on = passes_on or (with_arithmetic and use.node.op_type in _ELEMENTWISE_OPS)
-            fresh = [out for out in use.node.outputs if out not in seen] if passes_on else []
+            sorts = use.node.op_type == "TopK" and use.idx == 0
+            outputs = use.node.outputs[:1] if sorts else use.node.outputs
+            fresh = [out for out in outputs if out not in seen] if passes_on or sorts else []
             seen.update(fresh)
             pending += fresh
+
+
+def is_held_against_steps(node: ir.Node, index: int) -> bool:
+    """Whether a node compares one of its inputs with the numbers 0, 1, ... as masks of lengths do."""
+    if node.op_type not in _ORDERINGS:
+        return False
+    other = node.inputs[1 - index]
+    known = constant(other)
+    if known is not None:
+        return known.size > 1 and np.array_equal(np.diff(known.ravel()), np.ones(known.size - 1))
+    while other is not None and (producer := other.producer()) is not None and _moves(producer):
+        other = producer.inputs[0]
+    producer = other.producer() if other is not None else None
+    return producer is not None and producer.op_type == "Range"
 
 
 def constant(value: ir.Value | None) -> Array | None:

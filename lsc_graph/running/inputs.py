@@ -18,12 +18,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.errors import AnalysisError, InputError, UsageError
-from lsc_graph.running.index_arithmetic import choices_for, constant, readers
+from lsc_graph.running.index_arithmetic import choices_for, constant, is_held_against_steps, readers
 from lsc_graph.running.reference import Array
 
 Dimension = int | str
 _BATCH = re.compile(r"batch|^n$|^b$|^bs$", re.IGNORECASE)
 _TIME = re.compile(r"time|seq|length|len$|step|frame|^t$|^l$", re.IGNORECASE)
+_LENGTH = re.compile(r"^(?!.*(past|cache|prev|max)).*(len|lens|length|lengths)$", re.IGNORECASE)
 _ANONYMOUS = re.compile(r"^(unk|none|\?|-1|p2o\.|dynamic)", re.IGNORECASE)
 _SIZES = (64, 32, 48, 128, 256, 16, 96, 224, 320, 512, 8, 160, 192, 640, 1024, 1)
 
@@ -253,7 +254,8 @@ def _domain(value: ir.Value) -> Domain:
     if value.dtype is ir.DataType.BOOL:
         return Domain(np.array([True]), "true")
     for node, index in readers(value, with_arithmetic=True):
-        if node.op_type in ("RNN", "GRU", "LSTM") and index == 4:
+        is_of_operator = node.op_type in ("RNN", "GRU", "LSTM") and index == 4
+        if is_of_operator or is_held_against_steps(node, index):
             return Domain(np.array([1]), "sequence lengths", is_length=True)
         if node.op_type == "Gather" and index == 1 and (found := _table_indices(value, node)) is not None:
             return found
@@ -262,7 +264,7 @@ def _domain(value: ir.Value) -> Domain:
     compared = _compared(value)
     if compared.size:
         return Domain(compared, f"{_few(compared)}, which it is compared with")
-    return Domain(np.array([1]), "1")
+    return Domain(np.array([1]), "1", is_length=_LENGTH.search(str(value.name)) is not None)
 
 
 def _table_indices(value: ir.Value, gather: ir.Node) -> Domain | None:

@@ -57,3 +57,36 @@ def choices(nodes: list[onnx.NodeProto]) -> list[int]:
 )
 def test_indices_are_those_that_the_table_has(nodes: list[onnx.NodeProto], expected: list[int]) -> None:
     assert choices(nodes) == list(expected)
+
+
+LENGTHS = {
+    "sorted for a packed sequence": [
+        N("TopK", ["n", "k"], ["sorted", "places"]),
+        N("Cast", ["sorted"], ["lens"], to=TensorProto.INT32),
+        N("GRU", ["x", "W", "R", "", "lens"], ["y"], hidden_size=2),
+    ],
+    "a mask made by Range": [
+        N("Range", ["zero", "two", "one"], ["times"]),
+        N("Unsqueeze", ["n", "k"], ["column"]),
+        N("Less", ["times", "column"], ["y"]),
+    ],
+    "a mask made by constants": [N("Greater", ["n", "many"], ["y"])],
+}
+
+
+@pytest.mark.parametrize("nodes", LENGTHS.values(), ids=LENGTHS)
+def test_lengths_are_known_by_what_they_are_held_against(nodes: list[onnx.NodeProto]) -> None:
+    """One step of a whole sequence would be left, were they taken for any integer."""
+    arrays = CONSTANTS | {"k": np.array([1]), "one": np.array(1, np.int64)}
+    arrays |= {"W": np.zeros((1, 6, 3), np.float32), "R": np.zeros((1, 6, 2), np.float32)}
+    graph = helper.make_graph(
+        nodes,
+        "lengths",
+        [
+            helper.make_tensor_value_info("n", TensorProto.INT64, [1]),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 1, 3]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    assert domains(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))["n"].is_length
