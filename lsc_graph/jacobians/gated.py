@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import vjp
+from torch.func import vjp, vmap
 from torch.overrides import TorchFunctionMode
 
 from lsc_graph.jacobians.cell import at_points, flat_from, flatten
@@ -288,13 +288,17 @@ def _assembled(
         given = list(points)
         for index, value in zip(own, sources[:num_states], strict=True):
             given[index] = value
-        found: tuple[Tensor, ...] = at_points(lambda *v: step(v[: len(cuts)], *v[len(cuts) :]), given, *sources[num_states:])
-        return found
+        moved: tuple[Tensor, ...] = at_points(
+            lambda *read: step(read[: len(cuts)], *read[len(cuts) :]), given, *sources[num_states:]
+        )
+        return moved
 
     targets, pullback, *_ = vjp(cut_function, *states, *zeros)
+    pulled = _pulled_rows(pullback, targets)
     pieces = {}
     for target, value in enumerate(targets):
-        for source, piece in enumerate(_pieces(pullback, targets, target, value.shape[1])):
+        for source, rows in enumerate(pulled):
+            piece = _piece(rows[2 * target], rows[2 * target + 1], value.shape[1])
             if piece is not None:
                 pieces[target, source] = piece
     sizes = tuple(value[0].numel() for value in states)
@@ -302,17 +306,13 @@ def _assembled(
     return found, _true_pull(module, points, own)
 
 
-def _pieces(
-    pullback: Callable[..., Sequence[Tensor]], targets: Sequence[Tensor], target: int, num_rows: int
-) -> list[Piece | None]:
-    """The pieces of one target by all sources."""
-    weights = torch.arange(1, num_rows + 1, device=targets[0].device)
-    pulled = []
-    for row in (torch.ones_like(weights), weights):
-        given = [torch.zeros_like(value) for value in targets]
-        given[target] = row.to(targets[target]).expand_as(targets[target]).clone()
-        pulled.append([flat_from(value, 1) for value in pullback(tuple(given))])
-    return [_piece(values, numbered, num_rows) for values, numbered in zip(*pulled, strict=True)]
+def _pulled_rows(pullback: Callable[..., Sequence[Tensor]], targets: Sequence[Tensor]) -> list[Tensor]:
+    """Per source [2 K, P, E]: for each of K targets its rows' sum, and their sum weighted by their numbers."""
+    given = [value.new_zeros(2 * len(targets), *value.shape) for value in targets]
+    for target, value in enumerate(targets):
+        given[target][2 * target] = 1
+        given[target][2 * target + 1] = torch.arange(1, value.shape[1] + 1, device=value.device)
+    return [flat_from(value, 2) for value in vmap(pullback)(tuple(given))]
 
 
 def _piece(values: Tensor, numbered: Tensor, num_rows: int) -> Piece | None:

@@ -32,7 +32,7 @@ _MAX_DEFECT = 1e-4
 # How many points tell whether it is time to look at all of them.
 _NUM_SCOUTS = 4
 # From a basis of this size on, scouts with larger errors than this will not converge soon.
-_HOPELESS_FROM, _HOPELESS = 64, 0.06
+_HOPELESS_FROM, _HOPELESS = 48, 0.06
 # A vector of which less than this is left is orthogonalised once more (the criterion of Kahan and Parlett).
 _CANCELLED = 0.5**0.5
 # Bases of more points than fit into a processor's cache are grown one group after another.
@@ -147,7 +147,7 @@ def arnoldi_radius(
     for the device once for every `max_basis` products.
 
     No number of products below n tells a Jordan block of size n from a circulant matrix, whose radius is
-    another: `lsc_graph.spectra.choose` has one point of a batch confirmed by squaring.
+    another: `lsc_graph.spectra.choose` has one point of a batch confirmed by its powers.
 
     Args:
         operator: the maps.
