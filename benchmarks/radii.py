@@ -55,7 +55,7 @@ Row = dict[str, Any]
 
 def num_points(name: str, size: int, kind: str) -> int:
     """Fewer where all eigenvalues of one matrix take many seconds."""
-    few, many = (2, 4) if size > 1024 else (4, 16) if size > 512 else (16, 32)
+    few, many = (3, 3) if size > 1024 else (8, 16) if size > 512 else (16, 32)
     count = many if kind == "random" else few
     return min(count, 2) if size > 1024 and name in DIAGONAL else count
 

@@ -30,8 +30,8 @@ from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 # From this state size on, finding a gated form takes less time than it saves; benchmarks/radii.py.
 GATED_FROM = 96
-_FEW_RESTARTS, _MANY_RESTARTS = 1, 8
-# Below this size powers take less time than a restart.
+_FEW_RESTARTS, _MANY_RESTARTS = 6, 8
+# Below this size powers take less time than a second restart.
 _RESTARTS_FROM = 768
 # Beyond this size no matrix is built: what has not converged is shown as such.
 MAX_DENSE = 4096
@@ -70,7 +70,7 @@ def time_radii(
     if method not in (Method.AUTO, Method.ARNOLDI):
         return radius_estimate(dense(torch.arange(points[0].shape[0])), method, tolerance=tolerance)
     operator = pull_operator(module, points) if gated is None else gated.operator()
-    few = _FEW_RESTARTS if size >= _RESTARTS_FROM else 0
+    few = _FEW_RESTARTS if size >= _RESTARTS_FROM else 1
     restarts = few if is_auto else _MANY_RESTARTS
     found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=restarts, gives_up=is_auto)
     if not is_auto:

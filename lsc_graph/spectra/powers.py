@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, Krylov
+from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, Krylov, ritz_values
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import dense_operator
 
@@ -114,7 +114,7 @@ def _estimate(powers: _Powers, tolerance: float, seed: int) -> Estimate:
     whole = krylov.matrix.double().cpu()
     finite = whole.isfinite().flatten(1).all(1)
     whole = torch.where(finite[:, None, None], whole, torch.zeros_like(whole))
-    moduli, residuals, conditions = _ritz_values(whole)
+    moduli, residuals, conditions = ritz_values(whole)
     top, index = moduli.max(1)
     own = residuals.gather(1, index[:, None])[:, 0]
     condition = conditions.gather(1, index[:, None])[:, 0].nan_to_num(torch.inf)
@@ -128,16 +128,6 @@ def _estimate(powers: _Powers, tolerance: float, seed: int) -> Estimate:
     errors = torch.where((condition > ILL_CONDITIONED) & is_partial, torch.inf, errors)
     values = torch.where(finite, log_radius.exp(), torch.nan)
     return Estimate.of(Method.POWERS, values, errors, tolerance=tolerance, conditions=condition)
-
-
-def _ritz_values(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Moduli, residuals and condition numbers [P, m] of all Ritz values, from matrices [P, m+1, m]."""
-    square, last = matrix[:, :-1], matrix[:, -1]
-    values, vectors = torch.linalg.eig(square)
-    inverse, _ = torch.linalg.inv_ex(vectors)
-    conditions = inverse.norm(dim=2) * vectors.norm(dim=1)
-    residuals = (last[:, None].to(vectors.dtype) @ vectors)[:, 0].abs()
-    return values.abs(), residuals, conditions
 
 
 def _nonzero(norms: Tensor) -> Tensor:
