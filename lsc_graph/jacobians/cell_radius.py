@@ -35,6 +35,8 @@ _FEW_RESTARTS, _MANY_RESTARTS = 6, 8
 _RESTARTS_FROM = 768
 # Beyond this size no matrix is built: what has not converged is shown as such.
 MAX_DENSE = 4096
+# Matrices that are built at once: so many bytes of them, or so many where these are large.
+_GROUP_BYTES, _MIN_GROUP = 2**21, 4
 
 
 def time_radii(
@@ -65,10 +67,10 @@ def time_radii(
         return _dense(module, chosen_points(points, numbers)) if gated is None else gated.at(numbers).dense()
 
     is_auto = method is Method.AUTO and size <= MAX_DENSE
-    if is_auto and cascade(size, points[0].device.type)[0] is not Method.ARNOLDI:
-        return radius_estimate(dense(torch.arange(points[0].shape[0])), method, tolerance=tolerance)
-    if method not in (Method.AUTO, Method.ARNOLDI):
-        return radius_estimate(dense(torch.arange(points[0].shape[0])), method, tolerance=tolerance)
+    is_dense_first = is_auto and cascade(size, points[0].device.type)[0] is not Method.ARNOLDI
+    if is_dense_first or method not in (Method.AUTO, Method.ARNOLDI):
+        groups = torch.arange(points[0].shape[0]).split(_group_size(size))
+        return Estimate.joined([radius_estimate(dense(own), method, tolerance=tolerance) for own in groups])
     operator = pull_operator(module, points) if gated is None else gated.operator()
     few = _FEW_RESTARTS if size >= _RESTARTS_FROM else 1
     restarts = few if is_auto else _MANY_RESTARTS
@@ -77,6 +79,11 @@ def time_radii(
         return found
     found = confirmed(found, lambda point: dense(torch.tensor([point]))[0], tolerance)
     return completed(found, dense, tolerance)
+
+
+def _group_size(size: int) -> int:
+    """How many matrices are built at once."""
+    return max(_MIN_GROUP, _GROUP_BYTES // (4 * size**2))
 
 
 def _own(module: CellModule) -> list[int]:

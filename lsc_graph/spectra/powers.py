@@ -36,7 +36,7 @@ class _Powers:
     @staticmethod
     def start(matrices: Tensor) -> _Powers:
         """The matrices themselves; zero ones count as of norm 1."""
-        largest = _nonzero(matrices.abs().amax((1, 2)))
+        largest = _nonzero(torch.linalg.vector_norm(matrices.flatten(1), torch.inf, dim=1))
         unit = (matrices / largest[:, None, None]).float()
         norms = _nonzero(torch.linalg.matrix_norm(unit))
         unit /= norms[:, None, None]
@@ -78,8 +78,8 @@ def power_radius(matrices: Tensor, *, tolerance: float = TOLERANCE, seed: int = 
         tolerance: relative error to stop at.
         seed: of the starting vectors.
     """
-    powers = _Powers.start(matrices)
     is_zero = (matrices == 0).flatten(1).all(1).cpu()
+    powers = _Powers.start(matrices)
     best = Estimate.none(Method.POWERS, len(matrices))
     alive = torch.arange(len(matrices))
     first = max(_FIRST, math.ceil(math.log2(_BEYOND_TRANSIENT * matrices.shape[-1] / _BASIS)))
