@@ -108,7 +108,7 @@ def audit(
         max_seconds: and no new ones after this time.
         seed: of synthetic data, cotangents and signs.
         device: "auto", "cpu" or "cuda".
-        radius_method: the estimator of spectral radii: "auto", "dense", "squaring" or "arnoldi".
+        radius_method: the estimator of spectral radii: "auto", "dense", "squaring", "powers" or "arnoldi".
         black_box: "never" differentiates in torch alone; "always" runs everything in ONNX Runtime, with
             derivatives by finite differences; "auto" what has no torch counterpart, or disagrees.
         surrogate: what stands in for the derivative of thresholds between states: "fast-sigmoid", "triangle"
