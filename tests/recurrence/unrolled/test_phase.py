@@ -1,4 +1,4 @@
-"""Steps are cut apart where their author would cut them, though some were folded or trimmed."""
+"""Steps are cut apart where their author would, though first steps were folded and last ones trimmed."""
 
 from __future__ import annotations
 
