@@ -88,8 +88,9 @@ class Order:
 
 
 def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[list[Chain], list[NoChain]]:
-    """Chains of at least three uses, and the repeated uses that are none; of two uses, those in a chain.
+    """Chains of uses, and the repeated uses that are none.
 
+    Two uses of a matrix in a chain are among both: too few, unless a first step without a use is found.
     Matrices come first, in the order of the dataflow, so that lower layers are before upper ones; then all
     others, the largest first.
     """
@@ -99,6 +100,7 @@ def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[li
         if len(nodes) < MIN_STEPS:
             if constants.is_matrix(constant) and _is_chain(_own_levels(order, nodes)):
                 others.append(NoChain(constant, len(nodes), len(nodes)))
+                chains += [Chain(constant, part) for part in ordered_uses(order, nodes)]
             continue
         ordered = ordered_uses(order, nodes)
         chains += [Chain(constant, part) for part in ordered]

@@ -116,11 +116,14 @@ def _roll(
         raise StepsDifferError((), "it is a single number, and its steps read no sequence")
     nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)
     weight = f"{chain.constant.name}.steps" if chain.is_sequence else str(chain.constant.name)
-    name = Names(model.graph).unique_prefix(_label(chain.nodes[steps.position], weight))
+    name = Names(model.graph).unique_prefix(_label(chain.nodes[0], weight))
     writer = GraphWriter(name, chain.constant.dtype)
     if trial is not None:
         for step in range(put_back_first_steps(model, steps, reads, nodes, constants, writer, trial)):
             find_heads_at(steps, step, order, constants)
+    if steps.num_steps < MIN_STEPS:
+        raise StepsDifferError((), f"at least {MIN_STEPS} steps are needed to tell")
+    if trial is not None:
         merge_derived(model, steps, reads, nodes, writer, trial)
     roller = Roller(steps, reads, writer, nodes)
     rolled = roller.write()

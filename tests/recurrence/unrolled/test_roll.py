@@ -332,6 +332,23 @@ def test_finding_takes_time_in_proportion_to_the_size() -> None:
     assert counts[1] < 5 * counts[0]
 
 
+def test_three_steps_of_which_the_first_was_simplified_away_are_enough() -> None:
+    """Two uses of the recurrent weight; that a third step comes before them is seen from what it computes."""
+    net = Unroller()
+    x, w, u, h = net.input("x", 3, B, D), net.weight(D, H), net.weight(H, H), ""
+    rows = []
+    for time in range(3):
+        drive = net.op("MatMul", at(net, x, time), w)
+        h = net.op("Tanh", net.op("Add", drive, net.op("MatMul", h, u)) if h else drive)
+        rows.append(h)
+    net.output(stacked(net, rows))
+    _, (own,), _ = rolled(net.model())
+    assert own.num_steps == 3
+    _, steps, (refusal, *_) = rolled(net.model(), with_trial=False)
+    assert steps == ()
+    assert "2 uses follow each other" in refusal.reason
+
+
 def test_two_steps_are_too_few_and_said_to_be() -> None:
     net = Unroller()
     weight, value = net.weight(4, 4), net.input("x", 1, 4)
