@@ -207,3 +207,44 @@ def test_the_same_network_in_another_form_has_the_same_radii(plan: Plan, other: 
             mine, its = getattr(a, quantity), getattr(b, quantity)
             assert (mine is None) == (its is None)
             assert mine is None or mine.mean == pytest.approx(its.mean, abs=1e-5), quantity
+
+
+def adapting_step(*, is_early: bool) -> Step:
+    """A memory of the state, brought up to date at the end of a step, or at the start of the next one."""
+    builder, generator = GraphBuilder(), np.random.default_rng(0)
+    w, u, decay = (
+        builder.weight(name, 0.5 * generator.standard_normal(shape))
+        for name, shape in (("w", (D, 3)), ("u", (3, 3)), ("decay", (3,)))
+    )
+
+    def memory(h: str) -> str:
+        return builder.op("Add", [builder.op("Mul", ["c", decay], "decayed"), h], "c_next")
+
+    c = "c" if is_early else memory("h")
+    drive = builder.op("MatMul", ["x", w], "drive")
+    total = builder.op("Add", [drive, builder.op("MatMul", ["h", u], "back")], "total")
+    h = builder.op("Tanh", [builder.op("Sub", [total, c], "adapted")], "h_next")
+    if is_early:
+        memory(h)
+    builder.op("Identity", [h], "y")
+    return Step(builder, (State("h", "h_next", 3), State("c", "c_next", 3)), D, 3)
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_what_folding_has_made_ambiguous_is_said_and_chosen_by_hand(is_early: bool) -> None:
+    """One file may come from both networks: assumed is one, `--state` as the report gives it is the other."""
+    x = np.random.default_rng(0).standard_normal((T, 1, D)).astype(np.float32)
+    step = adapting_step(is_early=is_early)
+    folded = as_dynamo_writes(step, T)
+    written_as_scan, assumed = (
+        audit(proto, data={"x": x}, num_samples=1) for proto in (in_form(step, Form.SCAN, T), folded)
+    )
+    (warning,) = [text for text in assumed.warnings if "nothing in the file tells" in text]
+    before, after = warning.split("--state ")[1].split(" ")[0].rsplit(":", 1)
+    chosen = audit(folded, data={"x": x}, num_samples=1, states=[(before, after)])
+    assert not any("nothing in the file tells" in text for text in chosen.warnings)
+    gains = [own.layers[0].time_gain for own in (written_as_scan, assumed, chosen)]
+    expected, first, second = (gain.mean for gain in gains if gain is not None)
+    assert (first, second) != pytest.approx((second, first), abs=0.01)
+    assert expected == pytest.approx(first if is_early else second, abs=1e-5)
+    assert {own.grid.num_steps for own in (written_as_scan, assumed, chosen)} == {T}
