@@ -84,12 +84,39 @@ class _Cutting:
         }
         self.choices = [c for c in choices if c.before in self.places and c.after in self.places]
         self.spans = [self._span(lane) for lane in self.lanes]
-        self.num_steps = max(
-            last - first + 1
-            for lane, (first, last) in zip(self.lanes, self.spans, strict=True)
-            if not lane.is_head
-        )
-        self._worth = Worth(walk, [last - first + 1 == self.num_steps for first, last in self.spans])
+        self.num_steps = self._count_steps()
+        self._worth = Worth(walk, [last - first + 1 >= self.num_steps for first, last in self.spans])
+
+    def _count_steps(self) -> int:
+        """As many as operations are there for, though what comes before the first step may look like one.
+
+        Sequences that have a slice for every step tell, or joins of what all steps give.
+        """
+        pairs = zip(self.lanes, self.spans, strict=True)
+        counts = sorted({last - first + 1 for lane, (first, last) in pairs if not lane.is_head}, reverse=True)
+        sliced = (count for count in counts if any(self._numbers(lane, count) for lane in self.lanes))
+        joined = (count for count in counts if count in self._joins)
+        return next(itertools.chain(sliced, joined, counts))
+
+    @cached_property
+    def _joins(self) -> set[int]:
+        """How many values are joined where steps are joined."""
+        return {
+            len(use.node.inputs)
+            for lane in self.lanes
+            for value in self.walk.pattern(lane).outputs
+            for use in value.uses()
+            if use.node.op_type == "Concat" and use.node not in self.walk.where
+        }
+
+    def _numbers(self, lane: Lane, num_steps: int) -> list[int]:
+        """The offsets that a lane has by the slices that it reads of sequences of so many."""
+        found = []
+        for position in range(len(self.walk.pattern(lane).inputs)):
+            if position not in lane.reads:
+                column = {k: v for k, v in lane.column(position).items() if v is not None}
+                found.append(step_numbers(column, num_steps, self.walk.constants))
+        return [number for number in found if number is not None]
 
     def phase(self) -> Phase:
         offsets = self._offsets()
@@ -225,12 +252,9 @@ class _Cutting:
         What reads a slice of a sequence that has one for every step belongs to that step.
         """
         earliest, latest = -first, self.num_steps - 1 - last
-        for position in range(len(self.walk.pattern(lane).inputs)):
-            if position not in lane.reads:
-                column = {k: v for k, v in lane.column(position).items() if v is not None}
-                number = step_numbers(column, self.num_steps, self.walk.constants)
-                if number is not None:
-                    return number, number
+        numbers = self._numbers(lane, self.num_steps)
+        if numbers:
+            return numbers[0], numbers[0]
         return min(earliest, latest), max(earliest, latest)
 
     def _costs(self) -> tuple[list[int], int]:

@@ -197,3 +197,20 @@ def test_steps_that_cannot_be_cut_as_a_person_says_are_refused() -> None:
     assert rolled(proto, [Choice(names[2], names[3])]).num_steps == T
     with pytest.raises(UsageError, match="cannot be cut apart"):
         rolled(proto, [Choice(names[1], names[4])])
+
+
+def test_what_comes_before_the_first_step_is_no_step_though_it_looks_like_one() -> None:
+    """Two gates see the memory, one before and one after its update, by a product that was merged."""
+    net = Unroller()
+    x, w, u, peep = net.input("x", T, 1, D), net.weight(D, H), net.weight(H, H), net.weight(H)
+    h, c = net.input("h", 1, H), net.input("c", 1, H)
+    seen, rows = net.op("Mul", c, peep), []
+    for time in range(T):
+        drive = net.op("Add", net.op("MatMul", at(net, x, time), w), net.op("MatMul", h, u))
+        c = net.op("Add", net.op("Mul", net.op("Sigmoid", net.op("Add", drive, seen)), c), drive)
+        seen = net.op("Mul", c, peep)
+        h = net.op("Mul", net.op("Sigmoid", net.op("Add", drive, seen)), net.op("Tanh", c))
+        rows.append(h)
+    net.output(stacked(net, rows))
+    steps = rolled(net.model())
+    assert (steps.num_steps, widths(steps), steps.open) == (T, [H, H], ())
