@@ -28,8 +28,8 @@ from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
 from lsc_graph.errors import ConversionError, ParityError, UsageError
-from lsc_graph.grid.unroll import GridNode, united, unroll
-from lsc_graph.jacobians.meter import GrowthMeter
+from lsc_graph.grid.unroll import GridNode, depths, united, unroll
+from lsc_graph.jacobians.meter import GrowthMeter, cancelled_depths
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.layers.exposure import exposed_states
@@ -274,7 +274,10 @@ def _measure(
         grid=_grid(cells),
         growth=growth,
         verdict=_verdict(growth, layers, cells),
-        warnings=_measured_warnings(prepared, samples, summary, radii, precision),
+        warnings=(
+            *_measured_warnings(prepared, samples, summary, radii, precision),
+            *_cancelled_warnings(growth, cells),
+        ),
         timing_seconds=clock.seconds,
     )
     clock.lap("judge")
@@ -301,6 +304,18 @@ def _measured_warnings(
     if prepared.dequantized:
         warnings += (_quantization_warning(prepared, samples[0]),)
     return warnings
+
+
+def _cancelled_warnings(growth: Growth, cells: CellGraph) -> tuple[str, ...]:
+    """Layers whose value makes no difference, as those of stabilisers: growth from them says nothing."""
+    depth = depths(cells)
+    deepest, silent = max(depth.values(), default=0), cancelled_depths(growth.table)
+    return tuple(
+        f"{layer.id} ({layer.name}): the gradient from it cancels to rounding, as that of a stabiliser of "
+        "exponentials does; the growth is that of the other layers"
+        for layer in cells.layers
+        if deepest - depth[layer.id] in silent
+    )
 
 
 def _black_box_facts(found: Differences) -> BlackBoxFacts | None:
@@ -358,8 +373,10 @@ class EdgeFactors:
 
 def _verdict(growth: Growth, layers: Sequence[LayerFacts], cells: CellGraph) -> Judgement:
     factors = EdgeFactors(layers)
+    silent = cancelled_depths(growth.table)
+    heard = tuple(point for point in growth.table if point.dl not in silent)
     return judge(
-        growth=growth,
+        growth=replace(growth, table=heard or growth.table),
         time_factors=tuple(factors.time.values()),
         depth_factors=tuple(factors.depth.values()),
         num_layers=len(layers),
