@@ -77,7 +77,8 @@ def source_options(command: Command) -> Command:
         ),
         click.option(
             "--state", "states", multiple=True, callback=state_pairs, metavar="IN:OUT",
-            help="A streaming state: output OUT is fed back as input IN. none: there is no such state.",
+            help="A streaming state: output OUT is fed back as input IN; none: there is no such state. In "
+            "steps that were written out: the step that takes over the value IN hands on the value OUT.",
         ),
     ]  # fmt: skip
     for decorator in reversed(decorators):

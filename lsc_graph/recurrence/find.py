@@ -12,6 +12,7 @@ import onnx_ir as ir
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.errors import UsageError
 from lsc_graph.recurrence.counters import with_counters
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.ends import states_of_operators
@@ -30,6 +31,7 @@ from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unpack_scans import unpack_scans
 from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
@@ -80,13 +82,16 @@ def find_recurrences(
     Args:
         model: normalised model with static shapes.
         num_steps: how many calls of a streaming model make the sequence.
-        states: (input, output) pairs declared by hand, or `NO_STATE` alone.
+        states: pairs declared by hand: an input and the output that it receives next, or a value that a step
+            of an unrolled recurrence takes over and one that it hands on; or `NO_STATE` alone.
         trial: runs parts of the model on a synthetic sample; needed where only a run can tell.
     """
     read_lists_as_tensors(model)
     of_operators = states_of_operators(model.graph)
     loops, refusals = lower_loops(model, trial, simplify)
-    rolled, refused = roll_steps(model, trial)
+    states, choices = _told_by_hand(model.graph, states)
+    rolled, refused = roll_steps(model, trial, choices)
+    _check_made(choices, rolled)
     refusals += refused
     turn_around(model)
     lowered = lower_fused_ops(model)
@@ -114,12 +119,43 @@ def find_recurrences(
         for loop in loops
         if loop.is_data_dependent
     )
+    warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
     constants = Constants(model.graph)
     found = _scan_sites(model, looped, lowered, rolled, loops)
     found = tuple(with_counters(site, model.graph, constants) for site in found)
     sites, refused = _told_apart(model, looped, found)
     return Findings(model, sites, carried, refusals + refused, warnings)
+
+
+def _told_by_hand(
+    graph: ir.Graph, pairs: Sequence[tuple[str, str]]
+) -> tuple[list[tuple[str, str]], list[Choice]]:
+    """Pairs that are inputs and outputs, and choices of where unrolled steps are cut apart."""
+    computed = {str(value.name) for node in graph for value in node.outputs}
+    streaming = [pair for pair in pairs if not computed.issuperset(pair)]
+    return streaming, [Choice(*pair) for pair in pairs if pair not in streaming]
+
+
+def _check_made(choices: Sequence[Choice], rolled: Sequence[RolledSteps]) -> None:
+    made = {choice for steps in rolled for choice in steps.made}
+    for choice in choices:
+        if choice not in made:
+            raise UsageError(
+                "No unrolled recurrence computes both values that --state names",
+                got=f"--state {choice.before}:{choice.after}",
+                expected="a value that a step takes over, and one that the same step hands on",
+                do="see what `lsc-graph inspect` names as states",
+            )
+
+
+def _left_open(name: str, choice: OpenChoice) -> str:
+    values, other = ", ".join(choice.values), choice.other
+    return (
+        f"{name}: nothing in the file tells whether {values} is computed at the end of a step, as is "
+        "assumed, or at the start of the next one: gains depend on it, and radii where steps differ; "
+        f"--state {other.before}:{other.after} takes the other reading"
+    )
 
 
 class RewrittenScan(Protocol):

@@ -17,12 +17,11 @@ import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.trial import Trial
-from lsc_graph.recurrence.unrolled.first_step import are_equal, stepped
+from lsc_graph.recurrence.unrolled.affine import is_affine
+from lsc_graph.recurrence.unrolled.first_step import are_equal, loose_constants, stepped
 from lsc_graph.recurrence.unrolled.reads import Reads
 from lsc_graph.recurrence.unrolled.steps import Derivation, Steps
 from lsc_graph.recurrence.writer import GraphWriter
-
-_AFFINE = frozenset(("Add", "Sub", "Mul", "Div", "Neg", "MatMul", "Gemm", "Identity"))
 
 
 @dataclass(frozen=True)
@@ -98,20 +97,11 @@ def _ancestors(value: ir.Value, steps: Steps, reads: Reads) -> dict[ir.Value, tu
         found[value] = path
         node = value.producer()
         inner = [v for v in node.inputs if v is not None and v not in reads.captures] if node else []
-        if node is None or len(inner) != 1 or not _is_affine(node, inner[0]):
+        if node is None or len(inner) != 1 or not is_affine(node, inner[0]):
             break
         path = (node, *path)
         value = inner[0]
     return found
-
-
-def _is_affine(node: ir.Node, value: ir.Value) -> bool:
-    """Whether a node's output is an affine function of one of its inputs, the others being fixed.
-
-    What a nonlinearity gives may be meant as a state beside its argument, such as spikes beside voltages.
-    """
-    is_divisor = node.op_type == "Div" and node.inputs[0] is not value
-    return node.domain in ("", "ai.onnx") and node.op_type in _AFFINE and not is_divisor
 
 
 def _makes_no_difference(
@@ -137,12 +127,10 @@ def _makes_no_difference(
             instead[key] = known[steps.after[key]]
     pairs = []
     for initial in (given, instead):
-        known = stepped(steps, reads, nodes, initial, reads.slices, writer)
+        known = stepped(steps, reads, nodes, initial, writer)
         pairs.append([known[value] for value in wanted])
-    starts = [value.producer() for value in (*given.values(), *(choice.start for choice in choices))]
-    # Zeros that a step starts from may not be part of the graph yet; they read nothing.
-    zeros = dict.fromkeys(node for node in starts if node is not None and node.graph is None)
-    return are_equal(model, [*zeros, *writer.nodes], pairs[0], pairs[1], trial)
+    constants = loose_constants([*given.values(), *(choice.start for choice in choices)])
+    return are_equal(model, [*constants, *writer.nodes], pairs[0], pairs[1], trial)
 
 
 def _merge(steps: Steps, choice: _Choice) -> None:
