@@ -13,6 +13,7 @@ import onnx
 import torch
 
 from lsc_graph.auditing.alternatives import alternative_warnings
+from lsc_graph.auditing.causal_readings import causal_readings
 from lsc_graph.auditing.cuts import put_in, zero_derivatives
 from lsc_graph.auditing.measure import (
     HALF_TOLERANCE,
@@ -171,14 +172,18 @@ def inspect(
     inputs: Mapping[str, str] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     states: Sequence[tuple[str, str]] = (),
+    time_axis: int | None = None,
 ) -> Inspection:
     """What `audit` would analyse, without measuring it: recurrences, layers, refused candidates.
+
+    Of feed-forward models, one run shows which blocks are causal over time, and along which axes.
 
     Arguments and errors are those of `audit`.
     """
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), {})
     prepared = prepare(model, request)
     cells = prepared.cell_graph
+    causal, unseen = causal_readings(prepared, _samples(prepared, {}, 0, 0, 1)[0], time_axis)
     return Inspection(
         schema_version=SCHEMA_VERSION,
         tool=_tool(),
@@ -187,8 +192,9 @@ def inspect(
         recurrences=_recurrences(prepared),
         refusals=prepared.findings.refusals,
         layers=_bare_layers(cells),
+        causal=causal,
         grid=_grid(cells),
-        warnings=_warnings(prepared),
+        warnings=(*_warnings(prepared), *unseen),
     )
 
 
