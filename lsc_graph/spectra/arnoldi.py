@@ -143,9 +143,9 @@ def arnoldi_radius(
     """Spectral radii of a batch of operators; points that have converged are iterated on no longer.
 
     The error of a Ritz value is estimated by its residual times its condition number within the Krylov space,
-    and by how far the residuals of others would let them overtake it; or by what the last vectors changed, extrapolated as if convergence were only algebraic,
-    whichever is less; what rounding does is added. On CUDA the host waits
-    for the device once for every `max_basis` products.
+    and by how far the residuals of others would let them overtake it; or by what the last vectors changed,
+    extrapolated as if convergence were only algebraic, whichever is less; what rounding does is added. On
+    CUDA the host waits for the device once for every `max_basis` products.
 
     No number of products below n tells a Jordan block of size n from a circulant matrix, whose radius is
     another: `lsc_graph.spectra.choose` has one point of a batch confirmed by its powers.
