@@ -28,13 +28,13 @@ import onnx
 import torch
 from onnx.backend.test.loader import load_model_tests
 
+from lsc_graph.canonical.newer_opset import in_runnable_opset
+from lsc_graph.canonical.normalize import normalize, upgrade_opset
+from lsc_graph.canonical.precision import in_single_precision, is_half
 from lsc_graph.errors import AnalysisError, ConversionError, LscGraphError
-from lsc_graph.load import load
-from lsc_graph.newer_opset import in_runnable_opset
-from lsc_graph.normalize import normalize, upgrade_opset
-from lsc_graph.precision import in_single_precision, is_half
+from lsc_graph.model_file.load import load
 from lsc_graph.recurrence.fused_ops import lower_fused_ops
-from lsc_graph.reference import Reference
+from lsc_graph.running.reference import Reference
 from lsc_graph.to_torch.segment import BlackBoxUse, Parameters, Segment
 
 RESULTS = Path(__file__).parent / "results" / "conformance.json"

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from lsc_graph.reference import Reference
+from lsc_graph.running.reference import Reference
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import torch
 from lsc_graph.models import registry
 
+from lsc_graph.auditing.measure import Sequences
 from lsc_graph.jacobians.cell import batched_jacobians, flatten
-from lsc_graph.measure import Sequences
 from lsc_graph.prepare import Request, prepare
-from lsc_graph.sampling import make_samples
+from lsc_graph.running.sampling import make_samples
 from lsc_graph.to_torch.loop import CellModule
 
 RESULTS = Path(__file__).parent / "results" / "jacobians.json"

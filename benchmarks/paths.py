@@ -20,11 +20,11 @@ from pathlib import Path
 
 import networkx as nx
 
-from lsc_graph.cells import CellGraph, DepthEdge, Layer
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
-from lsc_graph.unroll import GridNode
+from lsc_graph.grid.unroll import GridNode
+from lsc_graph.layers.cells import CellGraph, DepthEdge, Layer
 
 RESULTS = Path(__file__).parent / "results" / "paths.json"
 REPEATS = 3
@@ -159,7 +159,7 @@ def compare_bidirectional(num_levels: int, num_steps: int) -> dict[str, object]:
 UNROLLING = """
 import resource, time
 from paths import stack
-from lsc_graph.unroll import unroll
+from lsc_graph.grid.unroll import unroll
 start = time.perf_counter()
 grid = unroll(stack(10, 100_000))
 print(len(grid), time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)

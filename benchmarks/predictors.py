@@ -19,20 +19,20 @@ import torch
 from lsc_graph.models import registry
 
 from lsc_graph.audit_model import EdgeFactors
+from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming, measured_model
 from lsc_graph.errors import AnalysisError
-from lsc_graph.exposure import exposed_states
+from lsc_graph.grid.unroll import unroll
 from lsc_graph.jacobians.meter import GrowthMeter
 from lsc_graph.jacobians.predictions import Predictions
 from lsc_graph.jacobians.predictors import RULES
 from lsc_graph.jacobians.summary import Summary
-from lsc_graph.measure import FeedForward, Sequences, Streaming, measured_model
+from lsc_graph.layers.exposure import exposed_states
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
 from lsc_graph.pretraining.fit import Effort, Rescaler
 from lsc_graph.pretraining.readings import Reader
 from lsc_graph.pretraining.trainable import as_trained, choose, stored_values
 from lsc_graph.results import GrowthPoint
-from lsc_graph.sampling import Sample, make_samples
-from lsc_graph.unroll import unroll
+from lsc_graph.running.sampling import Sample, make_samples
 from lsc_graph.writeback.weights import with_values
 
 RESULTS = Path(__file__).parent / "results" / "predictors.json"

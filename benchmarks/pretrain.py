@@ -26,7 +26,7 @@ from lsc_graph.pretraining.methods import fit
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trainable import as_trained
-from lsc_graph.surrogates import parse_surrogate
+from lsc_graph.to_torch.surrogates import parse_surrogate
 
 RESULTS = Path(__file__).parent / "results" / "pretrain.json"
 PAGE = Path(__file__).parents[1] / "docs" / "pretraining_table.md"

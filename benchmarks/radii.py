@@ -28,12 +28,12 @@ import torch
 from lsc_graph.models import registry
 
 from lsc_graph import to_torch
+from lsc_graph.auditing.measure import Sequences
 from lsc_graph.jacobians.cell import cell_points, flatten
 from lsc_graph.jacobians.cell_radius import time_radii
-from lsc_graph.measure import Sequences
 from lsc_graph.prepare import Request, prepare
 from lsc_graph.results import Form
-from lsc_graph.sampling import make_samples
+from lsc_graph.running.sampling import make_samples
 from lsc_graph.spectra.estimate import Estimate
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
@@ -46,6 +46,9 @@ KINDS = ("random", "orthogonal", "trained", "non-normal", "clustered")
 # Diagonal recurrences have no recurrent matrix; what decides their spectrum are options.
 RINGS = {"orthogonal": {"r_min": 0.8999, "r_max": 0.9}, "clustered": {"r_min": 0.99, "r_max": 0.9999}}
 NUM_LAYERS, DELAY, BATCH = 2, 4, 4
+# Points of a row, and of one with random weights, up to a size: all eigenvalues of one matrix of 2048 take
+# ten seconds.
+NUM_POINTS = {256: (16, 32), 512: (8, 16), 1024: (4, 8), 10**6: (2, 2)}
 # Below this size both ways take less memory than a process does by the way.
 SMALLEST_MEASURED = 256
 # Up to this size the baseline is run in both precisions for every kind of spectrum.
@@ -53,11 +56,10 @@ LARGEST_TWICE = 512
 Row = dict[str, Any]
 
 
-def num_points(name: str, size: int, kind: str) -> int:
+def num_points(size: int, kind: str) -> int:
     """Fewer where all eigenvalues of one matrix take many seconds."""
-    few, many = (3, 3) if size > 1024 else (8, 16) if size > 512 else (16, 32)
-    count = many if kind == "random" else few
-    return min(count, 2) if size > 1024 and name in DIAGONAL else count
+    few, many = next(counts for most, counts in NUM_POINTS.items() if size <= most)
+    return many if kind == "random" else few
 
 
 def is_single_measured(size: int, kind: str) -> bool:
@@ -191,7 +193,7 @@ def measure(name: str, size: int, kind: str) -> Row | None:
     if model is None:
         return None
     warm_up(name)
-    module, trajectory = cell_of(model, num_points(name, size, kind))
+    module, trajectory = cell_of(model, num_points(size, kind))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         ours, found = seconds_of(lambda: time_radii(module, trajectory, generator))
@@ -248,7 +250,7 @@ def memory(way: str, name: str, size: int) -> float:
     model = build(name, size, "random")
     assert model is not None
     warm_up(name)
-    module, trajectory = cell_of(model, num_points(name, size, "random"))
+    module, trajectory = cell_of(model, num_points(size, "random"))
     del model
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that was freed is not to be taken again unseen

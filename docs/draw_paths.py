@@ -7,9 +7,9 @@ from pathlib import Path
 import networkx as nx
 from lsc_graph.models import registry
 
-from lsc_graph.grid_files import write_grid
-from lsc_graph.unroll import GridNode
-from lsc_graph.unroll_model import unroll_model
+from lsc_graph.drawing.grid_files import write_grid
+from lsc_graph.grid.unroll import GridNode
+from lsc_graph.unrolling.unroll_model import unroll_model
 
 FOLDER = Path(__file__).parent
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import networkx as nx
     from torch import nn
 
+    from lsc_graph.grid.unroll import GridNode
     from lsc_graph.path_results import PathReport
     from lsc_graph.pretrain_results import PretrainReport
     from lsc_graph.pretraining.pretrain_model import Pretrained
     from lsc_graph.to_torch.module import TorchModel
-    from lsc_graph.unroll import GridNode
 
 __all__ = [
     "audit",
@@ -65,8 +65,8 @@ def gradient_paths(*arguments: Any, **options: Any) -> PathReport:
 
 
 def unrolled(*arguments: Any, **options: Any) -> nx.DiGraph[GridNode]:
-    """The depth x time grid of a model: see `lsc_graph.unroll_model.unroll_model`."""
-    module = importlib.import_module("lsc_graph.unroll_model")
+    """The depth x time grid of a model: see `lsc_graph.unrolling.unroll_model.unroll_model`."""
+    module = importlib.import_module("lsc_graph.unrolling.unroll_model")
     found: nx.DiGraph[GridNode] = module.unroll_model(*arguments, **options)
     return found
 
@@ -86,7 +86,7 @@ def to_torch(*arguments: Any, **options: Any) -> TorchModel:
 
 
 def stabilize(module: nn.Module, *arguments: Any, **options: Any) -> PretrainReport:
-    """Pre-train a torch module in place: see `lsc_graph.stabilize_module.stabilize`."""
-    library = importlib.import_module("lsc_graph.stabilize_module")
+    """Pre-train a torch module in place: see `lsc_graph.pretraining.stabilize_module.stabilize`."""
+    library = importlib.import_module("lsc_graph.pretraining.stabilize_module")
     found: PretrainReport = library.stabilize(module, *arguments, **options)
     return found

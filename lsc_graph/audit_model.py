@@ -12,26 +12,29 @@ from importlib.metadata import version
 import onnx
 import torch
 
-from lsc_graph.alternatives import alternative_warnings
-from lsc_graph.cells import CellGraph
-from lsc_graph.counting.count import count_paths
-from lsc_graph.counting.ends import first_ends, last_ends
-from lsc_graph.counting.series import digits
-from lsc_graph.cuts import put_in, zero_derivatives
-from lsc_graph.errors import ConversionError, ParityError, UsageError
-from lsc_graph.exposure import exposed_states
-from lsc_graph.jacobians.meter import GrowthMeter
-from lsc_graph.jacobians.summary import Summary
-from lsc_graph.measure import (
+from lsc_graph.auditing.alternatives import alternative_warnings
+from lsc_graph.auditing.cuts import put_in, zero_derivatives
+from lsc_graph.auditing.measure import (
     HALF_TOLERANCE,
     check_against_autograd,
     measured_model,
     quantization_error,
 )
-from lsc_graph.outside import parts_outside
+from lsc_graph.auditing.outside import parts_outside
+from lsc_graph.auditing.rounds import DEFAULT_MAX_SAMPLES, DEFAULT_MAX_SECONDS, Rounds
+from lsc_graph.auditing.spreads import layer_spreads
+from lsc_graph.auditing.stability import judge
+from lsc_graph.counting.count import count_paths
+from lsc_graph.counting.ends import first_ends, last_ends
+from lsc_graph.counting.series import digits
+from lsc_graph.errors import ConversionError, ParityError, UsageError
+from lsc_graph.grid.unroll import GridNode, united, unroll
+from lsc_graph.jacobians.meter import GrowthMeter
+from lsc_graph.jacobians.summary import Summary
+from lsc_graph.layers.cells import CellGraph
+from lsc_graph.layers.exposure import exposed_states
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
 from lsc_graph.recurrence.weights import step_nodes, trained_tensors
-from lsc_graph.reference import Array
 from lsc_graph.results import (
     SCHEMA_VERSION,
     Analysis,
@@ -50,18 +53,15 @@ from lsc_graph.results import (
     StateFacts,
     Tool,
 )
-from lsc_graph.rounds import DEFAULT_MAX_SAMPLES, DEFAULT_MAX_SECONDS, Rounds
-from lsc_graph.sampling import Sample, make_samples, num_given, read_data
+from lsc_graph.running.reference import Array
+from lsc_graph.running.sampling import Sample, make_samples, num_given, read_data
 from lsc_graph.spectra.choose import method_of
 from lsc_graph.spectra.estimate import Method
 from lsc_graph.spectra.outcome import outcome_warnings
-from lsc_graph.spreads import layer_spreads
-from lsc_graph.stability import judge
-from lsc_graph.surrogates import parse_surrogate
 from lsc_graph.to_torch.black_box import Differences
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.segment import BlackBoxUse
-from lsc_graph.unroll import GridNode, united, unroll
+from lsc_graph.to_torch.surrogates import parse_surrogate
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, float], None]
@@ -98,7 +98,9 @@ def audit(
             beyond the input's own rank are samples, and time for a streamed input.
         inputs: fixed values by input name, as text: a number or a JSON list.
         input_shapes: shapes by input name.
-        states: (input, output) pairs of a streaming model, where they are not found by themselves.
+        states: (input, output) pairs of a streaming model, where they are not found by themselves;
+            ("none", "") alone says that the model has no state. For steps that were written out, (value that a
+            step takes over, value that it hands on).
         time_axis: time in what layers without a cell put out, where several axes could be it.
         num_samples: how many samples to average over, at first.
         precision: add samples until the standard error of every layer's radii is at most this.
@@ -112,7 +114,7 @@ def audit(
         surrogate: what stands in for the derivative of thresholds between states: "fast-sigmoid", "triangle"
             or "exponential"; by default nothing does, and the gradient is cut there.
         surrogate_dampening, surrogate_sharpness: its value at the threshold, and its inverse width; the
-            defaults are those of `lsc_graph.surrogates.DEFAULTS`.
+            defaults are those of `lsc_graph.to_torch.surrogates.DEFAULTS`.
         progress: called as progress(stage, fraction done).
 
     Returns:
@@ -414,6 +416,7 @@ def _recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
         states = tuple(StateFacts(state.name, state.shape) for state in site.states)
         ids = tuple(cell.layer.id for cell in own)
         before = found.get(site.recurrence)
+        nodes = (() if before is None else before.nodes) + step_nodes(site)
         found[site.recurrence] = Recurrence(
             id=site.recurrence,
             form=site.form,
@@ -421,7 +424,8 @@ def _recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
             direction=site.direction,
             over=Axis.DEPTH if site.over_depth else Axis.TIME,
             num_steps=site.num_steps,
-            num_nodes=step_nodes(site) + (0 if before is None else before.num_nodes),
+            num_nodes=len(nodes),
+            nodes=nodes,
             states=states if before is None else before.states + states,
             weights=tuple(
                 dict.fromkeys(

@@ -6,14 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from lsc_graph.cells import CellGraph
+from lsc_graph.auditing.cuts import zero_derivatives
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import Ends, first_ends, last_ends
+from lsc_graph.counting.model_cells import Source, model_cells, parse_ends, states_only
 from lsc_graph.counting.motif import motif_of
+from lsc_graph.counting.path_tables import edge_targets, from_inputs, shown_count, through_cells
 from lsc_graph.counting.transfer import TransferMatrix
-from lsc_graph.cuts import zero_derivatives
 from lsc_graph.errors import AnalysisError
-from lsc_graph.model_cells import Source, model_cells, parse_ends, states_only
+from lsc_graph.layers.cells import CellGraph
 from lsc_graph.path_results import (
     PATHS_SCHEMA_VERSION,
     Boundary,
@@ -22,7 +23,6 @@ from lsc_graph.path_results import (
     StateRef,
     TimeGrowth,
 )
-from lsc_graph.path_tables import edge_targets, from_inputs, shown_count, through_cells
 from lsc_graph.prepare import Prepared
 from lsc_graph.results import Tool
 

@@ -11,11 +11,23 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lsc_graph.cells import Cell, CellGraph, cells_of_site, depth_edges_within
-from lsc_graph.chain import Chain, find_chain
+from lsc_graph.canonical.newer_opset import in_runnable_opset
+from lsc_graph.canonical.normalize import normalize, simplify, upgrade_opset, upgraded
+from lsc_graph.canonical.precision import in_single_precision, is_half
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import AnalysisError, InputError, NoLayersError, UnsupportedOpsetError, UsageError
-from lsc_graph.exposure import structural_depth_edges
-from lsc_graph.inputs import (
+from lsc_graph.layers.cells import Cell, CellGraph, cells_of_site, depth_edges_within
+from lsc_graph.layers.chain import Chain, find_chain
+from lsc_graph.layers.exposure import structural_depth_edges
+from lsc_graph.model_file.load import LoadedModel, load
+from lsc_graph.quantized.dequantize import dequantized, is_quantized
+from lsc_graph.recurrence.find import Findings, find_recurrences
+from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
+from lsc_graph.recurrence.loops.rewrite import length_of
+from lsc_graph.recurrence.observed_shapes import observe_shapes
+from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, has_steps
+from lsc_graph.results import Form
+from lsc_graph.running.inputs import (
     Domain,
     InputPlan,
     OpenInput,
@@ -33,20 +45,8 @@ from lsc_graph.inputs import (
     step_dims,
     synthetic,
 )
-from lsc_graph.load import LoadedModel, load
-from lsc_graph.newer_opset import in_runnable_opset
-from lsc_graph.normalize import normalize, simplify, upgrade_opset, upgraded
-from lsc_graph.observed_shapes import observe_shapes
-from lsc_graph.precision import in_single_precision, is_half
-from lsc_graph.quantized.dequantize import dequantized, is_quantized
-from lsc_graph.recurrence.find import Findings, find_recurrences
-from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
-from lsc_graph.recurrence.loops.rewrite import length_of
-from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, has_steps
-from lsc_graph.reference import Array, Reference
-from lsc_graph.results import Form
-from lsc_graph.sampling import shape_from_data
-from lsc_graph.shapes import static_shape
+from lsc_graph.running.reference import Array, Reference
+from lsc_graph.running.sampling import shape_from_data
 
 DEFAULT_NUM_STEPS = 32
 MAX_LENGTH_TRIED = 257

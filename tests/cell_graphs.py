@@ -7,10 +7,10 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-from lsc_graph.cells import CellGraph, DepthEdge, Layer
 from lsc_graph.counting.ends import Ends
-from lsc_graph.paths import num_gradient_paths
-from lsc_graph.unroll import GridNode, unroll
+from lsc_graph.grid.paths import num_gradient_paths
+from lsc_graph.grid.unroll import GridNode, unroll
+from lsc_graph.layers.cells import CellGraph, DepthEdge, Layer
 
 
 def cell_graph(steps_of: Mapping[str, int], edges: Sequence[DepthEdge], num_steps: int = 4) -> CellGraph:

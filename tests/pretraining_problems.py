@@ -9,7 +9,7 @@ import onnx
 import torch
 from lsc_graph.models.registry import build
 
-from lsc_graph.measure import FeedForward, Sequences, Streaming, measured_model
+from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming, measured_model
 from lsc_graph.prepare import Prepared, Request, prepare
 from lsc_graph.pretraining.points import Points
 from lsc_graph.pretraining.problem import Effort, Problem

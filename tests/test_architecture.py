@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from pathlib import Path
 
@@ -78,6 +79,26 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         )
     circles = [found for found in nx.strongly_connected_components(graph) if len(found) > 1]
     assert circles == []
+
+
+def test_folders_import_only_from_folders_that_stand_before_them_in_the_code_map() -> None:
+    """Modules at the top of the package are pipelines: they may import from all."""
+    mapped = re.findall(r"(?m)^\*\*`lsc_graph/(\w+)/`\*\*", (ROOT / "README.md").read_text())
+    order = {folder: place for place, folder in enumerate(mapped)}
+    backwards = [
+        (name, found)
+        for name in MODULES
+        for found in imports_of(name)
+        if found in MODULES and folder_of(name) and folder_of(found)
+        if order[folder_of(found)] > order[folder_of(name)]
+    ]
+    assert backwards == []
+
+
+def folder_of(name: str) -> str:
+    """The folder of a module of the library; none for pipelines, the command line and the zoo."""
+    first, *rest = name.split(".")[1:] or [""]
+    return first if rest and first not in ("cli", "models") else ""
 
 
 def test_the_list_of_packages_equals_the_tree() -> None:

@@ -8,8 +8,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lsc_graph.audit_model import audit
+from lsc_graph.counting.model_cells import model_cells
 from lsc_graph.errors import UsageError
-from lsc_graph.model_cells import model_cells
 from lsc_graph.results import Analysis, Axis, GrowthPoint
 
 SIZE, ENCODER, DECODER = 4, 7, 4

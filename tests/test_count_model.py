@@ -9,18 +9,18 @@ import pytest
 import torch
 from lsc_graph.models import registry
 
-from lsc_graph import path_tables
+from lsc_graph.auditing.measure import Sequences
 from lsc_graph.count_model import gradient_paths
+from lsc_graph.counting import path_tables
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import Ends, first_ends, last_ends
+from lsc_graph.counting.model_cells import model_cells, parse_ends, states_only
 from lsc_graph.counting.stretch import stretched
 from lsc_graph.errors import NoLayersError, UsageError
-from lsc_graph.measure import Sequences
-from lsc_graph.model_cells import model_cells, parse_ends, states_only
-from lsc_graph.paths import num_gradient_paths
+from lsc_graph.grid.paths import num_gradient_paths
+from lsc_graph.grid.unroll import first_states, last_states, unroll
 from lsc_graph.prepare import Request, prepare
 from lsc_graph.report.to_json import to_json
-from lsc_graph.unroll import first_states, last_states, unroll
 
 
 def cells_or_skip(name: str):
@@ -48,7 +48,7 @@ def test_the_transfer_matrix_and_the_unrolled_grid_agree_for_every_model_and_len
 
 
 def unroll_nodes(end: Ends, size: int):
-    from lsc_graph.unroll import GridNode
+    from lsc_graph.grid.unroll import GridNode
 
     return [GridNode(end.layer, time) for time in end.times(size)]
 

@@ -13,12 +13,12 @@ from unrolled_models import Unroller, layer, stacked, tanh_cell
 
 from lsc_graph import rerolling
 from lsc_graph.audit_model import audit
+from lsc_graph.canonical.normalize import normalize
 from lsc_graph.errors import AnalysisError, ParityError, UsageError
-from lsc_graph.normalize import normalize
 from lsc_graph.recurrence.unrolled.roll import roll_steps
-from lsc_graph.reference import Array, Reference
 from lsc_graph.rerolling import reroll
 from lsc_graph.results import Direction, Form
+from lsc_graph.running.reference import Array, Reference
 
 T, D, H = 100, 6, 8
 
@@ -57,6 +57,7 @@ def test_a_direction_that_was_run_on_the_flipped_sequence_is_one_scan_and_no_gat
     found = reroll(net.model())
     kinds = [node.op_type for node in found.model.graph.node if node.op_type != "Constant"]
     assert sorted(kinds) == ["Concat", "Scan", "Slice"]
+    assert [own.is_reverse for own in found.recurrences] == [True]
     (own,) = audit(net.model(), num_samples=1).recurrences
     assert own.direction is Direction.REVERSE
 

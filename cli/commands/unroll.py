@@ -35,8 +35,8 @@ def command(
     """
     from pathlib import Path
 
-    from lsc_graph.grid_files import format_of, write_grid
-    from lsc_graph.unroll_model import unroll_model
+    from lsc_graph.drawing.grid_files import format_of, write_grid
+    from lsc_graph.unrolling.unroll_model import unroll_model
 
     if nodes and (sources or targets):
         raise click.UsageError("--nodes counts from all inputs to all outputs: leave out --from and --to")

@@ -7,15 +7,15 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from lsc_graph.cells import CellGraph
 from lsc_graph.counting import two_sided
 from lsc_graph.counting.columns import Exact, Log10, sums_from, sums_to
 from lsc_graph.counting.ends import Ends, at_single_times, at_steps, moved, only_of_model
 from lsc_graph.counting.hops import Hop, Weights, between, direction, feeds_back, hops_of
 from lsc_graph.counting.transfer import PathSeries, TransferMatrix
 from lsc_graph.errors import AnalysisError, LimitExceededError, UsageError
-from lsc_graph.paths import log10_of_count, log10_sum, num_gradient_paths
-from lsc_graph.unroll import MAX_GRID_NODES, GridNode, unroll
+from lsc_graph.grid.paths import log10_of_count, log10_sum, num_gradient_paths
+from lsc_graph.grid.unroll import MAX_GRID_NODES, GridNode, unroll
+from lsc_graph.layers.cells import CellGraph
 
 MAX_COLUMN_CELLS = 20_000_000
 """Cap on layers x steps that are kept column by column: about 1 GB of exact integers."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from lsc_graph.cells import CellGraph, Layer
 from lsc_graph.counting.hops import Hop, Weights
 from lsc_graph.errors import UsageError
-from lsc_graph.unroll import depths
+from lsc_graph.grid.unroll import depths
+from lsc_graph.layers.cells import CellGraph, Layer
 
 MOST_MOVED = 64
 """Ends are not replaced by more others than this."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import networkx as nx
 
-from lsc_graph.cells import CellGraph
+from lsc_graph.layers.cells import CellGraph
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lsc_graph.cells import CellGraph
 from lsc_graph.counting.hops import Hop, hops_of
 from lsc_graph.errors import AnalysisError, UsageError
-from lsc_graph.unroll import depths
+from lsc_graph.grid.unroll import depths
+from lsc_graph.layers.cells import CellGraph
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from lsc_graph.cells import CellGraph, DepthEdge
 from lsc_graph.counting.ends import at_steps
 from lsc_graph.errors import UsageError
+from lsc_graph.layers.cells import CellGraph, DepthEdge
 
 Pairs = frozenset[tuple[int, int]]
 

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
-from lsc_graph.cells import CellGraph, DepthEdge
 from lsc_graph.counting.columns import Exact, sums_from, sums_to
 from lsc_graph.counting.count import check_columns, count_paths
 from lsc_graph.counting.ends import Ends, at_steps, first_ends, last_ends
 from lsc_graph.counting.hops import Hop, direction, hops_of
 from lsc_graph.errors import UsageError
+from lsc_graph.layers.cells import CellGraph, DepthEdge
 
 Targets = Mapping[Hop, float]
 """A weight for each edge of the cell graph."""

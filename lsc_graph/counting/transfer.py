@@ -15,10 +15,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from lsc_graph.cells import CellGraph
 from lsc_graph.counting.hops import Hop, Weights, between, direction, groups_of, hops_of, outgoing
 from lsc_graph.counting.series import Polynomial, coefficient, determinant, product
 from lsc_graph.errors import AnalysisError, UsageError
+from lsc_graph.layers.cells import CellGraph
 
 LogMatrix = NDArray[np.float64]
 

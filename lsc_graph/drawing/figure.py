@@ -11,7 +11,7 @@ import networkx as nx
 
 from lsc_graph.drawing.layout import Layout, layout
 from lsc_graph.errors import UsageError
-from lsc_graph.unroll import GridNode
+from lsc_graph.grid.unroll import GridNode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import networkx as nx
 
-from lsc_graph.unroll import GridNode
+from lsc_graph.grid.unroll import GridNode
 
 MAX_TIMES = 13
 MAX_LEVELS = 24

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.func import vjp
 
-from lsc_graph.cells import Cell
 from lsc_graph.jacobians.cell import at_points, cell_points, flatten
 from lsc_graph.jacobians.structure import is_unitwise
+from lsc_graph.layers.cells import Cell
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 

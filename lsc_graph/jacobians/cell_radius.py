@@ -22,21 +22,18 @@ from lsc_graph.jacobians.cell import (
     flatten,
 )
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
-from lsc_graph.spectra.arnoldi import arnoldi_radius
-from lsc_graph.spectra.choose import cascade, completed, confirmed, radius_estimate
+from lsc_graph.spectra.arnoldi import LARGE, arnoldi_radius
+from lsc_graph.spectra.choose import cascade, completed, confirmed, group_size, radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 # From this state size on, finding a gated form takes less time than it saves; benchmarks/radii.py.
 GATED_FROM = 96
+# Below the size LARGE, powers take less time than a second restart.
 _FEW_RESTARTS, _MANY_RESTARTS = 6, 8
-# Below this size powers take less time than a second restart.
-_RESTARTS_FROM = 768
 # Beyond this size no matrix is built: what has not converged is shown as such.
 MAX_DENSE = 4096
-# Matrices that are built at once: so many bytes of them, or so many where these are large.
-_GROUP_BYTES, _MIN_GROUP = 2**21, 4
 
 
 def time_radii(
@@ -92,18 +89,13 @@ def point_radii(
         groups = torch.split(torch.arange(points[0].shape[0]), group_size(size))
         return Estimate.joined([radius_estimate(dense(own), method, tolerance=tolerance) for own in groups])
     operator = pull_operator(module, points) if gated is None else gated.operator()
-    few = _FEW_RESTARTS if size >= _RESTARTS_FROM else 1
+    few = _FEW_RESTARTS if size >= LARGE else 1
     restarts = few if is_auto else _MANY_RESTARTS
     found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=restarts, gives_up=is_auto)
     if not is_auto:
         return found
     found = confirmed(found, lambda point: dense(torch.tensor([point]))[0], tolerance)
-    return completed(found, dense, tolerance)
-
-
-def group_size(size: int) -> int:
-    """How many matrices are built at once."""
-    return max(_MIN_GROUP, _GROUP_BYTES // (4 * size**2))
+    return completed(found, size, dense, tolerance)
 
 
 def own_reads(module: CellModule) -> list[int]:

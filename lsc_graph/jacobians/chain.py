@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from lsc_graph.cells import CellGraph
+from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.cell import batched_jacobians, flatten
 from lsc_graph.jacobians.grid import EdgeMap, Pull, dense
+from lsc_graph.layers.cells import CellGraph
 from lsc_graph.to_torch.program import ChainProgram, Run
-from lsc_graph.unroll import GridNode
 
 # Beyond this, dense eigenvalues would take seconds for every block and sample.
 MAX_DENSE_ELEMENTS = 2**19

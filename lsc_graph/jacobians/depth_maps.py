@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from lsc_graph.cells import DepthEdge, Layer, size
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.cell import at_points, cell_points, chosen_points, flat_from, flatten
 from lsc_graph.jacobians.depth import Glue, Port, pull_rows, time_pairs
+from lsc_graph.layers.cells import DepthEdge, Layer, size
 from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.estimate import Estimate
 from lsc_graph.spectra.operator import Operator

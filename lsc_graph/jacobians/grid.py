@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lsc_graph.cells import CellGraph
+from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.local import LocalJacobians
-from lsc_graph.unroll import GridNode
+from lsc_graph.layers.cells import CellGraph
 
 Pull = Callable[[Tensor], Tensor]
 

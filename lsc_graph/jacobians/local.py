@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lsc_graph.cells import DepthEdge, Layer
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.blocks import UnitBlocks, unit_blocks
 from lsc_graph.jacobians.cell import cell_jacobians, flat_from
@@ -22,6 +21,7 @@ from lsc_graph.jacobians.depth_maps import (
     maps_within_step,
 )
 from lsc_graph.jacobians.time_maps import TimeMaps
+from lsc_graph.layers.cells import DepthEdge, Layer
 from lsc_graph.recurrence.site import StateVariable
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram

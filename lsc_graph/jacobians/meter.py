@@ -11,14 +11,14 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from lsc_graph.cells import CellGraph
 from lsc_graph.errors import AnalysisError
+from lsc_graph.grid.paths import log10_of_count, log10_path_sums, num_paths_from_each
+from lsc_graph.grid.unroll import GridNode, depths, last_states
 from lsc_graph.jacobians.grid import EdgeMap
 from lsc_graph.jacobians.growth import Cotangents, backpropagate, log10_rms
 from lsc_graph.jacobians.predictions import Predictions
-from lsc_graph.paths import log10_of_count, log10_path_sums, num_paths_from_each
+from lsc_graph.layers.cells import CellGraph
 from lsc_graph.results import Growth, GrowthPoint
-from lsc_graph.unroll import GridNode, depths, last_states
 
 Factor = Callable[[GridNode, GridNode], float]
 # Cotangents of each sweep, plain and signed, by the largest state's size: long ones average by themselves.

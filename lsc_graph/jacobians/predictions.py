@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.grid import EdgeMap
 from lsc_graph.jacobians.growth import Cotangents, backpropagate, log10_rms
 from lsc_graph.jacobians.predictors import (
@@ -19,7 +20,6 @@ from lsc_graph.jacobians.predictors import (
     Known,
     is_dense,
 )
-from lsc_graph.unroll import GridNode
 
 # Independent draws of what a predictor draws, for each sample.
 _NUM_DRAWS = 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -40,16 +41,15 @@ def statistics_of_series(samples: Sequence[Tensor], *, is_timed: bool = True) ->
         return _summary(torch.cat(series), float(means.std()) / math.sqrt(len(means)), float(len(means)))
     table = torch.stack(series)
     found = covariances(table)
-    return _summary(
-        table,
-        math.sqrt(found.variance_of_mean),
-        min(found.effective, float(table.numel())),
+    summary = _summary(table, math.sqrt(found.variance_of_mean), min(found.effective, float(table.numel())))
+    return replace(
+        summary,
         time_correlation=time_correlation(table) if is_timed else None,
         std_over_time=float(table.mean(0).std()) if is_timed and table.shape[1] > 1 else None,
     )
 
 
-def _summary(values: Tensor, error: float, effective: float, **over_time: object) -> Statistics:
+def _summary(values: Tensor, error: float, effective: float) -> Statistics:
     return Statistics(
         mean=float(values.mean()),
         std_error=error,
@@ -58,5 +58,4 @@ def _summary(values: Tensor, error: float, effective: float, **over_time: object
         num_points=values.numel(),
         std=float(values.std()) if values.numel() > 1 else 0.0,
         effective_points=effective,
-        **over_time,  # type: ignore[arg-type]
     )

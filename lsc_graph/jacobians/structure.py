@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lsc_graph.cells import Cell, body_values, size
-from lsc_graph.recurrence.dataflow import inputs_of, subgraphs_of
-from lsc_graph.shapes import static_shape
+from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.layers.cells import Cell, size
+from lsc_graph.recurrence.dataflow import body_values, inputs_of, subgraphs_of
 
 _ELEMENTWISE = frozenset(
     name

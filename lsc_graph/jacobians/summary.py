@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lsc_graph.cells import CellGraph, Layer, size
 from lsc_graph.jacobians.blocks import UnitBlocks
 from lsc_graph.jacobians.causal import CausalSummary, causal_glue
 from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, probed_gain
@@ -18,6 +17,7 @@ from lsc_graph.jacobians.local import LocalJacobians
 from lsc_graph.jacobians.radius import gain, spectral_norm
 from lsc_graph.jacobians.statistics import statistics_of_series
 from lsc_graph.jacobians.time_maps import TimeMaps
+from lsc_graph.layers.cells import CellGraph, Layer, size
 from lsc_graph.results import DepthEdgeFacts, LayerFacts, RadiusOutcome, Statistics
 from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.estimate import Estimate, Method

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from lsc_graph.jacobians.cell import cell_points, chosen_points
-from lsc_graph.jacobians.cell_radius import group_size, own_reads, point_radii, pull_operator
+from lsc_graph.jacobians.cell_radius import own_reads, point_radii, pull_operator
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
+from lsc_graph.spectra.choose import group_size
 from lsc_graph.spectra.estimate import Estimate, Method
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 from torch.func import vjp, vmap
 
-from lsc_graph.cells import Layer
 from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flatten
+from lsc_graph.layers.cells import Layer
 from lsc_graph.pretraining.rows import EdgeRows
 from lsc_graph.to_torch.program import ChainProgram
 

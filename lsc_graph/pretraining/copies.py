@@ -13,7 +13,7 @@ from hashlib import sha256
 import numpy as np
 from onnx import ModelProto
 
-from lsc_graph.origins import Origin, tensors_by_origin
+from lsc_graph.canonical.origins import Origin, tensors_by_origin
 from lsc_graph.pretraining.trainable import Weight
 from lsc_graph.writeback.tensors import is_writable, values_of
 

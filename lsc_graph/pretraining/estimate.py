@@ -8,10 +8,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lsc_graph.measure import FeedForward
+from lsc_graph.auditing.measure import FeedForward
 from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import gathered, own_share
-from lsc_graph.sampling import Sample
+from lsc_graph.running.sampling import Sample
 
 _FIRST_SAMPLES, _NUM_TIMES = 8, 8
 _MOST_SAMPLES = 128

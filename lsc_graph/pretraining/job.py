@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from lsc_graph.audit_model import Source, audit
-from lsc_graph.cuts import put_in
+from lsc_graph.auditing.cuts import put_in
+from lsc_graph.auditing.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
+from lsc_graph.canonical.origins import Origin, find_tensor, origin_of
 from lsc_graph.errors import AnalysisError, UsageError, VerificationError
-from lsc_graph.load import check_opsets
-from lsc_graph.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
-from lsc_graph.origins import Origin, find_tensor, origin_of
+from lsc_graph.model_file.load import check_opsets
 from lsc_graph.prepare import Prepared, Request, prepare
 from lsc_graph.pretraining.copies import find_copies
 from lsc_graph.pretraining.points import Points
@@ -29,12 +29,12 @@ from lsc_graph.pretraining.shards import join_group
 from lsc_graph.pretraining.targets import Targets, Wish, resolve
 from lsc_graph.pretraining.trainable import Choice, by_name, choose, initializers_of
 from lsc_graph.quantized.dequantize import is_quantized
-from lsc_graph.reference import Array, Reference
 from lsc_graph.results import SurrogateFacts
-from lsc_graph.sampling import read_data
-from lsc_graph.surrogates import Surrogate
+from lsc_graph.running.reference import Array, Reference
+from lsc_graph.running.sampling import read_data
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.segment import Parameters
+from lsc_graph.to_torch.surrogates import Surrogate
 from lsc_graph.writeback.tensors import values_of
 
 _NUM_COMPARED = 2

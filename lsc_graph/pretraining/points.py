@@ -9,8 +9,8 @@ import numpy as np
 
 from lsc_graph.errors import UsageError
 from lsc_graph.prepare import Prepared, is_streaming
-from lsc_graph.reference import Array
-from lsc_graph.sampling import Sample, make_samples
+from lsc_graph.running.reference import Array
+from lsc_graph.running.sampling import Sample, make_samples
 
 
 class Points:

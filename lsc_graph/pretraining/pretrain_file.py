@@ -10,7 +10,7 @@ from typing import Any
 
 from lsc_graph.audit_model import Source, audit
 from lsc_graph.errors import UsageError, VerificationError
-from lsc_graph.load import load
+from lsc_graph.model_file.load import load
 from lsc_graph.pretrain_results import PretrainReport, Radius, RadiusChange
 from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.pretraining.shards import rank

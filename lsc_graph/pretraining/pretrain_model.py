@@ -11,8 +11,8 @@ from functools import partial
 import onnx
 
 from lsc_graph.audit_model import Source
+from lsc_graph.canonical.origins import Origin
 from lsc_graph.errors import UsageError
-from lsc_graph.origins import Origin
 from lsc_graph.pretrain_results import PretrainReport
 from lsc_graph.pretraining.checkpoint import Checkpoint
 from lsc_graph.pretraining.fit import Progress
@@ -21,8 +21,8 @@ from lsc_graph.pretraining.methods import MAX_ITERATIONS, check_method, fit
 from lsc_graph.pretraining.reporting import report_of
 from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trainable import as_trained
-from lsc_graph.reference import Array
-from lsc_graph.surrogates import parse_surrogate
+from lsc_graph.running.reference import Array
+from lsc_graph.to_torch.surrogates import parse_surrogate
 
 _BEFORE, _AFTER = 1_000_003, 2_000_003
 

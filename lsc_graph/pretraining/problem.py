@@ -12,7 +12,7 @@ from lsc_graph.pretraining.estimate import estimate, joined_readings, work_of
 from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.pretraining.trainable import Weight, by_name
-from lsc_graph.sampling import Sample
+from lsc_graph.running.sampling import Sample
 
 # Operations on spectra that an iteration may cost.
 _MOST_WORK = 3e9

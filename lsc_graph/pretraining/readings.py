@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lsc_graph.cells import Layer
+from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming
 from lsc_graph.errors import AnalysisError
-from lsc_graph.exposure import exposed_states
 from lsc_graph.jacobians.chain import MAX_DENSE_ELEMENTS, NUM_PROBES
 from lsc_graph.jacobians.summary import active_indices
-from lsc_graph.measure import FeedForward, Sequences, Streaming
+from lsc_graph.layers.cells import Layer
+from lsc_graph.layers.exposure import exposed_states
 from lsc_graph.prepare import is_streaming
 from lsc_graph.pretraining.batches import Together, Tree, detached, part, recorded, run_of, stacked
 from lsc_graph.pretraining.chain_rows import pull_chain
@@ -35,7 +35,7 @@ from lsc_graph.pretraining.parametrised import Parametrised
 from lsc_graph.pretraining.reduction import covers, shared_range, unit_matrices
 from lsc_graph.pretraining.rows import EdgeRows, RowPuller
 from lsc_graph.pretraining.slots import Block, Slots, padded
-from lsc_graph.sampling import Sample
+from lsc_graph.running.sampling import Sample
 from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.program import Run
 

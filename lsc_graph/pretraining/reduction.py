@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lsc_graph.cells import Layer
+from lsc_graph.layers.cells import Layer
 
 # From this size on looking for a shared range pays, if it saves this share of the size.
 _SHARED_FROM, _WORTH = 48, 0.75

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.func import vjp, vmap
 
-from lsc_graph.cells import Layer
 from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flat_from, flatten
 from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_below, ports_of, pull_rows, time_pairs
+from lsc_graph.layers.cells import Layer
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
 
@@ -73,8 +73,9 @@ class RowPuller:
                 self._connections[module.cell.layer.id] = {p: n for p, n in found.items() if n}
 
     def _glue(self, index: int, run: Run, inputs: Values) -> Glue | None:
-        is_sequence = isinstance(self.program, SequenceProgram)
-        return glue_below(self.program, index, run, inputs) if is_sequence else None  # type: ignore[arg-type]
+        if not isinstance(self.program, SequenceProgram):
+            return None
+        return glue_below(self.program, index, run, inputs)
 
     @property
     def connects_equal_times(self) -> bool:

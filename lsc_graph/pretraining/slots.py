@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lsc_graph.cells import Layer
+from lsc_graph.layers.cells import Layer
 from lsc_graph.pretraining.eigenpairs import Direction
 from lsc_graph.pretraining.rows import EdgeRows
 

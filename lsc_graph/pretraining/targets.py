@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from lsc_graph.cells import CellGraph, Layer
 from lsc_graph.errors import UsageError
+from lsc_graph.layers.cells import CellGraph, Layer
 
 NAMES = ("half", "one", "sqrt", "auto", "unbalanced")
 _FIXED = {"half": 0.5, "one": 1.0, "sqrt": math.sqrt(0.5)}

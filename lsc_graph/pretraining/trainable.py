@@ -12,9 +12,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from lsc_graph.canonical.origins import Origin, find_tensor, origin_of
 from lsc_graph.errors import UsageError
-from lsc_graph.origins import Origin, find_tensor, origin_of
 from lsc_graph.prepare import Prepared
+from lsc_graph.to_torch.bases import is_basis
 from lsc_graph.to_torch.segment import Parameters
 from lsc_graph.writeback.tensors import is_writable, values_of
 
@@ -150,25 +151,6 @@ def is_table(value: ir.Value) -> bool:
         if current.is_graph_output():
             return False
     return bool(value.uses())
-
-
-def is_basis(values: np.ndarray) -> bool:
-    """Whether every kernel is symmetric or antisymmetric, as windowed Fourier bases are: not by learning.
-
-    Periodic windows put the centre of symmetry one element later than their middle.
-    """
-    shape = [size for size in values.shape if size != 1]
-    if len(shape) != 2 or shape[1] < 8:
-        return False
-    rows = values.reshape(shape).astype(np.float64)
-    scale = np.abs(rows).max()
-    return any(_is_mirrored(part, 1e-4 * scale) for part in (rows, rows[:, 1:]))
-
-
-def _is_mirrored(rows: np.ndarray, tolerance: float) -> bool:
-    mirrored = rows[:, ::-1]
-    error = np.minimum(np.abs(rows - mirrored).max(1), np.abs(rows + mirrored).max(1))
-    return bool((error <= tolerance).all())
 
 
 def by_name(weights: Sequence[Weight], values: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lsc_graph.measure import FeedForward
+from lsc_graph.auditing.measure import FeedForward
 from lsc_graph.pretraining.eigenpairs import radius_direction
 from lsc_graph.pretraining.readings import Reader
 from lsc_graph.pretraining.reduction import num_units, unit_matrices
 from lsc_graph.pretraining.rows import detached
 from lsc_graph.pretraining.trainable import Weight, by_name
-from lsc_graph.sampling import Sample
+from lsc_graph.running.sampling import Sample
 
 _NUM_TIMES = 2
 # Elements whose effect is weaker than this share of the strongest one have none.

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import onnx
 from onnx import FunctionProto, NodeProto, numpy_helper
 
-from lsc_graph.proto_walk import Scope, inner_graphs, model_scopes, scopes
+from lsc_graph.model_file.proto_walk import Scope, inner_graphs, model_scopes, scopes
 from lsc_graph.quantized.operators import HANDED_ON_RULES, QUANTIZED
 from lsc_graph.quantized.unrounded import Unrounded
-from lsc_graph.reference import Array
+from lsc_graph.running.reference import Array
 
 _STANDARD = ("", "ai.onnx")
 
@@ -61,7 +61,7 @@ def _rewrite_all(root: Scope) -> list[str]:
 
 
 def _rewrite(scope: Scope, to: Unrounded) -> None:
-    to.nodes = []
+    to.enter()
     for node in scope.node:
         _rewrite_node(node, to)
     for value in scope.output if not isinstance(scope, FunctionProto) else ():
@@ -81,7 +81,7 @@ def _rewrite_node(node: NodeProto, to: Unrounded) -> None:
     if rule is not None and rule(to, node):
         to.note(node)
         return
-    del to.nodes[start:]
+    to.undo(start)
     if rule is None and domain == "" and (handed := HANDED_ON_RULES.get(node.op_type)) and handed(to, node):
         return
     to.nodes.append(to.rounded(node))

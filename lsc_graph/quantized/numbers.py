@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import TensorProto, helper
 
-from lsc_graph.reference import Array
+from lsc_graph.running.reference import Array
 
 INTEGERS: dict[int, tuple[int, int]] = {
     TensorProto.UINT8: (0, 255),

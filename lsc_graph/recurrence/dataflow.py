@@ -57,3 +57,9 @@ def copied(value: ir.Value) -> ir.Value | None:
         return None
     is_cast = node.op_type == "Cast" and source.dtype == ir.DataType(node.attributes["to"].as_int())
     return source if node.op_type == "Identity" or is_cast else None
+
+
+def body_values(graph: ir.Graph) -> dict[str, ir.Value]:
+    """Inputs and node outputs of a graph by name."""
+    values = [*graph.inputs, *(value for node in graph for value in node.outputs)]
+    return {str(value.name): value for value in values}

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import copied
-from lsc_graph.shapes import static_shape
 
 _RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _STANDARD = ("", "ai.onnx")

@@ -14,8 +14,8 @@ from itertools import accumulate
 import numpy as np
 import onnx_ir as ir
 
-from lsc_graph.reference import Array
-from lsc_graph.shapes import static_shape
+from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.running.reference import Array
 
 _MAX_DEPTH = 8
 _ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Neg", "Clip", "Max", "Min"))

@@ -8,12 +8,12 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import AnalysisError
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.results import Direction, Form
-from lsc_graph.shapes import static_shape
 
 
 def site_of_scan(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lsc_graph.cells import body_values, is_differentiable
-from lsc_graph.recurrence.dataflow import copied, direct_sources
-from lsc_graph.recurrence.site import RecurrentSite
+from lsc_graph.recurrence.dataflow import body_values, copied, direct_sources
+from lsc_graph.recurrence.site import RecurrentSite, is_differentiable
 
 _ACCUMULATING = frozenset(("Add", "Sum", "Max", "Min"))
 

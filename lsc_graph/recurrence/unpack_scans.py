@@ -8,9 +8,9 @@ from itertools import groupby
 
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.packed import Piece, unpack
 from lsc_graph.recurrence.writer import GraphWriter, Names, replace_output
-from lsc_graph.shapes import static_shape
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,26 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from lsc_graph.cells import body_values
-from lsc_graph.origins import origin_of
-from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.canonical.origins import origin_of
+from lsc_graph.recurrence.dataflow import body_values, inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.results import StepNode
 
 _MIN_ELEMENTS = 2
+_NO_STEP = ("Identity", "Constant")
 
 
-def step_nodes(site: RecurrentSite) -> int:
-    """The number of nodes that the new states are computed by, copies aside."""
-    return sum(node.op_type not in ("Identity", "Constant") for node in _behind(_new_states(site))[0])
+def step_nodes(site: RecurrentSite) -> tuple[StepNode, ...]:
+    """The nodes that the new states of one step are computed by, in order, copies and constants aside."""
+    behind = set(_behind(_new_states(site))[0])
+    own = (node for node in site.body.graph if node in behind and node.op_type not in _NO_STEP)
+    return tuple(StepNode(_called(node, site), node.op_type) for node in own)
+
+
+def _called(node: ir.Node, site: RecurrentSite) -> str:
+    """What a node was called in the file: of unrolled steps, the prefix with their name is ours."""
+    return (node.name or str(node.outputs[0].name)).removeprefix(f"{site.node}.step.")
 
 
 def trained_tensors(main: ir.Graph, site: RecurrentSite) -> tuple[str, ...]:
@@ -70,8 +78,9 @@ def _behind(values: Iterable[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
 
 def _is_trained(value: ir.Value) -> bool:
     tensor = value.const_value
-    is_stored = value.is_initializer() and tensor is not None
-    return is_stored and tensor.dtype.is_floating_point() and tensor.size >= _MIN_ELEMENTS  # type: ignore[union-attr]
+    if tensor is None or not value.is_initializer():
+        return False
+    return tensor.dtype.is_floating_point() and tensor.size >= _MIN_ELEMENTS
 
 
 def _name_in_file(value: ir.Value) -> str:

@@ -42,7 +42,7 @@ def differentiable_radius(matrices: Tensor) -> tuple[Tensor, Derivative]:
 
     Where `is_known` is False the gradient is zero and the value is still the radius that was found.
     """
-    radius, known, conditions, residuals = _Radius.apply(matrices)  # type: ignore[no-untyped-call]
+    radius, known, conditions, residuals = _Radius.apply(matrices)  # type: ignore[no-untyped-call]  # torch leaves it untyped
     return radius, Derivative(known, conditions, residuals)
 
 

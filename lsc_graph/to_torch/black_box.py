@@ -16,10 +16,10 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from lsc_graph.canonical.precision import in_double_precision
 from lsc_graph.errors import AnalysisError
-from lsc_graph.precision import in_double_precision
-from lsc_graph.proto_walk import model_scopes
-from lsc_graph.reference import Array, Reference
+from lsc_graph.model_file.proto_walk import model_scopes
+from lsc_graph.running.reference import Array, Reference
 
 MAX_INPUT_ELEMENTS = 20_000
 """Every element that is differentiated by takes four runs of the piece."""
@@ -323,8 +323,8 @@ def _points(flags: tuple[bool, ...], size: int | None, values: Sequence[Tensor])
 
 
 def _call(*arguments: Any) -> tuple[Tensor, ...]:
-    return tuple(_Call.apply(*arguments))  # type: ignore[no-untyped-call]
+    return tuple(_Call.apply(*arguments))  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
 def _pull(*arguments: Any) -> tuple[Tensor, ...]:
-    return tuple(_Pull.apply(*arguments))  # type: ignore[no-untyped-call]
+    return tuple(_Pull.apply(*arguments))  # type: ignore[no-untyped-call]  # torch leaves it untyped

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
-from lsc_graph.cells import Cell
+from lsc_graph.layers.cells import Cell
 from lsc_graph.recurrence.site import RecurrentSite, StepSequence
 from lsc_graph.to_torch.segment import Parameters, Segment
 

@@ -12,16 +12,16 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from lsc_graph.canonical.normalize import normalize, normalize_open, upgrade_opset
+from lsc_graph.canonical.origins import origin_of
+from lsc_graph.canonical.precision import in_single_precision, is_half
 from lsc_graph.errors import AnalysisError, ConversionError, ParityError, UsageError
-from lsc_graph.load import load
-from lsc_graph.normalize import normalize, normalize_open, upgrade_opset
-from lsc_graph.origins import origin_of
-from lsc_graph.precision import in_single_precision, is_half
+from lsc_graph.model_file.load import load
 from lsc_graph.prepare import Request, plan_inputs
-from lsc_graph.pretraining.trainable import is_basis
 from lsc_graph.quantized.dequantize import is_quantized
 from lsc_graph.recurrence.fused_ops import lower_fused_ops
-from lsc_graph.reference import Reference
+from lsc_graph.running.reference import Reference
+from lsc_graph.to_torch.bases import is_basis
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.segment import Parameters, Segment
 
@@ -54,8 +54,8 @@ class TorchModel(nn.Module):
             for key, parameter in module._parameters.items()
             if id(parameter) in names
         ]
-        self._register_state_dict_hook(_without_view)  # type: ignore[no-untyped-call]
-        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
+        self._register_state_dict_hook(_without_view)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The model's outputs.
@@ -72,7 +72,9 @@ class TorchModel(nn.Module):
                 expected=", ".join(self.input_names),
             )
         rest = (named[name] for name in self.input_names[len(inputs) :])
-        outputs: tuple[Tensor, ...] = self._modules[_VIEW](*inputs, *rest)  # type: ignore[misc]
+        view = self._modules[_VIEW]
+        assert view is not None
+        outputs: tuple[Tensor, ...] = view(*inputs, *rest)
         return outputs[0] if len(outputs) == 1 else outputs
 
     def tie(self) -> None:
@@ -81,7 +83,7 @@ class TorchModel(nn.Module):
             module._parameters[key] = self._parameters[name]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TorchModel:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.tie()
         return self
 

@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from lsc_graph.errors import ParityError
-from lsc_graph.reference import Array
 from lsc_graph.results import Parity
+from lsc_graph.running.reference import Array
 
 
 @dataclass(frozen=True)

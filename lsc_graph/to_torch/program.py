@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from lsc_graph.cells import Cell, body_values
-from lsc_graph.recurrence.dataflow import direct_sources
+from lsc_graph.layers.cells import Cell
+from lsc_graph.recurrence.dataflow import body_values, direct_sources
 from lsc_graph.recurrence.find import Findings
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.to_torch.loop import SiteModule, Trajectory, Values, own_tensor, slices_of

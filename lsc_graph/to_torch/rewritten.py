@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from lsc_graph.rewiring import put_in_place
-from lsc_graph.shapes import static_shape
-from lsc_graph.surrogates import DOMAIN
+from lsc_graph.canonical.rewiring import put_in_place
+from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.to_torch.surrogates import DOMAIN
 
 ONLY = "Only"
 """Our own operator: the first of a tuple."""

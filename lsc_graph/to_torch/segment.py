@@ -14,13 +14,13 @@ from onnx2fx.graph_builder import GraphBuilder
 from onnx2fx.op_registry import get_handler
 from torch import Tensor, nn
 
+from lsc_graph.canonical.function_ops import write_out
+from lsc_graph.canonical.normalize import simplify
 from lsc_graph.errors import ConversionError
-from lsc_graph.function_ops import write_out
-from lsc_graph.normalize import simplify
-from lsc_graph.surrogates import DOMAIN, SPIKE
 from lsc_graph.to_torch.black_box import BlackBox, Differences
 from lsc_graph.to_torch.rewritten import ONLY, rewrite
 from lsc_graph.to_torch.spike import sign, spike
+from lsc_graph.to_torch.surrogates import DOMAIN, SPIKE
 from lsc_graph.to_torch.unfaithful import refuse_unfaithful, why_unfaithful
 
 

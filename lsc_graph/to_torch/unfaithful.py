@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import ConversionError
-from lsc_graph.shapes import static_shape
 
 Check = Callable[[ir.Node], str | None]
 

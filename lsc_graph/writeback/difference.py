@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from google.protobuf.message import Message
 from onnx import ModelProto
 
-from lsc_graph.origins import Origin, find_tensor
+from lsc_graph.canonical.origins import Origin, find_tensor
 
 DATA_FIELDS = ("raw_data", "float_data", "double_data", "int32_data")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto
 
 from lsc_graph.files import is_same_file, replaced
-from lsc_graph.proto_walk import model_scopes, tensors_of
-from lsc_graph.tensor_data import is_external, num_bytes
+from lsc_graph.model_file.proto_walk import model_scopes, tensors_of
+from lsc_graph.model_file.tensor_data import is_external, num_bytes
 
 
 def external_files(proto: ModelProto) -> dict[str, list[TensorProto]]:

@@ -8,10 +8,10 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, TensorProto
 
+from lsc_graph.canonical.origins import Origin, find_tensor
 from lsc_graph.errors import VerificationError
-from lsc_graph.load import Source, load
-from lsc_graph.origins import Origin, find_tensor
-from lsc_graph.proto_walk import model_scopes, tensors_of
+from lsc_graph.model_file.load import Source, load
+from lsc_graph.model_file.proto_walk import model_scopes, tensors_of
 from lsc_graph.results import Analysis, Statistics
 from lsc_graph.writeback.difference import DATA_FIELDS, differences, without_values
 from lsc_graph.writeback.tensors import Array, encoded, values_of

@@ -11,11 +11,11 @@ from typing import Any
 
 from onnx import ModelProto
 
+from lsc_graph.canonical.origins import Origin, find_tensor
 from lsc_graph.errors import UsageError, WriteBackError
-from lsc_graph.file_format import parse_model
 from lsc_graph.files import is_same_file, replaced
-from lsc_graph.origins import Origin, find_tensor
-from lsc_graph.tensor_data import is_external
+from lsc_graph.model_file.file_format import parse_model
+from lsc_graph.model_file.tensor_data import is_external
 from lsc_graph.writeback.external import copy_data, external_files
 from lsc_graph.writeback.tensors import Array, encoded, overwrite
 from lsc_graph.writeback.verify import verify_file
@@ -121,8 +121,9 @@ def check_target(source: Source, target: Path, is_in_place_allowed: bool) -> Non
         raise UsageError("There is no such folder to write to", where=str(target.parent))
     if target.is_dir():
         raise UsageError("The output is a folder", where=str(target), expected="the name of a file")
-    is_path = not isinstance(source, bytes | ModelProto)
-    if is_path and not is_in_place_allowed and is_same_file(Path(source), target):  # type: ignore[arg-type]
+    if is_in_place_allowed or isinstance(source, bytes | ModelProto):
+        return
+    if is_same_file(Path(source), target):
         raise UsageError(
             "The output is the input itself",
             where=str(target),

@@ -10,10 +10,10 @@ import onnx_ir as ir
 import torch
 from onnx import ModelProto, TensorProto
 
+from lsc_graph.canonical.origins import Origin, find_tensor, mark_origins, origin_of
 from lsc_graph.errors import UsageError, WriteBackError
 from lsc_graph.files import write_bytes
-from lsc_graph.load import Source, load
-from lsc_graph.origins import Origin, find_tensor, mark_origins, origin_of
+from lsc_graph.model_file.load import Source, load
 from lsc_graph.writeback.tensors import encoded, values_of
 
 _TYPES: dict[int, torch.dtype] = {

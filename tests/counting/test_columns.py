@@ -9,12 +9,12 @@ from cell_graphs import cell_graph, coupled, one_way_graphs, stack, two_way_grap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsc_graph.cells import DepthEdge
 from lsc_graph.counting.columns import Exact, Log10, sums_from, sums_to
 from lsc_graph.counting.hops import hops_of
 from lsc_graph.errors import AnalysisError
-from lsc_graph.paths import num_paths_from_each
-from lsc_graph.unroll import GridNode, unroll
+from lsc_graph.grid.paths import num_paths_from_each
+from lsc_graph.grid.unroll import GridNode, unroll
+from lsc_graph.layers.cells import DepthEdge
 
 
 @settings(deadline=None, max_examples=150)

@@ -21,13 +21,13 @@ from cell_graphs import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsc_graph.cells import DepthEdge
 from lsc_graph.counting import count as module
 from lsc_graph.counting.count import Method, count_paths, log10_path_sum, paths_from_each_time, paths_through
 from lsc_graph.counting.ends import Ends, at_steps, first_ends, last_ends
 from lsc_graph.errors import LimitExceededError, UsageError
-from lsc_graph.paths import log10_path_sums, num_paths_from_each
-from lsc_graph.unroll import GridNode, first_states, last_states, unroll
+from lsc_graph.grid.paths import log10_path_sums, num_paths_from_each
+from lsc_graph.grid.unroll import GridNode, first_states, last_states, unroll
+from lsc_graph.layers.cells import DepthEdge
 
 
 @settings(deadline=None, max_examples=300)

@@ -9,9 +9,9 @@ from cell_graphs import bidirectional, cell_graph, coupled, one_way_graphs, skip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsc_graph.cells import DepthEdge
 from lsc_graph.counting.hops import between, direction, feeds_back, groups_of, hops_of
-from lsc_graph.unroll import GridNode, unroll
+from lsc_graph.grid.unroll import GridNode, unroll
+from lsc_graph.layers.cells import DepthEdge
 
 
 def edges_of(hops, num_steps: int) -> Counter:

@@ -9,11 +9,11 @@ from cell_graphs import bidirectional, cell_graph, coupled, skips, stack, with_t
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsc_graph.cells import DepthEdge
+from lsc_graph.auditing.stability import stability_index
 from lsc_graph.counting.motif import motif_of
 from lsc_graph.counting.transfer import TransferMatrix
 from lsc_graph.errors import AnalysisError, UsageError
-from lsc_graph.stability import stability_index
+from lsc_graph.layers.cells import DepthEdge
 
 
 @settings(deadline=None, max_examples=30)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from cell_graphs import cell_graph, stack
 
-from lsc_graph.cells import CellGraph, DepthEdge
 from lsc_graph.counting.stretch import stretched
 from lsc_graph.errors import UsageError
+from lsc_graph.layers.cells import CellGraph, DepthEdge
 
 RULES = {
     "final to all": lambda n: {(n - 1, t) for t in range(n)},

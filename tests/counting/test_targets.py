@@ -18,13 +18,13 @@ from cell_graphs import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsc_graph.cells import DepthEdge
 from lsc_graph.counting import targets as module
 from lsc_graph.counting.ends import Ends
 from lsc_graph.counting.targets import balanced_targets, expected_uses, unbalanced_targets
 from lsc_graph.errors import UsageError
-from lsc_graph.paths import log10_path_sums
-from lsc_graph.unroll import GridNode, unroll
+from lsc_graph.grid.paths import log10_path_sums
+from lsc_graph.grid.unroll import GridNode, unroll
+from lsc_graph.layers.cells import DepthEdge
 
 
 def largest_sum(cells, targets, p: float) -> float:

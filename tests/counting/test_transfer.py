@@ -11,13 +11,13 @@ from cell_graphs import bidirectional, cell_graph, counted_on_the_grid, coupled,
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lsc_graph.cells import DepthEdge
 from lsc_graph.counting.ends import Ends
 from lsc_graph.counting.hops import Hop
 from lsc_graph.counting.transfer import TransferMatrix
 from lsc_graph.errors import AnalysisError, UsageError
-from lsc_graph.paths import log10_path_sums
-from lsc_graph.unroll import GridNode, unroll
+from lsc_graph.grid.paths import log10_path_sums
+from lsc_graph.grid.unroll import GridNode, unroll
+from lsc_graph.layers.cells import DepthEdge
 
 
 @settings(deadline=None, max_examples=300)

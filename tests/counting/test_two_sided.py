@@ -7,10 +7,10 @@ from cell_graphs import bidirectional, cell_graph, coupled, stack, two_way_graph
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsc_graph.cells import DepthEdge
 from lsc_graph.counting.columns import Exact, sums_to
 from lsc_graph.counting.hops import hops_of
 from lsc_graph.counting.two_sided import is_polynomial, num_paths
+from lsc_graph.layers.cells import DepthEdge
 
 
 @settings(deadline=None, max_examples=60)

@@ -8,10 +8,10 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from cell_graphs import cell_graph, skips, stack, with_terminals
 
-from lsc_graph.annotate import annotate_counts
 from lsc_graph.drawing.figure import drawing
 from lsc_graph.errors import UsageError
-from lsc_graph.unroll import GridNode, unroll
+from lsc_graph.grid.unroll import GridNode, unroll
+from lsc_graph.unrolling.annotate import annotate_counts
 
 
 def counted(cells, num_steps: int):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsc_graph.drawing.layout import MAX_LEVELS, MAX_TIMES, axis_of, layout
-from lsc_graph.unroll import GridNode, unroll
+from lsc_graph.grid.unroll import GridNode, unroll
 
 
 @given(st.integers(0, 100), st.integers(3, 20))

@@ -7,15 +7,15 @@ import torch
 from lsc_graph.models import registry
 
 from lsc_graph.audit_model import audit
+from lsc_graph.auditing.measure import Streaming
 from lsc_graph.jacobians import depth_maps, local
 from lsc_graph.jacobians.blocks import UnitBlocks
 from lsc_graph.jacobians.grid import edge_maps
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
 from lsc_graph.jacobians.radius import gain, spectral_radius
-from lsc_graph.measure import Streaming
 from lsc_graph.prepare import Prepared, Request, prepare
 from lsc_graph.results import Form
-from lsc_graph.sampling import make_samples
+from lsc_graph.running.sampling import make_samples
 
 STEPS = 5
 

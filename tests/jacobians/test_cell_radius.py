@@ -6,15 +6,15 @@ import pytest
 import torch
 from lsc_graph.models import registry
 
+from lsc_graph.auditing.measure import Sequences, Streaming
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians import cell_radius
 from lsc_graph.jacobians.cell import cell_jacobians, cell_points
 from lsc_graph.jacobians.cell_radius import pull_operator, time_radii
 from lsc_graph.jacobians.gated import GatedJacobians
 from lsc_graph.jacobians.radius import spectral_radius
-from lsc_graph.measure import Sequences, Streaming
 from lsc_graph.prepare import Request, prepare
-from lsc_graph.sampling import make_samples
+from lsc_graph.running.sampling import make_samples
 from lsc_graph.spectra.estimate import Method
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
@@ -118,7 +118,7 @@ def test_a_large_cell_needs_one_matrix_to_confirm_the_others(monkeypatch: pytest
 def test_matrices_are_built_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     module, trajectory = cell_of("lstm", 80)
     whole = time_radii(module, trajectory, torch.Generator().manual_seed(0))
-    monkeypatch.setattr(cell_radius, "_GROUP_BYTES", 1)
+    monkeypatch.setattr("lsc_graph.spectra.choose._GROUP_BYTES", 1)
     parts = time_radii(module, trajectory, torch.Generator().manual_seed(0))
     assert len(parts) == len(whole) == STEPS
     torch.testing.assert_close(parts.values, whole.values, rtol=5e-3, atol=0)

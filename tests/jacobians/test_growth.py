@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.grid import EdgeMap, dense
 from lsc_graph.jacobians.growth import Cotangents, backpropagate, log10_rms
-from lsc_graph.unroll import GridNode
 
 SIZE = 3
 

@@ -11,11 +11,11 @@ import torch
 from lsc_graph.models import registry
 from onnx import TensorProto, helper
 
+from lsc_graph.auditing.measure import Sequences, Streaming
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
-from lsc_graph.measure import Sequences, Streaming
 from lsc_graph.prepare import Prepared, Request, prepare
-from lsc_graph.reference import Reference
-from lsc_graph.sampling import make_samples
+from lsc_graph.running.reference import Reference
+from lsc_graph.running.sampling import make_samples
 from lsc_graph.to_torch.loop import Trajectory
 
 STEP = 1e-3

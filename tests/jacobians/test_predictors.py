@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.grid import DensePull, EdgeMap, dense
 from lsc_graph.jacobians.growth import backpropagate, log10_rms
 from lsc_graph.jacobians.predictions import log10_lengths
 from lsc_graph.jacobians.predictors import RULES, Known, is_dense, kind_of
-from lsc_graph.unroll import GridNode
 
 SIZE = 4
 

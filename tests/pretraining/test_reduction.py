@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lsc_graph.cells import Layer
+from lsc_graph.layers.cells import Layer
 from lsc_graph.pretraining.eigenpairs import radii, radius_direction, unit_direction, unit_radii
 from lsc_graph.pretraining.reduction import covers, shared_range, unit_matrices
 from lsc_graph.recurrence.site import StateVariable

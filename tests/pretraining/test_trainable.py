@@ -9,7 +9,8 @@ from onnx import helper, numpy_helper
 from pretraining_problems import prepared_model, reader_of
 
 from lsc_graph.errors import UsageError
-from lsc_graph.pretraining.trainable import Choice, choose, is_basis
+from lsc_graph.pretraining.trainable import Choice, choose
+from lsc_graph.to_torch.bases import is_basis
 
 
 def chosen(model: str | onnx.ModelProto, **options: object) -> Choice:

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lsc_graph.audit_model import audit
 from lsc_graph.quantized.dequantize import dequantized, is_quantized
-from lsc_graph.reference import Reference
 from lsc_graph.results import Form
+from lsc_graph.running.reference import Reference
 
 X = np.random.default_rng(0).standard_normal((6, 1, 8)).astype(np.float32)
 FEED = {"x": X} | {f"h{i}_zeros": 0.5 * np.tanh(X[i, :, :1] * X.reshape(1, -1)[:, :16]) for i in range(2)}

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lsc_graph.quantized.numbers import by_direction, ends, integers, real_values
-from lsc_graph.reference import Array, Reference
+from lsc_graph.running.reference import Array, Reference
 
 
 def operator(op_type: str, inputs: dict[str, Array], axis: int, elem_type: int) -> Array:

@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lsc_graph.quantized.dequantize import dequantized, is_quantized
-from lsc_graph.reference import Array, Reference
+from lsc_graph.running.reference import Array, Reference
 
 GENERATOR = np.random.default_rng(0)
 FEEDS = [

@@ -15,7 +15,7 @@ from lsc_graph.audit_model import audit
 from lsc_graph.errors import AnalysisError
 from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.quantized.dequantize import dequantized, is_quantized
-from lsc_graph.reference import Reference
+from lsc_graph.running.reference import Reference
 
 X = np.random.default_rng(0).standard_normal((6, 1, 8)).astype(np.float32)
 

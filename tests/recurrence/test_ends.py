@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from lsc_graph.models.lstm import lstm
 
-from lsc_graph.normalize import normalize
+from lsc_graph.canonical.normalize import normalize
 from lsc_graph.recurrence.ends import states_of_operators
 
 PACKED = """

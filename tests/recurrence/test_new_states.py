@@ -11,7 +11,7 @@ from lsc_graph.models.lstm import lstm
 from lsc_graph.audit_model import audit
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.new_states import read_new_states
-from lsc_graph.reference import Reference
+from lsc_graph.running.reference import Reference
 
 WRITERS = {
     "a copy": ("float[2, 3]", "after = Identity(h)"),

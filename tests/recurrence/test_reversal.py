@@ -9,9 +9,9 @@ import pytest
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
-from lsc_graph.normalize import normalize
+from lsc_graph.canonical.normalize import normalize
 from lsc_graph.recurrence.reversal import turn_around
-from lsc_graph.reference import Reference
+from lsc_graph.running.reference import Reference
 
 T, H = 5, 3
 FLIPS = {

@@ -10,10 +10,10 @@ from lsc_graph.models.forms import STEP_FORMS, State, Step, in_form
 from lsc_graph.models.graph import GraphBuilder
 
 from lsc_graph.audit_model import audit
-from lsc_graph.normalize import normalize
+from lsc_graph.canonical.normalize import normalize
 from lsc_graph.recurrence.unpack_scans import unpack_scans
-from lsc_graph.reference import Reference
 from lsc_graph.results import Form
+from lsc_graph.running.reference import Reference
 
 T, H = 6, 5
 

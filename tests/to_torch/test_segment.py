@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lsc_graph.errors import ConversionError
-from lsc_graph.reference import Reference
+from lsc_graph.running.reference import Reference
 from lsc_graph.to_torch.segment import Parameters, Segment
 
 

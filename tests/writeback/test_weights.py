@@ -11,9 +11,9 @@ import pytest
 from onnx import ModelProto, numpy_helper
 from writeback_models import external_model
 
+from lsc_graph.canonical.origins import Origin, find_tensor
 from lsc_graph.errors import UsageError, WriteBackError
-from lsc_graph.load import load
-from lsc_graph.origins import Origin, find_tensor
+from lsc_graph.model_file.load import load
 from lsc_graph.writeback.difference import differences, without_values
 from lsc_graph.writeback.weights import PROVENANCE, with_values, written
 

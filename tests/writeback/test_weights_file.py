@@ -11,8 +11,8 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from lsc_graph.canonical.origins import find_tensor
 from lsc_graph.errors import UsageError, WriteBackError
-from lsc_graph.origins import find_tensor
 from lsc_graph.writeback.weights_file import save_weights
 
 TEXT = """

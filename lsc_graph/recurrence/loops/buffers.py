@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.loops.decided import Array, Decided, array_of
 from lsc_graph.recurrence.loops.parts import Carried, LoopParts, origin
 from lsc_graph.recurrence.writer import GraphWriter, replace_output
-from lsc_graph.shapes import static_shape
 
 
 @dataclass(frozen=True)

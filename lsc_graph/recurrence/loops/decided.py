@@ -10,11 +10,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import LimitExceededError
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.loops.parts import Carried, LoopParts, has_subgraphs
-from lsc_graph.reference import Reference
-from lsc_graph.shapes import static_shape
+from lsc_graph.running.reference import Reference
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

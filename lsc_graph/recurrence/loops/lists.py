@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.loops.decided import array_of
 from lsc_graph.recurrence.writer import GraphWriter, Names, replace_output
-from lsc_graph.shapes import static_shape
 
 
 def read_lists_as_tensors(model: ir.Model) -> None:
@@ -53,4 +53,4 @@ def _replace(split: ir.Node, reader: ir.Node, names: Names) -> None:
         assert size
     graph.insert_before(reader, writer.nodes)
     replace_output(reader.outputs[0], result)
-    reader.graph.remove(reader, safe=True)  # type: ignore[union-attr]
+    graph.remove(reader, safe=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from lsc_graph.canonical.rewiring import put_in_place
 from lsc_graph.recurrence.dataflow import copied, subgraphs_of
-from lsc_graph.rewiring import put_in_place
 
 
 @dataclass

@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from lsc_graph.canonical.rewiring import forget_insides, remove_unused
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import AnalysisError, LimitExceededError
 from lsc_graph.recurrence.loops.buffers import Accumulation, find_accumulations, replace_accumulation
 from lsc_graph.recurrence.loops.decided import Decided, find_decided, max_trips, run
@@ -25,8 +27,6 @@ from lsc_graph.recurrence.loops.parts import (
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.writer import GraphWriter, Names, replace_output
 from lsc_graph.results import Refusal
-from lsc_graph.rewiring import forget_insides, remove_unused
-from lsc_graph.shapes import static_shape
 
 
 @dataclass(frozen=True)

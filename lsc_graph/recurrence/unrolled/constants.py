@@ -9,8 +9,8 @@ from collections.abc import Hashable
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import inputs_of
-from lsc_graph.shapes import static_shape
 
 _MIN_ELEMENTS = 2
 

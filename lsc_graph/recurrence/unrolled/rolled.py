@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.unrolled.emissions import (
     Emission,
     find_emissions,
@@ -19,7 +20,6 @@ from lsc_graph.recurrence.unrolled.emissions import (
 from lsc_graph.recurrence.unrolled.reads import Reads, Slices
 from lsc_graph.recurrence.unrolled.steps import Steps
 from lsc_graph.recurrence.writer import Dim, GraphWriter, replace_output
-from lsc_graph.shapes import static_shape
 
 
 @dataclass

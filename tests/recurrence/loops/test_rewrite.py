@@ -11,13 +11,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.parser import parse_model
 
-from lsc_graph.normalize import normalize, simplify
+from lsc_graph.canonical.normalize import normalize, simplify
 from lsc_graph.prepare import Request, prepare
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import LoweredLoop, length_of, lower_loops
 from lsc_graph.recurrence.weights import trained_tensors
-from lsc_graph.reference import Reference
 from lsc_graph.results import Refusal
+from lsc_graph.running.reference import Reference
 
 T, B, D, H = 6, 2, 3, 4
 HEADER = '<ir_version: 10, opset_import: ["" : 18]>\n'

@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from unrolled_models import Unroller, at, stacked
 
-from lsc_graph.normalize import normalize
+from lsc_graph.canonical.normalize import normalize
 from lsc_graph.recurrence.unrolled.roll import roll_steps
-from lsc_graph.reference import Reference
+from lsc_graph.running.reference import Reference
 
 D, H = 3, 4
 ACTIVATIONS = ("Tanh", "Sigmoid", "Relu", "Sin")

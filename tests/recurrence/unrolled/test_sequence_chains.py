@@ -10,10 +10,10 @@ import onnx_ir as ir
 import pytest
 from unrolled_models import Unroller, at, stacked
 
-from lsc_graph.normalize import normalize
+from lsc_graph.canonical.normalize import normalize
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
-from lsc_graph.reference import Reference
 from lsc_graph.results import Refusal
+from lsc_graph.running.reference import Reference
 
 T, B, D, H = 6, 2, 3, 4
 

@@ -1,0 +1,51 @@
+"""Where thresholds cut the gradient between states, and what stands in for their derivative."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from lsc_graph.prepare import Prepared
+from lsc_graph.recurrence.dataflow import body_values
+from lsc_graph.recurrence.thresholds import cut_points
+from lsc_graph.results import Form, SurrogateFacts
+from lsc_graph.to_torch.program import writes_of
+from lsc_graph.to_torch.surrogates import DOMAIN, Surrogate, use_surrogate
+
+
+def zero_derivatives(prepared: Prepared) -> list[ir.Node]:
+    """Thresholds and roundings between states, or on the way through a feed-forward model."""
+    found = [node for model, sources in _ways(prepared) for node in cut_points(model.graph, sources)]
+    return list(dict.fromkeys(found))
+
+
+def put_in(prepared: Prepared, surrogate: Surrogate) -> SurrogateFacts:
+    """Let a surrogate stand in for the derivative of every threshold between states, in the torch view."""
+    found: list[ir.Node] = []
+    for model, sources in _ways(prepared):
+        model.opset_imports[DOMAIN] = 1
+        found += use_surrogate(model.graph, sources, surrogate)
+    return SurrogateFacts(
+        shape=surrogate.shape.value,
+        dampening=surrogate.dampening,
+        sharpness=surrogate.sharpness,
+        nodes=tuple(dict.fromkeys(_name(node) for node in found)),
+    )
+
+
+def _name(node: ir.Node) -> str:
+    return f"{node.name or node.outputs[0].name} ({node.op_type})"
+
+
+def _ways(prepared: Prepared) -> Iterator[tuple[ir.Model, list[ir.Value]]]:
+    """The models that gradients pass through, each with the values where they are counted from."""
+    model, sites = prepared.findings.model, prepared.findings.sites
+    values = body_values(model.graph)
+    if prepared.chain is not None:
+        yield model, [values[name] for name in prepared.chain.boundaries]
+    for site in sites:
+        inside = body_values(site.body.graph)
+        yield site.body, [inside[state.before] for state in site.states]
+        if site.form is not Form.STREAMING:
+            yield model, [values[name] for name in writes_of(site)]

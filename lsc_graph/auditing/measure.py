@@ -1,0 +1,399 @@
+"""One sample after another through the torch view: parity, local Jacobians, growth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from lsc_graph.errors import AnalysisError
+from lsc_graph.grid.unroll import GridNode
+from lsc_graph.jacobians.cell import flatten
+from lsc_graph.jacobians.chain import chain_blocks, chain_edges, input_blocks
+from lsc_graph.jacobians.grid import EdgeMap, edge_maps
+from lsc_graph.jacobians.growth import backpropagate, path_lengths
+from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
+from lsc_graph.jacobians.summary import Summary
+from lsc_graph.layers.cells import CellGraph
+from lsc_graph.prepare import Prepared, is_streaming
+from lsc_graph.recurrence.find import CarriedState
+from lsc_graph.running.reference import Array, Reference, with_outputs
+from lsc_graph.running.sampling import Sample
+from lsc_graph.to_torch.loop import CellModule, SiteModule
+from lsc_graph.to_torch.parity import ParityCheck, Tolerance, first_difference
+from lsc_graph.to_torch.program import ChainProgram, Run, SequenceProgram, StreamingProgram, writes_of
+from lsc_graph.to_torch.segment import BlackBoxUse, Parameters, Segment, running_statistics
+
+HALF_TOLERANCE = Tolerance(rtol=2e-2, atol=1e-2)
+"""Agreement that a 16-bit model, run in float32, can have."""
+# Rounding, relative to the sum of all paths' lengths: paths may cancel, as those of a stabiliser do.
+_FLOAT32_NOISE = 1e-5
+# Where float32 gradients are this small, they have lost their digits to underflow.
+_LOG10_TRUSTED = -25.0
+
+
+class Measured(Protocol):
+    """A model as the audit sees it: run a sample, compare it, take its grid of local Jacobians."""
+
+    parameters: Parameters
+    reference: Reference
+
+    def run(self, sample: Sample) -> Run: ...
+
+    def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None: ...
+
+    def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]: ...
+
+    def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]: ...
+
+
+def measured_model(
+    prepared: Prepared,
+    device: str,
+    generator: torch.Generator,
+    black_box: BlackBoxUse = BlackBoxUse.NEVER,
+) -> Measured:
+    """The torch view of a prepared model, of the kind that fits it."""
+    if prepared.chain is not None:
+        return FeedForward(prepared, device, generator, black_box)
+    if is_streaming(prepared):
+        return Streaming(prepared, device, generator, black_box)
+    return Sequences(prepared, device, generator, black_box)
+
+
+class _Model:
+    """What the three kinds share."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        device: str,
+        generator: torch.Generator,
+        black_box: BlackBoxUse = BlackBoxUse.NEVER,
+    ) -> None:
+        self.prepared, self.device, self.generator = prepared, device, generator
+        self.parameters = Parameters(black_box, running_statistics(prepared.findings.model.graph))
+        self.reference = Reference(prepared.reference)
+        self.constants = prepared.plan.constants
+
+    def tensors(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+        """Arrays on the device, 16-bit floats as float32."""
+        return {
+            name: torch.from_numpy(np.asarray(_single(value), order="C")).to(self.device)
+            for name, value in arrays.items()
+        }
+
+    def compare_outputs(self, reference: Reference, sample: Sample, run: Run, check: ParityCheck) -> None:
+        """Compare what a run put out with a model in ONNX Runtime: this one, or a rewritten one."""
+        feed = sample.inputs | sample.initial | self.constants
+        check.compare_all(run.outputs, reference.run(feed))
+
+    def first_difference(
+        self, feed: Mapping[str, Array], given: Mapping[str, Tensor], tolerance: Tolerance
+    ) -> str | None:
+        """The first value of the graph at which torch and ONNX Runtime part.
+
+        Args:
+            feed: inputs of the normalised model.
+            given: values to start from in torch: the inputs, and what recurrences wrote.
+            tolerance: what counts as different.
+        """
+        graph = self.prepared.findings.model.graph
+        ours = {str(value.name) for node in graph for value in node.outputs if value.name}
+        names = [name for node in self.prepared.normalized.graph.node for name in node.output if name in ours]
+        inputs = [str(value.name) for value in graph.inputs]
+        cut = [*inputs, *(name for name in given if name not in inputs)]
+        segment = Segment(
+            graph,
+            cut,
+            names,
+            opsets=dict(self.prepared.findings.model.opset_imports),
+            parameters=self.parameters,
+        ).to(self.device)
+        values = dict(zip(names, segment(*(given[name] for name in cut)), strict=True))
+        reference = Reference(with_outputs(self.prepared.normalized, names)).run(feed, names)
+        name = first_difference(names, values, reference, tolerance)
+        return None if name is None else f"{name} ({self._producer(name)})"
+
+    def _producer(self, name: str) -> str:
+        nodes = (node for node in self.prepared.normalized.graph.node if name in node.output)
+        return next((f"{node.op_type} {node.name}".strip() for node in nodes), "unknown")
+
+
+class Sequences(_Model):
+    """A model with recurrences inside: one run is the whole sequence."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        device: str,
+        generator: torch.Generator,
+        black_box: BlackBoxUse = BlackBoxUse.NEVER,
+    ) -> None:
+        super().__init__(prepared, device, generator, black_box)
+        self.observed = _recurrent_outputs(prepared.normalized)
+        self.watched = _watched(prepared)
+        program = SequenceProgram(prepared.findings, prepared.cells, self.parameters, self.observed)
+        self.program = program.to(device)
+        shown = [*self.observed, *self.watched]
+        self.normalized = Reference(with_outputs(prepared.normalized, shown))
+
+    def run(self, sample: Sample) -> Run:
+        run: Run = self.program(*self.feed(sample))
+        return run
+
+    def feed(self, sample: Sample) -> tuple[dict[str, Tensor], ...]:
+        """What the program is called with."""
+        return (self.tensors(sample.inputs | sample.initial),)
+
+    def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
+        self.compare_outputs(self.reference, sample, run, check)
+        single = {name: _single(value) for name, value in (sample.inputs | sample.initial).items()}
+        if self.observed:
+            check.compare_all(run.outputs, self.normalized.run(single, self.observed))
+        if self.watched:
+            states = {
+                name: run.trajectories[site].after[state][time]
+                for name, (site, state, time) in self.watched.items()
+            }
+            check.compare_all(states, self.normalized.run(single, list(states)), is_inner=True)
+        if check.failures:
+            written = [name for site in self.prepared.findings.sites for name in writes_of(site)]
+            given = self.tensors(single) | {name: (run.values or {})[name] for name in written}
+            raise check.refusal(self.first_difference(single, given, check.tolerance))
+
+    def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
+        inputs = self.tensors(sample.inputs | sample.initial)
+        local = local_jacobians(self.program, run, inputs, self.generator)
+        cells = _with_found_edges(self.prepared.cell_graph, local)
+        summary.add(cells, local)
+        return cells, list(edge_maps(cells, local))
+
+    def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
+        return _loop_states(self.program.sites, run)
+
+
+class Streaming(_Model):
+    """A model that is one step: one run is a sequence of calls with the states fed back."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        device: str,
+        generator: torch.Generator,
+        black_box: BlackBoxUse = BlackBoxUse.NEVER,
+    ) -> None:
+        super().__init__(prepared, device, generator, black_box)
+        self.program = StreamingProgram(prepared.findings, prepared.cells, self.parameters).to(device)
+
+    def run(self, sample: Sample) -> Run:
+        run: Run = self.program(*self.feed(sample))
+        return run
+
+    def feed(self, sample: Sample) -> tuple[dict[str, Tensor], ...]:
+        """What the program is called with."""
+        pieces: dict[str, Array] = {}
+        for carry in self.prepared.findings.carried:
+            pieces |= _pieces(carry, sample.initial[carry.before])
+        return self.tensors(sample.inputs), self.tensors(pieces)
+
+    def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
+        for inputs, state in self._compared(self.reference, sample, run, check):
+            if check.failures:
+                single = {name: _single(value) for name, value in (inputs | state).items()}
+                given = self.tensors({name: single[name] for name in inputs})
+                for carry in self.prepared.findings.carried:
+                    given |= self.tensors(_pieces(carry, single[carry.before]))
+                raise check.refusal(self.first_difference(single, given, check.tolerance))
+
+    def compare_outputs(self, reference: Reference, sample: Sample, run: Run, check: ParityCheck) -> None:
+        for _ in self._compared(reference, sample, run, check):
+            pass
+
+    def _compared(
+        self, reference: Reference, sample: Sample, run: Run, check: ParityCheck
+    ) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
+        """Compare step by step, states fed back; yields the inputs and states of each step."""
+        state = dict(sample.initial)
+        for time in range(self.program.site.site.num_steps):
+            inputs = {name: value[time] for name, value in sample.inputs.items()}
+            outputs = reference.run(inputs | state | self.constants)
+            check.compare_all({name: value[time] for name, value in run.outputs.items()}, outputs)
+            yield inputs, state
+            state = {carry.before: outputs[carry.after] for carry in self.prepared.findings.carried}
+
+    def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
+        local = local_jacobians(self.program, run, {}, self.generator)
+        cells = self.prepared.cell_graph
+        summary.add(cells, local)
+        return cells, list(edge_maps(cells, local))
+
+    def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
+        return _loop_states(self.program.sites, run)
+
+
+class FeedForward(_Model):
+    """A model without recurrence: the chain of its blocks."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        device: str,
+        generator: torch.Generator,
+        black_box: BlackBoxUse = BlackBoxUse.NEVER,
+    ) -> None:
+        super().__init__(prepared, device, generator, black_box)
+        assert prepared.chain is not None
+        program = ChainProgram(prepared.findings.model, prepared.chain.boundaries, self.parameters)
+        self.program = program.to(device)
+        self.boundaries = prepared.chain.boundaries
+        known = {name for node in prepared.normalized.graph.node for name in node.output}
+        # Blocks may end inside a fused operator of a single step, where ONNX Runtime shows no value.
+        self.compared = [name for name in self.boundaries if name in known]
+        self.normalized = Reference(with_outputs(prepared.normalized, self.compared))
+
+    def run(self, sample: Sample) -> Run:
+        run: Run = self.program(*self.feed(sample))
+        return run
+
+    def feed(self, sample: Sample) -> tuple[dict[str, Tensor], ...]:
+        """What the program is called with."""
+        return (self.tensors(sample.inputs | sample.initial),)
+
+    def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
+        single = {name: _single(value) for name, value in (sample.inputs | sample.initial).items()}
+        self.compare_outputs(self.reference, sample, run, check)
+        # A deep model may forget its first layers before its outputs: every layer is compared.
+        layers = dict(zip(self.boundaries, run.boundaries, strict=True))
+        if self.compared:
+            check.compare_all(layers, self.normalized.run(single, self.compared), is_inner=True)
+        if check.failures:
+            raise check.refusal(self.first_difference(single, self.tensors(single), check.tolerance))
+
+    def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
+        cells = self.prepared.cell_graph
+        blocks = chain_blocks(self.program, run, cells)
+        shapes = [tuple(b.shape) for b in run.boundaries]
+        inputs = self.tensors(sample.inputs | sample.initial)
+        for block, shape in input_blocks(self.program, inputs, cells):
+            summary.causal.add([block], [shape, shapes[0]], self.generator)
+        summary.add_chain(blocks, shapes, self.generator)
+        return cells, chain_edges(blocks)
+
+    def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
+        layers = self.prepared.cell_graph.layers
+        return {GridNode(layer.id, 0): [tensor] for layer, tensor in zip(layers, run.boundaries, strict=True)}
+
+
+def quantization_error(prepared: Prepared, sample: Sample) -> float:
+    """How far the outputs of a quantised model are from those with its weights as floats.
+
+    Returns:
+        The largest difference of any output, relative to that output's largest value.
+    """
+    feed = sample.inputs | sample.initial | prepared.plan.constants
+    if is_streaming(prepared):
+        feed |= {name: value[0] for name, value in sample.inputs.items()}
+    ours, theirs = (Reference(proto).run(feed) for proto in (prepared.reference, prepared.runnable))
+    errors = []
+    for name, value in ours.items():
+        if value.dtype.kind == "f":
+            scale = max(float(np.abs(value).max(initial=0.0)), 1e-30)
+            errors.append(float(np.abs(value - theirs[name]).max(initial=0.0)) / scale)
+    return max(errors, default=0.0)
+
+
+def check_against_autograd(
+    model: Measured,
+    sample: Sample,
+    edges: Sequence[EdgeMap],
+    order: Sequence[GridNode],
+    start: Mapping[GridNode, Tensor],
+) -> None:
+    """Compare the gradient over the grid with plain backpropagation through the whole model.
+
+    If an edge were missing from the cell graph, or a block wrong, the two would differ.
+
+    Raises:
+        AnalysisError: they differ.
+    """
+    with torch.enable_grad():
+        tensors = model.state_tensors(model.run(sample))
+        device = next(iter(tensors.values()))[0].device
+        target = sum((flatten(tensors[n]) * start[n][0].to(device)).sum() for n in start)
+        flat = [tensor for node in order for tensor in tensors[node]]
+        assert isinstance(target, Tensor)
+        gradients = dict(
+            zip(map(id, flat), torch.autograd.grad(target, flat, allow_unused=True), strict=True)
+        )
+    found = backpropagate(edges, order, start)
+    for node in order:
+        parts = [(tensor, gradients.get(id(tensor))) for tensor in tensors[node]]
+        actual = flatten([torch.zeros_like(t) if g is None else g for t, g in parts]).double().cpu()
+        expected = torch.zeros_like(actual)
+        if node in found:
+            if float(found[node].log10_norm[0]) < _LOG10_TRUSTED:
+                continue
+            expected = found[node].unit[0].cpu() * 10 ** float(found[node].log10_norm[0])
+        scale = max(float(expected.norm()), float(actual.norm()))
+        error = float((actual - expected).norm())
+        if error > 1e-2 * scale and error > _FLOAT32_NOISE * path_lengths(edges, order, found)[node]:
+            raise AnalysisError(
+                "The cell graph does not account for the whole gradient, so nothing is reported",
+                where=f"{node.layer}, step {node.time}",
+                got=f"a gradient of norm {float(expected.norm()):.4g} over the grid",
+                expected=f"{float(actual.norm()):.4g}, as backpropagation through the model gives",
+                do="please report this model",
+            )
+
+
+def _loop_states(sites: nn.ModuleList | Sequence[SiteModule], run: Run) -> dict[GridNode, list[Tensor]]:
+    found = {}
+    for site, trajectory in zip(sites, run.trajectories, strict=True):
+        assert isinstance(site, SiteModule)
+        for module in site.cells:
+            assert isinstance(module, CellModule)
+            layer = module.cell.layer
+            for time in range(site.site.num_steps):
+                states = [trajectory.cells[state.name][time] for state in layer.states]
+                found[GridNode(layer.id, time)] = states
+    return found
+
+
+def _with_found_edges(cells: CellGraph, local: LocalJacobians) -> CellGraph:
+    """The cell graph with the depth edges that the run has shown."""
+    found = [*(depth.edge for depth in local.depth), *(maps.edge for maps in local.maps)]
+    edges = tuple(dict.fromkeys(found))
+    return CellGraph(cells.layers, edges, cells.num_steps)
+
+
+def _pieces(carry: CarriedState, value: Array) -> dict[str, Array]:
+    """The state variables that a carried input consists of."""
+    return {piece.before: piece.of(value) for piece in carry.pieces}
+
+
+def _single(value: Array) -> Array:
+    is_half = value.dtype.itemsize == 2 and value.dtype.kind not in "iub"
+    return value.astype(np.float32) if is_half else value
+
+
+def _recurrent_outputs(proto: onnx.ModelProto) -> list[str]:
+    """Names of what the fused operators of the main graph write: sequences and final states."""
+    nodes = (node for node in proto.graph.node if node.op_type in ("RNN", "GRU", "LSTM"))
+    return [name for node in nodes for name in node.output if name]
+
+
+def _watched(prepared: Prepared) -> dict[str, tuple[int, str, int]]:
+    """Values of the graph as it was found that are states of unrolled steps: (site, state, time) by name."""
+    known = {name for node in prepared.normalized.graph.node for name in node.output}
+    return {
+        name: (index, state.name, time)
+        for index, site in enumerate(prepared.findings.sites)
+        for state, names in zip(site.states, site.watched, strict=False)
+        for time, name in enumerate(names)
+        if name is not None and name in known
+    }

@@ -1,0 +1,94 @@
+"""Operators with weights that belong to no layer of a recurrent model: named, so that nothing is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import networkx as nx
+import onnx_ir as ir
+
+from lsc_graph.prepare import Prepared, is_streaming
+from lsc_graph.recurrence.dataflow import body_values, inputs_of
+from lsc_graph.recurrence.site import RecurrentSite
+
+MIN_AXES = 2
+FEWEST_NAMED = 2
+"""A single operator in front (an embedding) or behind (a head) goes without saying."""
+_SHOWN = 3
+
+
+def parts_outside(prepared: Prepared) -> tuple[str, ...]:
+    """What stands before the first layer, behind the last, or beside them, in words.
+
+    The gradient is followed from state to state: operators between two layers are part of the depth edge,
+    those here are not.
+    """
+    if prepared.chain is not None:
+        return ()
+    if is_streaming(prepared):
+        (site,) = prepared.findings.sites
+        graph = site.body.graph
+        values = body_values(graph)
+        starts = [values[state.before] for state in site.states]
+        stops = [values[state.after] for state in site.states]
+    else:
+        graph = prepared.findings.model.graph
+        values = {**body_values(graph), **dict(graph.initializers.items())}
+        starts = [values[name] for site in prepared.findings.sites for name in _written(site)]
+        stops = [values[name] for site in prepared.findings.sites for name in _read(site)]
+    return tuple(_described(graph, starts, stops))
+
+
+def _written(site: RecurrentSite) -> list[str]:
+    return [*(s.main for s in site.outputs), *(s.final for s in site.states if s.final)]
+
+
+def _read(site: RecurrentSite) -> list[str]:
+    found = [*(s.main for s in site.inputs), *(s.initial for s in site.states if s.initial)]
+    return [*found, *site.captures.values()]
+
+
+def _described(graph: ir.Graph, starts: Iterable[ir.Value], stops: Iterable[ir.Value]) -> Iterable[str]:
+    flow: nx.DiGraph[ir.Node] = nx.DiGraph()
+    flow.add_nodes_from(graph)
+    for node in graph:
+        sources = [value.producer() for value in inputs_of(node)]
+        flow.add_edges_from((source, node) for source in sources if source is not None)
+    first = {use.node for value in starts for use in value.uses() if use.node.graph is graph}
+    last = {producer for value in stops if (producer := value.producer()) is not None}
+    moved = {use.node for value in graph.inputs for use in value.uses() if use.node.graph is graph} | first
+    behind, moving = _downstream(flow, first), _downstream(flow, moved)
+    before = _downstream(flow.reverse(copy=False), last)
+    weighted = [
+        node
+        for node in graph
+        if node in moving and node.op_type != "Scan" and any(map(_is_weight, inputs_of(node)))
+    ]
+    groups = (
+        ("before the first layer", [n for n in weighted if n in before and n not in behind]),
+        ("behind the last layer", [n for n in weighted if n in behind and n not in before]),
+        ("beside the layers", [n for n in weighted if n not in behind and n not in before]),
+    )
+    for where, nodes in groups:
+        if len(nodes) >= FEWEST_NAMED:
+            yield (
+                f"{len(nodes)} operators with weights stand {where} ({_names(nodes)}): the gradient is "
+                "followed from layer to layer, and not through these"
+            )
+
+
+def _downstream(flow: nx.DiGraph[ir.Node], starts: set[ir.Node]) -> set[ir.Node]:
+    return {node for layer in nx.bfs_layers(flow, list(starts)) for node in layer}
+
+
+def _names(nodes: list[ir.Node]) -> str:
+    shown = [f"{node.op_type} {node.name or node.outputs[0].name}" for node in nodes[:_SHOWN]]
+    return ", ".join([*shown, *(["..."] if len(nodes) > _SHOWN else [])])
+
+
+def _is_weight(value: ir.Value) -> bool:
+    """A tensor of the file with at least two axes: what multiplies, not what is added."""
+    tensor = value.const_value
+    if not value.is_initializer() or tensor is None or not tensor.dtype.is_floating_point():
+        return False
+    return len(tensor.shape) >= MIN_AXES

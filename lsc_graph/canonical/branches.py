@@ -1,0 +1,127 @@
+"""If nodes: a branch that is known to be taken replaces them; else both are computed and one is selected."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from lsc_graph.canonical.rewiring import forget_insides, inner_graphs, put_in_place
+from lsc_graph.canonical.shapes import static_shape
+
+_LOOPING = frozenset(("RNN", "GRU", "LSTM", "Scan", "Loop"))
+MAX_TRIPS = 2**20
+BRANCH, CONDITION, TAKEN_IF = "lsc_graph.branch", "lsc_graph.condition", "lsc_graph.taken_if"
+"""Metadata of a loop that stood in a branch: in words, the value that decides, and what it has to be."""
+
+
+def take_decided_branches(model: ir.Model) -> bool:
+    """Inline the taken branch of every If whose condition is constant, wherever it is; True if any was."""
+    is_changed = False
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop()
+        while decided := [node for node in graph if _condition(node) is not None]:
+            for node in decided:
+                _take(graph, node, "then_branch" if _condition(node) else "else_branch")
+            is_changed = True
+        pending += [inner for node in graph for inner in inner_graphs(node)]
+    return is_changed
+
+
+def select_open_branches(model: ir.Model) -> bool:
+    """Let Where choose between both branches of every If that data decide; True if any was.
+
+    What is computed stays the same, and one graph of plain operators can be differentiated for many points
+    at once. Only where both give tensors of one known shape, and no branch holds a loop that might not end
+    unless its branch is taken. Loops that come out of a branch are marked, see `BRANCH`.
+    """
+    is_changed = False
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop()
+        for node in [node for node in graph if _can_be_selected(node)]:
+            _select(graph, node)
+            is_changed = True
+        pending += [inner for node in graph for inner in inner_graphs(node)]
+    return is_changed
+
+
+def _can_be_selected(node: ir.Node) -> bool:
+    if node.op_type != "If" or node.domain or node.inputs[0] is None or _condition(node) is not None:
+        return False
+    branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+    if any(_may_not_end(inner) for branch in branches for inner in branch.all_nodes()):
+        return False
+    pairs = zip(*(branch.outputs for branch in branches), strict=True)
+    return all(_are_alike(one, other) for one, other in pairs)
+
+
+def _may_not_end(node: ir.Node) -> bool:
+    """Whether a node is a Loop without a known bound on its trip count."""
+    if node.op_type != "Loop" or node.domain not in ("", "ai.onnx"):
+        return False
+    bound = node.inputs[0].const_value if node.inputs[0] is not None else None
+    return bound is None or bound.size != 1 or int(bound.numpy().item()) > MAX_TRIPS
+
+
+def _are_alike(one: ir.Value, other: ir.Value) -> bool:
+    shape = static_shape(one)
+    is_tensor = isinstance(one.type, ir.TensorType) and one.dtype == other.dtype
+    return is_tensor and shape is not None and shape == static_shape(other)
+
+
+def _select(graph: ir.Graph, node: ir.Node) -> None:
+    condition, outputs = node.inputs[0], list(node.outputs)
+    for name in ("then_branch", "else_branch"):
+        _mark(node, name)
+    results = [_moved_out(graph, node, name) for name in ("then_branch", "else_branch")]
+    empty = ir.node("Constant", [], attributes={"value": ir.tensor(np.array([], dtype=np.int64))})
+    scalar = ir.node("Reshape", [condition, empty.outputs[0]])
+    scalar.outputs[0].shape, scalar.outputs[0].dtype = ir.Shape([]), ir.DataType.BOOL
+    chosen = [ir.node("Where", [scalar.outputs[0], a, b]) for a, b in zip(*results, strict=True)]
+    graph.insert_before(node, [empty, scalar, *chosen])
+    for one, output, like in zip(chosen, outputs, results[0], strict=True):
+        one.outputs[0].shape, one.outputs[0].type = like.shape, like.type
+        put_in_place(output, one.outputs[0])
+    graph.remove(node, safe=True)
+    forget_insides(node)
+
+
+def _mark(node: ir.Node, name: str) -> None:
+    """Note on the loops of a branch where they come from."""
+    condition = node.inputs[0]
+    for inner in node.attributes[name].as_graph().all_nodes():
+        if inner.op_type in _LOOPING and condition is not None and BRANCH not in inner.metadata_props:
+            branch = f"the {name.removesuffix('_branch')} branch of {node.name or node.outputs[0].name}"
+            inner.metadata_props[BRANCH] = branch
+            inner.metadata_props[CONDITION] = str(condition.name)
+            inner.metadata_props[TAKEN_IF] = str(name == "then_branch")
+
+
+def _condition(node: ir.Node) -> bool | None:
+    """What the condition of an If is, where it is a constant; None for all other nodes."""
+    if node.op_type != "If" or node.domain or node.inputs[0] is None:
+        return None
+    value = node.inputs[0]
+    if value.const_value is None or not value.is_initializer() or value.const_value.size != 1:
+        return None
+    return bool(value.const_value.numpy().item())
+
+
+def _take(graph: ir.Graph, node: ir.Node, name: str) -> None:
+    results = _moved_out(graph, node, name)
+    for result, output in zip(results, node.outputs, strict=True):
+        put_in_place(output, result)
+    graph.remove(node, safe=True)
+    forget_insides(node)
+
+
+def _moved_out(graph: ir.Graph, node: ir.Node, name: str) -> list[ir.Value]:
+    """A branch's nodes in front of the If, and what the branch gives."""
+    branch = node.attributes[name].as_graph()
+    results = list(branch.outputs)
+    branch.outputs.clear()
+    nodes = list(branch)
+    branch.remove(nodes)
+    graph.insert_before(node, nodes)
+    return results

@@ -1,0 +1,273 @@
+"""Which times of which layers, inputs and outputs are connected: seen in the model as it runs, not assumed.
+
+Dataflow alone says who reads whom, but not when: a sequence may be flipped, shifted, pooled, or only its end
+be handed on. One run through the torch view, once it agrees with ONNX Runtime, and one cotangent for each
+step settle that (theory section 2). Edges that are the same at every step are kept as lags, so that they
+hold for any number of steps.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch.func import vjp
+
+from lsc_graph.auditing.measure import HALF_TOLERANCE, Sequences
+from lsc_graph.jacobians.cell import flat_from
+from lsc_graph.jacobians.depth import Glue, Pairs, Port, ports_of, time_pairs
+from lsc_graph.layers.cells import Cell, CellGraph, DepthEdge, Layer, depth_edges_within
+from lsc_graph.prepare import Prepared, is_streaming
+from lsc_graph.recurrence.dataflow import body_values, direct_sources
+from lsc_graph.running.sampling import make_samples
+from lsc_graph.to_torch.loop import CellModule, SiteModule, Values
+from lsc_graph.to_torch.parity import ParityCheck, Tolerance
+from lsc_graph.to_torch.program import reads_of
+
+_RESHAPING = frozenset(["Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Cast"])
+INPUT, OUTPUT = "input:", "output:"
+"""What the ids of inputs and outputs begin with."""
+
+
+def connected_cells(prepared: Prepared, *, terminals: bool = False, seed: int = 0) -> CellGraph:
+    """The cell graph of a model with its depth edges as they were seen.
+
+    Args:
+        prepared: the model.
+        terminals: whether its inputs and outputs are layers as well: one node at each time, if some axis has
+            as many elements as there are steps; else an input is one node at time 0, an output one at time
+            T-1. Inputs that are not floating-point carry no gradient and are left out.
+        seed: of the sample that is run, and of the cotangents.
+
+    Raises:
+        ParityError: the torch view disagrees with ONNX Runtime.
+        ConversionError: there is no torch view.
+    """
+    if prepared.chain is not None:
+        return _with(prepared.cell_graph, _chain_terminals(prepared) if terminals else ())
+    if is_streaming(prepared):
+        return _with(prepared.cell_graph, _streaming_terminals(prepared) if terminals else ())
+    within = tuple(edge for own in prepared.cells for edge in depth_edges_within(own))
+    with torch.no_grad():
+        found = tuple(_Probe(prepared, seed).edges(terminals))
+    bare = CellGraph(prepared.cell_graph.layers, within, prepared.cell_graph.num_steps)
+    return _with(bare, found)
+
+
+def edges_of_pairs(
+    source: str, target: str, pairs: Iterable[tuple[int, int]], num_steps: int
+) -> list[DepthEdge]:
+    """Edges with a lag where all times are connected at it, and one with what is left.
+
+    A lag beyond half of the steps is not taken for a rule: at a corner a single pair is all there is.
+    """
+    rest = set(pairs)
+    found = []
+    for lag, count in sorted(Counter(head - tail for tail, head in rest).items()):
+        if count == num_steps - abs(lag) and (2 * abs(lag) < num_steps):
+            found.append(DepthEdge(source, target, lag))
+            rest = {(tail, head) for tail, head in rest if head - tail != lag}
+    if rest:
+        found.append(DepthEdge(source, target, time_pairs=tuple(sorted(rest, key=lambda p: (p[1], p[0])))))
+    return found
+
+
+def _with(cells: CellGraph, edges: Sequence[DepthEdge]) -> CellGraph:
+    """The cell graph with further depth edges, and as layers the inputs and outputs that they name."""
+    names = dict.fromkeys(name for edge in edges for name in (edge.source, edge.target))
+    inputs = [_terminal(name, INPUT) for name in names if name.startswith(INPUT)]
+    outputs = [_terminal(name, OUTPUT) for name in names if name.startswith(OUTPUT)]
+    order = {layer.id: index for index, layer in enumerate((*inputs, *cells.layers, *outputs))}
+    every = dict.fromkeys((*cells.depth_edges, *edges))
+    ordered = sorted(every, key=lambda edge: (order[edge.target], order[edge.source]))
+    return CellGraph((*inputs, *cells.layers, *outputs), tuple(ordered), cells.num_steps)
+
+
+def _terminal(id_: str, kind: str) -> Layer:
+    return Layer(id_, id_.removeprefix(kind), None, (), 0, 0, "input" if kind == INPUT else "output")
+
+
+def _chain_terminals(prepared: Prepared) -> tuple[DepthEdge, ...]:
+    graph, layers = prepared.findings.model.graph, prepared.cell_graph.layers
+    inputs = [DepthEdge(INPUT + str(v.name), layers[0].id) for v in graph.inputs if _is_float(v)]
+    return (*inputs, *(DepthEdge(layers[-1].id, OUTPUT + str(value.name)) for value in graph.outputs))
+
+
+def _is_float(value: object) -> bool:
+    dtype = getattr(value, "dtype", None)
+    return dtype is None or bool(dtype.is_floating_point())
+
+
+def _streaming_terminals(prepared: Prepared) -> tuple[DepthEdge, ...]:
+    """By the dataflow of the step, which is exact: the body is the whole model."""
+    (own,) = prepared.cells
+    site = own[0].site
+    values = body_values(site.body.graph)
+    carried = {carry.after for carry in prepared.findings.carried}
+    edges = [
+        DepthEdge(INPUT + name, cell.layer.id)
+        for cell in own
+        for name in cell.slices
+        if _is_float(values[name])
+    ]
+    after = {values[s.after]: (cell.layer.id, 0) for cell in own for s in cell.layer.states}
+    lags = {same: layer for value, layer in after.items() for same in _reshaped_from(value)}
+    lags |= {
+        values[s.before]: (cell.layer.id, cell.layer.time_step) for cell in own for s in cell.layer.states
+    }
+    lags |= {values[s.body]: (INPUT + s.body, 0) for s in site.inputs if _is_float(values[s.body])}
+    for name in (s.body for s in site.outputs if s.main not in carried):
+        value = values[name]
+        sources = {value} if value in lags else direct_sources(value, lags)
+        edges += [DepthEdge(lags[s][0], OUTPUT + name, lags[s][1]) for s in sources]
+    return tuple(dict.fromkeys(edges))
+
+
+def _reshaped_from(value: ir.Value) -> Iterator[ir.Value]:
+    """The value, and those that it only reshapes: an output may read a state before it is shaped for the
+    file.
+    """
+    seen: ir.Value | None = value
+    while seen is not None:
+        yield seen
+        node = seen.producer()
+        seen = node.inputs[0] if node is not None and node.op_type in _RESHAPING else None
+
+
+class _Probe:
+    """One sample through the torch view, and the derivatives of what is read by what it is read from."""
+
+    def __init__(self, prepared: Prepared, seed: int) -> None:
+        self.prepared = prepared
+        self.num_steps = prepared.cell_graph.num_steps
+        self.axes: dict[str, int] = {}
+        self.generator = torch.Generator().manual_seed(seed)
+        model = Sequences(prepared, "cpu", self.generator)
+        carried = [carry.before for carry in prepared.findings.carried]
+        (sample,) = make_samples(
+            prepared.plan,
+            data={},
+            fixed=prepared.fixed,
+            domains=prepared.domains,
+            carried=carried,
+            num_steps=None,
+            num_samples=1,
+            seed=seed,
+        )
+        self.program, self.run = model.program, model.run(sample)
+        model.compare(sample, self.run, ParityCheck(HALF_TOLERANCE if prepared.is_half else Tolerance()))
+        self.inputs = model.tensors(sample.inputs | sample.initial)
+        self.floats = {name: value for name, value in self.inputs.items() if value.is_floating_point()}
+        self.owner = {s.name: c.layer.id for own in prepared.cells for c in own for s in c.layer.states}
+
+    def edges(self, terminals: bool) -> Iterator[DepthEdge]:
+        """All edges between different recurrences, and those of inputs and outputs."""
+        inputs = self.floats if terminals else {}
+        for name in inputs:
+            self._settle_axis(name)
+        for index, own in enumerate(self.prepared.cells):
+            glue = self._glue(index, inputs, reads_of(self.prepared.findings.sites[index]))
+            for cell in own if glue is not None else ():
+                assert glue is not None
+                yield from self._edges_into(cell, glue)
+        if terminals:
+            names = [str(value.name) for value in self.prepared.findings.model.graph.outputs]
+            glue = self._glue(len(self.prepared.cells), inputs, names)
+            for name in glue.read if glue is not None else ():
+                assert glue is not None
+                yield from self._edges_out(name, glue)
+
+    def _glue(self, target: int, inputs: Values, wanted: Sequence[str]) -> Glue | None:
+        """The derivative of main-graph values with respect to the states below and the inputs."""
+        program, run = self.program, self.run
+        states: dict[str, Tensor] = {}
+        for site, trajectory in zip(program.sites[:target], run.trajectories[:target], strict=True):
+            assert isinstance(site, SiteModule)
+            states |= {state.name: trajectory.after[state.name] for state in site.layered}
+        if not states and not inputs:
+            return None
+
+        def read(states: dict[str, Tensor], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+            values = program.reads_given_states(target, states, run, self.inputs | inputs)
+            return {name: values[name] for name in wanted if values[name].is_floating_point()}
+
+        values, pullback, *_ = vjp(read, states, dict(inputs))
+        if not values:
+            return None
+
+        def pull(cotangents: dict[str, Tensor]) -> dict[str, Tensor]:
+            full = {name: cotangents.get(name, torch.zeros_like(value)) for name, value in values.items()}
+            of_states, of_inputs = pullback(full)
+            return dict(of_states) | {INPUT + n: self._by_time(n, g) for n, g in of_inputs.items()}
+
+        sites = [site for site in program.sites if isinstance(site, SiteModule)]
+        return Glue(sites[min(target, len(sites) - 1)], values, pull)
+
+    def _by_time(self, name: str, value: Tensor) -> Tensor:
+        """An input [T, rest], or [1, rest] if no axis is time."""
+        axis = self._time_axis(name, value)
+        return value.reshape(1, -1) if axis is None else flat_from(value.movedim(axis, 0), 1).unsqueeze(-1)
+
+    def _time_axis(self, name: str, value: Tensor) -> int | None:
+        return self.axes.get(name, next(iter(self._time_axes(name, value)), None))
+
+    def _time_axes(self, name: str, value: Tensor) -> list[int]:
+        """The axes of an input or output that may be time: as a recurrence reads it, or by their size."""
+        sequences = [s for site in self.prepared.findings.sites for s in (*site.inputs, *site.outputs)]
+        known = [s.axis for s in sequences if s.main == name]
+        return known[:1] or [axis for axis, size in enumerate(value.shape) if size == self.num_steps]
+
+    def _settle_axis(self, name: str) -> None:
+        """Of several axes of an input that may be time, take that along which it is read most sparsely.
+
+        Read along the wrong one, every step depends on all entries.
+        """
+        found = self._time_axes(name, self.floats[name])
+        if len(found) > 1:
+            counts = {}
+            for axis in found:
+                self.axes[name] = axis
+                counts[axis] = self._num_read(name)
+            self.axes[name] = min(counts, key=lambda axis: counts[axis])
+
+    def _num_read(self, name: str) -> int:
+        """How many pairs of times connect an input with the states that read it."""
+        total = 0
+        for index, own in enumerate(self.prepared.cells):
+            reads = reads_of(self.prepared.findings.sites[index])
+            glue = self._glue(index, {name: self.floats[name]}, reads)
+            for cell in own if glue is not None else ():
+                assert glue is not None
+                total += sum(len(found.get(INPUT + name, ())) for found in self._pairs_into(cell, glue))
+        return total
+
+    def _pairs_into(self, cell: Cell, glue: Glue) -> Iterator[dict[str, Pairs]]:
+        module = next(m for m in glue.site.cells if isinstance(m, CellModule) and m.cell is cell)
+        first = glue.site.times()[0]
+        for port in ports_of(module, glue):
+            yield time_pairs(glue, port, self.num_steps, first, self.generator)
+
+    def _edges_into(self, cell: Cell, glue: Glue) -> Iterator[DepthEdge]:
+        yield from self._merged(self._pairs_into(cell, glue), cell.layer.id)
+
+    def _edges_out(self, name: str, glue: Glue) -> Iterator[DepthEdge]:
+        axes: list[int | None] = [*self._time_axes(name, glue.read[name])] or [None]
+        ports = [Port("capture" if a is None else "slice", name, name, a or 0, False) for a in axes]
+        found = [time_pairs(glue, port, self.num_steps, 0, self.generator) for port in ports]
+        sizes = [sum(map(len, own.values())) for own in found]
+        pairs, axis = found[sizes.index(min(sizes))], axes[sizes.index(min(sizes))]
+        last = self.num_steps - 1
+        if axis is None:
+            pairs = {key: frozenset(p for p in found if p[1] == last) for key, found in pairs.items()}
+        yield from self._merged([pairs], OUTPUT + name)
+
+    def _merged(self, found: Iterable[dict[str, Pairs]], target: str) -> Iterator[DepthEdge]:
+        by_layer: dict[str, set[tuple[int, int]]] = {}
+        for by_name in found:
+            for name, pairs in by_name.items():
+                by_layer.setdefault(self.owner.get(name, name), set()).update(pairs)
+        for source, merged in by_layer.items():
+            yield from edges_of_pairs(source, target, merged, self.num_steps)

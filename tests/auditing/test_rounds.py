@@ -1,0 +1,84 @@
+"""Samples in rounds: until the precision is reached, or the budget is spent, which is then said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lsc_graph.models import registry
+
+from lsc_graph.audit_model import audit
+from lsc_graph.auditing.rounds import Rounds, standard_errors
+from lsc_graph.errors import UsageError
+from lsc_graph.results import Analysis, LayerFacts, Statistics
+
+
+def layer(error: float) -> tuple[LayerFacts, ...]:
+    value = Statistics(1.0, error, 0.9, 1.1, 10)
+    return (LayerFacts("layer_0", "", None, 4, value, None, (), None, None, ()),)
+
+
+def test_rounds_follow_the_law_of_large_numbers_and_then_stop() -> None:
+    rounds = Rounds(0.01, 4, 1000, 60)
+    taken = []
+    while rounds.next:
+        taken.append(rounds.next)
+        rounds.note(layer(0.1 / sum(taken) ** 0.5))
+    result = rounds.result()
+    assert result is not None
+    assert result.is_reached
+    assert 100 <= result.num_samples == sum(taken) <= 130
+    assert result.largest_std_error <= 0.01
+
+
+def test_without_a_precision_there_is_one_round() -> None:
+    rounds = Rounds(None, 4, 2, 60)
+    rounds.note(layer(9.0))
+    assert rounds.next == 0
+    assert rounds.result() is None
+
+
+@pytest.mark.parametrize(
+    ("max_samples", "seconds", "words"), [(8, 60.0, "8 samples"), (99, 0.0, "0 seconds")]
+)
+def test_a_spent_budget_is_named(max_samples: int, seconds: float, words: str) -> None:
+    rounds = Rounds(0.01, 4, max_samples, seconds)
+    while rounds.next:
+        rounds.note(layer(0.5))
+    result = rounds.result()
+    assert result is not None
+    assert not result.is_reached
+    assert words in (result.limit or "")
+
+
+@pytest.mark.parametrize(("precision", "limit"), [(0.0, 9), (-1.0, 9), (float("nan"), 9), (0.1, 3)])
+def test_requests_that_make_no_sense_are_refused(precision: float, limit: int) -> None:
+    with pytest.raises(UsageError):
+        Rounds(precision, 4, limit, 60)
+
+
+def audited(name: str, **options: object) -> Analysis:
+    return audit(registry.build(name), num_steps=12, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm", "tanh_rnn", "alif_smooth"])
+def test_an_audit_adds_samples_until_every_radius_is_precise(name: str) -> None:
+    coarse = audited(name, num_samples=2)
+    largest = max(error for _, error in standard_errors(coarse.layers))
+    fine = audited(name, num_samples=2, precision=largest / 3, max_samples=200)
+    assert fine.precision is not None
+    assert fine.precision.is_reached
+    assert fine.precision.num_samples > 2
+    assert max(error for _, error in standard_errors(fine.layers)) <= largest / 3
+    many = audited(name, num_samples=fine.precision.num_samples)
+    assert many.layers == fine.layers  # rounds draw the same samples
+
+
+def test_a_precision_that_is_not_reached_is_a_warning_and_given_data_are_the_limit(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((5, 12, 1, 8)).astype(np.float32)
+    found = audited("gru", data={"x": values}, precision=1e-6)
+    assert found.precision is not None
+    assert found.precision.num_samples == 5
+    assert not found.precision.is_reached
+    assert any("precision 1e-06 was not reached" in warning for warning in found.warnings)

@@ -1,0 +1,182 @@
+"""Connections over time are seen as they are: equal, shifted, flipped, pooled, handed on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lsc_graph.models import registry
+from onnx import TensorProto, helper, numpy_helper
+from unrolled_models import Unroller
+
+from lsc_graph.count_model import gradient_paths
+from lsc_graph.counting.connect import connected_cells, edges_of_pairs
+from lsc_graph.layers.cells import CellGraph, DepthEdge
+from lsc_graph.prepare import Request, prepare
+
+SIZE, STEPS = 3, 6
+REQUEST = Request(None, {}, {}, (), {})
+
+
+def model(
+    glue: Sequence[onnx.NodeProto], between: str = "Y0", initial: str = "", out: str = "Y1"
+) -> onnx.ModelProto:
+    """Two fused RNN layers with `glue` between the output Y0 [T,1,1,H] and final state H0 of the first and
+    the second.
+    """
+    generator = np.random.default_rng(0)
+
+    def weight(name: str) -> onnx.TensorProto:
+        return numpy_helper.from_array(generator.standard_normal((1, SIZE, SIZE)).astype(np.float32), name)
+
+    constants = {
+        "sequence": [STEPS, 1, SIZE],
+        "axis": [1],
+        "one": [1],
+        "end": [-STEPS - 1],
+        "first": [-1],
+        "zero": [0],
+        "back": [-1],
+    }
+    nodes = [
+        helper.make_node("RNN", ["x", "W0", "R0"], ["Y0", "H0"], "rnn0", hidden_size=SIZE),
+        *glue,
+        helper.make_node("Reshape", [between, "sequence"], ["x1"]),
+        helper.make_node("RNN", ["x1", "W1", "R1", "", "", initial], ["Y1", "H1"], "rnn1", hidden_size=SIZE),
+        helper.make_node("Identity", [out], ["y"]),
+    ]
+    shape = {"Y1": [STEPS, 1, 1, SIZE]}.get(out)
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [STEPS, 1, SIZE])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [weight(n) for n in ("W0", "R0", "W1", "R1")]
+        + [numpy_helper.from_array(np.array(v, dtype=np.int64), n) for n, v in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def cells_of(proto: onnx.ModelProto) -> CellGraph:
+    return connected_cells(prepare(proto, REQUEST), terminals=True)
+
+
+def times(cells: CellGraph, source: str, target: str) -> set[tuple[int, int]]:
+    """All connected times."""
+    found: set[tuple[int, int]] = set()
+    for edge in cells.depth_edges:
+        if (edge.source, edge.target) == (source, target):
+            lagged = [(t - edge.lag, t) for t in range(STEPS) if 0 <= t - edge.lag < STEPS]
+            found |= set(lagged if edge.time_pairs is None else edge.time_pairs)
+    return found
+
+
+EQUAL = {(t, t) for t in range(STEPS)}
+NODE = helper.make_node
+FLIP = [NODE("Slice", ["Y0", "first", "end", "zero", "back"], ["flipped"])]
+
+
+def test_equal_times_are_a_lag_of_zero() -> None:
+    cells = cells_of(model([]))
+    assert [layer.id for layer in cells.layers] == ["input:x", "layer_0", "layer_1", "output:y"]
+    assert cells.depth_edges == (
+        DepthEdge("input:x", "layer_0"),
+        DepthEdge("layer_0", "layer_1"),
+        DepthEdge("layer_1", "output:y"),
+    )
+
+
+def test_a_flip_connects_mirrored_times() -> None:
+    cells = cells_of(model(FLIP, "flipped"))
+    assert times(cells, "layer_0", "layer_1") == {(t, STEPS - 1 - t) for t in range(STEPS)}
+
+
+def test_a_final_state_that_is_handed_on_connects_the_end_to_the_start() -> None:
+    cells = cells_of(model([], initial="H0"))
+    assert times(cells, "layer_0", "layer_1") == EQUAL | {(STEPS - 1, 0)}
+    between = [edge for edge in cells.depth_edges if edge.source == "layer_0"]
+    assert [(edge.lag, edge.time_pairs) for edge in between] == [(0, None), (0, ((STEPS - 1, 0),))]
+
+
+def test_a_mean_over_time_connects_all_to_all() -> None:
+    glue = [
+        NODE("ReduceMean", ["Y0"], ["mean"], axes=[0], keepdims=1),
+        NODE("Add", ["Y0", "mean"], ["pooled"]),
+    ]
+    cells = cells_of(model(glue, "pooled"))
+    assert times(cells, "layer_0", "layer_1") == {(t, u) for t in range(STEPS) for u in range(STEPS)}
+
+
+def test_an_output_without_time_stands_at_the_last_step() -> None:
+    cells = cells_of(model([], out="H1"))
+    assert times(cells, "layer_1", "output:y") == {(STEPS - 1, STEPS - 1)}
+
+
+def test_a_pooled_output_is_reached_from_every_step() -> None:
+    proto = model([])
+    proto.graph.node[-1].CopyFrom(NODE("ReduceMax", ["Y1"], ["m"], axes=[3], keepdims=0))
+    proto.graph.node.append(NODE("ReduceMean", ["m"], ["y"], axes=[0], keepdims=0))
+    del proto.graph.output[:]
+    proto.graph.output.append(helper.make_tensor_value_info("y", TensorProto.FLOAT, None))
+    cells = cells_of(proto)
+    assert times(cells, "layer_1", "output:y") == {(t, STEPS - 1) for t in range(STEPS)}
+
+
+def test_without_terminals_only_states_are_layers() -> None:
+    cells = connected_cells(prepare(model([]), REQUEST))
+    assert [layer.id for layer in cells.layers] == ["layer_0", "layer_1"]
+    assert cells.depth_edges == (DepthEdge("layer_0", "layer_1"),)
+
+
+@pytest.mark.parametrize("name", ["gru", "streaming_gru", "scan_gru"])
+def test_every_form_of_a_network_has_the_same_connections(name: str) -> None:
+    cells = cells_of(registry.build(name))
+    sequence = [edge for edge in cells.depth_edges if edge.time_pairs is None]
+    assert sequence == [
+        DepthEdge("input:x", "layer_0"),
+        DepthEdge("layer_0", "layer_1"),
+        DepthEdge("layer_1", "output:y"),
+    ]
+
+
+def test_a_feed_forward_model_has_its_inputs_below_and_its_outputs_above() -> None:
+    cells = cells_of(registry.build("residual_mlp"))
+    assert cells.depth_edges[0] == DepthEdge("input:x", "layer_0")
+    assert cells.depth_edges[-1].target == "output:y"
+
+
+@given(st.integers(1, 9), st.sets(st.tuples(st.integers(0, 8), st.integers(0, 8))))
+def test_edges_of_pairs_are_the_pairs(size: int, raw: set[tuple[int, int]]) -> None:
+    pairs = {(t, u) for t, u in raw if t < size and u < size}
+    found: set[tuple[int, int]] = set()
+    for edge in edges_of_pairs("a", "b", pairs, size):
+        lagged = [(t - edge.lag, t) for t in range(size) if 0 <= t - edge.lag < size]
+        listed = set(lagged if edge.time_pairs is None else edge.time_pairs)
+        assert not listed & found
+        found |= listed
+    assert found == pairs
+
+
+def test_a_window_over_time_is_a_set_of_lags_and_a_corner_is_none() -> None:
+    window = {(t, t + lag) for t in range(9) for lag in (-1, 0, 1) if 0 <= t + lag < 9}
+    assert [edge.lag for edge in edges_of_pairs("a", "b", window, 9)] == [-1, 0, 1]
+    (corner,) = edges_of_pairs("a", "b", {(0, 8)}, 9)
+    assert corner.time_pairs == ((0, 8),)
+
+
+@pytest.mark.parametrize(("order", "back"), [([1, 0, 2], [1, 0, 2]), ([2, 0, 1], [1, 2, 0])])
+def test_time_is_told_from_features_of_the_same_number_by_how_sparsely_it_is_read(
+    order: list[int], back: list[int]
+) -> None:
+    """[1, T, D] and [1, D, T] with T = D: every input element takes part in the step of its own time."""
+    net, size = Unroller(), 5
+    turned = net.op("Transpose", net.input("x", 1, size, size), perm=order)
+    weights = [net.weight(1, size, size), net.weight(1, size, size)]
+    states = net.op("Squeeze", net.op("RNN", turned, *weights, hidden_size=size), net.constant([1]))
+    net.output(net.op("Transpose", states, perm=back))
+    report = gradient_paths(net.model())
+    assert [entry.count.num_gradient_paths for entry in report.from_inputs] == ["1"] * size

@@ -1,0 +1,231 @@
+"""Torch modules pre-trained in place; radii measured by autograd on the module's own cells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import jacrev, vmap
+
+import lsc_graph
+from lsc_graph.errors import AnalysisError, UsageError, VerificationError
+from lsc_graph.writeback.parameter_map import ParameterMap, exported, floats
+
+D, H, T = 6, 12, 10
+Cell = Callable[[Tensor, Tensor], Tensor]
+
+
+class Stack(nn.Module):
+    """Two layers of one of torch's recurrent modules, and a read-out."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.rnn = kind(D, H, 2, batch_first=True)
+        self.head = nn.Linear(H, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0])
+
+    def cells(self) -> list[Cell]:
+        """torch's own cells with this module's parameters, states joined: (input, state) -> state."""
+        return [self._cell(layer) for layer in range(2)]
+
+    def _cell(self, layer: int) -> Cell:
+        weights = self.rnn._all_weights[layer]
+        parameters = [getattr(self.rnn, name) for name in weights]
+        if isinstance(self.rnn, nn.LSTM):
+            return lambda x, s: torch.cat(torch.lstm_cell(x, s.split(H, 1), *parameters), 1)
+        cell = torch.gru_cell if isinstance(self.rnn, nn.GRU) else torch.rnn_tanh_cell
+        return lambda x, s: cell(x, s, *parameters)
+
+
+class Loop(nn.Module):
+    """Two layers of different cells in a Python loop, one weight used transposed, one parameter frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(D, H)
+        self.mix = nn.Parameter(torch.randn(H, H) / H**0.5)
+        self.gate, self.up = nn.Linear(H, H), nn.Linear(H, H)
+        self.scale = nn.Parameter(torch.full((H,), 0.9), requires_grad=False)
+
+    def cells(self) -> list[Cell]:
+        return [self._lower, self._upper]
+
+    def _lower(self, x: Tensor, s: Tensor) -> Tensor:
+        return torch.tanh(self.inner(x) + s @ self.mix)
+
+    def _upper(self, x: Tensor, s: Tensor) -> Tensor:
+        z = torch.sigmoid(self.gate(s))
+        return self.scale * z * s + (1 - z) * torch.tanh(self.up(x) + s)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = high = x.new_zeros(x.shape[0], H)
+        rows = []
+        for time in range(x.shape[1]):
+            low = self._lower(x[:, time], low)
+            high = self._upper(low[:, :H], high)
+            rows.append(high)
+        return torch.stack(rows, 1)
+
+
+def radii(cells: Sequence[Cell], samples: int, seed: int) -> dict[str, float]:
+    """Mean spectral radii of d state / d state before, and of d h / d h below, over samples and steps."""
+    x = torch.randn(samples, T, D, generator=torch.Generator().manual_seed(seed))
+    found: dict[str, list[Tensor]] = {}
+    with torch.no_grad():
+        width = cells[0](x[:, 0], torch.zeros(samples, 2 * H)).shape[1] if _is_lstm(cells[0]) else H
+        states = [torch.zeros(samples, width) for _ in cells]
+        for time in range(T):
+            below = x[:, time]
+            for layer, cell in enumerate(cells):
+                before = states[layer]
+                for kind, matrix in _jacobians(cell, below, before):
+                    if (kind == "time" and time) or (kind == "depth" and layer):
+                        found.setdefault(f"{kind} {layer}", []).append(_radius(matrix))
+                states[layer] = cell(below, before)
+                below = states[layer][:, :H]
+    return {key: float(torch.cat(values).mean()) for key, values in found.items()}
+
+
+def _is_lstm(cell: Cell) -> bool:
+    try:
+        return cell(torch.zeros(1, D), torch.zeros(1, 2 * H)).shape[1] == 2 * H
+    except RuntimeError:
+        return False
+
+
+def _jacobians(cell: Cell, x: Tensor, s: Tensor) -> Iterator[tuple[str, Tensor]]:
+    def one(a: Tensor, b: Tensor) -> Tensor:
+        return cell(a[None], b[None])[0]
+
+    yield "time", vmap(jacrev(one, 1))(x, s)
+    depth = vmap(jacrev(one, 0))(x, s)
+    if depth.shape[2] == H:
+        yield "depth", depth[:, :H]
+
+
+def _radius(matrices: Tensor) -> Tensor:
+    return torch.linalg.eigvals(matrices).abs().amax(1)
+
+
+MODULES: dict[str, Callable[[], nn.Module]] = {
+    "lstm": lambda: Stack(nn.LSTM),
+    "gru": lambda: Stack(nn.GRU),
+    "rnn": lambda: Stack(nn.RNN),
+    "loop": Loop,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "target", "radius"),
+    [("lstm", "half", 0.5), ("gru", "half", 0.5), ("rnn", "one", 1.0), ("loop", "half", 0.5)],
+)
+def test_the_modules_own_cells_have_the_target_radii(name: str, target: str, radius: float) -> None:
+    torch.manual_seed(0)
+    module = MODULES[name]()
+    before = radii(module.cells(), 64, 1)  # type: ignore[operator]
+    report = lsc_graph.stabilize(module, torch.randn(1, T, D), target)
+    after = radii(module.cells(), 64, 2)  # type: ignore[operator]
+    assert report.is_reached
+    assert max(abs(value - radius) for value in before.values()) > 0.1
+    assert len(after) == len(report.radii) == 3
+    for value in after.values():
+        assert value == pytest.approx(radius, abs=0.03)
+
+
+def test_parameters_are_changed_in_place_and_frozen_ones_are_not() -> None:
+    torch.manual_seed(1)
+    module = Loop()
+    module.train()
+    before = {name: (id(p), p.detach().clone()) for name, p in module.named_parameters()}
+    lsc_graph.stabilize(module, torch.randn(1, T, D), "half", freeze=["up.*"], max_iterations=8)
+    changed = {name for name, p in module.named_parameters() if not torch.equal(p, before[name][1])}
+    assert all(id(p) == before[name][0] for name, p in module.named_parameters())
+    assert {"mix", "inner.weight"} <= changed
+    assert not changed & {"scale", "up.weight", "up.bias"}
+    assert module.training
+
+
+class Moved(nn.Module):
+    """Parameters that are transposed, split, stacked, shared and computed with before they are used."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.randn(4, 4, dtype=dtype))
+        self.b = nn.Parameter(torch.randn(8, 4, dtype=dtype))
+        self.g = nn.Parameter(torch.rand(4, dtype=dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        top, low = self.b.split(4)
+        return torch.tanh(torch.tanh(x @ self.a.T) @ torch.stack([top, low])[0] * self.g.exp()) @ self.a
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_the_map_says_where_every_element_stands(dtype: torch.dtype) -> None:
+    module, x = Moved(dtype), torch.zeros(1, 4, dtype=dtype)
+    proto = exported(module, (x,))
+    found = ParameterMap(module, (x,), None, proto).of_initializer
+    flat = np.concatenate([p.detach().double().numpy().ravel() for p in module.parameters()])
+    assert sorted({int(i) for indices in found.values() for i in indices.ravel()}) == list(range(52))
+    for name, values in floats(proto).items():
+        np.testing.assert_array_equal(values, flat[found[name]])
+
+
+class Computed(nn.Module):
+    """A buffer made from a parameter's number at export, which no parameter is a copy of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.register_buffer("fixed", torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.tanh(self.a(x) @ self.fixed))
+
+
+def test_buffers_are_not_trained() -> None:
+    torch.manual_seed(2)
+    module = Computed()
+    fixed = module.get_buffer("fixed").clone()
+    report = lsc_graph.stabilize(module, torch.randn(1, 4), max_iterations=3)
+    assert "fixed" not in report.trained
+    assert torch.equal(module.get_buffer("fixed"), fixed)
+
+
+def test_values_that_are_no_copies_of_parameters_are_refused() -> None:
+    module, x = Computed(), torch.zeros(1, 4)
+    mapping = ParameterMap(module, (x,), None, exported(module, (x,)))
+    with pytest.raises(VerificationError, match="fixed"):
+        mapping.loaded(module, {("fixed",): np.ones((4, 4))})
+    mapping.of_initializer["twice"] = np.zeros(2, dtype=np.int64)
+    with pytest.raises(VerificationError, match="several places"):
+        mapping.loaded(module, {("twice",): np.array([1.0, 2.0])})
+    assert float(mapping.loaded(module, {("twice",): np.array([3.0, 3.0])})[0].ravel()[0]) == 3
+
+
+def test_a_module_that_differs_afterwards_gets_its_parameters_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(3)
+    module = Loop()
+    before = [p.detach().clone() for p in module.parameters()]
+    loaded = ParameterMap.loaded
+    monkeypatch.setattr(ParameterMap, "loaded", lambda *a: [v * 1.01 for v in loaded(*a)])
+    with pytest.raises(VerificationError, match="does not export"):
+        lsc_graph.stabilize(module, torch.randn(1, 4, D), max_iterations=1)
+    assert all(torch.equal(p, b) for p, b in zip(module.parameters(), before, strict=True))
+
+
+class Branching(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if float(x.sum()) > 0 else -x
+
+
+def test_what_cannot_be_exported_or_has_no_parameters_is_refused() -> None:
+    with pytest.raises(AnalysisError, match="does not export"):
+        lsc_graph.stabilize(Branching(), torch.randn(2))
+    with pytest.raises(UsageError, match="no parameters"):
+        lsc_graph.stabilize(nn.Tanh(), torch.randn(2))
