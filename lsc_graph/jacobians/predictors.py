@@ -99,7 +99,7 @@ def resampled(known: Known, edges: Sequence[EdgeMap], generator: torch.Generator
 
 
 def resampled_runs(known: Known, edges: Sequence[EdgeMap], generator: torch.Generator) -> list[EdgeMap]:
-    """The same in runs of successive steps, of random lengths with mean `MEAN_RUN`: what correlates these stays.
+    """The same in runs of successive steps, of random lengths with mean `MEAN_RUN`, whose correlation stays.
 
     The stationary bootstrap of D. N. Politis and J. P. Romano, "The stationary bootstrap", Journal of the
     American Statistical Association 1994.
