@@ -23,7 +23,7 @@ from lsc_graph.jacobians.predictors import (
 
 # Independent draws of what a predictor draws, for each sample.
 _NUM_DRAWS = 2
-IN_AUDITS = ("resampled", "mean_field")
+IN_AUDITS = ("resampled_runs", "mean_field")
 
 
 class Predictions:
