@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -24,13 +25,11 @@ from lsc_graph.errors import AnalysisError
 from lsc_graph.grid.unroll import unroll
 from lsc_graph.jacobians.meter import GrowthMeter
 from lsc_graph.jacobians.predictions import Predictions
-from lsc_graph.jacobians.predictors import RULES
+from lsc_graph.jacobians.predictors import MEAN_RUN, RULES
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.exposure import exposed_states
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
-from lsc_graph.pretraining.fit import Effort, Rescaler
-from lsc_graph.pretraining.readings import Reader
-from lsc_graph.pretraining.trainable import as_trained, choose, stored_values
+from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.results import GrowthPoint
 from lsc_graph.running.sampling import Sample, make_samples
 from lsc_graph.writeback.weights import with_values
@@ -44,9 +43,11 @@ RANGES = {"dt <= 20": (0, 20), "dt 21..200": (21, 200)}
 SAME_NETWORK = ("streaming_gru", "scan_gru", "loop_gru", "unrolled_gru")
 SHORT = {"unrolled_gru": 33}
 EVERY = 10**6
-VARIANTS = {f"{name}, 64 points": (name, 64, None) for name in RULES} | {
+VARIANTS: dict[str, tuple[Any, ...]] = {f"{name}, 64 points": (name, 64, None) for name in RULES} | {
     "resampled, all points": ("resampled", EVERY, None),
     "resampled, first 32 steps": ("resampled", EVERY, 32),
+    "resampled_runs, all points": ("resampled_runs", EVERY, None),
+    "resampled_runs, 64 points": ("resampled_runs", 64, None, MEAN_RUN),
 }
 
 
@@ -85,27 +86,25 @@ def view(
 
 
 def fixes_steps(prepared: Prepared) -> bool:
-    """Whether the file itself says how many steps there are."""
-    return any(site.form.value == "unrolled" for site in prepared.findings.sites)
+    """Whether the file itself says how many steps there are, or has none."""
+    return prepared.chain is not None or any(
+        site.form.value == "unrolled" for site in prepared.findings.sites
+    )
 
 
 def at_target(proto: onnx.ModelProto, target: float) -> tuple[onnx.ModelProto, bool]:
     """The model, its weights rescaled until every radius is at the target, and whether they all are."""
-    prepared, model = view(proto, FIT_STEPS)
-    weights = choose(prepared, model.parameters).weights
-    reader = Reader(model, torch.Generator().manual_seed(0))
-    readings = reader.read({}, samples_of(prepared, 0, 1), 2, 0, with_derivative=False)
-    rescaler = Rescaler(
-        reader,
-        weights,
-        {reading.edge: target for reading in readings if reading.mean > 0},
-        lambda seed, count: samples_of(prepared, seed, count),
+    fixed = fixes_steps(prepare(proto, Request(None, {}, {}, (), {})))
+    fit = pretrain(
+        proto,
+        target_time=target,
+        target_depth=target,
         tolerance=TOLERANCE,
-        effort=Effort(2, 8, 2),
-        seed=0,
+        max_iterations=MAX_ITERATIONS,
+        num_steps=None if fixed else FIT_STEPS,
+        device="cpu",
     )
-    fit = rescaler.fit(as_trained(weights), MAX_ITERATIONS)
-    return with_values(proto, stored_values(weights, fit.values)), fit.is_reached
+    return with_values(proto, fit.values), fit.report.is_reached
 
 
 def row(name: str, proto: onnx.ModelProto, target: float | None) -> dict[str, object]:

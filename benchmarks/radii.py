@@ -38,6 +38,15 @@ from lsc_graph.spectra.estimate import Estimate
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 RESULTS = Path(__file__).parent / "results" / "radii.json"
+PAGE = Path(__file__).parents[1] / "docs" / "radii.md"
+HEAD = """# Spectral radii: the default choice against all eigenvalues
+
+Made by `python benchmarks/radii.py --page`. In each cell: how many times faster than `vmap(jacrev)` and
+`torch.linalg.eigvals` in double precision (in brackets: in single precision); the error of the mean, and the
+largest error of any one point, in thousandths; in bold: points that did not converge. Processor time of one
+thread. The larger the matrices, the fewer points are in a row, one of which is confirmed by its powers.
+
+"""
 # Elements of the state for each unit of the width.
 STATES = {"tanh_rnn": 1, "gru": 1, "lstm": 2, "lru": 2, "alif_smooth": 3, "slstm": 4, "selective_ssm": 4}
 FUSED = ("tanh_rnn", "gru", "lstm")
@@ -46,6 +55,9 @@ KINDS = ("random", "orthogonal", "trained", "non-normal", "clustered")
 # Diagonal recurrences have no recurrent matrix; what decides their spectrum are options.
 RINGS = {"orthogonal": {"r_min": 0.8999, "r_max": 0.9}, "clustered": {"r_min": 0.99, "r_max": 0.9999}}
 NUM_LAYERS, DELAY, BATCH = 2, 4, 4
+# Points of a row, and of one with random weights, up to a size: all eigenvalues of one matrix of 2048 take
+# ten seconds.
+NUM_POINTS = {256: (16, 32), 512: (8, 16), 1024: (4, 8), 10**6: (2, 2)}
 # Below this size both ways take less memory than a process does by the way.
 SMALLEST_MEASURED = 256
 # Up to this size the baseline is run in both precisions for every kind of spectrum.
@@ -53,11 +65,10 @@ LARGEST_TWICE = 512
 Row = dict[str, Any]
 
 
-def num_points(name: str, size: int, kind: str) -> int:
+def num_points(size: int, kind: str) -> int:
     """Fewer where all eigenvalues of one matrix take many seconds."""
-    few, many = (3, 3) if size > 1024 else (8, 16) if size > 512 else (16, 32)
-    count = many if kind == "random" else few
-    return min(count, 2) if size > 1024 and name in DIAGONAL else count
+    few, many = next(counts for most, counts in NUM_POINTS.items() if size <= most)
+    return many if kind == "random" else few
 
 
 def is_single_measured(size: int, kind: str) -> bool:
@@ -191,7 +202,7 @@ def measure(name: str, size: int, kind: str) -> Row | None:
     if model is None:
         return None
     warm_up(name)
-    module, trajectory = cell_of(model, num_points(name, size, kind))
+    module, trajectory = cell_of(model, num_points(size, kind))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         ours, found = seconds_of(lambda: time_radii(module, trajectory, generator))
@@ -248,7 +259,7 @@ def memory(way: str, name: str, size: int) -> float:
     model = build(name, size, "random")
     assert model is not None
     warm_up(name)
-    module, trajectory = cell_of(model, num_points(name, size, "random"))
+    module, trajectory = cell_of(model, num_points(size, "random"))
     del model
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # memory that was freed is not to be taken again unseen
@@ -289,6 +300,48 @@ def describe(row: Row) -> str:
     return ", ".join(parts)
 
 
+def page(machine: Row, rows: list[Row]) -> str:
+    """The results as a page of tables, one for each kind of spectrum, and one of memory."""
+    sizes = sorted({row["size"] for row in rows})
+    lines = [HEAD + f"torch {machine['torch']}, {machine['processor']}."]
+    for kind in KINDS:
+        lines += [
+            "",
+            f"## {kind.capitalize()}",
+            "",
+            *_table(sizes, [r for r in rows if r["spectrum"] == kind], _cell),
+        ]
+    measured = [row for row in rows if "ours_mib" in row]
+    words = "MiB that the process takes on top, ours against the baseline's in single precision."
+    lines += ["", "## Memory", "", words, "", *_table(sizes, measured, _memory)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(sizes: list[int], rows: list[Row], show: Callable[[Row], str]) -> list[str]:
+    found = {(row["cell"], row["size"]): row for row in rows}
+    sizes = [size for size in sizes if any(row["size"] == size for row in rows)]
+    lines = ["| | " + " | ".join(map(str, sizes)) + " |", "|---" * (len(sizes) + 1) + "|"]
+    for name in STATES:
+        cells = [show(found[name, size]) if (name, size) in found else "" for size in sizes]
+        if any(cells):
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _cell(row: Row) -> str:
+    single = f" ({row['single_ratio']}x)" if "single_ratio" in row else ""
+    lost = row["num_points"] - row["num_converged"]
+    words = f"; **{lost} of {row['num_points']}**" if lost else ""
+    if row["error_of_mean"] is None:
+        return f"{row['ratio']}x{single}{words}"
+    errors = f"{1e3 * row['error_of_mean']:+.2f}, {1e3 * row['largest_error']:.2f}"
+    return f"{row['ratio']}x{single}; {errors}{words}"
+
+
+def _memory(row: Row) -> str:
+    return f"{row['ours_mib']:.0f} : {row['baseline_mib']:.0f}"
+
+
 def main() -> None:
     """Measure, print and write row by row."""
     parser = argparse.ArgumentParser()
@@ -297,7 +350,12 @@ def main() -> None:
     parser.add_argument("--kinds", default=",".join(KINDS))
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--resume", action="store_true", help="keep the rows of the output file")
+    parser.add_argument("--page", action="store_true", help="only write docs/radii.md from the output file")
     arguments = parser.parse_args()
+    if arguments.page:
+        known = json.loads(arguments.output.read_text())
+        PAGE.write_text(page(known["machine"], known["cells"]))
+        return
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
     machine = {
         "processor": platform.machine(),

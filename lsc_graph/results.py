@@ -314,8 +314,9 @@ class GrowthPoint:
 
     Beside what was measured, what is predicted (docs/predictors.md): `coherent` and `incoherent` from one
     mean factor per edge, `mean_field` from the mean squares of the local Jacobians' elements, `resampled`
-    from the local Jacobians with their steps in random order. `random_sign` is measured: what the paths would
-    give if they did not interfere. What does not apply (no time axis, elements not known) is None as well.
+    from the local Jacobians of runs of successive steps, the runs in random order. `random_sign` is measured:
+    what the paths would give if they did not interfere. What does not apply (no time axis, elements not
+    known) is None as well.
     """
 
     dt: int

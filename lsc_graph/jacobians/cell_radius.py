@@ -21,22 +21,19 @@ from lsc_graph.jacobians.cell import (
     flat_from,
     flatten,
 )
-from lsc_graph.jacobians.gated import gated_jacobians
-from lsc_graph.spectra.arnoldi import arnoldi_radius
-from lsc_graph.spectra.choose import cascade, completed, confirmed, radius_estimate
+from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
+from lsc_graph.spectra.arnoldi import LARGE, arnoldi_radius
+from lsc_graph.spectra.choose import cascade, completed, confirmed, group_size, radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 # From this state size on, finding a gated form takes less time than it saves; benchmarks/radii.py.
 GATED_FROM = 96
+# Below the size LARGE, powers take less time than a second restart.
 _FEW_RESTARTS, _MANY_RESTARTS = 6, 8
-# Below this size powers take less time than a second restart.
-_RESTARTS_FROM = 768
 # Beyond this size no matrix is built: what has not converged is shown as such.
 MAX_DENSE = 4096
-# Matrices that are built at once: so many bytes of them, or so many where these are large.
-_GROUP_BYTES, _MIN_GROUP = 2**21, 4
 
 
 def time_radii(
@@ -60,8 +57,28 @@ def time_radii(
     if blocks is not None:
         return blocks.radius(tolerance)
     points = cell_points(module, trajectory)
+    is_large = module.cell.layer.state_size >= GATED_FROM
+    gated = gated_jacobians(module, points, own_reads(module), generator) if is_large else None
+    return point_radii(module, points, gated, method, tolerance=tolerance)
+
+
+def point_radii(
+    module: CellModule,
+    points: Sequence[Tensor],
+    gated: GatedJacobians | None,
+    method: Method = Method.AUTO,
+    *,
+    tolerance: float = TOLERANCE,
+) -> Estimate:
+    """Spectral radii of M_time at some points [P], of which as little is built as the method allows.
+
+    Args:
+        module: the cell.
+        points: what it reads, as of `cell_points`.
+        gated: the same matrices in a cheaper form, if there is one.
+        method, tolerance: as of `time_radii`.
+    """
     size = module.cell.layer.state_size
-    gated = gated_jacobians(module, points, _own(module), generator) if size >= GATED_FROM else None
 
     def dense(numbers: Tensor) -> Tensor:
         return _dense(module, chosen_points(points, numbers)) if gated is None else gated.at(numbers).dense()
@@ -69,24 +86,19 @@ def time_radii(
     is_auto = method is Method.AUTO and size <= MAX_DENSE
     is_dense_first = is_auto and cascade(size, points[0].device.type)[0] is not Method.ARNOLDI
     if is_dense_first or method not in (Method.AUTO, Method.ARNOLDI):
-        groups = torch.arange(points[0].shape[0]).split(_group_size(size))
+        groups = torch.split(torch.arange(points[0].shape[0]), group_size(size))
         return Estimate.joined([radius_estimate(dense(own), method, tolerance=tolerance) for own in groups])
     operator = pull_operator(module, points) if gated is None else gated.operator()
-    few = _FEW_RESTARTS if size >= _RESTARTS_FROM else 1
+    few = _FEW_RESTARTS if size >= LARGE else 1
     restarts = few if is_auto else _MANY_RESTARTS
     found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=restarts, gives_up=is_auto)
     if not is_auto:
         return found
     found = confirmed(found, lambda point: dense(torch.tensor([point]))[0], tolerance)
-    return completed(found, dense, tolerance)
+    return completed(found, size, dense, tolerance)
 
 
-def _group_size(size: int) -> int:
-    """How many matrices are built at once."""
-    return max(_MIN_GROUP, _GROUP_BYTES // (4 * size**2))
-
-
-def _own(module: CellModule) -> list[int]:
+def own_reads(module: CellModule) -> list[int]:
     """Where a cell reads its own old states."""
     names = [("before", state.name) for state in module.cell.layer.states]
     return [module.reads.index(name) for name in names]
@@ -94,13 +106,13 @@ def _own(module: CellModule) -> list[int]:
 
 def _dense(module: CellModule, points: Sequence[Tensor]) -> Tensor:
     """M_time at some points [P, n, n]."""
-    found = batched_jacobians(lambda *values: flatten(module(*values)), points, _own(module))
+    found = batched_jacobians(lambda *values: flatten(module(*values)), points, own_reads(module))
     return torch.cat([flat_from(block, 2) for block in found], 2)
 
 
 def pull_operator(module: CellModule, points: Sequence[Tensor]) -> Operator:
     """Products of M_time^T with vectors [P, n] at P points; the cells are run forward once."""
-    own = _own(module)
+    own = own_reads(module)
     states = [points[index] for index in own]
 
     def step(*values: Tensor) -> Tensor:

@@ -18,8 +18,10 @@ from lsc_graph.spectra.estimate import Estimate
 from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
-# Dense local Jacobians of one layer, over all steps, are not built beyond this where there is another way.
+# Dense local Jacobians of one layer, over all steps, are not built beyond this where there is another way:
+# of layers whose units do not meet in time, and of others, whose matrices tell more.
 MAX_DENSE_BYTES = 2**26
+MAX_TIME_BYTES = 2**28
 # Pairs of times of one sample that are looked at, and numbers held for those that are looked at together.
 _MAX_PAIRS = 8
 _MAX_ELEMENTS = 2**22
@@ -72,11 +74,11 @@ class DepthMaps:
         return gains.cpu()
 
 
-def is_too_large(module: CellModule, num_steps: int) -> bool:
+def is_too_large(module: CellModule, num_steps: int, max_bytes: int = MAX_DENSE_BYTES) -> bool:
     """Whether the dense Jacobians of a cell, over all steps, should not be built."""
     widths = [size(state.shape) for state in (*module.cell.below_now, *module.cell.below_before)]
     own = module.cell.layer.state_size
-    return 4 * num_steps * own * max([own, *widths]) > MAX_DENSE_BYTES
+    return 4 * num_steps * own * max([own, *widths]) > max_bytes
 
 
 def _pull_reads(

@@ -43,7 +43,7 @@ class Piece:
         """Cotangents of the target [P, num_rows], as cotangents of the source [P, E]."""
         if not self.is_periodic:
             return cotangents[:, self.rows] * self.values
-        folded = self.values.unflatten(1, (-1, self.num_rows))
+        folded = self.values.reshape(len(self.values), -1, self.num_rows)
         return (folded * cotangents[:, None]).flatten(1)
 
     def push(self, matrices: Tensor, onto: Tensor) -> None:
@@ -68,9 +68,9 @@ class Piece:
 class GatedJacobians:
     """P matrices [n, n], known by unitwise pieces and shared weights.
 
-    `sizes` are those of the state variables, `weights` [out, in] those of the products in their order. Targets
-    of `pieces` are the new states and then what the products read, sources the old states and then what the
-    products give.
+    `sizes` are those of the state variables, `weights` [out, in] those of the products in their order.
+    Targets of `pieces` are the new states and then what the products read, sources the old states and then
+    what the products give.
     """
 
     sizes: tuple[int, ...]
@@ -90,7 +90,10 @@ class GatedJacobians:
 
     def pull(self, cotangents: Tensor) -> Tensor:
         """Rows [P, n] times the matrices."""
-        parts: list[Tensor | None] = [*cotangents.split(self.sizes, 1), *(None for _ in self.weights)]
+        parts: list[Tensor | None] = [
+            *torch.split(cotangents, list(self.sizes), 1),
+            *(None for _ in self.weights),
+        ]
         num_states = len(self.sizes)
         for product in reversed(range(len(self.weights))):
             given = self._pulled(parts, num_states + product)
@@ -129,7 +132,7 @@ class GatedJacobians:
         step = max(1, _MAX_BYTES // (widest * self.size * like.element_size()))
         if self.num_points > step:
             numbers = torch.arange(self.num_points)
-            return torch.cat([self.at(part).dense() for part in numbers.split(step)])
+            return torch.cat([self.at(part).dense() for part in torch.split(numbers, step)])
         whole = like.new_zeros(self.num_points, self.size, self.size)
         results: list[dict[int, Tensor]] = []
         for product in range(len(self.weights)):
@@ -189,7 +192,7 @@ class _Products(TorchFunctionMode):
 
 @dataclass(frozen=True)
 class _Cut:
-    """A product that moves with the states: which one it is, the operand that moves, and its matrix [out, in]."""
+    """A product that moves with the states: its number, the operand that moves, and the matrix [out, in]."""
 
     number: int
     moving: int
@@ -307,7 +310,7 @@ def _assembled(
 
 
 def _pulled_rows(pullback: Callable[..., Sequence[Tensor]], targets: Sequence[Tensor]) -> list[Tensor]:
-    """Per source [2 K, P, E]: for each of K targets its rows' sum, and their sum weighted by their numbers."""
+    """Per source [2 K, P, E]: for each of K targets its rows' sum, and that weighted by their numbers."""
     given = [value.new_zeros(2 * len(targets), *value.shape) for value in targets]
     for target, value in enumerate(targets):
         given[target][2 * target] = 1

@@ -58,6 +58,11 @@ def edge_maps(cells: CellGraph, local: LocalJacobians) -> Iterator[EdgeMap]:
             source = time - steps[layer_id]
             if 0 <= source < units.num_points:
                 yield EdgeMap(GridNode(layer_id, source), GridNode(layer_id, time), units.pull(time))
+    for layer_id, maps in local.time_maps.items():
+        for time in range(maps.num_points):
+            source = time - steps[layer_id]
+            if 0 <= source < maps.num_points:
+                yield EdgeMap(GridNode(layer_id, source), GridNode(layer_id, time), maps.pull(time))
     for own in local.maps:
         for number, (source, target) in enumerate(own.pairs):
             tail, head = GridNode(own.edge.source, source), GridNode(own.edge.target, target)

@@ -8,10 +8,19 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.blocks import UnitBlocks, unit_blocks
 from lsc_graph.jacobians.cell import cell_jacobians, flat_from
 from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_below, ports_of, pull_rows, time_pairs
-from lsc_graph.jacobians.depth_maps import DepthMaps, is_too_large, maps_through_glue, maps_within_step
+from lsc_graph.jacobians.depth_maps import (
+    MAX_DENSE_BYTES,
+    MAX_TIME_BYTES,
+    DepthMaps,
+    is_too_large,
+    maps_through_glue,
+    maps_within_step,
+)
+from lsc_graph.jacobians.time_maps import TimeMaps
 from lsc_graph.layers.cells import DepthEdge, Layer
 from lsc_graph.recurrence.site import StateVariable
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory, Values
@@ -36,14 +45,16 @@ class DepthBlocks:
 class LocalJacobians:
     """One sample. `time` is [T, n, n] by layer id, at the time of the new state; `depth` as listed.
 
-    Large layers whose units do not meet in time have their blocks in `units` in place of `time`; depth
-    edges of layers that are too large for dense blocks are in `maps`.
+    Large layers whose units do not meet in time have their blocks in `units` in place of `time`, others that
+    are too large for dense blocks their maps in `time_maps`; depth edges of layers that are too large for
+    dense blocks are in `maps`.
     """
 
     time: dict[str, Tensor]
     depth: tuple[DepthBlocks, ...]
     units: dict[str, UnitBlocks] = field(default_factory=dict)
     maps: tuple[DepthMaps, ...] = ()
+    time_maps: dict[str, TimeMaps] = field(default_factory=dict)
 
 
 def local_jacobians(
@@ -61,6 +72,7 @@ def local_jacobians(
     depth: list[DepthBlocks] = []
     units: dict[str, UnitBlocks] = {}
     maps: list[DepthMaps] = []
+    time_maps: dict[str, TimeMaps] = {}
     lower: list[Layer] = []
     for index, (site, trajectory) in enumerate(zip(program.sites, run.trajectories, strict=True)):
         assert isinstance(site, SiteModule)
@@ -73,11 +85,16 @@ def local_jacobians(
             blocks = _units(module, trajectory, generator)
             if blocks is not None:
                 units[module.cell.layer.id] = blocks
-                if is_too_large(module, blocks.num_points):
-                    maps += maps_within_step(module, trajectory, others)
-                    if glue is not None:
-                        maps += maps_through_glue(module, trajectory, glue, ports, lower, generator)
+            num_steps = len(next(iter(trajectory.after.values())))
+            if is_too_large(module, num_steps, MAX_TIME_BYTES if blocks is None else MAX_DENSE_BYTES):
+                known = _depth_maps(module, trajectory, others, glue, ports, lower, generator)
+                if isinstance(known, list):
+                    maps += known
+                    if blocks is None:
+                        time_maps[module.cell.layer.id] = TimeMaps.of(module, trajectory, generator)
                     continue
+                if blocks is not None:
+                    raise known
             jacobians = cell_jacobians(module, trajectory, {port.body for port in ports})
             layer = module.cell.layer
             if blocks is None:
@@ -91,7 +108,27 @@ def local_jacobians(
         tuple(DepthBlocks(d.edge, d.pairs, d.blocks.detach()) for d in depth),
         units,
         tuple(maps),
+        time_maps,
     )
+
+
+def _depth_maps(
+    module: CellModule,
+    trajectory: Trajectory,
+    others: Sequence[Layer],
+    glue: Glue | None,
+    ports: Sequence[Port],
+    lower: Sequence[Layer],
+    generator: torch.Generator,
+) -> list[DepthMaps] | AnalysisError:
+    """The depth edges of a layer by their products, or why they are not known by these."""
+    try:
+        found = maps_within_step(module, trajectory, others)
+        if glue is not None:
+            found += maps_through_glue(module, trajectory, glue, ports, lower, generator)
+    except AnalysisError as error:
+        return error
+    return found
 
 
 def _units(module: CellModule, trajectory: Trajectory, generator: torch.Generator) -> UnitBlocks | None:

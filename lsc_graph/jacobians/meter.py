@@ -143,7 +143,7 @@ class GrowthMeter:
             coherent_log10=coherent,
             incoherent_log10=incoherent,
             mean_field_log10=self._predictions.log10("mean_field", nodes),
-            resampled_log10=self._predictions.log10("resampled", nodes),
+            resampled_log10=self._predictions.log10("resampled_runs", nodes),
             random_sign_log10=_finite(signed),
             coherence=_coherence(measured, signed, log10_num_paths),
         )

@@ -23,7 +23,7 @@ from lsc_graph.jacobians.predictors import (
 
 # Independent draws of what a predictor draws, for each sample.
 _NUM_DRAWS = 2
-IN_AUDITS = ("resampled", "mean_field")
+IN_AUDITS = ("resampled_runs", "mean_field")
 
 
 class Predictions:
@@ -33,6 +33,7 @@ class Predictions:
         names: which predictors, of `predictors.RULES`.
         num_points: how many steps of a sample they are told the local Jacobians of, by default all,
         num_steps: spread over so many first steps of it; by default over the whole run.
+        run: so many successive ones at a time.
     """
 
     def __init__(
@@ -40,8 +41,9 @@ class Predictions:
         names: Sequence[str] = IN_AUDITS,
         num_points: int | None = None,
         num_steps: int | None = None,
+        run: int = 1,
     ) -> None:
-        self._names, self._num_points, self._num_steps = names, num_points, num_steps
+        self._names, self._told = names, (num_points, num_steps, run)
         self._lengths: dict[str, defaultdict[GridNode, list[Tensor]]] = {}
 
     def add(
@@ -53,7 +55,7 @@ class Predictions:
     ) -> None:
         """One sample's grid of local Jacobians, and cotangents [K, n] at its last states."""
         reference = log10_rms(torch.stack([Cotangents.of(vectors).log10_norm for vectors in start.values()]))
-        known = Known.of(edges, self._num_points, self._num_steps)
+        known = Known.of(edges, *self._told)
         with_elements = is_dense(edges)
         for name in self._names:
             if name in NEEDS_ELEMENTS and not with_elements:

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from lsc_graph.jacobians.grid import DensePull, EdgeMap, Pull
 
+# Mean length of the runs of successive steps that are drawn together.
+MEAN_RUN = 16
 Kind = tuple[str, str, int]
 """Edges that repeat in time: from layer, to layer, steps forward."""
 
@@ -28,7 +30,9 @@ class Known:
     times: tuple[int, ...]
 
     @staticmethod
-    def of(edges: Sequence[EdgeMap], num_points: int | None, num_steps: int | None = None) -> Known:
+    def of(
+        edges: Sequence[EdgeMap], num_points: int | None, num_steps: int | None = None, run: int = 1
+    ) -> Known:
         """What is known from `num_points` steps spread evenly over the run (all if None, or if fewer).
 
         The first and last step are taken only if there are no others: edges end there.
@@ -37,12 +41,13 @@ class Known:
             edges: the whole grid.
             num_points: how many steps to take.
             num_steps: take them from so many first steps of the run only.
+            run: take so many successive steps at a time.
         """
         every: defaultdict[Kind, dict[int, Pull]] = defaultdict(dict)
         for edge in edges:
             every[kind_of(edge)][edge.head.time] = edge.pull
         steps = min(num_steps or length(edges), length(edges))
-        times = _spread(steps, num_points or steps)
+        times = _spread(steps, num_points or steps, run)
         kept = {
             kind: {time: pulls[time] for time in times if time in pulls} or _first(pulls)
             for kind, pulls in every.items()
@@ -66,10 +71,15 @@ def length(edges: Sequence[EdgeMap]) -> int:
     return max((edge.head.time for edge in edges), default=0) + 1
 
 
-def _spread(num_steps: int, num_points: int) -> tuple[int, ...]:
+def _spread(num_steps: int, num_points: int, run: int) -> tuple[int, ...]:
     inner = range(1, num_steps - 1) if num_steps > 2 else range(num_steps)
     count = min(num_points, len(inner))
-    return tuple(inner[int((index + 0.5) * len(inner) / count)] for index in range(count))
+    if run == 1 or count == len(inner):
+        return tuple(inner[int((index + 0.5) * len(inner) / count)] for index in range(count))
+    num_runs = max(1, count // run)
+    length = count // num_runs
+    starts = [int((index + 0.5) * len(inner) / num_runs - length / 2) for index in range(num_runs)]
+    return tuple(inner[start + offset] for start in starts for offset in range(length))
 
 
 def _first(pulls: Mapping[int, Pull]) -> dict[int, Pull]:
@@ -83,7 +93,29 @@ def resampled(known: Known, edges: Sequence[EdgeMap], generator: torch.Generator
     Exact where steps are independent of each other, and where they are all alike; what correlates them
     over time is left out.
     """
-    draws = torch.randint(0, len(known.times), (length(edges),), generator=generator).tolist()
+    return _drawn(
+        known, edges, torch.randint(0, len(known.times), (length(edges),), generator=generator).tolist()
+    )
+
+
+def resampled_runs(known: Known, edges: Sequence[EdgeMap], generator: torch.Generator) -> list[EdgeMap]:
+    """The same in runs of successive steps, of random lengths with mean `MEAN_RUN`, whose correlation stays.
+
+    The stationary bootstrap of D. N. Politis and J. P. Romano, "The stationary bootstrap", Journal of the
+    American Statistical Association 1994.
+    """
+    numbers = {time: number for number, time in enumerate(known.times)}
+    fresh = torch.randint(0, len(known.times), (length(edges),), generator=generator).tolist()
+    ends = (torch.rand(length(edges), generator=generator) < 1 / MEAN_RUN).tolist()
+    draws: list[int] = []
+    for number, is_end in zip(fresh, ends, strict=True):
+        following = numbers.get(known.times[draws[-1]] + 1) if draws and not is_end else None
+        draws.append(number if following is None else following)
+    return _drawn(known, edges, draws)
+
+
+def _drawn(known: Known, edges: Sequence[EdgeMap], draws: Sequence[int]) -> list[EdgeMap]:
+    """At each step the local Jacobians of the known step of the number drawn for it."""
     chosen = []
     for edge in edges:
         pulls = known.by_kind[kind_of(edge)]
@@ -154,11 +186,12 @@ def is_dense(edges: Sequence[EdgeMap]) -> bool:
 
 RULES: Mapping[str, Rule] = {
     "resampled": resampled,
+    "resampled_runs": resampled_runs,
     "mean_jacobian": mean_jacobian,
     "mean_and_fluctuation": mean_and_fluctuation,
     "mean_field": mean_field,
 }
-DRAWS = frozenset({"resampled"})
+DRAWS = frozenset({"resampled", "resampled_runs"})
 """Predictors that draw at random once for all cotangents."""
 NEEDS_ELEMENTS = frozenset({"mean_and_fluctuation", "mean_field"})
 SECOND_MOMENTS = frozenset({"mean_field"})

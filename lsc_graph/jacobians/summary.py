@@ -16,6 +16,7 @@ from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.local import LocalJacobians
 from lsc_graph.jacobians.radius import gain, spectral_norm
 from lsc_graph.jacobians.statistics import statistics_of_series
+from lsc_graph.jacobians.time_maps import TimeMaps
 from lsc_graph.layers.cells import CellGraph, Layer, size
 from lsc_graph.results import DepthEdgeFacts, LayerFacts, RadiusOutcome, Statistics
 from lsc_graph.spectra.choose import radius_estimate
@@ -96,6 +97,10 @@ class Summary:
             self._add_units(
                 layer_id, units.at(slice(1, None) if layers[layer_id].time_step > 0 else slice(-1))
             )
+        for layer_id, time_maps in local.time_maps.items():
+            self._add_time_maps(
+                layer_id, time_maps.at(slice(1, None) if layers[layer_id].time_step > 0 else slice(-1))
+            )
         for maps in local.maps:
             self._add_maps(maps, layers[maps.edge.source], layers[maps.edge.target])
         joint: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
@@ -127,6 +132,13 @@ class Summary:
         self._note(bool(units.blocks.any()))
         self._time[layer_id].estimates.append(units.radius())
         self._time[layer_id].gain.append(units.gain().cpu())
+
+    def _add_time_maps(self, layer_id: str, maps: TimeMaps) -> None:
+        """The time Jacobians of a layer that is too large for dense ones."""
+        gains = maps.gain(NUM_PROBES, self._generator)
+        self._note(bool(gains.any()))
+        self._time[layer_id].estimates.append(maps.radius(self._method))
+        self._time[layer_id].gain.append(gains)
 
     def _add_maps(self, maps: DepthMaps, source: Layer, target: Layer) -> None:
         """A depth edge that is known by its products: radius by Krylov iteration, gain by random probes."""

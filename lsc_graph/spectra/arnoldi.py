@@ -17,8 +17,9 @@ from torch import Tensor
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator, dense_operator, divided
 
-# With more vectors, their eigenvalues take longer than the products that a restart costs.
-MAX_BASIS = 80
+# With more vectors, their eigenvalues take longer than the products that a restart costs: up to a size of the
+# matrices, and beyond it.
+MAX_BASIS, LARGE, MAX_BASIS_OF_LARGE = 112, 768, 80
 _STRIDE = 16
 # Ritz vectors kept at a restart, as a fraction of the basis.
 _KEPT = 0.4
@@ -28,12 +29,14 @@ ILL_CONDITIONED = 50.0
 _RESOLVED = 0.02
 # Ritz values of at least this fraction of the largest may belong to eigenvalues that are larger still.
 _NEAR = 0.9
+# Below this one a Ritz value stands still whether or not it is the largest.
+_LOCKED = 1e-3
 # How far from invariant the space kept at a restart may be.
 _MAX_DEFECT = 1e-4
 # How many points tell whether it is time to look at all of them.
 _NUM_SCOUTS = 4
 # From a basis of this size on, scouts with larger errors than this will not converge soon.
-_HOPELESS_FROM, _HOPELESS = 48, 0.06
+_HOPELESS_FROM, _HOPELESS = 64, 0.1
 # A vector of which less than this is left is orthogonalised once more (the criterion of Kahan and Parlett).
 _CANCELLED = 0.5**0.5
 # Bases of more points than fit into a processor's cache are grown one group after another.
@@ -135,7 +138,7 @@ def arnoldi_radius(
     operator: Operator,
     *,
     tolerance: float = TOLERANCE,
-    max_basis: int = MAX_BASIS,
+    max_basis: int | None = None,
     max_restarts: int = 4,
     gives_up: bool = False,
     seed: int = 0,
@@ -143,9 +146,9 @@ def arnoldi_radius(
     """Spectral radii of a batch of operators; points that have converged are iterated on no longer.
 
     The error of a Ritz value is estimated by its residual times its condition number within the Krylov space,
-    and by how far the residuals of others would let them overtake it; or by what the last vectors changed, extrapolated as if convergence were only algebraic,
-    whichever is less; what rounding does is added. On CUDA the host waits
-    for the device once for every `max_basis` products.
+    and by how far the residuals of others would let them overtake it; or by what the last vectors changed,
+    extrapolated as if convergence were only algebraic, whichever is less; what rounding does is added. On
+    CUDA the host waits for the device once for every `max_basis` products.
 
     No number of products below n tells a Jordan block of size n from a circulant matrix, whose radius is
     another: `lsc_graph.spectra.choose` has one point of a batch confirmed by its powers.
@@ -153,12 +156,13 @@ def arnoldi_radius(
     Args:
         operator: the maps.
         tolerance: relative error to stop at.
-        max_basis: vectors kept for every point.
+        max_basis: vectors kept for every point; by default as measured for the size.
         max_restarts: how often to go on from the dominant Ritz vectors.
         gives_up: stop early where many eigenvalues crowd at the edge, so that another method is quicker.
         seed: of the starting vectors.
     """
-    max_basis = min(max_basis, operator.size)
+    usual = MAX_BASIS if operator.size < LARGE else MAX_BASIS_OF_LARGE
+    max_basis = min(max_basis or usual, operator.size)
     bytes_each = (max_basis + 1) * operator.size * operator.dtype.itemsize
     group = max(4, _MAX_BASIS_BYTES.get(operator.device.type, 2**30) // max(bytes_each, 1))
     numbers = torch.arange(operator.num_points)
@@ -250,8 +254,9 @@ def _ritz(krylov: Krylov, tolerance: float) -> Estimate:
     residual = residuals.gather(1, index[:, None])[:, 0]
     safe = torch.where(radius > 0, radius, torch.ones_like(radius))
     near = torch.where(moduli >= _NEAR * radius[:, None], moduli + residuals, 0.0).amax(1)
-    errors = torch.maximum(conditions * residual, near - radius) / safe
-    unsure = (errors > tolerance) & (errors < _RESOLVED) & (conditions < ILL_CONDITIONED)
+    own = conditions * residual / safe
+    errors = torch.maximum(own, (near - radius) / safe)
+    unsure = (own > _LOCKED) & (own < _RESOLVED) & (errors > tolerance) & (conditions < ILL_CONDITIONED)
     if bool(unsure.any()) and size > 3 * _STRIDE:
         change = _last_changes(square[unsure], radius[unsure]) / safe[unsure]
         errors[unsure] = torch.minimum(errors[unsure], change)

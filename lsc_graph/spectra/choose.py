@@ -20,6 +20,13 @@ SQUARING_FROM = {"cpu": 48, "cuda": 16}
 POWERS_FROM = {"cpu": 136, "cuda": 4096}
 ARNOLDI_FROM = {"cpu": 384, "cuda": 4096}
 MAX_BATCH_BYTES = 512 * 2**20
+# Matrices that are built at once: so many bytes of them, or so many where these are large.
+_GROUP_BYTES, _MIN_GROUP = 2**21, 4
+
+
+def group_size(size: int) -> int:
+    """How many matrices are built at once, where they need not all be."""
+    return max(_MIN_GROUP, _GROUP_BYTES // (4 * size**2))
 
 
 def method_of(name: str) -> Method:
@@ -139,24 +146,31 @@ def _auto(matrices: Tensor, tolerance: float) -> Estimate:
         return _by_others(_by_name(matrices, first, tolerance), matrices, others, tolerance)
     found = _arnoldi(matrices, tolerance, max_restarts=0, gives_up=True)
     found = confirmed(found, lambda point: matrices[point], tolerance)
-    return completed(found, lambda points: matrices[points.to(matrices.device)], tolerance)
+    return completed(
+        found, matrices.shape[-1], lambda points: matrices[points.to(matrices.device)], tolerance
+    )
 
 
 def completed(
-    estimate: Estimate, matrices: Callable[[Tensor], Tensor], tolerance: float = TOLERANCE
+    estimate: Estimate, size: int, matrices: Callable[[Tensor], Tensor], tolerance: float = TOLERANCE
 ) -> Estimate:
     """Estimates by Arnoldi's method, and by slower ones where that did not converge.
 
     Args:
         estimate: at all points.
+        size: of the matrices.
         matrices: those at some of the points, by their numbers.
         tolerance: relative error that counts as converged.
     """
     rest = (~estimate.converged).nonzero()[:, 0]
     if not len(rest):
         return estimate
-    found = _by_others(estimate.at(rest), matrices(rest), [Method.POWERS, Method.DENSE], tolerance)
-    return estimate.where_better(rest, found)
+    others = [Method.POWERS, Method.DENSE]
+    found = [
+        _by_others(estimate.at(own), matrices(own), others, tolerance)
+        for own in torch.split(rest, group_size(size))
+    ]
+    return estimate.where_better(rest, Estimate.joined(found))
 
 
 def _by_others(estimate: Estimate, matrices: Tensor, methods: Sequence[Method], tolerance: float) -> Estimate:

@@ -20,27 +20,32 @@ from lsc_graph.spectra.operator import dense_operator
 
 # Squarings before the first Krylov spaces at least, between these and further ones, and at most.
 _FIRST, _MORE, _MOST = 5, 2, 13
-# A transient, such as that of a Jordan block, may take as many steps as the matrix has rows; the Krylov spaces
-# see this many times as many.
+# A transient, such as that of a Jordan block, may take as many steps as the matrix has rows; the Krylov
+# spaces see this many times as many.
 _BEYOND_TRANSIENT = 1.5
 _BASIS = 24
 
 
 @dataclass
 class _Powers:
-    """Powers [P, n, n] of norm 1, and the logarithms [P] of the norms of M^(2^j) for all j so far."""
+    """Powers [P, n, n] of norm 1, and the logarithms [P] of the norms of M^(2^j) for all j so far.
+
+    `is_zero` [P] tells where the matrices are zero; these count as of norm 1.
+    """
 
     unit: Tensor
     logs: list[Tensor]
+    is_zero: Tensor
 
     @staticmethod
     def start(matrices: Tensor) -> _Powers:
-        """The matrices themselves; zero ones count as of norm 1."""
-        largest = _nonzero(torch.linalg.vector_norm(matrices.flatten(1), torch.inf, dim=1))
+        """The matrices themselves."""
+        size = torch.linalg.vector_norm(matrices.flatten(1), torch.inf, dim=1)
+        largest = _nonzero(size)
         unit = (matrices / largest[:, None, None]).float()
         norms = _nonzero(torch.linalg.matrix_norm(unit))
         unit /= norms[:, None, None]
-        return _Powers(unit, [largest.double().log() + norms.double().log()])
+        return _Powers(unit, [largest.double().log() + norms.double().log()], size == 0)
 
     def square(self) -> None:
         """M^(2^j) to M^(2^(j+1))."""
@@ -52,19 +57,7 @@ class _Powers:
     def at(self, numbers: Tensor) -> _Powers:
         """Those of some of the points."""
         here = numbers.to(self.unit.device)
-        return _Powers(self.unit[here], [log[here] for log in self.logs])
-
-    def rounding(self, log_radius: Tensor) -> Tensor:
-        """What rounding does to the radius, over the eigenvalue's condition number [P].
-
-        At step j it moves the eigenvalue of M^(2^j) by eps times its condition number times
-        ||M^(2^(j-1))||^2, and the root takes 1 / 2^j of that.
-        """
-        total = torch.zeros_like(log_radius)
-        for number, log in enumerate(self.logs[:-1]):
-            power = 2 ** (number + 1)
-            total += (2 * log - power * log_radius).exp() / power
-        return total * torch.finfo(self.unit.dtype).eps
+        return _Powers(self.unit[here], [log[here] for log in self.logs], self.is_zero[here])
 
 
 @torch.no_grad()
@@ -78,7 +71,6 @@ def power_radius(matrices: Tensor, *, tolerance: float = TOLERANCE, seed: int = 
         tolerance: relative error to stop at.
         seed: of the starting vectors.
     """
-    is_zero = (matrices == 0).flatten(1).all(1).cpu()
     powers = _Powers.start(matrices)
     best = Estimate.none(Method.POWERS, len(matrices))
     alive = torch.arange(len(matrices))
@@ -93,12 +85,7 @@ def power_radius(matrices: Tensor, *, tolerance: float = TOLERANCE, seed: int = 
         if not len(left):
             break
         powers, alive = powers.at(left), alive[left]
-    return best.where_better(is_zero.nonzero()[:, 0], _zeros(int(is_zero.sum()), tolerance))
-
-
-def _zeros(count: int, tolerance: float) -> Estimate:
-    nothing = torch.zeros(count, dtype=torch.float64)
-    return Estimate.of(Method.POWERS, nothing, nothing, tolerance=tolerance, conditions=nothing + 1)
+    return best
 
 
 def _estimate(powers: _Powers, tolerance: float, seed: int) -> Estimate:
@@ -110,24 +97,40 @@ def _estimate(powers: _Powers, tolerance: float, seed: int) -> Estimate:
     operator = dense_operator(powers.unit)
     krylov = Krylov.start(operator, min(_BASIS, operator.size), torch.Generator().manual_seed(seed))
     krylov.grow(operator, min(_BASIS, operator.size))
-    logs = torch.stack(powers.logs)
-    whole = krylov.matrix.double().cpu()
-    finite = whole.isfinite().flatten(1).all(1)
-    whole = torch.where(finite[:, None, None], whole, torch.zeros_like(whole))
-    moduli, residuals, conditions = ritz_values(whole)
+    matrix, logs, is_zero = _on_host(krylov.matrix, powers)
+    finite = matrix.isfinite().flatten(1).all(1)
+    moduli, residuals, conditions = ritz_values(torch.where(finite[:, None, None], matrix, 0.0))
     top, index = moduli.max(1)
     own = residuals.gather(1, index[:, None])[:, 0]
     condition = conditions.gather(1, index[:, None])[:, 0].nan_to_num(torch.inf)
-    factor = 2.0 ** (len(powers.logs) - 1)
-    log_radius = (top.log() + logs[-1].cpu()) / factor
+    factor = 2.0 ** (len(logs) - 1)
+    log_radius = (top.log() + logs[-1]) / factor
     overtaking = ((moduli + residuals).amax(1) / top).log()
     off = torch.maximum(torch.log1p(condition * own / top), overtaking) / factor
-    host = _Powers(powers.unit[:0], list(logs.cpu()))
-    errors = off + condition * host.rounding(log_radius)
+    errors = off + condition * _rounding(logs, log_radius, torch.finfo(powers.unit.dtype).eps)
     is_partial = krylov.size < operator.size
     errors = torch.where((condition > ILL_CONDITIONED) & is_partial, torch.inf, errors)
-    values = torch.where(finite, log_radius.exp(), torch.nan)
+    errors = torch.where(is_zero, 0.0, errors)
+    values = torch.where(is_zero, 0.0, torch.where(finite, log_radius.exp(), torch.nan))
     return Estimate.of(Method.POWERS, values, errors, tolerance=tolerance, conditions=condition)
+
+
+def _on_host(matrix: Tensor, powers: _Powers) -> tuple[Tensor, Tensor, Tensor]:
+    """Matrices [P, m+1, m], logarithms [J+1, P] and what is zero [P], by one transfer; float64."""
+    logs = torch.stack(powers.logs, 1)
+    packed = torch.cat([matrix.double().flatten(1), logs, powers.is_zero.double()[:, None]], 1).cpu()
+    size = matrix[0].numel()
+    return packed[:, :size].reshape(matrix.shape), packed[:, size:-1].T, packed[:, -1] > 0
+
+
+def _rounding(logs: Tensor, log_radius: Tensor, eps: float) -> Tensor:
+    """What rounding does to the radius, over the eigenvalue's condition number [P].
+
+    At step j it moves the eigenvalue of M^(2^j) by eps times its condition number times
+    ||M^(2^(j-1))||^2, and the root takes 1 / 2^j of that.
+    """
+    powers = torch.pow(2.0, torch.arange(1, len(logs), dtype=torch.float64))[:, None]
+    return eps * ((2 * logs[:-1] - powers * log_radius).exp() / powers).sum(0)
 
 
 def _nonzero(norms: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import pytest
 import torch
 from lsc_graph.models import registry
@@ -13,6 +11,7 @@ from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians import cell_radius
 from lsc_graph.jacobians.cell import cell_jacobians, cell_points
 from lsc_graph.jacobians.cell_radius import pull_operator, time_radii
+from lsc_graph.jacobians.gated import GatedJacobians
 from lsc_graph.jacobians.radius import spectral_radius
 from lsc_graph.prepare import Request, prepare
 from lsc_graph.running.sampling import make_samples
@@ -90,6 +89,7 @@ def test_a_cell_without_matrices_needs_none(monkeypatch: pytest.MonkeyPatch) -> 
         raise AnalysisError("a dense Jacobian was built")
 
     monkeypatch.setattr(cell_radius, "_dense", refuse)
+    monkeypatch.setattr(GatedJacobians, "dense", refuse)
     module, trajectory = cell_of("lru", 300)
     assert set(time_radii(module, trajectory, torch.Generator().manual_seed(0)).methods) == {Method.BLOCKS}
     module, trajectory = cell_of("gru", 400)
@@ -98,14 +98,14 @@ def test_a_cell_without_matrices_needs_none(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_large_cell_needs_one_matrix_to_confirm_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, trajectory = cell_of("gru", 300)
-    built, whole = [], cell_radius._dense
+    module, trajectory = cell_of("tanh_rnn", 400)
+    built, whole = [], GatedJacobians.dense
 
-    def counted(module: CellModule, points: Sequence[torch.Tensor]) -> torch.Tensor:
-        built.append(len(points[0]))
-        return whole(module, points)
+    def counted(self: GatedJacobians) -> torch.Tensor:
+        built.append(self.num_points)
+        return whole(self)
 
-    monkeypatch.setattr(cell_radius, "_dense", counted)
+    monkeypatch.setattr(GatedJacobians, "dense", counted)
     found = time_radii(module, trajectory, torch.Generator().manual_seed(0))
     assert built == [1]
     assert bool(found.converged.all())
@@ -113,3 +113,12 @@ def test_a_large_cell_needs_one_matrix_to_confirm_the_others(monkeypatch: pytest
     found = time_radii(module, trajectory, torch.Generator().manual_seed(0))
     assert built == [1]
     assert found.counts() == {"arnoldi": STEPS}
+
+
+def test_matrices_are_built_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, trajectory = cell_of("lstm", 80)
+    whole = time_radii(module, trajectory, torch.Generator().manual_seed(0))
+    monkeypatch.setattr("lsc_graph.spectra.choose._GROUP_BYTES", 1)
+    parts = time_radii(module, trajectory, torch.Generator().manual_seed(0))
+    assert len(parts) == len(whole) == STEPS
+    torch.testing.assert_close(parts.values, whole.values, rtol=5e-3, atol=0)

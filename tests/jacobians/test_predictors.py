@@ -41,7 +41,7 @@ def start(order: Sequence[GridNode], count: int, seed: int = 0) -> dict[GridNode
     return {order[-1]: torch.randn(count, SIZE, generator=generator, dtype=torch.float64)}
 
 
-@pytest.mark.parametrize("name", ["resampled", "mean_jacobian", "mean_and_fluctuation"])
+@pytest.mark.parametrize("name", ["resampled", "resampled_runs", "mean_jacobian", "mean_and_fluctuation"])
 def test_a_linear_network_is_predicted_exactly_from_any_number_of_points(name: str) -> None:
     time, depth = random_blocks(2, 0)
     edges, order = grid([time] * 11, [depth] * 12)
@@ -136,6 +136,33 @@ def test_resampling_draws_one_step_for_all_layers() -> None:
         by_time.setdefault(edge.head.time, set()).add(float(edge.pull.matrix[0, 0]))
     assert all(len(values) == 1 for values in by_time.values())
     assert len(set.union(*by_time.values())) > 1
+
+
+def test_runs_keep_what_successive_steps_have_to_do_with_each_other() -> None:
+    """Steps in pairs: what the first of a pair keeps, the second one loses, which no single step shows."""
+    keep, lose = (
+        torch.diag(torch.tensor([2.0, 0.0, 1.0, 0.0])),
+        torch.diag(torch.tensor([0.0, 2.0, 1.0, 0.0])),
+    )
+    blocks = [own.double() for own in [keep, lose] * 60]
+    nodes = [GridNode("low", t) for t in range(121)]
+    edges = [EdgeMap(nodes[t], nodes[t + 1], dense(blocks[t])) for t in range(120)]
+    known, generator = Known.of(edges, None), torch.Generator().manual_seed(0)
+    chosen = RULES["resampled_runs"](known, edges, generator)
+    numbers = [0 if bool((own.pull.matrix == blocks[0]).all()) else 1 for own in chosen]  # type: ignore[attr-defined]
+    repeated = sum(first == second for first, second in pairwise(numbers))
+    assert 0 < repeated < 120 / 8  # a run ends at every sixteenth step, and half of the new ones fit
+    alone = RULES["resampled"](known, edges, generator)
+    kinds = [bool((own.pull.matrix == blocks[0]).all()) for own in alone]  # type: ignore[attr-defined]
+    assert sum(first == second for first, second in pairwise(kinds)) > 120 / 4
+
+
+def test_runs_of_known_points_are_successive() -> None:
+    edges, _ = grid(random_blocks(39, 0), random_blocks(40, 1))
+    times = Known.of(edges, 12, run=4).times
+    assert len(times) == 12
+    assert [second - first for first, second in pairwise(times)].count(1) == 9
+    assert 0 < min(times) < max(times) < 39
 
 
 def test_known_points_are_few_spread_and_away_from_the_ends() -> None:

@@ -1,0 +1,74 @@
+"""Time Jacobians of layers that are too large to be built at once: known by what they do to cotangents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from lsc_graph.jacobians.cell import cell_points, chosen_points
+from lsc_graph.jacobians.cell_radius import own_reads, point_radii, pull_operator
+from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
+from lsc_graph.spectra.choose import group_size
+from lsc_graph.spectra.estimate import Estimate, Method
+from lsc_graph.to_torch.loop import CellModule, Trajectory
+
+
+@dataclass(frozen=True)
+class TimeMaps:
+    """M_time of one layer at P steps, where its cell reads `points`; `gated` is a cheaper form, if any."""
+
+    module: CellModule
+    points: Sequence[Tensor]
+    gated: GatedJacobians | None
+
+    @staticmethod
+    def of(module: CellModule, trajectory: Trajectory, generator: torch.Generator) -> TimeMaps:
+        """At every step of a trajectory."""
+        points = cell_points(module, trajectory)
+        gated = gated_jacobians(module, points, own_reads(module), generator)
+        return TimeMaps(module, points, gated)
+
+    @property
+    def num_points(self) -> int:
+        return self.points[0].shape[0]
+
+    def at(self, chosen: slice) -> TimeMaps:
+        """At some of the steps."""
+        numbers = torch.arange(self.num_points)[chosen]
+        gated = None if self.gated is None else self.gated.at(numbers)
+        return replace(self, points=chosen_points(self.points, numbers), gated=gated)
+
+    def pull(self, point: int) -> Callable[[Tensor], Tensor]:
+        """Cotangents [K, n] times one of the matrices, in double precision on the CPU."""
+        here = self.at(slice(point, point + 1))
+
+        def pulled(cotangents: Tensor) -> Tensor:
+            rows = cotangents.to(self.points[0])
+            if here.gated is not None:
+                return here.gated.pull(rows).double().cpu()
+            repeated = [value.expand(len(rows), *value.shape[1:]) for value in here.points]
+            return pull_operator(self.module, repeated).apply(rows).double().cpu()
+
+        return pulled
+
+    def radius(self, method: Method) -> Estimate:
+        """Spectral radii."""
+        return point_radii(self.module, self.points, self.gated, method)
+
+    def gain(self, num_probes: int, generator: torch.Generator) -> Tensor:
+        """||M||_F / sqrt(n) [P], float64: from the matrices where these are cheap, else by random probes."""
+        size = self.module.cell.layer.state_size
+        squares = torch.zeros(self.num_points, dtype=torch.float64)
+        if self.gated is not None:
+            for numbers in torch.split(torch.arange(self.num_points), group_size(size)):
+                matrices = self.gated.at(numbers).dense()
+                squares[numbers] = torch.linalg.matrix_norm(matrices).double().square().cpu()
+            return (squares / size).sqrt()
+        operator = pull_operator(self.module, self.points)
+        for _ in range(num_probes):
+            probes = torch.randn(self.num_points, size, generator=generator).to(self.points[0])
+            squares += operator.apply(probes).double().square().sum(1).cpu()
+        return (squares / (num_probes * size)).sqrt()
