@@ -34,7 +34,7 @@ _LOCKED = 1e-3
 # How far from invariant the space kept at a restart may be.
 _MAX_DEFECT = 1e-4
 # How many points tell whether it is time to look at all of them.
-_NUM_SCOUTS = 4
+NUM_SCOUTS = 4
 # From a basis of this size on, scouts with larger errors than this will not converge soon.
 _HOPELESS_FROM, _HOPELESS = 64, 0.1
 # A vector of which less than this is left is orthogonalised once more (the criterion of Kahan and Parlett).
@@ -219,7 +219,7 @@ def _iterated(
 def _scouts(krylov: Krylov, tolerance: float) -> Estimate:
     """Estimates at a few points, which tell what to do with all of them: to look at all takes long."""
     num_points = krylov.basis.shape[0]
-    numbers = torch.linspace(0, num_points - 1, min(_NUM_SCOUTS, num_points)).long()
+    numbers = torch.linspace(0, num_points - 1, min(NUM_SCOUTS, num_points)).long()
     at = numbers.to(krylov.matrix.device)
     return _ritz(Krylov(krylov.basis[:0], krylov.matrix[at], krylov.size, krylov.scales[at]), tolerance)
 

@@ -11,7 +11,9 @@ from lsc_graph.errors import UsageError
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, MAX_BASIS, arnoldi_radius
 from lsc_graph.spectra.dense import dense_radius
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
-from lsc_graph.spectra.operator import dense_operator
+from lsc_graph.spectra.krylov_powers import krylov_power_radius
+from lsc_graph.spectra.operator import Operator, dense_operator
+from lsc_graph.spectra.orbit import orbit_growth
 from lsc_graph.spectra.powers import power_radius
 from lsc_graph.spectra.squaring import squaring_radius
 
@@ -118,10 +120,13 @@ def confirmed(estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: fl
         return estimate
     suspicion = torch.where(estimate.converged, estimate.conditions, -1.0)
     point = int(suspicion.argmax())
-    other = power_radius(matrix(point)[None], tolerance=tolerance)
-    difference = abs(float(other.values) - float(estimate.values[point]))
-    allowed = float(other.errors + estimate.errors[point] + tolerance) * float(other.values)
-    agrees = bool(other.converged) and difference <= allowed
+    given, error = float(estimate.values[point]), float(estimate.errors[point])
+    own = matrix(point)
+    if abs(orbit_growth(own) - given) <= (error + tolerance) * given:
+        return estimate
+    other = power_radius(own[None], tolerance=tolerance)
+    allowed = (float(other.errors) + error + tolerance) * float(other.values)
+    agrees = bool(other.converged) and abs(float(other.values) - given) <= allowed
     return estimate.where_better(torch.tensor([point]), other) if agrees else estimate.refuted()
 
 
