@@ -12,7 +12,7 @@ from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, MAX_BASIS, arnoldi_radius
 from lsc_graph.spectra.dense import dense_radius
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.krylov_powers import krylov_power_radius
-from lsc_graph.spectra.operator import Operator, dense_operator
+from lsc_graph.spectra.operator import dense_operator
 from lsc_graph.spectra.orbit import orbit_growth
 from lsc_graph.spectra.powers import power_radius
 from lsc_graph.spectra.squaring import squaring_radius
@@ -81,22 +81,18 @@ def _by_name(matrices: Tensor, method: Method, tolerance: float) -> Estimate:
         return squaring_radius(matrices, tolerance=tolerance)
     if method is Method.POWERS:
         return power_radius(matrices, tolerance=tolerance)
-    return _arnoldi(matrices, tolerance, max_restarts=4)
+    unit, scales = _single(matrices)
+    found = arnoldi_radius(dense_operator(unit), tolerance=tolerance, max_basis=_basis(unit.shape[-1]))
+    return found if scales is None else found.scaled(scales)
 
 
-def _arnoldi(matrices: Tensor, tolerance: float, *, max_restarts: int, gives_up: bool = False) -> Estimate:
-    if matrices.dtype != torch.float32:  # whose range is larger
-        scales = matrices.abs().amax((1, 2))
-        scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
-        unit = (matrices / scales[:, None, None]).float()
-        return _arnoldi(unit, tolerance, max_restarts=max_restarts, gives_up=gives_up).scaled(scales)
-    return arnoldi_radius(
-        dense_operator(matrices),
-        tolerance=tolerance,
-        max_basis=_basis(matrices.shape[-1]),
-        max_restarts=max_restarts,
-        gives_up=gives_up,
-    )
+def _single(matrices: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Matrices in single precision, and what they are divided by, as their own range may be larger."""
+    if matrices.dtype == torch.float32:
+        return matrices, None
+    scales = matrices.abs().amax((1, 2))
+    scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
+    return (matrices / scales[:, None, None]).float(), scales
 
 
 def _basis(size: int) -> int:
@@ -149,7 +145,9 @@ def _auto(matrices: Tensor, tolerance: float) -> Estimate:
     first, *others = cascade(matrices.shape[-1], matrices.device.type)
     if first is not Method.ARNOLDI:
         return _by_others(_by_name(matrices, first, tolerance), matrices, others, tolerance)
-    found = _arnoldi(matrices, tolerance, max_restarts=0, gives_up=True)
+    unit, scales = _single(matrices)
+    found = krylov_power_radius(dense_operator(unit), tolerance=tolerance)
+    found = found if scales is None else found.scaled(scales)
     found = confirmed(found, lambda point: matrices[point], tolerance)
     return completed(
         found, matrices.shape[-1], lambda points: matrices[points.to(matrices.device)], tolerance

@@ -12,17 +12,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, NUM_SCOUTS, Krylov, ritz_values
+from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, NUM_SCOUTS, Krylov, point_groups, ritz_values
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator
 
 POWER = 8
 # Basis sizes at which to look.
 _SIZES = (24, 32, 48, 64, 80, 96)
-# Parts of a basis whose values tell how the radius converges.
-_PARTS = (0.75, 0.625, 0.5)
-# An eigenvalue inside the numerical range of a matrix far from normal stands still, too; so does one of few.
-_TINY = 1e-30
+# Parts of a basis whose values tell how the radius converges, where the basis has this size at least: with fewer
+# parts or vectors, values that stand still by chance are taken for the radius.
+_PARTS = (0.8, 0.75, 0.625, 0.5, 0.4)
+_TELLING = 48
 
 
 @torch.no_grad()
@@ -38,7 +38,18 @@ def krylov_power_radius(operator: Operator, *, tolerance: float = TOLERANCE, see
         tolerance: relative error to stop at.
         seed: of the starting vectors.
     """
-    sizes = [size for size in _SIZES if size < operator.size] or [operator.size]
+    parts = point_groups(operator, max(_SIZES))
+    return Estimate.joined(
+        [
+            _iterated(operator if len(parts) == 1 else operator.at(part), tolerance, seed + index)
+            for index, part in enumerate(parts)
+        ]
+    )
+
+
+def _iterated(operator: Operator, tolerance: float, seed: int) -> Estimate:
+    """Spectral radii of operators whose bases are grown side by side."""
+    sizes = sorted({min(size, operator.size) for size in _SIZES})
     sizes = sizes if operator.device.type == "cpu" else sizes[-1:]
     krylov = Krylov.start(operator, sizes[-1], torch.Generator().manual_seed(seed))
     scales = _growth(operator, krylov.basis[:, 0])
@@ -74,8 +85,8 @@ def _growth(operator: Operator, vectors: Tensor) -> Tensor:
     growth = torch.ones_like(vectors[:, 0])
     for _ in range(POWER):
         vectors = operator.apply(vectors)
-        growth = vectors.norm(dim=1)
-        growth = torch.where(growth.isfinite() & (growth > _TINY), growth, torch.ones_like(growth))
+        growth = vectors.abs().amax(1)
+        growth = torch.where(growth.isfinite() & (growth > 0), growth, torch.ones_like(growth))
         vectors = vectors / growth[:, None]
     return growth
 
@@ -85,30 +96,32 @@ def _is_time(krylov: Krylov, scales: Tensor, tolerance: float) -> bool:
     num_points = len(scales)
     at = torch.linspace(0, num_points - 1, min(NUM_SCOUTS, num_points)).long().to(scales.device)
     scouts = Krylov(krylov.basis[:0], krylov.matrix[at], krylov.size, krylov.scales[at])
-    return float(_read(scouts, scales[at], tolerance, krylov.basis.shape[2]).converged.double().mean()) >= 0.5
+    return float(_read(scouts, scales[at], tolerance).converged.double().mean()) >= 0.5
 
 
-def _read(krylov: Krylov, scales: Tensor, tolerance: float, full_size: int | None = None) -> Estimate:
+def _read(krylov: Krylov, scales: Tensor, tolerance: float) -> Estimate:
     """The dominant Ritz values, taken to roots, and their estimated errors and condition numbers."""
     size = krylov.size
     packed = torch.cat([krylov.matrix[:, : size + 1, :size].double().flatten(1), scales.double()[:, None]], 1)
     packed = packed.cpu()
-    whole, scales = packed[:, :-1].reshape(-1, size + 1, size), packed[:, -1]
-    finite = whole.isfinite().flatten(1).all(1) & scales.isfinite()
+    whole, known = packed[:, :-1].reshape(-1, size + 1, size), packed[:, -1]
+    finite = whole.isfinite().flatten(1).all(1) & known.isfinite()
     whole = torch.where(finite[:, None, None], whole, 0.0)
     moduli, residuals, conditions = ritz_values(whole)
     top, index = moduli.max(1)
     condition = conditions.gather(1, index[:, None])[:, 0].nan_to_num(torch.inf)
     own = condition * residuals.gather(1, index[:, None])[:, 0]
     overtaking = (moduli + residuals).amax(1) - top
-    off = torch.minimum(torch.maximum(own, overtaking), _changes(whole[:, :-1], top))
+    off = torch.maximum(own, overtaking)
+    if size >= _TELLING:
+        off = torch.minimum(off, _changes(whole[:, :-1], top))
     norms = torch.linalg.matrix_norm(whole)
     eps = torch.finfo(krylov.matrix.dtype).eps
     errors = torch.log1p((off + POWER * eps * condition * norms) / top) / POWER
-    is_partial = size < (full_size or krylov.basis.shape[2])
+    is_partial = size < krylov.basis.shape[2]
     errors = torch.where((condition > ILL_CONDITIONED) & is_partial, torch.inf, errors)
     errors = torch.where(norms == 0, torch.inf, errors)
-    values = torch.where(finite, scales * top ** (1 / POWER), torch.nan)
+    values = torch.where(finite, known * top ** (1 / POWER), torch.nan)
     return Estimate.of(Method.ARNOLDI, values, errors, tolerance=tolerance, conditions=condition)
 
 
