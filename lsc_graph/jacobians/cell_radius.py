@@ -99,7 +99,7 @@ def point_radii(
 
 
 def _gated_operator(gated: GatedJacobians) -> Operator:
-    """Products with the weights, or with the matrices where these are not much larger than all weights are."""
+    """Products with the weights, or with the matrices where all weights are not much smaller."""
     in_weights = sum(weight.numel() for weight in gated.weights)
     is_small = gated.num_points * gated.size**2 < _WEIGHT * in_weights
     return dense_operator(gated.dense()) if is_small else gated.operator()

@@ -19,8 +19,8 @@ from lsc_graph.spectra.operator import Operator
 POWER = 8
 # Basis sizes at which to look.
 _SIZES = (24, 32, 48, 64, 80, 96)
-# Parts of a basis whose values tell how the radius converges, where the basis has this size at least: with fewer
-# parts or vectors, values that stand still by chance are taken for the radius.
+# Parts of a basis whose values tell how the radius converges, where the basis has this size at least: with
+# fewer parts or vectors, values that stand still by chance are taken for the radius.
 _PARTS = (0.8, 0.75, 0.625, 0.5, 0.4)
 _TELLING = 48
 
@@ -29,9 +29,9 @@ _TELLING = 48
 def krylov_power_radius(operator: Operator, *, tolerance: float = TOLERANCE, seed: int = 0) -> Estimate:
     """Spectral radii of a batch of operators; points that have converged are iterated on no longer.
 
-    The error is the least of two estimates, over the power: the residual times the condition number, or how far the
-    residuals of others would let them overtake, if that is more; and what the last vectors changed, extrapolated as if
-    convergence were only algebraic. On CUDA the host waits for the device once.
+    The error, over the power, is the residual times the condition number, or how far the residuals of others
+    would let them overtake, if that is more; or what the last vectors changed, extrapolated as if convergence
+    were only algebraic, whichever is less. On CUDA the host waits for the device once.
 
     Args:
         operator: the maps.
