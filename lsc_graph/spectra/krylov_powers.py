@@ -19,6 +19,7 @@ from lsc_graph.spectra.operator import Operator
 POWER = 8
 # Basis sizes at which to look.
 _SIZES = (24, 32, 48, 64, 80, 96)
+MAX_SIZE = _SIZES[-1]
 # Parts of a basis whose values tell how the radius converges, where the basis has this size at least: with
 # fewer parts or vectors, values that stand still by chance are taken for the radius.
 _PARTS = (0.8, 0.75, 0.625, 0.5, 0.4)
@@ -38,7 +39,7 @@ def krylov_power_radius(operator: Operator, *, tolerance: float = TOLERANCE, see
         tolerance: relative error to stop at.
         seed: of the starting vectors.
     """
-    parts = point_groups(operator, max(_SIZES))
+    parts = point_groups(operator, MAX_SIZE)
     return Estimate.joined(
         [
             _iterated(operator if len(parts) == 1 else operator.at(part), tolerance, seed + index)

@@ -44,7 +44,8 @@ def lru() -> Prepared:
 
 def unitwise(prepared: Prepared, monkeypatch: pytest.MonkeyPatch, max_bytes: int = 0) -> LocalJacobians:
     monkeypatch.setattr(local, "_MIN_UNITWISE", 1)
-    monkeypatch.setattr(depth_maps, "MAX_DENSE_BYTES", max_bytes)
+    for module in (depth_maps, local):
+        monkeypatch.setattr(module, "MAX_DENSE_BYTES", max_bytes)
     return measured(prepared)
 
 
