@@ -20,7 +20,7 @@ from lsc_graph.spectra.squaring import squaring_radius
 # Sizes from which each method is the fastest one, as benchmarks/radii.py measures.
 SQUARING_FROM = {"cpu": 48, "cuda": 16}
 POWERS_FROM = {"cpu": 136, "cuda": 4096}
-ARNOLDI_FROM = {"cpu": 384, "cuda": 4096}
+ARNOLDI_FROM = {"cpu": 224, "cuda": 4096}
 MAX_BATCH_BYTES = 512 * 2**20
 # Matrices that are built at once: so many bytes of them, or so many where these are large.
 _GROUP_BYTES, _MIN_GROUP = 2**21, 4

@@ -20,6 +20,8 @@ POWER = 8
 # Basis sizes at which to look.
 _SIZES = (24, 32, 48, 64, 80, 96)
 MAX_SIZE = _SIZES[-1]
+# Where so many vectors are not enough for matrices this many times as large, squaring these takes less time.
+_LEAST_RATIO = 5
 # Parts of a basis whose values tell how the radius converges, where the basis has this size at least: with
 # fewer parts or vectors, values that stand still by chance are taken for the radius.
 _PARTS = (0.8, 0.75, 0.625, 0.5, 0.4)
@@ -50,7 +52,8 @@ def krylov_power_radius(operator: Operator, *, tolerance: float = TOLERANCE, see
 
 def _iterated(operator: Operator, tolerance: float, seed: int) -> Estimate:
     """Spectral radii of operators whose bases are grown side by side."""
-    sizes = sorted({min(size, operator.size) for size in _SIZES})
+    most = max(_SIZES[0], operator.size // _LEAST_RATIO)
+    sizes = sorted({min(size, operator.size) for size in _SIZES if size <= most})
     sizes = sizes if operator.device.type == "cpu" else sizes[-1:]
     krylov = Krylov.start(operator, sizes[-1], torch.Generator().manual_seed(seed))
     scales = _growth(operator, krylov.basis[:, 0])

@@ -22,7 +22,7 @@ _MAX_ROUNDING = 1e-3
 
 @torch.no_grad()
 def orbit_growth(matrix: Tensor, *, seed: int = 0) -> float:
-    """By how much a power of a matrix [n, n] exceeds the one before, after twice as many as the matrix has rows.
+    """By how much a power of a matrix [n, n] exceeds the one before, after twice as many as it has rows.
 
     On CUDA the host waits for the device once.
 
