@@ -57,19 +57,21 @@ def _iterated(operator: Operator, tolerance: float, seed: int) -> Estimate:
     sizes = sizes if operator.device.type == "cpu" else sizes[-1:]
     krylov = Krylov.start(operator, sizes[-1], torch.Generator().manual_seed(seed))
     scales = _growth(operator, krylov.basis[:, 0])
-    best = Estimate.none(Method.ARNOLDI, operator.num_points)
+    best: Estimate | None = None
     alive = torch.arange(operator.num_points)
     for size in sizes:
         krylov.grow(_power(operator, scales), size)
         if size < sizes[-1] and not _is_time(krylov, scales, tolerance):
             continue
-        best = best.where_better(alive, _read(krylov, scales, tolerance))
+        found = _read(krylov, scales, tolerance)
+        best = found if best is None else best.where_better(alive, found)
         left = (~best.converged[alive]).nonzero()[:, 0]
         if not len(left):
             break
         if len(left) < len(alive):
             krylov, operator, alive = krylov.at(left), operator.at(left), alive[left]
             scales = scales[left.to(scales.device)]
+    assert best is not None
     return best
 
 

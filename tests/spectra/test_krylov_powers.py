@@ -18,7 +18,7 @@ def test_points_that_converge_are_right(name: str, size: int) -> None:
     found = krylov_power_radius(dense_operator(matrices))
     exact = torch.linalg.eigvals(matrices.double()).abs().amax(1)
     off = (found.values / exact - 1).abs()
-    assert bool(found.converged.any())
+    assert bool(found.values.isfinite().all())
     assert bool((off[found.converged] <= 1.5 * TOLERANCE).all()), (off, found.errors)
     assert set(found.methods) == {Method.ARNOLDI}
 
@@ -52,6 +52,12 @@ def test_tiny_and_huge_matrices_stay_in_the_range_of_floats(scale: float) -> Non
     exact = scale * torch.linalg.eigvals(matrices).abs().amax(1)
     assert bool(found.converged.all())
     torch.testing.assert_close(found.values, exact, rtol=5e-3, atol=0)
+
+
+def test_most_kinds_converge_at_every_point() -> None:
+    for name in ("gaussian", "rotations", "gated", "clustered", "outlier"):
+        found = krylov_power_radius(dense_operator(batch(name, 400).float()))
+        assert bool(found.converged.all()), name
 
 
 def test_what_is_not_finite_or_vanishes_is_not_converged_and_spoils_no_other_point() -> None:
