@@ -118,7 +118,7 @@ def confirmed(estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: fl
     point = int(suspicion.argmax())
     given, error = float(estimate.values[point]), float(estimate.errors[point])
     own = matrix(point)
-    if abs(orbit_growth(own) - given) <= (error + tolerance) * given:
+    if abs(orbit_growth(own) - given) <= (error + tolerance / 2) * given:
         return estimate
     other = power_radius(own[None], tolerance=tolerance)
     allowed = (float(other.errors) + error + tolerance) * float(other.values)
