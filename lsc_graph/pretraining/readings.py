@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -135,6 +136,7 @@ class Reader:
         seed: int,
         *,
         with_derivative: bool,
+        through_time: bool = True,
     ) -> list[Reading]:
         """Readings of every edge, in depth order.
 
@@ -144,6 +146,8 @@ class Reader:
             num_times: how many steps of each sample to look at.
             seed: which steps they are.
             with_derivative: whether to keep the graph.
+            through_time: whether derivatives follow the states back in time. Where a network is chaotic they
+                explode there and say nothing about means; those of each step's own effect stay small.
         """
         read = self._read_chain if isinstance(self.model, FeedForward) else self._read_sequences
         num_steps = self.model.prepared.cell_graph.num_steps
@@ -162,8 +166,20 @@ class Reader:
                         parts[reading.edge].append(reading)
             return [_joined(readings) for readings in parts.values()]
 
-        with torch.set_grad_enabled(with_derivative):
+        with torch.set_grad_enabled(with_derivative), self._forgetting(not through_time):
             return self.parametrised.call(values, function)
+
+    @contextmanager
+    def _forgetting(self, forgets: bool) -> Iterator[None]:
+        """Runs of the model whose gradients end at the step before."""
+        sites = [module for module in self.model.program.modules() if isinstance(module, SiteModule)]
+        for site in sites:
+            site.forgets = forgets
+        try:
+            yield
+        finally:
+            for site in sites:
+                site.forgets = False
 
     def _at_once(self, num_points: int) -> int:
         """How many samples fit in memory together."""
@@ -335,7 +351,8 @@ class Reader:
         elif target.time_step != 0:
             exposed = self._exposed.get(target.id, frozenset())
             rows, columns, _ = active_indices(matrices, source, target, exposed)
-        active = matrices[:, rows][:, :, columns]
+        is_whole = matrices.shape[1:] == (len(rows), len(columns))
+        active = matrices if is_whole else matrices[:, rows][:, :, columns]
         if len(rows) != len(columns):
             self.sizes[edge.source, edge.target] = 1
             gain = gain_direction(active, generator) if with_derivative else gains(active)
