@@ -42,7 +42,8 @@ _MANY, _MOST_BYTES = 20, 2**28
 _SETTLED = 0.75
 _KEPT = (
     "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "iterations", "doublings",
-    "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_trust", "_recent", "_largest_std_error", "_means",
+    "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_trust", "_recent",
+    "_largest_std_error", "_means",
     "sensitivities", "_num_averaged",
 )  # fmt: skip
 State = dict[str, Any]
@@ -360,7 +361,7 @@ class _Run:
             is_reached = bool(self.edges) and not missed
             reasons |= missed
             stop_reason = _REACHED if is_reached else stop_reason
-        if not self.edges:
+        if self.iterations and not self.edges:
             stop_reason = "no radius can be moved"
         return Fit(
             values=values,
@@ -377,7 +378,7 @@ class _Run:
 
         Of many estimates the smallest error is small by chance, too.
         """
-        if not self.edges:
+        if not self.edges or self.tracker.error is None:
             return self._best_values, {}
         found = [(self._fresh(values), values) for values in (self._best_values, self.values)]
         seen, values = min(found, key=lambda item: self._largest(item[0]))
@@ -404,7 +405,8 @@ def _relative(readings: Sequence[Reading], slopes: Tensor) -> Tensor:
 
 def _is_moved(readings: Sequence[Reading], slopes: Tensor) -> Tensor:
     means = torch.tensor([r.mean for r in readings], dtype=torch.float64)
-    return (_relative(readings, slopes).norm(dim=1) > _UNMOVED) & (means > 1e-9)
+    found: Tensor = (_relative(readings, slopes).norm(dim=1) > _UNMOVED) & (means > 1e-9)
+    return found
 
 
 def _slopes(readings: Sequence[Reading], leaves: Sequence[Tensor], unknowns: Unknowns) -> Tensor:
