@@ -44,6 +44,10 @@ Model = Sequences | Streaming | FeedForward
 Edge = tuple[str, str]
 Values = Mapping[str, Tensor]
 _MIN_GROUPS = 4
+# Matrices from which a range that all share is guessed.
+_NUM_LOOKED_AT = 8
+# Matrices of a sample with more elements than this cost more to copy than a batch of them saves.
+_MOST_JOINED = 2**17
 _GOLDEN = 0.5 * (5**0.5 - 1)
 # Samples that are read together, and what that may take.
 _MOST_AT_ONCE, MAX_BYTES = 32, 2**29
@@ -192,18 +196,14 @@ class Reader:
         generators: Sequence[torch.Generator],
         with_derivative: bool,
     ) -> list[list[Reading]]:
+        """Readings of every edge: a list for each sample, or one for all of them."""
         feeds = stacked([self.model.feed(sample) for sample in samples])
         program = self.model.program
         runs = self._together.each(lambda feed: recorded(program(*feed)), feeds)
         inputs = {} if is_streaming(self.model.prepared) else feeds[0]
         puller = self.puller(run_of(part(detached(runs), 0)), part(inputs, 0))
         if len(samples) > 1 and not with_derivative and puller.connects_equal_times:
-            dense = self._dense_together(inputs, runs, times)
-            blocks = [
-                [self._block(edge, generator, with_derivative) for edge in edges]
-                for edges, generator in zip(dense, generators, strict=True)
-            ]
-            return [_bare_all(edges, own) for edges, own in zip(dense, blocks, strict=True)]
+            return [self._bare_together(self._dense_together(inputs, runs, times), generators[0])]
         return [
             self._read_one(part(inputs, k), part(runs, k), times[k], generators[k], with_derivative)
             for k in range(len(samples))
@@ -239,6 +239,23 @@ class Reader:
             for k, own in enumerate(times)
         ]
 
+    def _bare_together(
+        self, dense: Sequence[Sequence[EdgeRows]], generator: torch.Generator
+    ) -> list[Reading]:
+        """Readings of all samples, each edge's in one batch where its matrices are small."""
+        found: defaultdict[tuple[str, str, bool], list[EdgeRows]] = defaultdict(list)
+        for edge in itertools.chain.from_iterable(dense):
+            found[edge.source, edge.target, edge.is_lagged].append(edge)
+        readings = []
+        for edges in found.values():
+            sizes = tuple(len(edge.rows) for edge in edges)
+            if edges[0].rows.numel() <= _MOST_JOINED:
+                edges = [replace(edges[0], rows=torch.cat([edge.rows for edge in edges]))]
+            read = [_bare(edge, self._block(edge, generator, with_derivative=False)) for edge in edges]
+            values = torch.cat([reading.values for reading in read])
+            readings.append(replace(read[0], values=values, sizes=sizes))
+        return readings
+
     def _read_one(
         self,
         inputs: Tree,
@@ -251,7 +268,7 @@ class Reader:
         puller, whole = self._puller, self._identity(len(times))
         with torch.no_grad():
             dense = puller.pull(run_of(detached(run)), inputs, times, lambda layer: whole[layer.id])
-        blocks = [self._block(edge, generator, with_derivative) for edge in dense]
+        blocks = [self._block(edge, generator, with_derivative=with_derivative) for edge in dense]
         if not with_derivative:
             return _bare_all(dense, blocks)
         slots = Slots(dense)
@@ -294,13 +311,21 @@ class Reader:
         }
         with torch.no_grad():
             pulled = pull_chain(program, detached(boundaries), layers, lambda source, target: used[target.id])
+        if not with_derivative:
+            whole = [
+                self._chain_block(edge, used[edge.target], generators[0], with_derivative=False)
+                for edge in pulled
+            ]
+            each = (1,) * len(samples)
+            return [[replace(_bare(e, b), sizes=each) for e, b in zip(pulled, whole, strict=True)]]
         dense = [[_of_point(edge, k) for edge in pulled] for k in range(len(samples))]
         blocks = [
-            [self._chain_block(e, used[e.target][k : k + 1], generators[k], with_derivative) for e in edges]
+            [
+                self._chain_block(e, used[e.target][k : k + 1], generators[k], with_derivative=True)
+                for e in edges
+            ]
             for k, edges in enumerate(dense)
         ]
-        if not with_derivative:
-            return [_bare_all(edges, own) for edges, own in zip(dense, blocks, strict=True)]
         rows = {
             edge.target: torch.cat([padded(own[number], self.layers[edge.target]) for own in blocks])
             for number, edge in enumerate(pulled)
@@ -318,11 +343,11 @@ class Reader:
         return torch.randn(1, NUM_PROBES, target.state_size, generator=generator)
 
     def _chain_block(
-        self, edge: EdgeRows, probes: Tensor, generator: torch.Generator, with_derivative: bool
+        self, edge: EdgeRows, probes: Tensor, generator: torch.Generator, *, with_derivative: bool
     ) -> Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
         if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
-            return self._block(edge, generator, with_derivative)
+            return self._block(edge, generator, with_derivative=with_derivative)
         direction = probed_gain_direction(probes, edge.rows.detach().cpu(), target.state_size)
         _check_finite(direction.value, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
@@ -334,10 +359,12 @@ class Reader:
             kept = self._bases[edge]
             if kept is None or covers(kept, matrices):
                 return kept
-        self._bases[edge] = shared_range(matrices)
+        found = shared_range(matrices[:_NUM_LOOKED_AT])  # they usually show what all of them share
+        is_whole = found is None or len(matrices) <= _NUM_LOOKED_AT or covers(found, matrices)
+        self._bases[edge] = found if is_whole else shared_range(matrices)
         return self._bases[edge]
 
-    def _block(self, edge: EdgeRows, generator: torch.Generator, with_derivative: bool) -> Block:
+    def _block(self, edge: EdgeRows, generator: torch.Generator, *, with_derivative: bool) -> Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
         matrices = edge.rows.detach().cpu()
         _check_finite(matrices, source, target)
