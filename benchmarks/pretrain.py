@@ -95,9 +95,13 @@ def measured(problem: Problem, method: str, max_iterations: int) -> dict[str, An
 
 
 def code_state() -> str:
-    """What the library's sources are, by git: results of other states are marked on the page."""
+    """What the sources of pre-training are, by git: results of other states are marked on the page."""
     found = subprocess.run(
-        ["git", "rev-parse", "HEAD:lsc_graph"], cwd=PAGE.parent, capture_output=True, text=True, check=True
+        ["git", "rev-parse", "HEAD:lsc_graph/pretraining"],
+        cwd=PAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return found.stdout.strip()
 
@@ -142,7 +146,7 @@ def page(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
         "Made by `python benchmarks/pretrain.py`: iterations, seconds of one core for the fit, and the",
         "largest error of any mean radius at points that the fit never saw, with its standard error where",
         "that is above 0.02. Recurrent models at T = 32, seed 0. What was not reached is in bold, with",
-        "the reason. A degree sign marks what was measured with an earlier state of the library.",
+        "the reason. A degree sign marks what was measured with an earlier state of the code.",
         f"torch {head['torch']}, {head['machine']}, one thread.",
         "",
         "| model | 0.5 | 0.7071 | 1 |",

@@ -24,6 +24,7 @@ from lsc_graph.prepare import is_streaming
 from lsc_graph.pretraining.batches import Together, Tree, detached, part, recorded, run_of, stacked
 from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.eigenpairs import (
+    SAME,
     gain_direction,
     gains,
     probed_gain_direction,
@@ -37,6 +38,7 @@ from lsc_graph.pretraining.reduction import covers, shared_range, unit_matrices
 from lsc_graph.pretraining.rows import EdgeRows, RowPuller
 from lsc_graph.pretraining.slots import Block, Slots, padded
 from lsc_graph.running.sampling import Sample
+from lsc_graph.spectra.estimate import TOLERANCE
 from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.program import Run
 
@@ -44,10 +46,6 @@ Model = Sequences | Streaming | FeedForward
 Edge = tuple[str, str]
 Values = Mapping[str, Tensor]
 _MIN_GROUPS = 4
-# Matrices from which a range that all share is guessed.
-_NUM_LOOKED_AT = 8
-# Matrices of a sample with more elements than this cost more to copy than a batch of them saves.
-_MOST_JOINED = 2**17
 _GOLDEN = 0.5 * (5**0.5 - 1)
 # Samples that are read together, and what that may take.
 _MOST_AT_ONCE, MAX_BYTES = 32, 2**29
@@ -203,7 +201,12 @@ class Reader:
         inputs = {} if is_streaming(self.model.prepared) else feeds[0]
         puller = self.puller(run_of(part(detached(runs), 0)), part(inputs, 0))
         if len(samples) > 1 and not with_derivative and puller.connects_equal_times:
-            return [self._bare_together(self._dense_together(inputs, runs, times), generators[0])]
+            dense = self._dense_together(inputs, runs, times)
+            blocks = [
+                [self._block(edge, generator, with_derivative=False) for edge in edges]
+                for edges, generator in zip(dense, generators, strict=True)
+            ]
+            return [_bare_all(edges, own) for edges, own in zip(dense, blocks, strict=True)]
         return [
             self._read_one(part(inputs, k), part(runs, k), times[k], generators[k], with_derivative)
             for k in range(len(samples))
@@ -239,23 +242,6 @@ class Reader:
             for k, own in enumerate(times)
         ]
 
-    def _bare_together(
-        self, dense: Sequence[Sequence[EdgeRows]], generator: torch.Generator
-    ) -> list[Reading]:
-        """Readings of all samples, each edge's in one batch where its matrices are small."""
-        found: defaultdict[tuple[str, str, bool], list[EdgeRows]] = defaultdict(list)
-        for edge in itertools.chain.from_iterable(dense):
-            found[edge.source, edge.target, edge.is_lagged].append(edge)
-        readings = []
-        for edges in found.values():
-            sizes = tuple(len(edge.rows) for edge in edges)
-            if edges[0].rows.numel() <= _MOST_JOINED:
-                edges = [replace(edges[0], rows=torch.cat([edge.rows for edge in edges]))]
-            read = [_bare(edge, self._block(edge, generator, with_derivative=False)) for edge in edges]
-            values = torch.cat([reading.values for reading in read])
-            readings.append(replace(read[0], values=values, sizes=sizes))
-        return readings
-
     def _read_one(
         self,
         inputs: Tree,
@@ -275,6 +261,11 @@ class Reader:
         cotangents = slots.fill(dense, blocks, self.layers, len(times))
         pulled = puller.pull(run_of(run), inputs, times, lambda layer: cotangents[layer.id])
         return _differentiable(dense, blocks, slots.pick(pulled))
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether states go from step to step."""
+        return any(layer.time_step for layer in self.layers.values())
 
     @property
     def reads_together(self) -> bool:
@@ -359,9 +350,7 @@ class Reader:
             kept = self._bases[edge]
             if kept is None or covers(kept, matrices):
                 return kept
-        found = shared_range(matrices[:_NUM_LOOKED_AT])  # they usually show what all of them share
-        is_whole = found is None or len(matrices) <= _NUM_LOOKED_AT or covers(found, matrices)
-        self._bases[edge] = found if is_whole else shared_range(matrices)
+        self._bases[edge] = shared_range(matrices)
         return self._bases[edge]
 
     def _block(self, edge: EdgeRows, generator: torch.Generator, *, with_derivative: bool) -> Block:
@@ -386,7 +375,9 @@ class Reader:
             return Block(rows, columns, gain, False)
         basis = self._basis((source.id, target.id), active)
         self.sizes[edge.source, edge.target] = len(rows) if basis is None else basis.shape[1]
-        radius = radius_direction(active, basis) if with_derivative else radii(active, basis)
+        is_chain = target.time_step == 0  # all samples are one batch there
+        bare = radii(active, basis, SAME if is_chain else TOLERANCE) if not with_derivative else None
+        radius = radius_direction(active, basis) if bare is None else bare
         return Block(rows, columns, radius, True)
 
 

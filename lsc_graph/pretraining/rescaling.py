@@ -170,7 +170,8 @@ class _Run:
         leaves = [value.detach().requires_grad_() for value in self.values]
         readings, slopes = self._slopes(leaves, (num_samples, num_times, seed), through_time=False)
         is_moved = _is_moved(readings, slopes)
-        if not bool(is_moved.all()) or self._since_best % _DOUBT == _DOUBT - 1:
+        is_doubtful = not bool(is_moved.all()) or self._since_best % _DOUBT == _DOUBT - 1
+        if is_doubtful and problem.reader.is_recurrent:
             # Moved by way of earlier steps alone, or held still by them.
             _, whole = self._slopes(leaves, (num_samples, num_times, seed), through_time=True)
             slopes = torch.where((is_moved & _is_moved(readings, whole))[:, None], slopes, whole)
