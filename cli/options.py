@@ -42,6 +42,15 @@ def shapes(
     return found
 
 
+def state_pairs(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> tuple[tuple[str, str], ...]:
+    """IN:OUT pairs, or `none` alone."""
+    if texts == ("none",):
+        return (("none", ""),)
+    return pairs(":", "IN:OUT, or none alone")(context, parameter, texts)
+
+
 def model_options(command: Command) -> Command:
     """The model, everything that says how to feed it, and where the report goes."""
     decorators = [
@@ -67,8 +76,9 @@ def source_options(command: Command) -> Command:
             help="Shape of an input.",
         ),
         click.option(
-            "--state", "states", multiple=True, callback=pairs(":", "IN:OUT"), metavar="IN:OUT",
-            help="A streaming state: output OUT is fed back as input IN.",
+            "--state", "states", multiple=True, callback=state_pairs, metavar="IN:OUT",
+            help="A streaming state: output OUT is fed back as input IN; none: there is no such state. In "
+            "steps that were written out: the step that takes over the value IN hands on the value OUT.",
         ),
     ]  # fmt: skip
     for decorator in reversed(decorators):

@@ -98,7 +98,9 @@ def audit(
             beyond the input's own rank are samples, and time for a streamed input.
         inputs: fixed values by input name, as text: a number or a JSON list.
         input_shapes: shapes by input name.
-        states: (input, output) pairs of a streaming model, where they are not found by themselves.
+        states: (input, output) pairs of a streaming model, where they are not found by themselves;
+            ("none", "") alone says that the model has no state. For steps that were written out, (value that a
+            step takes over, value that it hands on).
         time_axis: time in what layers without a cell put out, where several axes could be it.
         num_samples: how many samples to average over, at first.
         precision: add samples until the standard error of every layer's radii is at most this.
@@ -106,7 +108,7 @@ def audit(
         max_seconds: and no new ones after this time.
         seed: of synthetic data, cotangents and signs.
         device: "auto", "cpu" or "cuda".
-        radius_method: the estimator of spectral radii: "auto", "dense", "squaring" or "arnoldi".
+        radius_method: the estimator of spectral radii: "auto", "dense", "squaring", "powers" or "arnoldi".
         black_box: "never" differentiates in torch alone; "always" runs everything in ONNX Runtime, with
             derivatives by finite differences; "auto" what has no torch counterpart, or disagrees.
         surrogate: what stands in for the derivative of thresholds between states: "fast-sigmoid", "triangle"
@@ -414,6 +416,7 @@ def _recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
         states = tuple(StateFacts(state.name, state.shape) for state in site.states)
         ids = tuple(cell.layer.id for cell in own)
         before = found.get(site.recurrence)
+        nodes = (() if before is None else before.nodes) + step_nodes(site)
         found[site.recurrence] = Recurrence(
             id=site.recurrence,
             form=site.form,
@@ -421,7 +424,8 @@ def _recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
             direction=site.direction,
             over=Axis.DEPTH if site.over_depth else Axis.TIME,
             num_steps=site.num_steps,
-            num_nodes=step_nodes(site) + (0 if before is None else before.num_nodes),
+            num_nodes=len(nodes),
+            nodes=nodes,
             states=states if before is None else before.states + states,
             weights=tuple(
                 dict.fromkeys(

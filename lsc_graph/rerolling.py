@@ -14,6 +14,7 @@ from lsc_graph.errors import AnalysisError, ParityError, UsageError
 from lsc_graph.files import write_bytes
 from lsc_graph.model_file.load import load
 from lsc_graph.prepare import Request, plan_inputs
+from lsc_graph.recurrence.reversal import reads_in_reverse, turn_around
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, RolledSteps, roll_steps
 from lsc_graph.results import Rerolled, Rerolling
@@ -59,6 +60,7 @@ def reroll(
             expected="weights that are used in a chain of at least three equal steps",
             do="lsc-graph inspect shows what the model consists of",
         )
+    turn_around(rolled_model)
     result = _named_as(ir.to_proto(rolled_model), loaded.proto)
     feeds = [feed(plan.shapes, seed) | plan.constants for seed in range(NUM_CHECKS)]
     error = _largest_difference(loaded.proto, result, feeds)
@@ -139,6 +141,6 @@ def _facts(own: RolledSteps) -> Rerolled:
         num_steps=own.num_steps,
         num_nodes=own.num_nodes,
         states=own.rolled.state_names,
-        is_reverse=own.rolled.is_reverse,
+        is_reverse=reads_in_reverse(own.rolled.scan),
         over_depth=own.over_depth,
     )

@@ -101,11 +101,24 @@ class StateFacts:
 
 
 @dataclass(frozen=True)
+class StepNode:
+    """One node of a recurrent step.
+
+    `name` is that of the node, or of its first result where it has none or where steps were written out one
+    after another: then it is the name at one of the steps.
+    """
+
+    name: str
+    op_type: str
+
+
+@dataclass(frozen=True)
 class Recurrence:
     """A recurrence as it was found.
 
-    `node` is what it is called in the file; `num_nodes` are the nodes that one step's states are computed
-    by, `weights` the tensors in the file that they are computed from.
+    `node` is what it is called in the file; `nodes` are those that one step's states are computed by (of a
+    fused operator, the plain operators that it stands for), `weights` the tensors in the file that they are
+    computed from.
     """
 
     id: str
@@ -115,6 +128,7 @@ class Recurrence:
     over: Axis
     num_steps: int
     num_nodes: int
+    nodes: tuple[StepNode, ...]
     states: tuple[StateFacts, ...]
     weights: tuple[str, ...]
     layer_ids: tuple[str, ...]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+import onnx
 import pytest
 from exported_models import exported_model
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 
 from lsc_graph.audit_model import audit, inspect
-from lsc_graph.results import Axis, Direction, Form
+from lsc_graph.results import Analysis, Axis, Direction, Form
 
 F, R = Direction.FORWARD, Direction.REVERSE
-T, H = 12, 16
+T, D, H = 12, 8, 16
 
 # name, framework: (form, time direction of each layer, sizes of their states)
 EXPECTED = {
@@ -91,21 +96,65 @@ def test_recurrences_are_found_as_they_were_written(name: str, framework: str) -
     assert analysis.black_box is None
 
 
+def assert_alike(one: Analysis, two: Analysis, tolerance: float = 1e-5) -> None:
+    """The same grid, and the same radii and gains of every layer."""
+    assert one.grid == two.grid
+    assert [layer.state_size for layer in one.layers] == [layer.state_size for layer in two.layers]
+    for a, b in zip(one.layers, two.layers, strict=True):
+        for quantity in ("time_radius", "time_gain", "depth_radius", "depth_gain"):
+            mine, its = getattr(a, quantity), getattr(b, quantity)
+            assert (mine is None) == (its is None)
+            assert mine is None or mine.mean == pytest.approx(its.mean, abs=tolerance), quantity
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["rnn_1", "rnn_3"])
+@pytest.mark.parametrize("name", ["rnn_1", "rnn_3", "rnn_bi", "relu"])
 def test_both_exporters_of_torch_give_the_same_radii(name: str) -> None:
     """One writes fused operators, the other unrolls."""
     fused, unrolled = (
         audit(exported_model("torch", f"{name}.{kind}"), num_samples=2) for kind in ("legacy", "dynamo")
     )
-    assert fused.grid == unrolled.grid
-    for one, two in zip(fused.layers, unrolled.layers, strict=True):
-        assert one.time_radius is not None
-        assert two.time_radius is not None
-        assert one.time_radius.mean == pytest.approx(two.time_radius.mean, abs=1e-5)
-        assert (one.depth_radius is None) == (two.depth_radius is None)
-        if one.depth_radius is not None and two.depth_radius is not None:
-            assert one.depth_radius.mean == pytest.approx(two.depth_radius.mean, abs=1e-5)
+    assert {own.form for own in fused.recurrences} == {Form.FUSED_OP}
+    assert {own.form for own in unrolled.recurrences} == {Form.UNROLLED}
+    assert_alike(fused, unrolled)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("attending", [H, H + 4]), ("speaking", [4 * H + D + 2 * T + 4])]
+)
+def test_decoders_have_the_state_that_they_were_written_with_whatever_was_folded(
+    name: str, sizes: list[int]
+) -> None:
+    """Of a first step that only depends on zeros, the dynamo exporter leaves hardly anything."""
+    legacy, dynamo = (
+        audit(exported_model("torch", f"{name}.{kind}"), num_samples=1) for kind in ("legacy", "dynamo")
+    )
+    assert [layer.state_size for layer in dynamo.layers] == sizes
+    assert_alike(legacy, dynamo)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [QuantFormat.QOperator, QuantFormat.QDQ])
+def test_quantised_steps_are_the_steps_of_the_float_model(tmp_path: Path, form: QuantFormat) -> None:
+    """Scales of its own at every step, and a first step whose product the exporter has folded."""
+    path, x = exported_model("torch", "rnn_3.dynamo"), np.random.default_rng(0).normal(size=(T, 1, D))
+    name = onnx.load(path).graph.input[0].name
+    feeds = [{name: (scale * x).astype(np.float32)} for scale in (-1.3, 0.5, 1.3)]
+    reader = Reader(feeds)
+    quantize_static(path, tmp_path / "int8.onnx", reader, quant_format=form)
+    data = {name: x.astype(np.float32)}
+    before, after = (audit(own, data=data, num_samples=1) for own in (path, tmp_path / "int8.onnx"))
+    assert [own.num_steps for own in after.recurrences] == [T] * 3
+    assert_alike(before, after, 0.01)
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, feeds: list[dict[str, np.ndarray]]) -> None:
+        self.feeds = iter(feeds)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self.feeds, None)
 
 
 @pytest.mark.slow

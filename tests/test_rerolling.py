@@ -57,6 +57,7 @@ def test_a_direction_that_was_run_on_the_flipped_sequence_is_one_scan_and_no_gat
     found = reroll(net.model())
     kinds = [node.op_type for node in found.model.graph.node if node.op_type != "Constant"]
     assert sorted(kinds) == ["Concat", "Scan", "Slice"]
+    assert [own.is_reverse for own in found.recurrences] == [True]
     (own,) = audit(net.model(), num_samples=1).recurrences
     assert own.direction is Direction.REVERSE
 

@@ -54,7 +54,7 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(
     "--radius-method",
-    type=click.Choice(["auto", "dense", "squaring", "arnoldi"]),
+    type=click.Choice(["auto", "dense", "squaring", "powers", "arnoldi"]),
     default="auto",
     show_default=True,
     help="Estimator of spectral radii; auto goes by size and device.",

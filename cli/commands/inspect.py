@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 from lsc_graph.cli.options import model_options
 from lsc_graph.cli.output import emit, text_of
@@ -9,6 +11,7 @@ from lsc_graph.cli.output import emit, text_of
 
 @click.command("inspect", context_settings={"help_option_names": ["-h", "--help"]})
 @model_options
+@click.option("-v", "--verbose", is_flag=True, help="Every node of a step (the JSON form always has them).")
 def command(
     model: str,
     steps: int | None,
@@ -17,6 +20,7 @@ def command(
     states: tuple[tuple[str, str], ...],
     form: str,
     output: str | None,
+    verbose: bool,
 ) -> None:
     """Show what was found in MODEL, what was refused and why, without measuring it."""
     from lsc_graph.audit_model import inspect
@@ -24,4 +28,5 @@ def command(
     from lsc_graph.report.to_json import to_json
 
     found = inspect(model, num_steps=steps, inputs=dict(values), input_shapes=input_shapes, states=states)
-    emit(to_json(found) if form == "json" else text_of(render_inspection, found, output), output)
+    render = partial(render_inspection, is_verbose=verbose)
+    emit(to_json(found) if form == "json" else text_of(render, found, output), output)

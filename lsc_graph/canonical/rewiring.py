@@ -84,6 +84,14 @@ def remove_unused(model: ir.Model) -> None:
             forget_insides(node)
 
 
+def remove_unused_in(graph: ir.Graph) -> None:
+    """Remove nodes of one graph that nothing reads; those that are left keep all of their outputs."""
+    for node in reversed(list(graph)):
+        if not any(value.is_graph_output() or any(True for _ in value.uses()) for value in node.outputs):
+            graph.remove(node, safe=True)
+            forget_insides(node)
+
+
 def forget_insides(node: ir.Node) -> None:
     """Let the graphs inside a removed node no longer count as readers of anything."""
     for graph in inner_graphs(node):

@@ -21,17 +21,22 @@ from lsc_graph.jacobians.cell import (
     flat_from,
     flatten,
 )
+from lsc_graph.jacobians.gated import gated_jacobians
 from lsc_graph.spectra.arnoldi import arnoldi_radius
-from lsc_graph.spectra.choose import completed, confirmed, radius_estimate
+from lsc_graph.spectra.choose import cascade, completed, confirmed, radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
-# From this state size on, products with the Jacobian are cheaper than the Jacobian; benchmarks/radii.py.
-OPERATOR_FROM = 160
-_FEW_RESTARTS, _MANY_RESTARTS = 1, 8
+# From this state size on, finding a gated form takes less time than it saves; benchmarks/radii.py.
+GATED_FROM = 96
+_FEW_RESTARTS, _MANY_RESTARTS = 6, 8
+# Below this size powers take less time than a second restart.
+_RESTARTS_FROM = 768
 # Beyond this size no matrix is built: what has not converged is shown as such.
 MAX_DENSE = 4096
+# Matrices that are built at once: so many bytes of them, or so many where these are large.
+_GROUP_BYTES, _MIN_GROUP = 2**21, 4
 
 
 def time_radii(
@@ -55,21 +60,30 @@ def time_radii(
     if blocks is not None:
         return blocks.radius(tolerance)
     points = cell_points(module, trajectory)
-    is_large = module.cell.layer.state_size >= OPERATOR_FROM
-    if method is Method.ARNOLDI or (method is Method.AUTO and is_large):
-        is_auto = method is Method.AUTO and module.cell.layer.state_size <= MAX_DENSE
-        restarts = _FEW_RESTARTS if is_auto else _MANY_RESTARTS
-        operator = pull_operator(module, points)
-        found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=restarts, gives_up=is_auto)
-        if not is_auto:
-            return found
-        found = confirmed(found, lambda point: _dense(module, _only(points, point))[0], tolerance)
-        return completed(found, lambda numbers: _dense(module, chosen_points(points, numbers)), tolerance)
-    return radius_estimate(_dense(module, points), method, tolerance=tolerance)
+    size = module.cell.layer.state_size
+    gated = gated_jacobians(module, points, _own(module), generator) if size >= GATED_FROM else None
+
+    def dense(numbers: Tensor) -> Tensor:
+        return _dense(module, chosen_points(points, numbers)) if gated is None else gated.at(numbers).dense()
+
+    is_auto = method is Method.AUTO and size <= MAX_DENSE
+    is_dense_first = is_auto and cascade(size, points[0].device.type)[0] is not Method.ARNOLDI
+    if is_dense_first or method not in (Method.AUTO, Method.ARNOLDI):
+        groups = torch.arange(points[0].shape[0]).split(_group_size(size))
+        return Estimate.joined([radius_estimate(dense(own), method, tolerance=tolerance) for own in groups])
+    operator = pull_operator(module, points) if gated is None else gated.operator()
+    few = _FEW_RESTARTS if size >= _RESTARTS_FROM else 1
+    restarts = few if is_auto else _MANY_RESTARTS
+    found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=restarts, gives_up=is_auto)
+    if not is_auto:
+        return found
+    found = confirmed(found, lambda point: dense(torch.tensor([point]))[0], tolerance)
+    return completed(found, dense, tolerance)
 
 
-def _only(points: Sequence[Tensor], point: int) -> list[Tensor]:
-    return [value[point : point + 1] for value in points]
+def _group_size(size: int) -> int:
+    """How many matrices are built at once."""
+    return max(_MIN_GROUP, _GROUP_BYTES // (4 * size**2))
 
 
 def _own(module: CellModule) -> list[int]:

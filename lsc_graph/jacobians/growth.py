@@ -86,6 +86,35 @@ def backpropagate(
     return found
 
 
+def path_lengths(
+    edges: Iterable[EdgeMap], order: Sequence[GridNode], found: Mapping[GridNode, Cotangents]
+) -> dict[GridNode, float]:
+    """What the lengths of the gradients in `found` would be if nothing cancelled where paths meet.
+
+    Rounding errors are relative to these.
+    """
+    into: defaultdict[GridNode, list[EdgeMap]] = defaultdict(list)
+    for edge in edges:
+        into[edge.head].append(edge)
+    logs: dict[GridNode, float] = {}
+    for node in reversed(order):
+        if node not in found:
+            continue
+        here = found[node]
+        own = float(here.log10_norm[0])
+        logs.setdefault(node, own)
+        for edge in into[node]:
+            passed = float(here.through(edge, None).log10_norm[0]) + logs[node] - own
+            logs[edge.tail] = _log10_sum(logs.get(edge.tail, -math.inf), passed)
+    return defaultdict(float, {node: 10**value for node, value in logs.items()})
+
+
+def _log10_sum(first: float, second: float) -> float:
+    """log10 of a sum of two numbers given by their logarithms."""
+    top, low = max(first, second), min(first, second)
+    return top if math.isinf(low) else top + math.log10(1 + 10 ** (low - top))
+
+
 def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
     """Independent signs +1 or -1, in the shape of `like`."""
     return torch.randint(0, 2, like.shape, generator=generator).to(like) * 2 - 1

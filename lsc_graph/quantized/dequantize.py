@@ -61,7 +61,7 @@ def _rewrite_all(root: Scope) -> list[str]:
 
 
 def _rewrite(scope: Scope, to: Unrounded) -> None:
-    to.nodes = []
+    to.enter()
     for node in scope.node:
         _rewrite_node(node, to)
     for value in scope.output if not isinstance(scope, FunctionProto) else ():
@@ -81,7 +81,7 @@ def _rewrite_node(node: NodeProto, to: Unrounded) -> None:
     if rule is not None and rule(to, node):
         to.note(node)
         return
-    del to.nodes[start:]
+    to.undo(start)
     if rule is None and domain == "" and (handed := HANDED_ON_RULES.get(node.op_type)) and handed(to, node):
         return
     to.nodes.append(to.rounded(node))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from onnx import NodeProto, TensorProto
 
-from lsc_graph.quantized.numbers import INTEGERS, by_direction, ends, integers
+from lsc_graph.quantized.numbers import INTEGERS, by_direction, integers
 from lsc_graph.quantized.unrounded import ARITHMETIC, THROUGH, Unrounded, attributes_of, elem_type_of
 
 Rule = Callable[[Unrounded, NodeProto], bool]
@@ -62,8 +62,6 @@ def _dequantize_linear(to: Unrounded, node: NodeProto) -> bool:
     attributes = attributes_of(node)
     if attributes.get("block_size"):
         return False
-    if _is_pair(to, node) and _saturated(to, node):
-        return True
     axis = int(attributes.get("axis", 1))
     if to.real(source, scale, zero, axis, node.output[0]) is not None:
         return True
@@ -71,26 +69,6 @@ def _dequantize_linear(to: Unrounded, node: NodeProto) -> bool:
     if maker is None or maker.op_type != "QuantizeLinear":
         return False
     to.emit("Identity", [maker.input[0]], node.output[0])
-    return True
-
-
-def _is_pair(to: Unrounded, node: NodeProto) -> bool:
-    """Whether a value is quantised and dequantised again with the same parameters."""
-    maker = to.producers.get(node.input[0])
-    return maker is not None and maker.op_type == "QuantizeLinear" and maker.input[1:] == node.input[1:]
-
-
-def _saturated(to: Unrounded, node: NodeProto) -> bool:
-    """A pair leaves what it can represent as it is: no rounding, but both ends of the integers' range."""
-    maker = to.producers[node.input[0]]
-    if not to.is_float(maker.output[0]):
-        return False
-    factor, offset = to.constants[node.input[1]], to.constants.get(_inputs(node, 3)[2])
-    zero = 0.0 if offset is None else float(offset.item())
-    lowest, highest = ends(to.floats[maker.output[0]], zero)
-    scale = float(factor.item())
-    low, high = np.asarray(lowest * scale, factor.dtype), np.asarray(highest * scale, factor.dtype)
-    to.saturate(maker.input[0], low, high, node.output[0])
     return True
 
 

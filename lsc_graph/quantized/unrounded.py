@@ -8,6 +8,7 @@ infinitely fine steps. Where an operator has no counterpart for such values, the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,16 @@ from lsc_graph.running.reference import Array
 
 _ROUNDINGS = ("Floor", "Round", "Ceil")
 _SMALL = (TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT4, TensorProto.INT4)
+
+
+@dataclass(frozen=True)
+class _Quantized:
+    """What a value of integer type was made from; `ends` are those of its range, in steps from zero."""
+
+    real: str
+    factor: Array
+    shift: float
+    ends: tuple[float, float]
 
 
 class Unrounded:
@@ -40,8 +51,20 @@ class Unrounded:
         self.constants, self.producers, self.readers, self.results = constants, producers, readers, results
         self.nodes: list[NodeProto] = []
         self.floats: dict[str, int] = {}
+        self._quantized: dict[str, _Quantized] = {}
+        self._reals: dict[str, str] = {}
         self.replaced: list[str] = []
         self._count = 0
+
+    def enter(self) -> None:
+        """Begin another graph: what is written from here on is not seen from elsewhere."""
+        self.nodes, self._reals = [], {}
+
+    def undo(self, count: int) -> None:
+        """Take back all nodes but the first ones of this graph."""
+        gone = {name for node in self.nodes[count:] for name in node.output}
+        del self.nodes[count:]
+        self._reals = {name: real for name, real in self._reals.items() if real not in gone}
 
     def emit(self, op_type: str, inputs: Iterable[str], output: str = "", **attributes: Any) -> str:
         """Write a node of the standard operators; returns the name of its output."""
@@ -135,11 +158,29 @@ class Unrounded:
             return self.constant(real_values(known, factor, offset, axis), name)
         if name not in self.floats or (factor is not None and factor.size > 1):
             return None
+        if self._is_undone(name, factor, offset if zero else np.zeros(())):
+            return self._saturated(name, output)
         steps = self.steps(name, zero, axis)
         if steps is None:
             return None
         by = self.constant(factor.reshape(())) if factor is not None else scale
         return self.emit("Mul", [steps, by], output)
+
+    def _is_undone(self, name: str, factor: Array | None, offset: Array | None) -> bool:
+        """Whether a value was quantised with these very parameters."""
+        made = self._quantized.get(name)
+        if made is None or factor is None or offset is None or offset.size > 1:
+            return False
+        return bool(made.factor == factor.item() and made.shift == offset.item())
+
+    def _saturated(self, name: str, output: str) -> str:
+        """What was quantised, but for both ends of the integers' range: the same value for all readers."""
+        made, known = self._quantized[name], self._reals.get(name)
+        if known is not None:
+            return self.emit("Identity", [known], output) if output else known
+        lowest, highest = (np.asarray(end * made.factor, made.factor.dtype) for end in made.ends)
+        self._reals[name] = self.saturate(made.real, lowest, highest, output)
+        return self._reals[name]
 
     def quantize(self, real: str, scale: str, zero: str, elem_type: int, output: str) -> bool:
         """real / scale + zero point, saturated but not rounded; the parameters must be known numbers."""
@@ -155,12 +196,13 @@ class Unrounded:
         lowest, highest = (np.asarray(end + shift, factor.dtype) for end in ends(elem_type, shift))
         self.saturate(value, lowest, highest, output)
         self.floats[output] = elem_type
+        self._quantized[output] = _Quantized(real, factor.reshape(()), shift, ends(elem_type, shift))
         return True
 
-    def saturate(self, value: str, lowest: Array, highest: Array, output: str) -> None:
+    def saturate(self, value: str, lowest: Array, highest: Array, output: str) -> str:
         """Write a value kept between two numbers; Clip has had three forms, Max and Min one."""
         above = self.emit("Max", [value, self.constant(lowest)])
-        self.emit("Min", [above, self.constant(highest)], output)
+        return self.emit("Min", [above, self.constant(highest)], output)
 
     def rounded(self, node: NodeProto) -> NodeProto:
         """A node as it was, with unrounded inputs rounded before it."""

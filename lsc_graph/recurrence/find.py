@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import onnx_ir as ir
 
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.errors import UsageError
+from lsc_graph.recurrence.counters import with_counters
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.ends import states_of_operators
+from lsc_graph.recurrence.equal_states import merge_equal_states
 from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import LoweredLoop, lower_loops
@@ -20,12 +24,14 @@ from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.packed import Piece, unpack
 from lsc_graph.recurrence.reversal import turn_around
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
+from lsc_graph.recurrence.selections import read_selected_states, write_selections
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
 from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
-from lsc_graph.recurrence.unpack_scans import UnpackedScan, unpack_scans
+from lsc_graph.recurrence.unpack_scans import unpack_scans
 from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
@@ -76,20 +82,28 @@ def find_recurrences(
     Args:
         model: normalised model with static shapes.
         num_steps: how many calls of a streaming model make the sequence.
-        states: (input, output) pairs declared by hand.
+        states: pairs declared by hand: an input and the output that it receives next, or a value that a step
+            of an unrolled recurrence takes over and one that it hands on; or `NO_STATE` alone.
         trial: runs parts of the model on a synthetic sample; needed where only a run can tell.
     """
     read_lists_as_tensors(model)
     of_operators = states_of_operators(model.graph)
     loops, refusals = lower_loops(model, trial, simplify)
-    rolled, refused = roll_steps(model, trial)
+    states, choices = _told_by_hand(model.graph, states)
+    rolled, refused = roll_steps(model, trial, choices)
+    _check_made(choices, rolled)
     refusals += refused
     turn_around(model)
     lowered = lower_fused_ops(model)
     inline_single_step_scans(model)
     unpacked = unpack_scans(model)
-    loops = tuple(_unpacked_loop(loop, unpacked) for loop in loops)
-    rolled = tuple(_unpacked_steps(steps, unpacked) for steps in rolled)
+    loops = tuple(_rewritten_loop(loop, unpacked) for loop in loops)
+    rolled = tuple(_rewritten_steps(steps, unpacked) for steps in rolled)
+    write_selections(model)
+    merged = merge_equal_states(model, [scan for op in lowered for scan in op.scans])
+    loops = tuple(_rewritten_loop(loop, merged) for loop in loops)
+    rolled = tuple(_rewritten_steps(steps, merged) for steps in rolled)
+    read_selected_states(model)
     looped = [node for node in model.graph if node.op_type == "Scan"]
     pairs, refused = find_state_pairs(model, states, of_operators)
     refusals += refused
@@ -105,21 +119,66 @@ def find_recurrences(
         for loop in loops
         if loop.is_data_dependent
     )
+    warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
-    sites, refused = _told_apart(model, looped, _scan_sites(model, looped, lowered, rolled, loops))
+    constants = Constants(model.graph)
+    found = _scan_sites(model, looped, lowered, rolled, loops)
+    found = tuple(with_counters(site, model.graph, constants) for site in found)
+    sites, refused = _told_apart(model, looped, found)
     return Findings(model, sites, carried, refusals + refused, warnings)
 
 
-def _unpacked_loop(loop: LoweredLoop, unpacked: Mapping[ir.Node, UnpackedScan]) -> LoweredLoop:
-    """A Loop with the Scan that its packed states were taken apart in."""
-    new = unpacked.get(loop.scan)
+def _told_by_hand(
+    graph: ir.Graph, pairs: Sequence[tuple[str, str]]
+) -> tuple[list[tuple[str, str]], list[Choice]]:
+    """Pairs that are inputs and outputs, and choices of where unrolled steps are cut apart."""
+    computed = {str(value.name) for node in graph for value in node.outputs}
+    streaming = [pair for pair in pairs if not computed.issuperset(pair)]
+    return streaming, [Choice(*pair) for pair in pairs if pair not in streaming]
+
+
+def _check_made(choices: Sequence[Choice], rolled: Sequence[RolledSteps]) -> None:
+    made = {choice for steps in rolled for choice in steps.made}
+    for choice in choices:
+        if choice not in made:
+            raise UsageError(
+                "No unrolled recurrence computes both values that --state names",
+                got=f"--state {choice.before}:{choice.after}",
+                expected="a value that a step takes over, and one that the same step hands on",
+                do="see what `lsc-graph inspect` names as states",
+            )
+
+
+def _left_open(name: str, choice: OpenChoice) -> str:
+    values, other = ", ".join(choice.values), choice.other
+    return (
+        f"{name}: nothing in the file tells whether {values} is computed at the end of a step, as is "
+        "assumed, or at the start of the next one: gains depend on it, and radii where steps differ; "
+        f"--state {other.before}:{other.after} takes the other reading"
+    )
+
+
+class RewrittenScan(Protocol):
+    """A Scan with other states than the one whose place it took."""
+
+    @property
+    def scan(self) -> ir.Node: ...
+
+    def names(self, names: Sequence[str]) -> tuple[str, ...]: ...
+
+    def watched(self, names: Sequence[tuple[str | None, ...]]) -> tuple[tuple[str | None, ...], ...]: ...
+
+
+def _rewritten_loop(loop: LoweredLoop, rewritten: Mapping[ir.Node, RewrittenScan]) -> LoweredLoop:
+    """A Loop with the Scan that took its Scan's place, if one did."""
+    new = rewritten.get(loop.scan)
     return loop if new is None else replace(loop, scan=new.scan, state_names=new.names(loop.state_names))
 
 
-def _unpacked_steps(steps: RolledSteps, unpacked: Mapping[ir.Node, UnpackedScan]) -> RolledSteps:
-    """Unrolled steps with the Scan that their packed states were taken apart in."""
+def _rewritten_steps(steps: RolledSteps, rewritten: Mapping[ir.Node, RewrittenScan]) -> RolledSteps:
+    """Unrolled steps with the Scan that took their Scan's place, if one did."""
     old = steps.rolled
-    new = unpacked.get(old.scan)
+    new = rewritten.get(old.scan)
     if new is None:
         return steps
     names, watched = new.names(old.state_names), new.watched(old.watched)
@@ -277,8 +336,11 @@ def _streaming_findings(
     values = {str(value.name): value for node in model.graph for value in node.outputs}
     afters = [values[variable.after] for _, variables in carried for variable in variables]
     read_new_states(model, list(dict.fromkeys(afters)))
-    warnings += [f"{pair.before} -> {pair.after}: taken by {pair.evidence}" for pair in pairs
-                 if pair.evidence == "structure alone"]  # fmt: skip
+    warnings += [
+        f"{pair.before} -> {pair.after}: taken for a state by its names; if it is none, say --state none"
+        for pair in pairs
+        if pair.is_doubtful
+    ]
     states = tuple(variable for carry, variables in carried for variable in variables)
     befores = {variable.before for variable in states}
     site = RecurrentSite(

@@ -7,7 +7,6 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.canonical.rewiring import remove_unused
-from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.loops.decided import array_of
 from lsc_graph.recurrence.writer import GraphWriter, Names, replace_output
 
@@ -16,9 +15,9 @@ def flipped(value: ir.Value) -> tuple[ir.Value, int] | None:
     """What a value is the reverse of, and along which axis: by Slice, ReverseSequence, or Gather."""
     node = value.producer()
     source = node.inputs[0] if node is not None and node.inputs else None
-    shape = static_shape(source)
-    if node is None or source is None or shape is None or node.domain not in ("", "ai.onnx"):
+    if node is None or source is None or source.shape is None or node.domain not in ("", "ai.onnx"):
         return None
+    shape = tuple(dim if isinstance(dim, int) else -1 for dim in source.shape)
     if node.op_type == "ReverseSequence":
         axis, lengths = node.attributes.get_int("time_axis", 0), array_of(node.inputs[1])
         return (source, axis) if lengths is not None and bool((lengths == shape[axis]).all()) else None
@@ -78,8 +77,14 @@ def _read_unflipped(node: ir.Node) -> bool:
     if after == before:
         return False
     node.attributes["scan_input_directions"] = ir.AttrInt64s("scan_input_directions", after)
-    is_float = [_is_float(value) for value in node.inputs[first:]]
-    backwards = sum(d for d, f in zip(after, is_float, strict=True) if f)
+    return reads_in_reverse(node)
+
+
+def reads_in_reverse(node: ir.Node) -> bool:
+    """Whether a Scan reads most of its sequences of numbers from their end."""
+    count = node.attributes.get_int("num_scan_inputs", 0)
+    is_float = [_is_float(value) for value in node.inputs[len(node.inputs) - count :]]
+    backwards = sum(d for d, f in zip(_directions(node, "input", count), is_float, strict=True) if f)
     return 2 * backwards > sum(is_float)
 
 

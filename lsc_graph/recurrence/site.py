@@ -48,6 +48,7 @@ class RecurrentSite:
     a new leading axis). `recurrence` is shared by the two directions of one bidirectional operator.
     `over_depth` says that the steps are layers with tied weights, not times. `watched` holds, per state, what
     its values at the steps were called in the graph as it was found, in true time order, if they had names.
+    `counters` are states that count the steps, by name.
     """
 
     id: str
@@ -63,9 +64,12 @@ class RecurrentSite:
     captures: dict[str, str]
     over_depth: bool = False
     watched: tuple[tuple[str | None, ...], ...] = ()
+    counters: frozenset[str] = frozenset()
 
 
 def is_differentiable(site: RecurrentSite, state: StateVariable) -> bool:
     """Whether a state is of a floating-point type; counters and masks are carried, but are no layers."""
+    if state.name in site.counters:
+        return False
     value = next(value for value in site.body.graph.inputs if value.name == state.before)
     return value.dtype is None or value.dtype.is_floating_point()

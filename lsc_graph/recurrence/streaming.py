@@ -1,9 +1,10 @@
 """Streaming exports: a model that is one step, with its states as pairs of graph inputs and outputs.
 
 A pair is an output of the same type and shape as an input that it is computed from. Where recurrent operators
-start from the input and end in the output, it is a state. Else several outputs may fit several inputs; the
-assignment is taken only when structure or names leave a single reading (`state`/`stateN`, `h`/`hn`,
-`past_0`/`present_0`), and is otherwise refused with its readings.
+start from the input and end in the output, it is a state. Else its names must say so: one and the same name
+(`h`/`h_out`), which is that of a state or speaks of time (`past_0`/`present_0`, `z`/`z_next`). Structure
+alone never suffices, for conditional autoencoders, flows and denoisers have it as well: what is not taken is
+refused with its readings, and how to declare it.
 """
 
 from __future__ import annotations
@@ -62,17 +63,27 @@ _DATA_WORDS = frozenset(
         "logits",
     ]
 )
+_AFTER = re.compile(r"next|new|updated|present|tplus1|after")
+_BEFORE = re.compile(r"past|prev|old|before")
 _NEXT = r"(?:n|_?next|_?new|_?out(?:put)?|_?o|_?after|_?final|_?updated|_?t1|_?tplus1)"
 _PREVIOUS = r"(?:_?in(?:put)?|_?prev(?:ious)?|_?old|_?before|_?init(?:ial)?|_?i|_?t0?|_?0)"
 
 
+NO_STATE = ("none", "")
+"""Declared in place of pairs: the model has no state."""
+
+
 @dataclass(frozen=True)
 class StatePair:
-    """One carried value: graph input `before`, graph output `after`, and how it was recognised."""
+    """One carried value: graph input `before`, graph output `after`, and how it was recognised.
+
+    What only its names speak for, and may be a block of a stack or of an iteration as well, `is_doubtful`.
+    """
 
     before: str
     after: str
     evidence: str
+    is_doubtful: bool = False
 
 
 def find_state_pairs(
@@ -85,11 +96,14 @@ def find_state_pairs(
     Args:
         model: normalised model.
         declared: (input, output) pairs given by hand; they are checked, taken, and override the search.
+            `NO_STATE` alone says that there are none.
         of_operators: pairs that recurrent operators start from and end in.
 
     Raises:
         UsageError: a declared pair names no such input or output, or cannot be a state.
     """
+    if NO_STATE in declared:
+        return (), ()
     given = tuple(_declared_pair(model, before, after) for before, after in declared)
     if given:
         return given, ()
@@ -100,12 +114,10 @@ def find_state_pairs(
     assignment = _assign(candidates)
     refusals = [_refuse(before, after, "its value passes through unchanged") for before, after in passing]
     pairs = [StatePair(str(before.name), str(after.name), "recurrent operators") for before, after in certain]
-    by_name = [pair for pair in assignment or [] if _named_as_state(str(pair[0].name), str(pair[1].name))]
-    by_structure = not (by_name or certain) and _has_other_values(model, [*(assignment or []), *passing])
+    is_all = len(certain) + len(assignment or []) == len(model.graph.outputs)
     for before, after in assignment or []:
-        if (before, after) in by_name or (by_structure and not _named_as_data(before, after)):
-            evidence = "structure and names" if by_name else "structure alone"
-            pairs.append(StatePair(str(before.name), str(after.name), evidence))
+        if (pair := _named_pair(before, after, is_all)) is not None:
+            pairs.append(pair)
         else:
             refusals.append(
                 _refuse(before, after, "same type and shape, but nothing says that it is a state")
@@ -221,6 +233,19 @@ def _is_unique(
     return all(value in matched for pair in candidates for value in pair)
 
 
+def _named_pair(before: ir.Value, after: ir.Value, is_all: bool) -> StatePair | None:
+    """A pair that its names speak for; `is_all`: nothing but such pairs comes out of the model."""
+    names = str(before.name), str(after.name)
+    if _stem_match(*names) is None:
+        return None
+    of_time = bool(_BEFORE.search(names[0].lower()) or _AFTER.search(names[1].lower()))
+    if _named_as_state(*names):
+        return StatePair(*names, "structure and names", is_doubtful=is_all and not of_time)
+    if of_time and not _named_as_data(before, after):
+        return StatePair(*names, "names alone", is_doubtful=True)
+    return None
+
+
 def _named_as_state(before: str, after: str) -> bool:
     words = set(re.split(r"[^a-z]+", f"{before} {after}".lower()))
     stem = _stem_match(before, after)
@@ -243,13 +268,6 @@ def _stems(name: str, affix: str) -> set[str]:
     text = re.sub(r"past_key_values|past|present|previous|prev|next|new(?=_)", "", name.lower()).strip("_./:")
     bare = re.sub(rf"(?<=.){affix}(?=(?:[_.]?\d+)?$)", "", text)
     return {stem.strip("_./:") for stem in (text, bare)} - {""} if text else {"past"}
-
-
-def _has_other_values(model: ir.Model, pairs: list[tuple[ir.Value, ir.Value]]) -> bool:
-    states = {value for pair in pairs for value in pair}
-    other_inputs = [value for value in model.graph.inputs if value not in states]
-    other_outputs = [value for value in model.graph.outputs if value not in states]
-    return bool(other_inputs) and bool(other_outputs)
 
 
 def _refuse(before: ir.Value, after: ir.Value, reason: str) -> Refusal:

@@ -10,13 +10,22 @@ from lsc_graph.canonical.origins import origin_of
 from lsc_graph.recurrence.dataflow import body_values, inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.results import StepNode
 
 _MIN_ELEMENTS = 2
+_NO_STEP = ("Identity", "Constant")
 
 
-def step_nodes(site: RecurrentSite) -> int:
-    """The number of nodes that the new states are computed by, copies aside."""
-    return sum(node.op_type not in ("Identity", "Constant") for node in _behind(_new_states(site))[0])
+def step_nodes(site: RecurrentSite) -> tuple[StepNode, ...]:
+    """The nodes that the new states of one step are computed by, in order, copies and constants aside."""
+    behind = set(_behind(_new_states(site))[0])
+    own = (node for node in site.body.graph if node in behind and node.op_type not in _NO_STEP)
+    return tuple(StepNode(_called(node, site), node.op_type) for node in own)
+
+
+def _called(node: ir.Node, site: RecurrentSite) -> str:
+    """What a node was called in the file: of unrolled steps, the prefix with their name is ours."""
+    return (node.name or str(node.outputs[0].name)).removeprefix(f"{site.node}.step.")
 
 
 def trained_tensors(main: ir.Graph, site: RecurrentSite) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 from rich.console import Console
 from rich.padding import Padding
@@ -13,6 +14,7 @@ from rich.text import Text
 
 from lsc_graph.report.plot import growth_plot
 from lsc_graph.report.statistics_terminal import predictions, render_statistics
+from lsc_graph.report.steps_terminal import step_lines
 from lsc_graph.results import (
     Analysis,
     Axis,
@@ -67,11 +69,13 @@ def render(analysis: Analysis, console: Console) -> None:
     _next_steps(analysis, console)
 
 
-def render_inspection(inspection: Inspection, console: Console) -> None:
-    """Print what was found, without measurements."""
+def render_inspection(inspection: Inspection, console: Console, *, is_verbose: bool = False) -> None:
+    """Print what was found, without measurements; every node of a step, if asked for."""
     _header(inspection.model, console)
     _inputs(inspection.inputs, console)
-    _recurrences(inspection.recurrences, inspection.refusals, console, with_weights=True)
+    _recurrences(
+        inspection.recurrences, inspection.refusals, console, partial(step_lines, is_verbose=is_verbose)
+    )
     _layers(inspection.layers, console)
     _grid(inspection.grid, console)
     _warnings(inspection.warnings, console)
@@ -125,8 +129,7 @@ def _recurrences(
     recurrences: Sequence[Recurrence],
     refusals: Sequence[Refusal],
     console: Console,
-    *,
-    with_weights: bool = False,
+    lines: Callable[[Recurrence], Iterator[str]] = lambda found: iter(()),
 ) -> None:
     _title(console, "Recurrences")
     if not recurrences:
@@ -138,9 +141,8 @@ def _recurrences(
         if found.over is Axis.DEPTH:
             words = f"{form}, {found.num_steps} layers with tied weights, a recurrence over depth"
         _line(console, found.id, f"{found.node}: {words}; states {states}")
-        if with_weights:
-            names = ", ".join(found.weights) or "none"
-            _line(console, "", f"{found.num_nodes} nodes a step; trains {names}")
+        for line in lines(found):
+            _line(console, "", line)
     for refusal in refusals:
         _line(console, "refused", f"{refusal.candidate} ({refusal.finder}): {refusal.reason}")
 

@@ -18,30 +18,15 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.errors import AnalysisError, InputError, UsageError
+from lsc_graph.running.index_arithmetic import choices_for, constant, is_held_against_steps, readers
 from lsc_graph.running.reference import Array
 
 Dimension = int | str
 _BATCH = re.compile(r"batch|^n$|^b$|^bs$", re.IGNORECASE)
 _TIME = re.compile(r"time|seq|length|len$|step|frame|^t$|^l$", re.IGNORECASE)
+_LENGTH = re.compile(r"^(?!.*(past|cache|prev|max)).*(len|lens|length|lengths)$", re.IGNORECASE)
 _ANONYMOUS = re.compile(r"^(unk|none|\?|-1|p2o\.|dynamic)", re.IGNORECASE)
 _SIZES = (64, 32, 48, 128, 256, 16, 96, 224, 320, 512, 8, 160, 192, 640, 1024, 1)
-_LAYOUT_OPS = frozenset(
-    [
-        "Cast",
-        "Identity",
-        "Reshape",
-        "Unsqueeze",
-        "Squeeze",
-        "Flatten",
-        "Expand",
-        "Transpose",
-        "Slice",
-        "Tile",
-        "Concat",
-        "Split",
-        "Gather",
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -268,48 +253,51 @@ def _domain(value: ir.Value) -> Domain:
         return Domain(None, "standard normal")
     if value.dtype is ir.DataType.BOOL:
         return Domain(np.array([True]), "true")
-    for node, index in _readers(value):
-        if node.op_type in ("RNN", "GRU", "LSTM") and index == 4:
+    for node, index in readers(value, with_arithmetic=True):
+        is_of_operator = node.op_type in ("RNN", "GRU", "LSTM") and index == 4
+        if is_of_operator or is_held_against_steps(node, index):
             return Domain(np.array([1]), "sequence lengths", is_length=True)
-        if node.op_type == "Gather" and index == 1 and node.inputs[0] is not None:
-            shape, axis = node.inputs[0].shape, node.attributes.get_int("axis", 0)
-            size = shape[axis] if shape is not None and axis < len(shape) else None
-            if isinstance(size, int):
-                return Domain(np.arange(size), f"indices below {size}, which feed {node.name or 'a Gather'}")
-        if node.op_type == "OneHot" and index == 0 and (depth := _constant(node.inputs[1])) is not None:
-            return Domain(np.arange(int(depth.item())), f"indices below {int(depth.item())}")
-        if node.op_type == "Equal":
-            other = _constant(node.inputs[1 - index])
-            if other is not None:
-                unique = np.unique(other)
-                return Domain(unique, f"{_few(unique)}, which it is compared with")
-    return Domain(np.array([1]), "1")
+        if node.op_type == "Gather" and index == 1 and (found := _table_indices(value, node)) is not None:
+            return found
+        if node.op_type == "OneHot" and index == 0 and (depth := constant(node.inputs[1])) is not None:
+            return _indices(np.arange(int(depth.item())), int(depth.item()), "", _compared(value))
+    compared = _compared(value)
+    if compared.size:
+        return Domain(compared, f"{_few(compared)}, which it is compared with")
+    return Domain(np.array([1]), "1", is_length=_LENGTH.search(str(value.name)) is not None)
+
+
+def _table_indices(value: ir.Value, gather: ir.Node) -> Domain | None:
+    """The values for which a Gather finds an entry in a table of known size."""
+    table, index = gather.inputs[:2]
+    axis = gather.attributes.get_int("axis", 0)
+    size = table.shape[axis] if table is not None and table.shape is not None else None
+    if not isinstance(size, int) or index is None:
+        return None
+    choices = choices_for(value, index, size)
+    if choices is None or not choices.size:
+        return None
+    return _indices(choices, size, f", which feed {gather.name or 'a Gather'}", _compared(value))
+
+
+def _indices(choices: Array, size: int, words: str, special: Array) -> Domain:
+    """Indices below a size, but for those that the model tells apart: padding is masked, and says nothing."""
+    kept = np.setdiff1d(choices, special)
+    if not np.isin(special, choices).any() or not kept.size:
+        return Domain(choices, f"indices below {size}{words}")
+    return Domain(kept, f"indices below {size} but for {_few(special)}{words}")
+
+
+def _compared(value: ir.Value) -> Array:
+    """The constants that an input is compared with."""
+    equal = [(node, index) for node, index in readers(value) if node.op_type == "Equal"]
+    found = [constant(node.inputs[1 - index]) for node, index in equal]
+    numbers = [np.ravel(other).astype(np.int64) for other in found if other is not None]
+    return np.unique(np.concatenate(numbers)) if numbers else np.empty(0, np.int64)
 
 
 def _few(values: Array) -> str:
     return str(values.item()) if values.size == 1 else f"{values.min()} to {values.max()}"
-
-
-def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
-    """Nodes that read `value`, also through operators that only move or copy its elements."""
-    pending, seen = [value], {value}
-    while pending:
-        for use in pending.pop(0).uses():
-            yield use.node, use.idx
-            moves = use.node.op_type in _LAYOUT_OPS and (use.idx == 0 or use.node.op_type == "Concat")
-            fresh = [out for out in use.node.outputs if out not in seen] if moves else []
-            seen.update(fresh)
-            pending += fresh
-
-
-def _constant(value: ir.Value | None) -> Array | None:
-    seen = value
-    while seen is not None and seen.const_value is None:
-        producer = seen.producer()
-        if producer is None or producer.op_type not in _LAYOUT_OPS:
-            return None
-        seen = producer.inputs[0]
-    return None if seen is None or seen.const_value is None else np.asarray(seen.const_value.numpy())
 
 
 def synthetic(

@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lsc_graph.spectra.eigenvectors import eigenvectors
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator, dense_operator, divided
 
-# LAPACK takes much longer for the eigenvalues of a few more than this.
-MAX_BASIS = 112
+# With more vectors, their eigenvalues take longer than the products that a restart costs.
+MAX_BASIS = 80
 _STRIDE = 16
 # Ritz vectors kept at a restart, as a fraction of the basis.
 _KEPT = 0.4
@@ -27,12 +26,14 @@ _KEPT = 0.4
 ILL_CONDITIONED = 50.0
 # Above this relative error a Ritz value is not near any one eigenvalue: it may stand still among many.
 _RESOLVED = 0.02
+# Ritz values of at least this fraction of the largest may belong to eigenvalues that are larger still.
+_NEAR = 0.9
 # How far from invariant the space kept at a restart may be.
 _MAX_DEFECT = 1e-4
 # How many points tell whether it is time to look at all of them.
 _NUM_SCOUTS = 4
 # From a basis of this size on, scouts with larger errors than this will not converge soon.
-_HOPELESS_FROM, _HOPELESS = 64, 0.06
+_HOPELESS_FROM, _HOPELESS = 48, 0.06
 # A vector of which less than this is left is orthogonalised once more (the criterion of Kahan and Parlett).
 _CANCELLED = 0.5**0.5
 # Bases of more points than fit into a processor's cache are grown one group after another.
@@ -142,12 +143,12 @@ def arnoldi_radius(
     """Spectral radii of a batch of operators; points that have converged are iterated on no longer.
 
     The error of a Ritz value is estimated by its residual times its condition number within the Krylov space,
-    or by what the last vectors changed, extrapolated as if convergence were only algebraic,
+    and by how far the residuals of others would let them overtake it; or by what the last vectors changed, extrapolated as if convergence were only algebraic,
     whichever is less; what rounding does is added. On CUDA the host waits
     for the device once for every `max_basis` products.
 
     No number of products below n tells a Jordan block of size n from a circulant matrix, whose radius is
-    another: `lsc_graph.spectra.choose` has one point of a batch confirmed by squaring.
+    another: `lsc_graph.spectra.choose` has one point of a batch confirmed by its powers.
 
     Args:
         operator: the maps.
@@ -242,27 +243,38 @@ def _ritz(krylov: Krylov, tolerance: float) -> Estimate:
     whole = (krylov.matrix[:, : size + 1, :size].double() * krylov.scales.double()[:, None, None]).cpu()
     finite = whole.isfinite().flatten(1).all(1)
     whole = torch.where(finite[:, None, None], whole, torch.zeros_like(whole))
-    square, last = whole[:, :size], whole[:, size]
-    values = torch.linalg.eigvals(square)
-    radius, index = values.abs().max(1)
-    pair = eigenvectors(square, values.gather(1, index[:, None])[:, 0])
-    residual = (last.to(pair.right.dtype) * pair.right).sum(1).abs()
+    square = whole[:, :size]
+    moduli, residuals, every_condition = ritz_values(whole)
+    radius, index = moduli.max(1)
+    conditions = every_condition.gather(1, index[:, None])[:, 0].nan_to_num(torch.inf)
+    residual = residuals.gather(1, index[:, None])[:, 0]
     safe = torch.where(radius > 0, radius, torch.ones_like(radius))
-    errors = pair.conditions * residual / safe
-    unsure = (errors > tolerance) & (errors < _RESOLVED) & (pair.conditions < ILL_CONDITIONED)
+    near = torch.where(moduli >= _NEAR * radius[:, None], moduli + residuals, 0.0).amax(1)
+    errors = torch.maximum(conditions * residual, near - radius) / safe
+    unsure = (errors > tolerance) & (errors < _RESOLVED) & (conditions < ILL_CONDITIONED)
     if bool(unsure.any()) and size > 3 * _STRIDE:
         change = _last_changes(square[unsure], radius[unsure]) / safe[unsure]
         errors[unsure] = torch.minimum(errors[unsure], change)
     # The true condition number is larger than that within the Krylov space, the more so the worse it is.
     is_partial = size < krylov.basis.shape[2]
-    errors = torch.where((pair.conditions > ILL_CONDITIONED) & is_partial, torch.inf, errors)
+    errors = torch.where((conditions > ILL_CONDITIONED) & is_partial, torch.inf, errors)
     norms = torch.linalg.matrix_norm(whole)
-    errors = errors + pair.conditions * torch.finfo(krylov.matrix.dtype).eps * norms / safe
+    errors = errors + conditions * torch.finfo(krylov.matrix.dtype).eps * norms / safe
     # A nilpotent matrix has no radius to be relative to, and rounding decides what is found.
     errors = torch.where((radius > 0) | (norms == 0), errors, torch.inf)
     errors = torch.where((norms == 0) & finite, torch.zeros_like(errors), errors)
     radius = torch.where(finite, radius, torch.nan)
-    return Estimate.of(Method.ARNOLDI, radius, errors, tolerance=tolerance, conditions=pair.conditions)
+    return Estimate.of(Method.ARNOLDI, radius, errors, tolerance=tolerance, conditions=conditions)
+
+
+def ritz_values(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Moduli, residuals and condition numbers [P, m] of all Ritz values, from matrices [P, m+1, m]."""
+    square, last = matrix[:, :-1], matrix[:, -1]
+    values, vectors = torch.linalg.eig(square)
+    inverse, _ = torch.linalg.inv_ex(vectors)
+    conditions = inverse.norm(dim=2) * vectors.norm(dim=1)
+    residuals = (last[:, None].to(vectors.dtype) @ vectors)[:, 0].abs()
+    return values.abs(), residuals, conditions
 
 
 def _last_changes(square: Tensor, radius: Tensor) -> Tensor:

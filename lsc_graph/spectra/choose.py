@@ -12,12 +12,13 @@ from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, MAX_BASIS, arnoldi_radius
 from lsc_graph.spectra.dense import dense_radius
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import dense_operator
+from lsc_graph.spectra.powers import power_radius
 from lsc_graph.spectra.squaring import squaring_radius
 
-# Sizes from which squaring beats all eigenvalues, and Arnoldi squaring, as benchmarks/radii.py measures.
+# Sizes from which each method is the fastest one, as benchmarks/radii.py measures.
 SQUARING_FROM = {"cpu": 48, "cuda": 16}
-ARNOLDI_FROM = {"cpu": 192, "cuda": 4096}
-_NUM_SQUARINGS = 4
+POWERS_FROM = {"cpu": 136, "cuda": 4096}
+ARNOLDI_FROM = {"cpu": 384, "cuda": 4096}
 MAX_BATCH_BYTES = 512 * 2**20
 
 
@@ -69,6 +70,8 @@ def _by_name(matrices: Tensor, method: Method, tolerance: float) -> Estimate:
         return dense_radius(matrices, tolerance=tolerance)
     if method is Method.SQUARING:
         return squaring_radius(matrices, tolerance=tolerance)
+    if method is Method.POWERS:
+        return power_radius(matrices, tolerance=tolerance)
     return _arnoldi(matrices, tolerance, max_restarts=4)
 
 
@@ -92,7 +95,7 @@ def _basis(size: int) -> int:
 
 
 def confirmed(estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: float = TOLERANCE) -> Estimate:
-    """Arnoldi's estimates, if squaring bears out the one of them whose eigenvalue seems worst conditioned.
+    """Arnoldi's estimates, if powers bear out the one of them whose eigenvalue seems worst conditioned.
 
     Far from normal matrices have approximate eigenvectors where no eigenvalue is.
 
@@ -108,7 +111,7 @@ def confirmed(estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: fl
         return estimate
     suspicion = torch.where(estimate.converged, estimate.conditions, -1.0)
     point = int(suspicion.argmax())
-    other = squaring_radius(matrix(point)[None], tolerance=tolerance)
+    other = power_radius(matrix(point)[None], tolerance=tolerance)
     difference = abs(float(other.values) - float(estimate.values[point]))
     allowed = float(other.errors + estimate.errors[point] + tolerance) * float(other.values)
     agrees = bool(other.converged) and difference <= allowed
@@ -117,9 +120,15 @@ def confirmed(estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: fl
 
 def cascade(size: int, device: str) -> tuple[Method, ...]:
     """The methods that AUTO tries in turn."""
-    if size >= ARNOLDI_FROM.get(device, ARNOLDI_FROM["cpu"]):
-        return Method.ARNOLDI, Method.SQUARING, Method.DENSE
-    if size >= SQUARING_FROM.get(device, SQUARING_FROM["cpu"]):
+
+    def is_from(sizes: dict[str, int]) -> bool:
+        return size >= sizes.get(device, sizes["cpu"])
+
+    if is_from(ARNOLDI_FROM):
+        return Method.ARNOLDI, Method.POWERS, Method.DENSE
+    if is_from(POWERS_FROM):
+        return Method.POWERS, Method.DENSE
+    if is_from(SQUARING_FROM):
         return Method.SQUARING, Method.DENSE
     return (Method.DENSE,)
 
@@ -146,39 +155,8 @@ def completed(
     rest = (~estimate.converged).nonzero()[:, 0]
     if not len(rest):
         return estimate
-    here = matrices(rest)
-    found = estimate.at(rest)
-    found = confirmed(_of_powers(found, here, tolerance), lambda point: here[point], tolerance)
-    return estimate.where_better(rest, _by_others(found, here, [Method.SQUARING, Method.DENSE], tolerance))
-
-
-def _of_powers(estimate: Estimate, matrices: Tensor, tolerance: float) -> Estimate:
-    """Arnoldi's method on the 16th powers of those matrices that are not badly conditioned.
-
-    Where eigenvalues crowd at the edge none of them is resolved by few products. The edge of a power is less
-    crowded, and a relative error there is a sixteenth of it in the radius.
-    """
-    rest = (~estimate.converged & (estimate.conditions <= ILL_CONDITIONED) & (estimate.values > 0)).nonzero()[
-        :, 0
-    ]
-    if not len(rest):
-        return estimate
-    here = rest.to(matrices.device)
-    scales = estimate.values[rest].to(matrices)
-    power = (matrices[here] / scales[:, None, None]).float()
-    rounding = torch.zeros(len(rest), dtype=torch.float64, device=matrices.device)
-    for number in range(1, _NUM_SQUARINGS + 1):
-        norms = torch.linalg.matrix_norm(power).double()
-        rounding += torch.finfo(power.dtype).eps * norms.square() / 2**number
-        power = torch.bmm(power, power)
-    factor = 2**_NUM_SQUARINGS
-    found = arnoldi_radius(
-        dense_operator(power), tolerance=tolerance * factor, max_basis=_basis(power.shape[-1]), max_restarts=0
-    )
-    errors = found.errors / factor + rounding.cpu() * found.conditions
-    values = found.values.pow(1 / factor) * scales.double().cpu()
-    rooted = Estimate.of(Method.ARNOLDI, values, errors, tolerance=tolerance, conditions=found.conditions)
-    return estimate.where_better(rest, rooted)
+    found = _by_others(estimate.at(rest), matrices(rest), [Method.POWERS, Method.DENSE], tolerance)
+    return estimate.where_better(rest, found)
 
 
 def _by_others(estimate: Estimate, matrices: Tensor, methods: Sequence[Method], tolerance: float) -> Estimate:
@@ -186,7 +164,10 @@ def _by_others(estimate: Estimate, matrices: Tensor, methods: Sequence[Method], 
     found = estimate
     for method in methods:
         open_points = ~found.converged
-        if method is Method.SQUARING:  # powers of a badly conditioned matrix are rounding errors
+        if method in (
+            Method.SQUARING,
+            Method.POWERS,
+        ):  # powers of a badly conditioned matrix are rounding errors
             open_points &= ~(found.conditions > ILL_CONDITIONED)
         rest = open_points.nonzero()[:, 0]
         if len(rest):

@@ -17,6 +17,7 @@ class Method(StrEnum):
     AUTO = "auto"
     DENSE = "dense"
     SQUARING = "squaring"
+    POWERS = "powers"
     ARNOLDI = "arnoldi"
     BLOCKS = "blocks"
 
@@ -63,6 +64,12 @@ class Estimate:
         """Of no matrices."""
         nothing = torch.zeros(0, dtype=torch.float64)
         return Estimate(nothing, nothing, nothing.bool(), nothing, ())
+
+    @staticmethod
+    def none(method: Method, num_points: int) -> Estimate:
+        """Nothing known at so many points."""
+        unknown = torch.full((num_points,), torch.nan, dtype=torch.float64)
+        return Estimate.of(method, unknown, unknown, tolerance=0.0)
 
     @staticmethod
     def joined(parts: Sequence[Estimate]) -> Estimate:

@@ -227,6 +227,35 @@ class Attending(nn.Module):
         return torch.stack(rows)
 
 
+class Speaking(nn.Module):
+    """A decoder as of Tacotron 2: prenet, attention by content and by place, and its own frame fed back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prenet, self.frame, self.key = nn.Linear(4, 3), nn.Linear(H + D, 4), nn.Linear(D, 5)
+        self.attending, self.decoding = nn.LSTMCell(3 + D, H), nn.LSTMCell(H + D, H)
+        self.query, self.energy = nn.Linear(H, 5, bias=False), nn.Linear(5, 1)
+        self.place, self.of_place = nn.Conv1d(2, 2, 3, padding=1), nn.Linear(2, 5, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        memory = x.transpose(0, 1)
+        keys, zeros = self.key(memory), torch.zeros(1, H)
+        lower, upper = (zeros, zeros), (zeros, zeros)
+        context, weights, total, frame = memory[:, 0] * 0, zeros[:, :T], zeros[:, :T], zeros[:, :4]
+        rows = []
+        for _ in range(8):
+            lower = self.attending(torch.cat([torch.relu(self.prenet(frame)), context], 1), lower)
+            places = self.of_place(self.place(torch.stack([weights, total], 1)).transpose(1, 2))
+            energies = self.energy(torch.tanh(self.query(lower[0])[:, None] + places + keys))[..., 0]
+            weights = torch.softmax(energies, 1)
+            total = total + weights
+            context = (weights[:, None] @ memory)[:, 0]
+            upper = self.decoding(torch.cat([lower[0], context], 1), upper)
+            frame = self.frame(torch.cat([upper[0], context], 1))
+            rows.append(frame)
+        return torch.stack(rows)
+
+
 class Equilibrium(nn.Module):
     """One layer with the input injected, applied eight times from zeros."""
 
@@ -412,6 +441,8 @@ def main(folder: Path) -> None:
         export(folder, "hard_spikes", HardSpikes(), (x,), kind)
         export(folder, "greedy", Greedy(), (torch.randint(0, 12, (T, 1)),), kind)
         export(folder, "attending", Attending(), (x,), kind)
+        torch.manual_seed(1)
+        export(folder, "speaking", Speaking(), (x,), kind)
         export(folder, "equilibrium", Equilibrium(), (x[0],), kind)
         export(folder, "relu", nn.RNN(D, H, 2, bias=False, nonlinearity="relu"), (x,), kind)
     export(folder, "images", Images(), (torch.randn(T, 1, 2, 3, 3),), "dynamo")

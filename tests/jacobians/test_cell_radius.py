@@ -56,7 +56,8 @@ def dense(module: CellModule, trajectory: Trajectory) -> torch.Tensor:
 def test_radii_are_those_of_the_dense_jacobians(
     name: str, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cell_radius, "OPERATOR_FROM", limit)
+    monkeypatch.setattr(cell_radius, "GATED_FROM", limit)
+    monkeypatch.setattr("lsc_graph.spectra.choose.ARNOLDI_FROM", {"cpu": limit})
     module, trajectory = cell_of(name, 40)
     found = time_radii(module, trajectory, torch.Generator().manual_seed(0))
     exact = spectral_radius(dense(module, trajectory))

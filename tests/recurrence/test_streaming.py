@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from lsc_graph.errors import UsageError
-from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
+from lsc_graph.recurrence.streaming import NO_STATE, StatePair, find_state_pairs
 
 
 def step_model(inputs: dict[str, list[int]], outputs: dict[str, tuple[str, ...]]) -> ir.Model:
@@ -54,12 +54,49 @@ def test_names_and_structure_together_make_a_state(before: str, after: str) -> N
     assert found(model) == [(before, after)]
 
 
-def test_meaningless_names_suffice_where_structure_leaves_one_reading() -> None:
-    model = step_model({"a": [1, 8], "b": [1, 4]}, {"p": ("a", "b"), "q": ("b", "a")})
-    # p has the shape of a: then two pairs fit, and no other input or output is left.
-    assert found(model) == []
-    model = step_model({"a": [1, 8], "b": [1, 4]}, {"pooled": ("a", "b"), "q": ("b", "a")})
-    assert find_state_pairs(model)[0] == (StatePair("b", "q", "structure alone"),)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("b", "q"),  # meaningless
+        ("latent", "noise_pred"),  # a denoiser with its time step
+        ("z", "z_hat"),  # a conditional autoencoder
+        ("image", "next_image"),  # data, whatever its time
+        ("low", "low_out"),  # a network from images to images
+    ],
+)
+def test_structure_alone_never_makes_a_state(before: str, after: str) -> None:
+    # One reading is left, with another input and another output: that of a conditional autoencoder, too.
+    model = step_model({"a": [1, 8], before: [1, 4]}, {"pooled": ("a", before), after: (before, "a")})
+    pairs, refusals = find_state_pairs(model)
+    assert pairs == ()
+    assert [r.candidate for r in refusals] == [f"{before} -> {after}"]
+    assert f"--state {before}:{after}" in refusals[0].reason
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_doubtful"),
+    [
+        ("latent", "latent_next", True),  # a step of an iteration, perhaps not of a stream
+        ("cached_key_0", "new_cached_key_0", True),
+        ("hidden_in", "hidden_out", False),
+        ("h", "hn", False),
+    ],
+)
+def test_what_only_names_speak_for_is_doubtful(before: str, after: str, is_doubtful: bool) -> None:
+    model = step_model({"a": [1, 8], before: [1, 4]}, {"pooled": ("a", before), after: (before, "a")})
+    (pair,) = find_state_pairs(model)[0]
+    assert (pair.before, pair.after, pair.is_doubtful) == (before, after, is_doubtful)
+
+
+def test_a_block_of_a_stack_is_taken_with_a_doubt_where_nothing_else_comes_out() -> None:
+    model = step_model({"mask": [1, 8], "hidden_in": [1, 4]}, {"hidden_out": ("hidden_in", "mask")})
+    (pair,) = find_state_pairs(model)[0]
+    assert pair.is_doubtful
+
+
+def test_none_can_be_said_to_be_a_state() -> None:
+    model = step_model({"x": [1, 8], "h": [1, 4]}, {"y": ("x", "h"), "hn": ("h", "x")})
+    assert find_state_pairs(model, [NO_STATE]) == ((), ())
 
 
 def test_a_denoiser_is_not_a_recurrence() -> None:

@@ -17,12 +17,11 @@ import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.trial import Trial
-from lsc_graph.recurrence.unrolled.first_step import are_equal, stepped
+from lsc_graph.recurrence.unrolled.affine import is_affine
+from lsc_graph.recurrence.unrolled.first_step import are_equal, loose_constants, stepped
 from lsc_graph.recurrence.unrolled.reads import Reads
 from lsc_graph.recurrence.unrolled.steps import Derivation, Steps
 from lsc_graph.recurrence.writer import GraphWriter
-
-_AFFINE = frozenset(("Add", "Sub", "Mul", "Div", "Neg", "MatMul", "Gemm", "Identity"))
 
 
 @dataclass(frozen=True)
@@ -38,19 +37,46 @@ class _Merger:
         return sum(_size(key) for key in self.members) - _size(self.base)
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """What is to be merged: `own` is the state that holds `base` already, if any; `start` is its first."""
+
+    base: ir.Value
+    own: ir.Value | None
+    start: ir.Value
+    derived: Mapping[ir.Value, tuple[ir.Node, ...]]
+
+    def shares_states_with(self, other: _Choice) -> bool:
+        """Whether a state plays a part in both."""
+        mine, theirs = ({*choice.derived, choice.own} - {None} for choice in (self, other))
+        return bool(mine & theirs)
+
+
 def merge_derived(
     model: ir.Model, steps: Steps, reads: Reads, nodes: Sequence[ir.Node], writer: GraphWriter, trial: Trial
 ) -> None:
-    """Leave out states that one other determines, where the first step shows that it makes no difference."""
+    """Leave out states that others determine, where the first step shows that it makes no difference.
+
+    Several groups, such as the layers of a stack whose states are taken over together, are independent.
+    """
+    taken: list[_Choice] = []
     for merger in _mergers(steps, reads):
-        own = next((key for key in merger.members if steps.after[key] is merger.base), None)
-        start = steps.states[own][0] if own is not None else _zeros(merger.base, writer)
-        derived = {key: path for key, path in merger.members.items() if key is not own}
-        if start is None or static_shape(start) != static_shape(merger.base):
+        choice = _choice(merger, steps, writer)
+        if choice is None or any(choice.shares_states_with(other) for other in taken):
             continue
-        if _makes_no_difference(model, steps, reads, nodes, merger.base, start, derived, trial):
-            _merge(steps, merger.base, own, start, derived)
-            return
+        if _makes_no_difference(model, steps, reads, nodes, [*taken, choice], trial):
+            taken.append(choice)
+    for choice in taken:
+        _merge(steps, choice)
+
+
+def _choice(merger: _Merger, steps: Steps, writer: GraphWriter) -> _Choice | None:
+    own = next((key for key in merger.members if steps.after[key] is merger.base), None)
+    start = steps.states[own][0] if own is not None else _zeros(merger.base, writer)
+    derived = {key: path for key, path in merger.members.items() if key is not own}
+    if start is None or static_shape(start) != static_shape(merger.base):
+        return None
+    return _Choice(merger.base, own, start, derived)
 
 
 def _mergers(steps: Steps, reads: Reads) -> list[_Merger]:
@@ -71,20 +97,11 @@ def _ancestors(value: ir.Value, steps: Steps, reads: Reads) -> dict[ir.Value, tu
         found[value] = path
         node = value.producer()
         inner = [v for v in node.inputs if v is not None and v not in reads.captures] if node else []
-        if node is None or len(inner) != 1 or not _is_affine(node, inner[0]):
+        if node is None or len(inner) != 1 or not is_affine(node, inner[0]):
             break
         path = (node, *path)
         value = inner[0]
     return found
-
-
-def _is_affine(node: ir.Node, value: ir.Value) -> bool:
-    """Whether a node's output is an affine function of one of its inputs, the others being fixed.
-
-    What a nonlinearity gives may be meant as a state beside its argument, such as spikes beside voltages.
-    """
-    is_divisor = node.op_type == "Div" and node.inputs[0] is not value
-    return node.domain in ("", "ai.onnx") and node.op_type in _AFFINE and not is_divisor
 
 
 def _makes_no_difference(
@@ -92,12 +109,10 @@ def _makes_no_difference(
     steps: Steps,
     reads: Reads,
     nodes: Sequence[ir.Node],
-    base: ir.Value,
-    start: ir.Value,
-    derived: Mapping[ir.Value, tuple[ir.Node, ...]],
+    choices: Sequence[_Choice],
     trial: Trial,
 ) -> bool:
-    """Whether the first step, begun from the base's start, computes what it does from the given starts."""
+    """Whether the first step, begun from the bases' starts, computes what it does from the given starts."""
     given = {key: lane[0] for key, lane in steps.states.items() if lane[0] is not None}
     if len(given) < len(steps.states) or reads.stacks:
         return False  # what each step has of its own is not followed
@@ -105,35 +120,28 @@ def _makes_no_difference(
     wanted += [value for node in steps.heads for value in node.outputs]
     writer = GraphWriter("lsc_graph.derived", None)
     instead = dict(given)
-    for key, path in derived.items():
-        known = dict(reads.captures) | {base: start}
-        writer.repeat(path, known)
-        instead[key] = known[steps.after[key]]
+    for choice in choices:
+        for key, path in choice.derived.items():
+            known = dict(reads.captures) | {choice.base: choice.start}
+            writer.repeat(path, known)
+            instead[key] = known[steps.after[key]]
     pairs = []
     for initial in (given, instead):
-        known = stepped(steps, reads, nodes, initial, reads.slices, writer)
+        known = stepped(steps, reads, nodes, initial, writer)
         pairs.append([known[value] for value in wanted])
-    starts = [value.producer() for value in (*given.values(), start)]
-    # Zeros that a step starts from may not be part of the graph yet; they read nothing.
-    zeros = dict.fromkeys(node for node in starts if node is not None and node.graph is None)
-    return are_equal(model, [*zeros, *writer.nodes], pairs[0], pairs[1], trial)
+    constants = loose_constants([*given.values(), *(choice.start for choice in choices)])
+    return are_equal(model, [*constants, *writer.nodes], pairs[0], pairs[1], trial)
 
 
-def _merge(
-    steps: Steps,
-    base: ir.Value,
-    own: ir.Value | None,
-    start: ir.Value,
-    derived: Mapping[ir.Value, tuple[ir.Node, ...]],
-) -> None:
-    images = steps.values[base]
-    key = own if own is not None else images[steps.position - 1]
+def _merge(steps: Steps, choice: _Choice) -> None:
+    images = steps.values[choice.base]
+    key = choice.own if choice.own is not None else images[steps.position - 1]
     if key is None:
         return
-    if own is None:
-        steps.states[key], steps.after[key] = [start, *images[:-1]], base
-    for each, path in derived.items():
-        steps.derived[each] = Derivation(key, base, path, steps.after[each])
+    if choice.own is None:
+        steps.states[key], steps.after[key] = [choice.start, *images[:-1]], choice.base
+    for each, path in choice.derived.items():
+        steps.derived[each] = Derivation(key, choice.base, path, steps.after[each])
         del steps.states[each], steps.after[each]
 
 

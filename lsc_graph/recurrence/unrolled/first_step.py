@@ -1,59 +1,103 @@
-"""A first step that an exporter has simplified away because it starts from zeros, put back."""
+"""First steps that an exporter has simplified away because they start from constants, put back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.trial import Trial
-from lsc_graph.recurrence.unrolled.reads import Reads, Slices
+from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads
 from lsc_graph.recurrence.unrolled.steps import Steps
 from lsc_graph.recurrence.writer import GraphWriter
 
 _TOLERANCE = 1e-5
 
 
-def put_back_first_step(
-    model: ir.Model, steps: Steps, reads: Reads, nodes: Sequence[ir.Node], writer: GraphWriter, trial: Trial
-) -> bool:
-    """Let the recurrence start one step earlier from zeros, if that gives the states that it starts with.
+def put_back_first_steps(
+    model: ir.Model,
+    steps: Steps,
+    reads: Reads,
+    nodes: Sequence[ir.Node],
+    constants: Constants,
+    writer: GraphWriter,
+    trial: Trial,
+) -> int:
+    """Let the recurrence start earlier, if that gives the states that it starts with; returns by how much.
 
-    Whether it does is settled by running both in ONNX Runtime.
+    It starts from what is known to stand there, and from zeros where nothing is.
+    Whether it may is settled by running both in ONNX Runtime.
     """
-    earlier = _earlier(reads)
+    for count in range(max(1, steps.num_lacking)):
+        if not _put_back(model, steps, reads, nodes, constants, writer, trial):
+            return count
+    return max(1, steps.num_lacking)
+
+
+def _put_back(
+    model: ir.Model,
+    steps: Steps,
+    reads: Reads,
+    nodes: Sequence[ir.Node],
+    constants: Constants,
+    writer: GraphWriter,
+    trial: Trial,
+) -> bool:
+    earlier = _earlier(steps, reads, constants)
     if earlier is None or not _is_computed(steps) or any(static_shape(key) is None for key in steps.states):
         return False
     starts = [steps.states[key][0] for key in steps.states]
-    zeros = {key: _zeros(key, writer) for key in steps.states}
-    if not _agree(model, steps, reads, nodes, earlier, trial):
+    if not _agree(model, steps, nodes, earlier, trial):
         return False
+    initial = _initial(steps, writer)
     steps.num_steps += 1
     steps.position += 1
     for lane in steps.nodes.values():
         lane.insert(0, None)
-    for images in (*steps.values.values(), *steps.outside.values()):
+    for images in steps.values.values():
         images.insert(0, None)
+    for key, images in steps.outside.items():
+        images.insert(0, next(iter(steps.outside_earlier.get(key, [])), None))
     for key, start in zip(steps.states, starts, strict=True):
         if steps.after[key] in steps.values and start is not None and not start.is_initializer():
             steps.values[steps.after[key]][0] = start
-        steps.states[key].insert(0, zeros[key])
-    reads.slices |= earlier
+        steps.states[key].insert(0, initial[key])
+    steps.earlier = {key: images[1:] for key, images in steps.earlier.items()}
+    steps.outside_earlier = {key: images[1:] for key, images in steps.outside_earlier.items()}
+    reads.update(earlier)
     return True
 
 
-def _earlier(reads: Reads) -> dict[ir.Value, Slices] | None:
-    """The slices with one more in front, if all of them go on like that; none where no sequence is read."""
-    found = {}
+def _earlier(steps: Steps, reads: Reads, constants: Constants) -> Reads | None:
+    """What is sliced and stacked, with one more in front; if that cannot be seen, as it goes on."""
+    known, found = find_earlier_reads(steps, constants), Reads(reads.captures)
     for key, slices in reads.slices.items():
-        stride, size = slices.stride, (slices.source.shape or ())[slices.axis]
-        first = slices.indices[0] - (stride or 0)
-        if stride not in (1, -1) or not isinstance(size, int) or not 0 <= first < size:
+        one = known.slices.get(key) or _one_more_slice(slices)
+        if one is None:
             return None
-        found[key] = Slices(slices.source, slices.axis, slices.keeps_axis, (first, *slices.indices))
-    return None if reads.stacks else found
+        found.slices[key] = one
+    for key, values in reads.stacks.items():
+        stack = known.stacks.get(key) or _one_more_constant(values)
+        if stack is None:
+            return None
+        found.stacks[key] = stack
+    return found
+
+
+def _one_more_slice(slices: Slices) -> Slices | None:
+    stride, size = slices.stride, (slices.source.shape or ())[slices.axis]
+    first = slices.indices[0] - (stride or 0)
+    if stride not in (1, -1) or not isinstance(size, int) or not 0 <= first < size:
+        return None
+    return Slices(slices.source, slices.axis, slices.keeps_axis, (first, *slices.indices))
+
+
+def _one_more_constant(values: tuple[ir.Value, ...]) -> tuple[ir.Value, ...] | None:
+    """A constant of an operation that was simplified away: as in the next step."""
+    return (values[0], *values) if all(value.const_value is not None for value in values) else None
 
 
 def _is_computed(steps: Steps) -> bool:
@@ -61,6 +105,12 @@ def _is_computed(steps: Steps) -> bool:
     starts = [lane[0] for lane in steps.states.values()]
     is_given = any(start is None or start.is_graph_input() for start in starts)
     return not is_given and any(start is not None and not start.is_initializer() for start in starts)
+
+
+def _initial(steps: Steps, writer: GraphWriter) -> dict[ir.Value, ir.Value]:
+    """What each state is before the earlier step."""
+    known = {key: images[0] for key, images in steps.earlier.items() if images}
+    return {key: known.get(key) or _zeros(key, writer) for key in steps.states}
 
 
 def _zeros(key: ir.Value, writer: GraphWriter) -> ir.Value:
@@ -71,17 +121,22 @@ def _zeros(key: ir.Value, writer: GraphWriter) -> ir.Value:
 def _agree(
     model: ir.Model,
     steps: Steps,
-    reads: Reads,
     nodes: Sequence[ir.Node],
-    earlier: dict[ir.Value, Slices],
+    earlier: Reads,
     trial: Trial,
 ) -> bool:
-    """Whether the step, applied to zeros, gives the states that the recurrence starts with."""
+    """Whether the step, applied one step earlier, gives the states that the recurrence starts with."""
     writer = GraphWriter("lsc_graph.first_step", None)
-    zeros = {key: _zeros(key, writer) for key in steps.states}
-    known = stepped(steps, reads, nodes, zeros, earlier, writer)
+    known = stepped(steps, earlier, nodes, _initial(steps, writer), writer)
     starts = [lane[0] for lane in steps.states.values()]
-    return are_equal(model, writer.nodes, starts, [known[steps.after[key]] for key in steps.states], trial)
+    first = [known[steps.after[key]] for key in steps.states]
+    return are_equal(model, [*loose_constants(starts), *writer.nodes], starts, first, trial)
+
+
+def loose_constants(values: Iterable[ir.Value | None]) -> list[ir.Node]:
+    """Nodes of values that a step starts from which are not part of the graph yet; they read nothing."""
+    nodes = [value.producer() for value in values if value is not None]
+    return list(dict.fromkeys(node for node in nodes if node is not None and node.graph is None))
 
 
 def stepped(
@@ -89,12 +144,12 @@ def stepped(
     reads: Reads,
     nodes: Sequence[ir.Node],
     initial: Mapping[ir.Value, ir.Value],
-    slices: Mapping[ir.Value, Slices],
     writer: GraphWriter,
 ) -> dict[ir.Value, ir.Value]:
-    """The pattern step's values, computed from initial states and the first slices by new nodes."""
+    """The pattern step's values, computed from initial states and what the first step reads by new nodes."""
     known = dict(reads.captures) | dict(initial)
-    for key, read in slices.items():
+    known |= {key: values[0] for key, values in reads.stacks.items()}
+    for key, read in reads.slices.items():
         index = [read.indices[0]] if read.keeps_axis else read.indices[0]
         where = writer.constant(np.array(index, dtype=np.int64), "index")
         known[key] = writer.op("Gather", [read.source, where], "x", key.shape, key.dtype, axis=read.axis)

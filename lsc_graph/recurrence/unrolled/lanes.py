@@ -23,6 +23,12 @@ class StepsDifferError(Exception):
         super().__init__(reason)
         self.steps, self.reason = tuple(steps), reason
 
+    def in_chain(self, num_steps: int, num_uses: int) -> StepsDifferError:
+        """The same of the uses that number the steps: fewer, if some were simplified away."""
+        ends = {0: 0, num_steps - 1: num_uses - 1}
+        inner = num_uses // 2
+        return StepsDifferError([ends.get(step, inner) for step in self.steps], self.reason)
+
 
 @dataclass(eq=False)
 class Lane:

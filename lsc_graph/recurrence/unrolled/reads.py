@@ -70,7 +70,22 @@ def find_reads(steps: Steps, constants: Constants) -> Reads:
     for key, lane in steps.outside.items():
         whole = _whole(key, lane, constants)
         try:
-            reads.update(_Reading(steps, constants, key, whole).reads)
+            reads.update(_Reading(steps.position, constants, key, whole).reads)
+        except _NotAlikeError:
+            reads.stacks[key] = tuple(whole)
+    return reads
+
+
+def find_earlier_reads(steps: Steps, constants: Constants) -> Reads:
+    """What the steps read, with the one before the first, for those of its operations that are there."""
+    reads = Reads()
+    for key, lane in steps.outside.items():
+        before = steps.outside_earlier.get(key)
+        whole = [value for value in [*before[:1], *lane] if value is not None] if before else []
+        if len(whole) <= len(lane):
+            continue
+        try:
+            reads.update(_Reading(steps.position + 1, constants, key, whole).reads)
         except _NotAlikeError:
             reads.stacks[key] = tuple(whole)
     return reads
@@ -95,8 +110,8 @@ def _names(values: Sequence[ir.Value]) -> str:
 class _Reading:
     """One outside value followed back, in all steps at once, to sequences and constants."""
 
-    def __init__(self, steps: Steps, constants: Constants, key: ir.Value, lane: list[ir.Value]) -> None:
-        self.position, self.constants = steps.position, constants
+    def __init__(self, position: int, constants: Constants, key: ir.Value, lane: list[ir.Value]) -> None:
+        self.position, self.constants = position, constants
         self.reads = Reads()
         self._seen: set[ir.Value] = set()
         self._follow(lane, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -13,8 +14,9 @@ from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, find_chains
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.derived import merge_derived
-from lsc_graph.recurrence.unrolled.first_step import put_back_first_step
+from lsc_graph.recurrence.unrolled.first_step import put_back_first_steps
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
+from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
 from lsc_graph.recurrence.unrolled.reads import Reads, find_reads
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
@@ -43,6 +45,8 @@ class RolledSteps:
     num_steps: int
     num_nodes: int
     over_depth: bool
+    made: tuple[Choice, ...]
+    open: tuple[OpenChoice, ...]
 
 
 def has_steps(model: ir.Model) -> bool:
@@ -52,12 +56,15 @@ def has_steps(model: ir.Model) -> bool:
     return found or any(True for _ in find_sequence_chains(order, constants))
 
 
-def roll_steps(model: ir.Model, trial: Trial | None) -> tuple[tuple[RolledSteps, ...], tuple[Refusal, ...]]:
+def roll_steps(
+    model: ir.Model, trial: Trial | None, choices: Sequence[Choice] = ()
+) -> tuple[tuple[RolledSteps, ...], tuple[Refusal, ...]]:
     """Replace every unrolled recurrence of a normalised model by a Scan, in place.
 
     Args:
         model: normalised model.
         trial: runs parts of the model; without it, a first step that was simplified away stays outside.
+        choices: where steps are cut apart, as far as a person says so.
 
     Returns:
         What was rolled up, in the order of the dataflow, and why other repeated uses of constants were not.
@@ -77,7 +84,7 @@ def roll_steps(model: ir.Model, trial: Trial | None) -> tuple[tuple[RolledSteps,
             try:
                 if version < MIN_OPSET:
                     raise StepsDifferError((), f"operator set {version} is too old, {MIN_OPSET} is needed")
-                found.append(_roll(model, chain, order, constants, trial))
+                found.append(_roll(model, chain, order, constants, trial, choices))
                 refused.pop(name, None)
                 break
             except StepsDifferError as error:
@@ -92,9 +99,14 @@ def roll_steps(model: ir.Model, trial: Trial | None) -> tuple[tuple[RolledSteps,
 
 
 def _roll(
-    model: ir.Model, chain: Chain, order: Order, constants: Constants, trial: Trial | None
+    model: ir.Model,
+    chain: Chain,
+    order: Order,
+    constants: Constants,
+    trial: Trial | None,
+    choices: Sequence[Choice],
 ) -> RolledSteps:
-    steps, reads = _alike_steps(chain, order, constants)
+    steps, reads = _alike_steps(chain, order, constants, choices)
     is_read = bool(reads.slices) or any(v not in constants for lane in reads.stacks.values() for v in lane)
     if any(node.op_type in _FUSED for node in steps.nodes):
         raise StepsDifferError((), "its steps are recurrences over time themselves, which are layers")
@@ -106,10 +118,9 @@ def _roll(
     weight = f"{chain.constant.name}.steps" if chain.is_sequence else str(chain.constant.name)
     name = Names(model.graph).unique_prefix(_label(chain.nodes[steps.position], weight))
     writer = GraphWriter(name, chain.constant.dtype)
-    is_put_back = trial is not None and put_back_first_step(model, steps, reads, nodes, writer, trial)
-    if is_put_back:
-        find_heads_at(steps, 0, order, constants)
     if trial is not None:
+        for step in range(put_back_first_steps(model, steps, reads, nodes, constants, writer, trial)):
+            find_heads_at(steps, step, order, constants)
         merge_derived(model, steps, reads, nodes, writer, trial)
     roller = Roller(steps, reads, writer, nodes)
     rolled = roller.write()
@@ -117,17 +128,20 @@ def _roll(
     passes.TopologicalSortPass()(model)
     remove_unused(model)
     is_left = any(axis is not None for axis in roller.joined_axes)
-    return RolledSteps(name, weight, rolled, steps.num_steps, len(nodes), not is_read and not is_left)
+    over_depth = not is_read and not is_left
+    return RolledSteps(name, weight, rolled, steps.num_steps, len(nodes), over_depth, steps.made, steps.open)
 
 
-def _alike_steps(chain: Chain, order: Order, constants: Constants) -> tuple[Steps, Reads]:
+def _alike_steps(
+    chain: Chain, order: Order, constants: Constants, choices: Sequence[Choice]
+) -> tuple[Steps, Reads]:
     """The longest run of steps that are alike: the first and the last may have been simplified."""
     nodes = chain.nodes
     while True:
         part = Chain(chain.constant, nodes)
         try:
-            steps = find_steps(order, constants, part.nodes)
-            return steps, find_reads(steps, constants)
+            steps = find_steps(order, constants, part.nodes, choices)
+            return steps, _reads(steps, constants, len(nodes))
         except StepsDifferError as error:
             first, last = 0 in error.steps, len(nodes) - 1 in error.steps
             is_inner = any(0 < step < len(nodes) - 1 for step in error.steps)
@@ -135,6 +149,13 @@ def _alike_steps(chain: Chain, order: Order, constants: Constants) -> tuple[Step
             fewest = max(MIN_STEPS, len(chain.nodes) - _MAX_TRIMMED)
             if is_inner or not (first or last) or len(nodes) < fewest:
                 raise
+
+
+def _reads(steps: Steps, constants: Constants, num_uses: int) -> Reads:
+    try:
+        return find_reads(steps, constants)
+    except StepsDifferError as error:
+        raise error.in_chain(steps.num_steps, num_uses) from error
 
 
 def _label(anchor: ir.Node, weight: str) -> str:

@@ -21,6 +21,8 @@ from lsc_graph.recurrence.unrolled.slices import TimeSlice, time_slice
 _ACCUMULATING = frozenset(
     ("Add", "Sum", "Max", "Min", "Identity", "Concat", "Unsqueeze", "Squeeze", "Reshape")
 )
+_SUMS = frozenset(("Add", "Sum"))
+_EXTREMES = frozenset(("Max", "Min"))
 
 
 def find_sequence_chains(order: Order, constants: Constants) -> Iterator[Chain]:
@@ -42,8 +44,28 @@ def find_sequence_chains(order: Order, constants: Constants) -> Iterator[Chain]:
 
 
 def is_running_total(nodes: Iterator[ir.Node]) -> bool:
-    """Whether steps only add up, or keep the largest: nothing decays and nothing is learned."""
-    return all(node.op_type in _ACCUMULATING for node in nodes)
+    """Whether steps only add up, or only keep the largest: nothing decays and nothing is learned.
+
+    What does both to its state, m' = max(m + f, i), decays where f is negative: it is no total.
+    """
+    step = list(nodes)
+    if any(node.op_type not in _ACCUMULATING for node in step):
+        return False
+    kinds = {node.op_type for node in _behind_state(step)}
+    return not (kinds & _SUMS and kinds & _EXTREMES)
+
+
+def _behind_state(step: list[ir.Node]) -> set[ir.Node]:
+    """The nodes of a step that the step before enters: what is computed by such a node as ends a step."""
+    inside = set(step)
+    ends = {node.op_type for node in step if not any(use.node in inside for use in node.outputs[0].uses())}
+    found: set[ir.Node] = set()
+    for node in step:
+        sources = [value.producer() for value in node.inputs if value is not None]
+        is_entered = any(s is not None and s not in inside and s.op_type in ends for s in sources)
+        if is_entered or found.intersection(s for s in sources if s is not None):
+            found.add(node)
+    return found
 
 
 def _families(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, dict[ir.Value, int]]]:

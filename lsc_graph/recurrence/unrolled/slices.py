@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,8 @@ import onnx_ir as ir
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.reversal import flipped
 from lsc_graph.recurrence.unrolled.constants import Constants
+
+_MAX_BEFORE_SLICE = 50
 
 
 @dataclass(frozen=True)
@@ -106,3 +109,41 @@ def _split(node: ir.Node, source: ir.Value, value: ir.Value, constants: Constant
     if sizes[index] != 1 or 0 in sizes[:index]:
         return None
     return TimeSlice(source, axis, sum(sizes[:index]), True)
+
+
+def step_numbers(values: Mapping[int, ir.Value], num_steps: int, constants: Constants) -> int | None:
+    """What to add to the keys to get the numbers of the steps, if the values are made from one slice each.
+
+    The slices have to follow each other, forward or backward, along an axis that is `num_steps` long.
+    """
+    slices = {key: _only_slices(value, constants) for key, value in values.items()}
+    places = set.intersection(*(set(own) for own in slices.values())) if slices else set()
+    found = set()
+    for source, axis in places:
+        if _size(source, axis) == num_steps:
+            indices = {key: own[source, axis] for key, own in slices.items()}
+            found |= _offsets(indices) or _offsets({k: num_steps - 1 - index for k, index in indices.items()})
+    return found.pop() if len(found) == 1 else None
+
+
+def _offsets(indices: Mapping[int, int]) -> set[int]:
+    """The difference between index and key, if it is the same everywhere."""
+    found = {index - key for key, index in indices.items()}
+    return found if len(found) == 1 else set()
+
+
+def _only_slices(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, int], int]:
+    """The sequences of which a value is made from one slice only, with the axis, and which one."""
+    found: dict[tuple[ir.Value, int], set[int]] = {}
+    seen, pending = {value}, [value]
+    while pending and len(seen) < _MAX_BEFORE_SLICE:
+        own = pending.pop()
+        taken = time_slice(own, constants)
+        if taken is not None:
+            found.setdefault((taken.source, taken.axis), set()).add(taken.index)
+            continue
+        node = own.producer()
+        fresh = {v for v in (node.inputs if node is not None else ()) if v is not None} - seen
+        seen |= fresh
+        pending += fresh
+    return {place: min(indices) for place, indices in found.items() if len(indices) == 1}

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
 
 import onnx_ir as ir
 
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import Lane, StepsDifferError, Walk, is_alike
-from lsc_graph.recurrence.unrolled.retiming import retime
+from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice, Phase, find_phase
 
 Images = list[ir.Value | None]
 """One value per step, None where a step lacks it."""
@@ -39,9 +38,13 @@ class Steps:
         values: per value that the step computes, its images.
         states: per value that the step takes over from the one before: what each step takes over.
         after: per key of `states`, the key in `values` or `states` of what the step hands on in its place.
+        num_lacking: how many steps before the first one lack operations.
+        earlier: per key of `states`, what stood for it at each of these, the nearest first, where known.
         outside: per value that the step reads from outside of the recurrence: what each step reads.
+        outside_earlier: the same for the steps that `num_lacking` counts, the nearest first.
         heads: those of `nodes` that no state depends on.
         derived: values taken over that are no states, for others determine them.
+        made, open: where the steps are cut apart, see `Phase`.
     """
 
     num_steps: int
@@ -50,68 +53,37 @@ class Steps:
     values: dict[ir.Value, Images] = field(default_factory=dict)
     states: dict[ir.Value, Images] = field(default_factory=dict)
     after: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    num_lacking: int = 0
+    earlier: dict[ir.Value, Images] = field(default_factory=dict)
     outside: dict[ir.Value, Images] = field(default_factory=dict)
+    outside_earlier: dict[ir.Value, Images] = field(default_factory=dict)
     heads: set[ir.Node] = field(default_factory=set)
     derived: dict[ir.Value, Derivation] = field(default_factory=dict)
+    made: tuple[Choice, ...] = ()
+    open: tuple[OpenChoice, ...] = ()
 
     def images(self, key: ir.Value) -> Images:
         """What a computed or taken-over value is at every step."""
         return self.values[key] if key in self.values else self.states[key]
 
 
-def find_steps(order: Order, constants: Constants, anchors: Sequence[ir.Node]) -> Steps:
+def find_steps(
+    order: Order, constants: Constants, anchors: Sequence[ir.Node], choices: Sequence[Choice] = ()
+) -> Steps:
     """The steps that a chain of anchors numbers.
 
     Raises:
         StepsDifferError: they are not alike.
     """
     walk = Walk(order, constants, anchors)
-    found, errors = [], []
-    for trimming in Trimming:
-        try:
-            found.append(_folded(walk, len(anchors), trimming))
-        except StepsDifferError as error:
-            errors.append(error)
-    if not found:
-        raise next((error for error in errors if error.steps), errors[0])
-    return min(found, key=_num_handed_on)
-
-
-class Trimming(Enum):
-    """What to assume of an operation that is there for fewer steps than others.
-
-    The first ones may have been computed from zeros by the exporter, the last ones may not be needed.
-    """
-
-    FIRST = "the first ones are missing"
-    LAST_IF_UNREAD = "the last ones are missing, unless something stands for a first one"
-    LAST = "the last ones are missing"
-
-
-def _num_handed_on(steps: Steps) -> int:
-    return sum(math.prod(dim for dim in key.shape or () if isinstance(dim, int)) for key in steps.states)
-
-
-def _folded(walk: Walk, num_steps: int, trimming: Trimming) -> Steps:
-    sizes = [_size(walk.pattern(lane)) for lane in walk.lanes]
-    wishes = [_wish(walk, lane, num_steps, trimming) for lane in walk.lanes]
-    offsets = retime(walk.lanes, walk.anchors, sizes, wishes)
-    steps = _Folding(walk, offsets, num_steps).steps
-    _check_complete(steps)
-    _check_independent(steps, walk.order)
+    phase = find_phase(walk, [_size(walk.pattern(lane)) for lane in walk.lanes], choices)
+    try:
+        steps = _Folding(walk, phase).steps
+        _check_complete(steps)
+        _check_independent(steps, walk.order)
+    except StepsDifferError as error:
+        raise error.in_chain(phase.num_steps - phase.first, len(anchors)) from error
     return steps
-
-
-def _wish(walk: Walk, lane: Lane, num_steps: int, trimming: Trimming) -> int:
-    """The offset with which a lane's first node is in step 0, or its last one in step T-1."""
-    indices = list(lane.images)
-    if trimming is not Trimming.LAST or len(indices) > num_steps:
-        # What comes before the first step may look like it.
-        indices = [index for index, node in lane.images.items() if node in walk.levels]
-    first, last = -min(indices), num_steps - 1 - max(indices)
-    is_read_before = min(indices) - 1 in {index for index, _ in lane.starts} | lane.images.keys()
-    lacks_last = trimming is Trimming.LAST or (trimming is Trimming.LAST_IF_UNREAD and not is_read_before)
-    return first if first < last and lacks_last else last
 
 
 def _size(node: ir.Node) -> int:
@@ -123,10 +95,14 @@ def _size(node: ir.Node) -> int:
 class _Folding:
     """From lanes with their own indices to steps: node k of lane i stands in step k + offset[i]."""
 
-    def __init__(self, walk: Walk, offsets: Sequence[int], num_steps: int) -> None:
+    def __init__(self, walk: Walk, phase: Phase) -> None:
         self.walk = walk
-        self.offset = {id(lane): offsets[position] for position, lane in enumerate(walk.lanes)}
-        self.steps = Steps(num_steps, num_steps - 2)
+        pairs = zip(walk.lanes, phase.offsets, strict=True)
+        self.offset = {id(lane): offset - phase.first for lane, offset in pairs}
+        num_steps = phase.num_steps - phase.first
+        self.steps = Steps(
+            num_steps, num_steps - 2, num_lacking=phase.first, made=phase.made, open=phase.open
+        )
         lanes = self._folded_lanes()
         for lane in lanes:
             self._add_nodes(lane)
@@ -144,6 +120,14 @@ class _Folding:
 
     def _at(self, lane: Lane, step: int) -> ir.Node | None:
         return lane.images.get(step - self.offset[id(lane)])
+
+    def _input(self, lane: Lane, step: int, position: int) -> ir.Value | None:
+        node = self._at(lane, step)
+        return node.inputs[position] if node is not None else None
+
+    def _lacking(self) -> range:
+        """The steps before the first one, which lack operations, the nearest first."""
+        return range(-1, -1 - self.steps.num_lacking, -1)
 
     def _pattern(self, lane: Lane) -> ir.Node:
         node = self._at(lane, self.steps.position)
@@ -175,8 +159,9 @@ class _Folding:
                 self._add_state(read.lane, read.output, back)
 
     def _add_outside(self, key: ir.Value, lane: Lane, position: int) -> None:
-        nodes = self.steps.nodes[self._pattern(lane)]
-        images = [node.inputs[position] if node is not None else None for node in nodes]
+        images = [self._input(lane, step, position) for step in range(self.steps.num_steps)]
+        earlier = [self._input(lane, step, position) for step in self._lacking()]
+        self.steps.outside_earlier.setdefault(key, earlier)
         known = self.steps.outside.setdefault(key, images)
         for step, (old, new) in enumerate(zip(known, images, strict=True)):
             if old is not None and new is not None and not self.walk.constants.same(old, new):
@@ -197,6 +182,7 @@ class _Folding:
         after = lane.value(position - back + 1 - offset, output)
         assert after is not None
         self.steps.states[key], self.steps.after[key] = images, after
+        self.steps.earlier[key] = [lane.value(step - back - offset, output) for step in self._lacking()]
 
 
 def _same_shape(images: Images) -> bool:

@@ -87,3 +87,31 @@ def test_spikes_stay_a_state_beside_the_voltages_that_they_are_made_from() -> No
         rows.append(z)
     net.output(stacked(net, rows))
     assert state_sizes(rolled(net.model())) == [(B, H)] * 2
+
+
+def test_of_several_states_in_one_step_each_loses_what_follows_from_it() -> None:
+    """Two cells that read each other, each with a product with its recurrent weight: both products go."""
+    net = Unroller()
+    below = net.op("MatMul", net.input("x", 4, B, D), net.weight(D, H))
+    generator, layers = np.random.default_rng(0), []
+    for _ in range(2):
+        h, u = net.constant(0.5 * generator.standard_normal((B, H))), net.weight(H, H)
+        layers.append([h, u, net.constant(net.initializers[h] @ net.initializers[u]), net.weight(H, H)])
+    rows = []
+    for time in range(4):
+        value = net.op("Add", at(net, below, time), layers[1][0])
+        for layer in layers:
+            h, u, folded, again = layer
+            gate = net.op("Sigmoid", net.op("MatMul", h, u) if time else folded)
+            new = net.op("Tanh", net.op("MatMul", net.op("Add", value, h), again))
+            layer[0] = value = net.op("Add", net.op("Mul", gate, h), new)
+        rows.append(value)
+    net.output(stacked(net, rows))
+    proto = net.model()
+    model = normalize(proto, {"x": (4, B, D)}, {})
+    feed = {"x": np.random.default_rng(1).standard_normal((4, B, D)).astype(np.float32)}
+    (found,), _ = roll_steps(model, lambda part: Reference(part).run(feed))
+    assert state_sizes(found) == [(B, H)] * 2
+    expected, actual = Reference(proto).run(feed), Reference(ir.to_proto(model)).run(feed)
+    for name, value in expected.items():
+        np.testing.assert_allclose(actual[name], value, rtol=1e-5, atol=1e-6)

@@ -279,15 +279,32 @@ class TestNearMisses:
         assert "changes its shape" in refusals[0].reason
 
     def test_a_grid_of_tied_cells_has_no_single_order(self) -> None:
-        net = Unroller()
-        x, cell = net.input("x", 4, B, H), tanh_cell(net, H, H)
-        row = [at(net, x, time) for time in range(4)]
+        """Nothing tells time from depth where no sequence does."""
+        net, kept = Unroller(), []
+        cell = tanh_cell(net, H, H)
+        row = [net.input(f"x{time}", B, H) for time in range(4)]
         for _ in range(3):
             h = net.constant(np.zeros((B, H)))
             row = [h := cell(below, h) for below in row]
-        net.output(row[-1])
+            kept += row
+        net.output(net.op("Sum", *kept))
         _, _, refusals = rolled(net.model())
         assert any("not in one chain" in refusal.reason for refusal in refusals)
+
+
+def test_layers_that_share_their_weights_are_one_recurrence_each() -> None:
+    """The weights form no chain; the slices of the sequence, layer by layer, do."""
+    net = Unroller()
+    x, cell = net.input("x", 4, B, H), tanh_cell(net, H, H)
+    row = [at(net, x, time) for time in range(4)]
+    for _ in range(3):
+        h = net.constant(np.zeros((B, H)))
+        row = [h := cell(below, h) for below in row]
+    net.output(row[-1])
+    _, steps, _ = rolled(net.model())
+    assert [(own.num_steps, len(own.rolled.state_names), own.over_depth) for own in steps] == [
+        (4, 1, False)
+    ] * 3
 
 
 def test_finding_takes_time_in_proportion_to_the_size() -> None:

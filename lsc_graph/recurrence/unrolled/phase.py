@@ -1,0 +1,246 @@
+"""Where one step of an unrolled recurrence ends and the next begins, as the network's author would say.
+
+Exporters compute the first step from zeros by themselves, and leave out what nobody reads of the last: most
+operations are there for fewer steps than the recurrence has. What is left says, in this order:
+
+1. An operation that is there for every step is where its number says, and so is one that reads a slice of
+   a sequence which has one for every step.
+2. A value that another one alone determines is not handed on, but that other one, if that one is read in
+   more places: U h follows from h, which the next layer reads too.
+3. As few elements as possible are handed on.
+4. Values that are read in several places are handed on rather than those that are read in one.
+5. What follows from one other value by an affine function is left out, if it can be.
+6. What is left is computed as early as possible.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lsc_graph.errors import UsageError
+from lsc_graph.recurrence.unrolled.affine import is_affine
+from lsc_graph.recurrence.unrolled.lanes import Lane, Walk
+from lsc_graph.recurrence.unrolled.retiming import Optimum, Tie, retime
+from lsc_graph.recurrence.unrolled.slices import step_numbers
+from lsc_graph.recurrence.unrolled.worth import Reach, Worth
+
+_MOST_LAGS = 8
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The step of each operation: node k of lane i stands in step k + `offsets`[i], of `num_steps`.
+
+    Attributes:
+        offsets, num_steps: see above.
+        first: the first step that has every operation.
+        made: what a person has chosen here.
+        open: what a person may choose instead, where nothing in the file tells.
+    """
+
+    offsets: tuple[int, ...]
+    num_steps: int
+    first: int
+    made: tuple[Choice, ...]
+    open: tuple[OpenChoice, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The step that takes over the value named `before` hands on the one named `after`."""
+
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class OpenChoice:
+    """Values that may be computed at the end of a step, as is assumed, or at the start of the next one."""
+
+    values: tuple[str, ...]
+    other: Choice
+
+
+def find_phase(walk: Walk, sizes: Sequence[int], choices: Sequence[Choice] = ()) -> Phase:
+    """The steps of a walk's lanes, of which the outputs have some numbers of elements.
+
+    Raises:
+        UsageError: the steps cannot be cut as a person has chosen.
+    """
+    return _Cutting(walk, sizes, choices).phase()
+
+
+class _Cutting:
+    def __init__(self, walk: Walk, sizes: Sequence[int], choices: Sequence[Choice] = ()) -> None:
+        self.walk, self.lanes, self.sizes = walk, walk.lanes, sizes
+        self.places = {
+            str(value.name): (position, index)
+            for position, lane in enumerate(walk.lanes)
+            for index, node in lane.images.items()
+            for value in node.outputs
+        }
+        self.choices = [c for c in choices if c.before in self.places and c.after in self.places]
+        self.spans = [self._span(lane) for lane in self.lanes]
+        self.num_steps = max(
+            last - first + 1
+            for lane, (first, last) in zip(self.lanes, self.spans, strict=True)
+            if not lane.is_head
+        )
+        self._worth = Worth(walk, [last - first + 1 == self.num_steps for first, last in self.spans])
+
+    def phase(self) -> Phase:
+        offsets = self._offsets()
+        for choice in self.choices:
+            if not self._is_so(choice, offsets):
+                raise UsageError(
+                    "The steps of an unrolled recurrence cannot be cut apart as --state says",
+                    got=f"--state {choice.before}:{choice.after}",
+                    expected="a value that a step takes over, and one that the same step hands on",
+                    do="leave out --state, and see which values `lsc-graph inspect` names as states",
+                )
+        starts = [
+            first + offset
+            for (first, _), offset, lane in zip(self.spans, offsets, self.lanes, strict=True)
+            if not lane.is_head
+        ]
+        found = tuple(self._open(offsets))
+        return Phase(tuple(offsets), self.num_steps, max(starts), tuple(self.choices), found)
+
+    def _open(self, offsets: Sequence[int]) -> Iterator[OpenChoice]:
+        """What hands on as much, and is as good by all rules."""
+        for group in self._optimum.loose():
+            other = self._moved(offsets, group)
+            choice = next(self._told_apart(other, offsets, group), None)
+            if choice is not None and self._num_independent(other) == self._num_independent(offsets):
+                handed_on = [position for position in group if self._lags(offsets)[position]]
+                names = [self.walk.pattern(self.lanes[position]).outputs[0].name for position in handed_on]
+                yield OpenChoice(tuple(map(str, names)), choice)
+
+    def _told_apart(
+        self, offsets: Sequence[int], from_others: Sequence[int], group: Sequence[int]
+    ) -> Iterator[Choice]:
+        """Choices that hold with some offsets and not with others."""
+        handed_on = [position for position, lag in enumerate(self._lags(offsets)) if lag]
+        pairs = itertools.product(handed_on, repeat=2)
+        for before, after in sorted(pairs, key=lambda pair: len({*pair} & {*group}) != 1):
+            for step in range(self.num_steps - 2, 0, -1):
+                names = self._name(before, step - 1, offsets), self._name(after, step, offsets)
+                if names[0] is not None and names[1] is not None:
+                    choice = Choice(names[0], names[1])
+                    if not self._is_so(choice, from_others):
+                        yield choice
+                    break
+
+    def _name(self, position: int, step: int, offsets: Sequence[int]) -> str | None:
+        node = self.lanes[position].images.get(step - offsets[position])
+        return str(node.outputs[0].name) if node is not None else None
+
+    def _is_so(self, choice: Choice, offsets: Sequence[int]) -> bool:
+        (one, index), (two, next_index) = self.places[choice.before], self.places[choice.after]
+        lags = self._lags(offsets)
+        is_next = index + offsets[one] + 1 == next_index + offsets[two]
+        return is_next and lags[one] > 0 and lags[two] > 0
+
+    def _offsets(self) -> list[int]:
+        """Everything as early as possible, but for what is better late."""
+        offsets = self._optimum.earliest()
+        for group in self._optimum.loose():
+            late = self._moved(offsets, group)
+            if self._num_independent(late) < self._num_independent(offsets):
+                offsets = late
+        return offsets
+
+    def _moved(self, offsets: Sequence[int], group: Sequence[int]) -> list[int]:
+        """The offsets with a loose group as late as it may be, or as early if it is late."""
+        early, late = self._optimum.earliest(), self._optimum.latest()
+        return [
+            early[position] + late[position] - offset if position in group else offset
+            for position, offset in enumerate(offsets)
+        ]
+
+    def _num_independent(self, offsets: Sequence[int]) -> int:
+        """How many elements are handed on, those left out that are affine functions of others."""
+        lags = self._lags(offsets)
+        return sum(
+            lag * size
+            for position, (lag, size) in enumerate(zip(lags, self.sizes, strict=True))
+            if not (lag == 1 and self._is_affine_of_handed_on(position, offsets, lags))
+        )
+
+    def _lags(self, offsets: Sequence[int]) -> list[int]:
+        """For how many steps each lane's outputs are handed on."""
+        lags = [0] * len(self.lanes)
+        for position, lane in enumerate(self.lanes):
+            for read in lane.reads.values():
+                source = self._number[id(read.lane)]
+                lags[source] = max(lags[source], read.shift + offsets[position] - offsets[source])
+        return lags
+
+    def _is_affine_of_handed_on(self, position: int, offsets: Sequence[int], lags: Sequence[int]) -> bool:
+        seen: set[int] = set()
+        while position not in seen:
+            seen.add(position)
+            lane = self.lanes[position]
+            node, reads = self.walk.pattern(lane), list(lane.reads.items())
+            if len(reads) != 1 or self._worth.is_news(lane):
+                return False
+            index, read = reads[0]
+            value = node.inputs[index]
+            source = self._number[id(read.lane)]
+            is_same_step = read.shift + offsets[position] == offsets[source]
+            if value is None or not is_affine(node, value) or not is_same_step:
+                return False
+            if lags[source] > 0:
+                return True
+            position = source
+        return False
+
+    @cached_property
+    def _number(self) -> dict[int, int]:
+        return {id(lane): position for position, lane in enumerate(self.lanes)}
+
+    def _span(self, lane: Lane) -> tuple[int, int]:
+        """The first and the last index of a lane; what comes before the first step may look like it."""
+        indices = list(lane.images)
+        if len(indices) > self.walk.newest + 3:
+            indices = [index for index, node in lane.images.items() if node in self.walk.levels]
+        return min(indices), max(indices)
+
+    @cached_property
+    def _optimum(self) -> Optimum:
+        costs, price = self._costs()
+        bounds = [self._range(lane, *span) for lane, span in zip(self.lanes, self.spans, strict=True)]
+        ties = []
+        for choice in self.choices:
+            (before, index), (after, next_index) = self.places[choice.before], self.places[choice.after]
+            ties.append(Tie(before, after, index + 1 - next_index))
+        return retime(self.lanes, costs, bounds, price, ties)
+
+    def _range(self, lane: Lane, first: int, last: int) -> tuple[int, int]:
+        """The offsets that a lane may have: all its operations are in one of the steps.
+
+        What reads a slice of a sequence that has one for every step belongs to that step.
+        """
+        earliest, latest = -first, self.num_steps - 1 - last
+        for position in range(len(self.walk.pattern(lane).inputs)):
+            if position not in lane.reads:
+                column = {k: v for k, v in lane.column(position).items() if v is not None}
+                number = step_numbers(column, self.num_steps, self.walk.constants)
+                if number is not None:
+                    return number, number
+        return min(earliest, latest), max(earliest, latest)
+
+    def _costs(self) -> tuple[list[int], int]:
+        """What handing on each lane's outputs costs, and the price of anything else."""
+        per_element = 3 * _MOST_LAGS * len(self.lanes)
+        per_derived = per_element * _MOST_LAGS * sum(self.sizes)
+        costs = [
+            per_element * size
+            + (Reach.OUTSIDE - self._worth.reach[id(lane)])
+            + per_derived * self._worth.is_derived(lane)
+            for lane, size in zip(self.lanes, self.sizes, strict=True)
+        ]
+        return costs, _MOST_LAGS * sum(costs) + 1

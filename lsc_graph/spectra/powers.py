@@ -1,0 +1,134 @@
+"""Spectral radii by Krylov spaces of powers of each matrix.
+
+Where eigenvalues crowd at the edge, as those of orthogonal matrices do, none of them is resolved by few
+products. The edge of M^32 is less crowded, a relative error there is a thirty-second of it in the radius, and
+squaring takes less time than the bases that M itself would need. Points at which that is not enough are
+squared further.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, Krylov, ritz_values
+from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
+from lsc_graph.spectra.operator import dense_operator
+
+# Squarings before the first Krylov spaces at least, between these and further ones, and at most.
+_FIRST, _MORE, _MOST = 5, 2, 13
+# A transient, such as that of a Jordan block, may take as many steps as the matrix has rows; the Krylov spaces
+# see this many times as many.
+_BEYOND_TRANSIENT = 1.5
+_BASIS = 24
+
+
+@dataclass
+class _Powers:
+    """Powers [P, n, n] of norm 1, and the logarithms [P] of the norms of M^(2^j) for all j so far."""
+
+    unit: Tensor
+    logs: list[Tensor]
+
+    @staticmethod
+    def start(matrices: Tensor) -> _Powers:
+        """The matrices themselves; zero ones count as of norm 1."""
+        largest = _nonzero(torch.linalg.vector_norm(matrices.flatten(1), torch.inf, dim=1))
+        unit = (matrices / largest[:, None, None]).float()
+        norms = _nonzero(torch.linalg.matrix_norm(unit))
+        unit /= norms[:, None, None]
+        return _Powers(unit, [largest.double().log() + norms.double().log()])
+
+    def square(self) -> None:
+        """M^(2^j) to M^(2^(j+1))."""
+        self.unit = torch.bmm(self.unit, self.unit)
+        norms = _nonzero(torch.linalg.matrix_norm(self.unit))
+        self.unit /= norms[:, None, None]
+        self.logs.append(2 * self.logs[-1] + norms.double().log())
+
+    def at(self, numbers: Tensor) -> _Powers:
+        """Those of some of the points."""
+        here = numbers.to(self.unit.device)
+        return _Powers(self.unit[here], [log[here] for log in self.logs])
+
+    def rounding(self, log_radius: Tensor) -> Tensor:
+        """What rounding does to the radius, over the eigenvalue's condition number [P].
+
+        At step j it moves the eigenvalue of M^(2^j) by eps times its condition number times
+        ||M^(2^(j-1))||^2, and the root takes 1 / 2^j of that.
+        """
+        total = torch.zeros_like(log_radius)
+        for number, log in enumerate(self.logs[:-1]):
+            power = 2 ** (number + 1)
+            total += (2 * log - power * log_radius).exp() / power
+        return total * torch.finfo(self.unit.dtype).eps
+
+
+@torch.no_grad()
+def power_radius(matrices: Tensor, *, tolerance: float = TOLERANCE, seed: int = 0) -> Estimate:
+    """Spectral radii of matrices [P, n, n].
+
+    On CUDA the host waits for the device once for every power whose Krylov spaces are looked at.
+
+    Args:
+        matrices: the batch.
+        tolerance: relative error to stop at.
+        seed: of the starting vectors.
+    """
+    is_zero = (matrices == 0).flatten(1).all(1).cpu()
+    powers = _Powers.start(matrices)
+    best = Estimate.none(Method.POWERS, len(matrices))
+    alive = torch.arange(len(matrices))
+    first = max(_FIRST, math.ceil(math.log2(_BEYOND_TRANSIENT * matrices.shape[-1] / _BASIS)))
+    for number in range(1, _MOST + 1):
+        powers.square()
+        if number < first or (number - first) % _MORE:
+            continue
+        found = _estimate(powers, tolerance, seed)
+        best = best.where_better(alive, found)
+        left = (~best.converged[alive] & found.values.isfinite()).nonzero()[:, 0]
+        if not len(left):
+            break
+        powers, alive = powers.at(left), alive[left]
+    return best.where_better(is_zero.nonzero()[:, 0], _zeros(int(is_zero.sum()), tolerance))
+
+
+def _zeros(count: int, tolerance: float) -> Estimate:
+    nothing = torch.zeros(count, dtype=torch.float64)
+    return Estimate.of(Method.POWERS, nothing, nothing, tolerance=tolerance, conditions=nothing + 1)
+
+
+def _estimate(powers: _Powers, tolerance: float, seed: int) -> Estimate:
+    """From the Krylov spaces of the present powers.
+
+    A Ritz value is off by at most its residual times its condition number; another one that its residual
+    would let overtake it may belong to an eigenvalue that is not resolved yet.
+    """
+    operator = dense_operator(powers.unit)
+    krylov = Krylov.start(operator, min(_BASIS, operator.size), torch.Generator().manual_seed(seed))
+    krylov.grow(operator, min(_BASIS, operator.size))
+    logs = torch.stack(powers.logs)
+    whole = krylov.matrix.double().cpu()
+    finite = whole.isfinite().flatten(1).all(1)
+    whole = torch.where(finite[:, None, None], whole, torch.zeros_like(whole))
+    moduli, residuals, conditions = ritz_values(whole)
+    top, index = moduli.max(1)
+    own = residuals.gather(1, index[:, None])[:, 0]
+    condition = conditions.gather(1, index[:, None])[:, 0].nan_to_num(torch.inf)
+    factor = 2.0 ** (len(powers.logs) - 1)
+    log_radius = (top.log() + logs[-1].cpu()) / factor
+    overtaking = ((moduli + residuals).amax(1) / top).log()
+    off = torch.maximum(torch.log1p(condition * own / top), overtaking) / factor
+    host = _Powers(powers.unit[:0], list(logs.cpu()))
+    errors = off + condition * host.rounding(log_radius)
+    is_partial = krylov.size < operator.size
+    errors = torch.where((condition > ILL_CONDITIONED) & is_partial, torch.inf, errors)
+    values = torch.where(finite, log_radius.exp(), torch.nan)
+    return Estimate.of(Method.POWERS, values, errors, tolerance=tolerance, conditions=condition)
+
+
+def _nonzero(norms: Tensor) -> Tensor:
+    return torch.where(norms > 0, norms, torch.ones_like(norms))

@@ -1,0 +1,64 @@
+"""A number that counts the steps is no layer, whatever its type; one that the data move is."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from lsc_graph.audit_model import audit, inspect
+
+T, D, H = 12, 3, 4
+STEP = """<ir_version: 8, opset_import: ["" : 17]>
+step () => () {{
+    p = MatMul(x_t, W)
+    q = MatMul(h_old, U)
+    s = Add(p, q)
+    {use}
+    h_new = Tanh(s2)
+    y = Identity(h_new)
+    {count}
+}}"""
+UNUSED, USED = "s2 = Identity(s)", "r = Mul(t_old, small)\ns2 = Add(s, r)"
+COUNTS = "t_new = Add(t_old, one)"
+OF_DATA = "m = ReduceMean<keepdims=0>(x_t)\nt_new = Add(t_old, m)"
+
+
+def counting(use: str, count: str) -> onnx.ModelProto:
+    """h' = tanh(x W + h U + 0.01 t), and t' = t + 1, as a Scan over two states."""
+    info, kind = helper.make_tensor_value_info, TensorProto.FLOAT
+    body = onnx.parser.parse_model(STEP.format(use=use, count=count)).graph
+    body.input.extend([info("h_old", kind, [1, H]), info("t_old", kind, []), info("x_t", kind, [1, D])])
+    body.output.extend([info("h_new", kind, [1, H]), info("t_new", kind, []), info("y", kind, [1, H])])
+    generator = np.random.default_rng(0)
+    tensors = {
+        "W": generator.standard_normal((D, H)),
+        "U": 0.5 * generator.standard_normal((H, H)),
+        "zeros": np.zeros((1, H)),
+        "zero": np.array(0.0),
+        "one": np.array(1.0),
+        "small": np.array(0.01),
+    }
+    scan = helper.make_node(
+        "Scan", ["zeros", "zero", "x"], ["last", "count", "out"], body=body, num_scan_inputs=1
+    )
+    graph = helper.make_graph(
+        [scan],
+        "counting",
+        [info("x", kind, [T, 1, D])],
+        [info("out", kind, [T, 1, H])],
+        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in tensors.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("use", [UNUSED, USED])
+def test_a_counter_is_carried_and_no_layer(use: str) -> None:
+    found = audit(counting(use, COUNTS), num_samples=1)
+    assert [layer.state_size for layer in found.layers] == [H]
+    assert found.grid.num_gradient_paths == "1"
+
+
+def test_a_number_that_the_data_move_is_a_layer() -> None:
+    assert sorted(la.state_size for la in inspect(counting(USED, OF_DATA)).layers) == [1, H]

@@ -1,0 +1,47 @@
+"""Radii by Krylov spaces of powers: right within what they claim, also where nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from spectra_cases import HARD, SPECTRA, batch
+
+from lsc_graph.spectra.estimate import Method
+from lsc_graph.spectra.powers import power_radius
+
+SIZES = (30, 70, 230)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", SPECTRA)
+def test_no_error_is_larger_than_claimed(name: str, size: int) -> None:
+    matrices = batch(name, size)
+    found = power_radius(matrices.float())
+    exact = torch.linalg.eigvals(matrices).abs().amax(1)
+    off = (found.values / exact - 1).abs()
+    kept = found.converged
+    assert bool((off[kept] <= found.errors[kept] + 1e-6).all())
+    assert set(found.methods) == {Method.POWERS}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("name", HARD)
+def test_hard_matrices_converge_to_the_radius_or_not_at_all(name: str, size: int) -> None:
+    build, exact = HARD[name]
+    found = power_radius(build(size)[None])
+    if bool(found.converged):
+        assert abs(float(found.values) - exact) <= (float(found.errors) + 1e-6) * exact
+
+
+def test_orthogonal_matrices_converge_though_all_their_eigenvalues_are_dominant() -> None:
+    basis = torch.linalg.qr(torch.randn(2, 200, 200, generator=torch.Generator().manual_seed(0)))[0]
+    found = power_radius(0.9 * basis)
+    assert bool(found.converged.all())
+    assert found.values.tolist() == pytest.approx([0.9, 0.9], rel=2e-3)
+
+
+def test_the_last_space_is_as_wide_as_a_small_matrix() -> None:
+    matrices = torch.tensor([[[0.5]], [[-2.0]], [[0.0]]])
+    found = power_radius(matrices)
+    assert found.values.tolist() == pytest.approx([0.5, 2.0, 0.0])
+    assert bool(found.converged.all())
