@@ -9,12 +9,12 @@ import pytest
 import torch
 from lsc_graph.models import registry
 
+from lsc_graph.auditing.measure import Sequences, Streaming
 from lsc_graph.jacobians.cell import cell_points
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
-from lsc_graph.measure import Sequences, Streaming
 from lsc_graph.prepare import Request, prepare
 from lsc_graph.results import Form
-from lsc_graph.sampling import make_samples
+from lsc_graph.running.sampling import make_samples
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 STEPS = 5
