@@ -192,7 +192,8 @@ def main(arguments: list[str]) -> None:
         print(f"{name_of(case):28} {case['target']:5} {case['method']:9} {outcome(row)}", flush=True)
         write_text(RESULTS, json.dumps(head | {"rows": rows}, indent=1) + "\n")
     if "pages" in parts:
-        write_text(PAGE, page(rows, head))
+        measured_last = json.loads(RESULTS.read_text())["code"]
+        write_text(PAGE, page(rows, head | {"code": measured_last}))
 
 
 if __name__ == "__main__":

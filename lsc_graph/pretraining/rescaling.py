@@ -283,7 +283,7 @@ class _Run:
         """
         targets, tolerance = self.problem.targets, self.problem.tolerance
         lost = {
-            edge: f"{reason} further than to {self._means[edge]:.3f}"
+            edge: f"{reason} on from {self._means[edge]:.3f}, where it stands still: no small change does"
             for edge, reason in self.unmoved.items()
             if edge in self.once_moved and abs(self._means[edge] - targets[edge]) > tolerance
         }
