@@ -51,6 +51,14 @@ def state_pairs(
     return pairs(":", "IN:OUT, or none alone")(context, parameter, texts)
 
 
+def time_axis_option(command: Command) -> Command:
+    """For commands whose result depends on which axis is time where several could be."""
+    words = (
+        "Which axis is time, where several could be: of the outputs of causal layers, of inputs and outputs."
+    )
+    return click.option("--time-axis", type=int, metavar="AXIS", help=words)(command)
+
+
 def model_options(command: Command) -> Command:
     """The model, everything that says how to feed it, and where the report goes."""
     decorators = [

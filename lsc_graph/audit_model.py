@@ -13,6 +13,7 @@ import onnx
 import torch
 
 from lsc_graph.auditing.alternatives import alternative_warnings
+from lsc_graph.auditing.causal_readings import causal_readings
 from lsc_graph.auditing.cuts import put_in, zero_derivatives
 from lsc_graph.auditing.measure import (
     HALF_TOLERANCE,
@@ -28,8 +29,8 @@ from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
 from lsc_graph.errors import ConversionError, ParityError, UsageError
-from lsc_graph.grid.unroll import GridNode, united, unroll
-from lsc_graph.jacobians.meter import GrowthMeter
+from lsc_graph.grid.unroll import GridNode, depths, united, unroll
+from lsc_graph.jacobians.meter import GrowthMeter, cancelled_depths
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.layers.exposure import exposed_states
@@ -99,8 +100,8 @@ def audit(
         inputs: fixed values by input name, as text: a number or a JSON list.
         input_shapes: shapes by input name.
         states: (input, output) pairs of a streaming model, where they are not found by themselves;
-            ("none", "") alone says that the model has no state. For steps that were written out, (value that a
-            step takes over, value that it hands on).
+            ("none", "") alone says that the model has no state. For steps that were written out, pairs
+            (value that a step takes over, value that it hands on).
         time_axis: time in what layers without a cell put out, where several axes could be it.
         num_samples: how many samples to average over, at first.
         precision: add samples until the standard error of every layer's radii is at most this.
@@ -171,14 +172,18 @@ def inspect(
     inputs: Mapping[str, str] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     states: Sequence[tuple[str, str]] = (),
+    time_axis: int | None = None,
 ) -> Inspection:
     """What `audit` would analyse, without measuring it: recurrences, layers, refused candidates.
+
+    Of feed-forward models, one run shows which blocks are causal over time, and along which axes.
 
     Arguments and errors are those of `audit`.
     """
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), {})
     prepared = prepare(model, request)
     cells = prepared.cell_graph
+    causal, unseen = causal_readings(prepared, _samples(prepared, {}, 0, 0, 1)[0], time_axis)
     return Inspection(
         schema_version=SCHEMA_VERSION,
         tool=_tool(),
@@ -187,8 +192,9 @@ def inspect(
         recurrences=_recurrences(prepared),
         refusals=prepared.findings.refusals,
         layers=_bare_layers(cells),
+        causal=causal,
         grid=_grid(cells),
-        warnings=_warnings(prepared),
+        warnings=(*_warnings(prepared), *unseen),
     )
 
 
@@ -275,7 +281,10 @@ def _measure(
         grid=_grid(cells),
         growth=growth,
         verdict=_verdict(growth, layers, cells),
-        warnings=_measured_warnings(prepared, samples, summary, radii, precision),
+        warnings=(
+            *_measured_warnings(prepared, samples, summary, radii, precision),
+            *_cancelled_warnings(growth, cells),
+        ),
         timing_seconds=clock.seconds,
     )
     clock.lap("judge")
@@ -302,6 +311,18 @@ def _measured_warnings(
     if prepared.dequantized:
         warnings += (_quantization_warning(prepared, samples[0]),)
     return warnings
+
+
+def _cancelled_warnings(growth: Growth, cells: CellGraph) -> tuple[str, ...]:
+    """Layers whose value makes no difference, as those of stabilisers: growth from them says nothing."""
+    depth = depths(cells)
+    deepest, silent = max(depth.values(), default=0), cancelled_depths(growth.table)
+    return tuple(
+        f"{layer.id} ({layer.name}): the gradient from it cancels to rounding, as that of a stabiliser of "
+        "exponentials does; the growth is that of the other layers"
+        for layer in cells.layers
+        if deepest - depth[layer.id] in silent
+    )
 
 
 def _black_box_facts(found: Differences) -> BlackBoxFacts | None:
@@ -359,8 +380,10 @@ class EdgeFactors:
 
 def _verdict(growth: Growth, layers: Sequence[LayerFacts], cells: CellGraph) -> Judgement:
     factors = EdgeFactors(layers)
+    silent = cancelled_depths(growth.table)
+    heard = tuple(point for point in growth.table if point.dl not in silent)
     return judge(
-        growth=growth,
+        growth=replace(growth, table=heard or growth.table),
         time_factors=tuple(factors.time.values()),
         depth_factors=tuple(factors.depth.values()),
         num_layers=len(layers),

@@ -39,6 +39,7 @@ def gradient_paths(
     inputs: Mapping[str, str] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     states: Sequence[tuple[str, str]] = (),
+    time_axis: int | None = None,
 ) -> PathReport:
     """How many gradient paths a model has, where they pass, how their number grows, and what would tame it.
 
@@ -49,19 +50,25 @@ def gradient_paths(
             the last ones.
         exact: give all digits, however many.
         inputs, input_shapes, states: as in `lsc_graph.audit`.
+        time_axis: time in inputs and outputs of which several axes could be it.
 
     Raises:
         UsageError, AnalysisError: as `model_cells`; or there is no such state.
     """
     prepared, cells = model_cells(
-        model, num_steps=num_steps, inputs=inputs, input_shapes=input_shapes, states=states
+        model,
+        num_steps=num_steps,
+        inputs=inputs,
+        input_shapes=input_shapes,
+        states=states,
+        time_axis=time_axis,
     )
     inner = states_only(cells)
     starts = [end for text in sources for end in parse_ends(text, cells, is_source=True)]
     stops = [end for text in targets for end in parse_ends(text, cells, is_source=False)]
     starts, stops = starts or list(first_ends(inner)), stops or list(last_ends(inner))
     total = count_paths(cells, cells.num_steps, starts, stops, exact=exact)
-    notes = _cut_notes(prepared)
+    notes = [*prepared.findings.doubts, *_cut_notes(prepared)]
     return PathReport(
         schema_version=PATHS_SCHEMA_VERSION,
         tool=Tool("lsc-graph", version("lsc-graph")),

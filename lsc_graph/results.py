@@ -415,8 +415,21 @@ class Analysis:
 
 
 @dataclass(frozen=True)
+class CausalReading:
+    """A layer without a cell that is causal over what may be time: one reading for each axis of its output.
+
+    `source` is the layer that it reads, or "input NAME"; `num_steps` belong to `time_axes`.
+    """
+
+    layer_id: str
+    source: str
+    time_axes: tuple[int, ...]
+    num_steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """What was found without running the model."""
+    """What was found without measuring anything."""
 
     schema_version: str
     tool: Tool
@@ -425,6 +438,7 @@ class Inspection:
     recurrences: tuple[Recurrence, ...]
     refusals: tuple[Refusal, ...]
     layers: tuple[LayerFacts, ...]
+    causal: tuple[CausalReading, ...]
     grid: Grid
     warnings: tuple[str, ...]
 

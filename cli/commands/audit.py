@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 from lsc_graph.cli import exit_codes
-from lsc_graph.cli.options import model_options
+from lsc_graph.cli.options import model_options, time_axis_option
 from lsc_graph.cli.output import emit, progress, text_of
 
 from lsc_graph.results import Verdict
@@ -49,7 +49,7 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
     show_default=True,
     help="or after this time.",
 )
-@click.option("--time-axis", type=int, help="Time in the outputs of causal layers that have no cell.")
+@time_axis_option
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option(

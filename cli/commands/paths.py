@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import click
-from lsc_graph.cli.options import model_options
+from lsc_graph.cli.options import model_options, time_axis_option
 from lsc_graph.cli.output import emit, text_of
 
 
 @click.command("paths", context_settings={"help_option_names": ["-h", "--help"]})
 @model_options
+@time_axis_option
 @click.option(
     "--from", "sources", multiple=True, metavar="LAYER[@TIME]",
     help="Where paths start (default: first). LAYER: id or name, first, last, inputs, outputs; "
@@ -24,6 +25,7 @@ def command(
     values: tuple[tuple[str, str], ...],
     input_shapes: dict[str, tuple[int, ...]],
     states: tuple[tuple[str, str], ...],
+    time_axis: int | None,
     form: str,
     output: str | None,
     sources: tuple[str, ...],
@@ -44,5 +46,6 @@ def command(
         inputs=dict(values),
         input_shapes=input_shapes,
         states=states,
+        time_axis=time_axis,
     )
     emit(to_json(report) if form == "json" else text_of(render_paths, report, output), output)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import click
-from lsc_graph.cli.options import source_options
+from lsc_graph.cli.options import source_options, time_axis_option
 from lsc_graph.cli.output import writing
 
 
 @click.command("unroll", context_settings={"help_option_names": ["-h", "--help"]})
 @source_options
+@time_axis_option
 @click.option(
     "-o", "--output", required=True, type=click.Path(dir_okay=False),
     help="File: .graphml, .gexf, .json (node-link), .dot, .svg or .png.",
@@ -23,6 +24,7 @@ def command(
     values: tuple[tuple[str, str], ...],
     input_shapes: dict[str, tuple[int, ...]],
     states: tuple[tuple[str, str], ...],
+    time_axis: int | None,
     output: str,
     nodes: bool,
     measure: bool,
@@ -51,6 +53,7 @@ def command(
         inputs=dict(values),
         input_shapes=input_shapes,
         states=states,
+        time_axis=time_axis,
     )
     with writing(output):
         write_grid(grid, output, title=Path(model).name)

@@ -32,7 +32,9 @@ INPUT, OUTPUT = "input:", "output:"
 """What the ids of inputs and outputs begin with."""
 
 
-def connected_cells(prepared: Prepared, *, terminals: bool = False, seed: int = 0) -> CellGraph:
+def connected_cells(
+    prepared: Prepared, *, terminals: bool = False, seed: int = 0, time_axis: int | None = None
+) -> CellGraph:
     """The cell graph of a model with its depth edges as they were seen.
 
     Args:
@@ -41,6 +43,7 @@ def connected_cells(prepared: Prepared, *, terminals: bool = False, seed: int = 
             as many elements as there are steps; else an input is one node at time 0, an output one at time
             T-1. Inputs that are not floating-point carry no gradient and are left out.
         seed: of the sample that is run, and of the cotangents.
+        time_axis: time in inputs and outputs of which several axes could be it.
 
     Raises:
         ParityError: the torch view disagrees with ONNX Runtime.
@@ -52,7 +55,7 @@ def connected_cells(prepared: Prepared, *, terminals: bool = False, seed: int = 
         return _with(prepared.cell_graph, _streaming_terminals(prepared) if terminals else ())
     within = tuple(edge for own in prepared.cells for edge in depth_edges_within(own))
     with torch.no_grad():
-        found = tuple(_Probe(prepared, seed).edges(terminals))
+        found = tuple(_Probe(prepared, seed, time_axis).edges(terminals))
     bare = CellGraph(prepared.cell_graph.layers, within, prepared.cell_graph.num_steps)
     return _with(bare, found)
 
@@ -140,8 +143,8 @@ def _reshaped_from(value: ir.Value) -> Iterator[ir.Value]:
 class _Probe:
     """One sample through the torch view, and the derivatives of what is read by what it is read from."""
 
-    def __init__(self, prepared: Prepared, seed: int) -> None:
-        self.prepared = prepared
+    def __init__(self, prepared: Prepared, seed: int, time_axis: int | None = None) -> None:
+        self.prepared, self.wanted = prepared, time_axis
         self.num_steps = prepared.cell_graph.num_steps
         self.axes: dict[str, int] = {}
         self.generator = torch.Generator().manual_seed(seed)
@@ -218,7 +221,9 @@ class _Probe:
         """The axes of an input or output that may be time: as a recurrence reads it, or by their size."""
         sequences = [s for site in self.prepared.findings.sites for s in (*site.inputs, *site.outputs)]
         known = [s.axis for s in sequences if s.main == name]
-        return known[:1] or [axis for axis, size in enumerate(value.shape) if size == self.num_steps]
+        found = known[:1] or [axis for axis, size in enumerate(value.shape) if size == self.num_steps]
+        chosen = [axis for axis in found if self.wanted in (axis, axis - value.ndim)]
+        return chosen or found
 
     def _settle_axis(self, name: str) -> None:
         """Of several axes of an input that may be time, take that along which it is read most sparsely.

@@ -28,6 +28,7 @@ def model_cells(
     inputs: Mapping[str, str] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     states: Sequence[tuple[str, str]] = (),
+    time_axis: int | None = None,
 ) -> tuple[Prepared, CellGraph]:
     """A model's cell graph over any number of steps, its inputs and outputs being layers as well.
 
@@ -38,6 +39,7 @@ def model_cells(
         model: path, bytes or ModelProto of an ONNX model.
         num_steps: T; by default that of the run.
         inputs, input_shapes, states: as in `lsc_graph.audit`.
+        time_axis: time in inputs and outputs of which several axes could be it.
 
     Raises:
         UsageError: the request is wrong, or the connections are known for another number of steps only.
@@ -52,21 +54,21 @@ def model_cells(
             do="lsc-graph audit MODEL",
         )
     if num_steps is None:
-        return prepared, connected_cells(prepared, terminals=True)
+        return prepared, connected_cells(prepared, terminals=True, time_axis=time_axis)
     if prepared.chain is not None and num_steps != 1:
         raise UsageError(
             "The model has no recurrence, so its grid has a single step",
             got=f"--steps {num_steps}",
             expected="--steps 1, or none",
         )
-    cells = connected_cells(prepared, terminals=True)
+    cells = connected_cells(prepared, terminals=True, time_axis=time_axis)
     try:
         return prepared, stretched(cells, num_steps)
     except UsageError:
         if num_steps > MAX_RUN_STEPS:
             raise
     prepared = prepare(model, replace(request, num_steps=num_steps))
-    return prepared, connected_cells(prepared, terminals=True)
+    return prepared, connected_cells(prepared, terminals=True, time_axis=time_axis)
 
 
 def states_only(cells: CellGraph) -> CellGraph:

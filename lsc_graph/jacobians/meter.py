@@ -21,6 +21,8 @@ from lsc_graph.layers.cells import CellGraph
 from lsc_graph.results import Growth, GrowthPoint
 
 Factor = Callable[[GridNode, GridNode], float]
+# Some steps away, so many decades below what unrelated paths give: only rounding is left.
+_SETTLED, _CANCELLED = 2, 5.0
 # Cotangents of each sweep, plain and signed, by the largest state's size: long ones average by themselves.
 _COUNTS = ((512, (64, 256)), (4096, (64, 64)), (2**15, (16, 16)), (2**17, (4, 8)))
 _FEWEST = (2, 4)
@@ -162,7 +164,8 @@ class GrowthMeter:
     def _growth(
         self, table: Sequence[GrowthPoint], cells: Mapping[tuple[int, int], Sequence[GridNode]]
     ) -> Growth:
-        farthest = max(table, key=lambda point: (point.dl, point.dt))
+        silent = cancelled_depths(table)
+        farthest = max(table, key=lambda point: (point.dl not in silent, point.dl, point.dt))
         nodes = cells[farthest.dl, farthest.dt]
         _, signed = self._measured(nodes)
         half = None if farthest.log10_num_paths is None else farthest.log10_num_paths / 2
@@ -193,6 +196,21 @@ class GrowthMeter:
         if len(logs) < 2 or not bool(logs.isfinite().all()):
             return None
         return float(logs.std()) / math.sqrt(len(logs))
+
+
+def cancelled_depths(table: Sequence[GrowthPoint]) -> tuple[int, ...]:
+    """The distances in depth from which the gradient cancels to rounding, in the farther half of the times.
+
+    So it does from what is put in such that its value makes no difference, as stabilisers of exponentials.
+    """
+    gaps: defaultdict[int, list[float]] = defaultdict(list)
+    longest = {point.dl: point.dt for point in sorted(table, key=lambda point: point.dt)}
+    for point in table:
+        is_far = point.dt >= max(_SETTLED, longest[point.dl] / 2)
+        if is_far and point.random_sign_log10 is not None:
+            measured = point.measured_log10
+            gaps[point.dl].append(math.inf if measured is None else point.random_sign_log10 - measured)
+    return tuple(dl for dl, own in gaps.items() if min(own) > _CANCELLED)
 
 
 def _coherence(measured: float, signed: float, log10_num_paths: float | None) -> float | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
-from lsc_graph.layers.cells import Cell, DepthEdge
+from lsc_graph.layers.cells import Cell, DepthEdge, Layer
 from lsc_graph.recurrence.dataflow import body_values, direct_sources, inputs_of
 from lsc_graph.recurrence.find import Findings
 from lsc_graph.recurrence.site import RecurrentSite
@@ -66,29 +66,62 @@ def states_behind(site: RecurrentSite, outputs: Sequence[str]) -> set[str]:
 def structural_depth_edges(findings: Findings, cells: Sequence[Sequence[Cell]]) -> tuple[DepthEdge, ...]:
     """Depth edges between different recurrences by dataflow alone.
 
-    Equal times are assumed where a sequence is read; whether that is so is settled when the model runs.
+    Equal times are assumed where a sequence is read; whether that is so is settled when the model runs. What
+    reads a last state does so at every step, or before the first one where it starts from it.
     """
     values = body_values(findings.model.graph)
-    writers = {}
-    for own in cells:
-        for sequence in own[0].site.outputs:
-            shown = states_behind(own[0].site, [sequence.body])
-            writers[values[sequence.main]] = [
-                c.layer for c in own if shown & {s.name for s in c.layer.states}
-            ]
-        for state in own[0].site.states:
-            if state.final:
-                writers[values[state.final]] = [c.layer for c in own if state in c.layer.states]
-    edges: list[DepthEdge] = []
-    for own in cells:
-        for cell in own:
-            read = [s.main for s in cell.site.inputs if s.body in cell.slices]
-            read += [cell.site.captures[name] for name in cell.captures if name in cell.site.captures]
-            for name in read:
-                value = values.get(name)
-                reached = {value} & writers.keys() or direct_sources(value, writers) if value else set()
-                edges += [
-                    DepthEdge(layer.id, cell.layer.id) for source in reached for layer in writers[source]
-                ]
+    longest = max((site.num_steps for site in findings.sites), default=1)
+    whole, last = _writers(values, cells)
+    found: dict[tuple[str, str], set[tuple[int, int]] | None] = {}
+    for cell in (cell for own in cells for cell in own):
+        first, final = _ends(cell.layer, longest)
+        every = range(min(first, final), max(first, final) + 1)
+        read = [s.main for s in cell.site.inputs if s.body in cell.slices]
+        read += [cell.site.captures[name] for name in cell.captures if name in cell.site.captures]
+        starts = [state.initial for state in cell.layer.states if state.initial]
+        for layer in _read(read, values, whole):
+            found[layer.id, cell.layer.id] = None
+        for names, times, writers in ((read, every, last), (starts, [first], whole | last)):
+            for layer in _read(names, values, writers):
+                pairs = found.setdefault((layer.id, cell.layer.id), set())
+                if pairs is not None:
+                    pairs |= {(_ends(layer, longest)[1], time) for time in times}
     order = {cell.layer.id: index for index, cell in enumerate(cell for own in cells for cell in own)}
-    return tuple(sorted(set(edges), key=lambda edge: (order[edge.target], order[edge.source])))
+    edges = [
+        DepthEdge(*ends, time_pairs=None if pairs is None else tuple(sorted(pairs)))
+        for ends, pairs in found.items()
+    ]
+    return tuple(sorted(edges, key=lambda edge: (order[edge.target], order[edge.source])))
+
+
+Writers = dict[ir.Value, list[Layer]]
+
+
+def _writers(values: Mapping[str, ir.Value], cells: Sequence[Sequence[Cell]]) -> tuple[Writers, Writers]:
+    """The layers that sequences show, and those of which values are the last states."""
+    whole: Writers = {}
+    last: Writers = {}
+    for own in cells:
+        site = own[0].site
+        for sequence in site.outputs:
+            shown = states_behind(site, [sequence.body])
+            whole[values[sequence.main]] = [c.layer for c in own if shown & {s.name for s in c.layer.states}]
+        for state in site.states:
+            if state.final:
+                last[values[state.final]] = [c.layer for c in own if state in c.layer.states]
+    return whole, last
+
+
+def _read(names: Sequence[str], values: Mapping[str, ir.Value], writers: Writers) -> Iterator[Layer]:
+    """The layers that values are computed from, by what these write."""
+    for name in names:
+        value = values.get(name)
+        reached = {value} & writers.keys() or direct_sources(value, writers) if value else set()
+        for source in reached:
+            yield from writers[source]
+
+
+def _ends(layer: Layer, longest: int) -> tuple[int, int]:
+    """A layer's first and last time, in its own order."""
+    final = (longest if layer.num_steps is None else layer.num_steps) - 1
+    return (final, 0) if layer.time_step < 0 else (0, final)

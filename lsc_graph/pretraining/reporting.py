@@ -48,7 +48,7 @@ def report_of(
         seconds=seconds,
         seed=job.problem.seed,
         data_digest=job.points.digest(job.problem.seed),
-        warnings=tuple(job.prepared.findings.warnings),
+        warnings=(*job.prepared.findings.warnings, *job.prepared.findings.doubts),
     )
 
 

@@ -1,8 +1,9 @@
-"""States of a Scan that are equal at every step, made one.
+"""States of a Scan that are equal at every step, made one; those that nothing needs are left out.
 
 Masked layers, for example, carry their last output beside the state that it is. States are equal if they
 start from the same value and every step computes them alike from equal ones: the coarsest such partition is
-found by refining one that only starts and types decide.
+found by refining one that only starts and types decide. A state that neither an output nor another needed
+state is computed from, such as a statistic whose last value is dropped, is part of no gradient.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.canonical.rewiring import inner_graphs, put_in_place, remove_unused_in
+from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.unrolled.constants import Constants, attributes_of
 from lsc_graph.recurrence.writer import replace_output
 
@@ -39,14 +41,15 @@ class MergedScan:
 
 
 def merge_equal_states(model: ir.Model, but: Sequence[ir.Node] = ()) -> dict[ir.Node, MergedScan]:
-    """Rewrite the Scans of the main graph that have states twice, in place; new ones by old ones."""
+    """Rewrite the Scans of the main graph that have states twice, or for nothing; new ones by old ones."""
     constants = Constants(model.graph)
     found = {}
     for node in list(model.graph):
         if node.op_type == "Scan" and node.domain in ("", "ai.onnx") and node not in but:
             first = _firsts(node, constants)
-            if len(set(first)) < len(first):
-                found[node] = _merged(node, first)
+            needed = _needed(node, first)
+            if needed and len(needed) < len(first):
+                found[node] = _merged(node, first, needed)
     if found:
         passes.TopologicalSortPass()(model)
         for merged in found.values():
@@ -114,11 +117,28 @@ class _Keys:
         return self.numbers.setdefault(key, len(self.numbers))
 
 
-def _merged(node: ir.Node, first: Sequence[int]) -> MergedScan:
-    """The Scan without the states that are others'; who reads these reads the others."""
+def _needed(node: ir.Node, first: Sequence[int]) -> tuple[int, ...]:
+    """The first states of those that are equal, as far as something read is computed from them."""
+    body = node.attributes["body"].as_graph()
+    befores = dict(zip(body.inputs, first, strict=False))
+    is_read = [value.is_graph_output() or any(True for _ in value.uses()) for value in node.outputs]
+    needed = {own for own, read in zip(first, is_read, strict=False) if read}
+    shown = zip(body.outputs, is_read, strict=True)
+    pending = [value for index, (value, read) in enumerate(shown) if read and index >= len(first)]
+    pending += [body.outputs[own] for own in needed]
+    while pending:
+        value = pending.pop()
+        reached = {value} if value in befores else direct_sources(value, befores)
+        fresh = {befores[source] for source in reached} - needed
+        needed |= fresh
+        pending += [body.outputs[own] for own in fresh]
+    return tuple(sorted(needed))
+
+
+def _merged(node: ir.Node, first: Sequence[int], kept: tuple[int, ...]) -> MergedScan:
+    """The Scan with the states to be kept alone; who reads one that is equal to one of them reads that."""
     body, graph = node.attributes["body"].as_graph(), node.graph
     assert graph is not None
-    kept = tuple(index for index, own in enumerate(first) if index == own)
     _merge_in_body(body, first, kept)
     outputs = [
         ir.Value(name=f"{value.name}.merged", shape=value.shape, type=value.type) for value in node.outputs

@@ -65,6 +65,13 @@ class Findings:
     warnings: tuple[str, ...]
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """What else may be a recurrence: for reports that do not list what was refused."""
+        words = {"streaming": "is not taken for a state", "loop": "is no layer", "scan": "is no layer"}
+        found = [r for r in self.refusals if r.finder in words]
+        return tuple(f"{r.candidate} {words[r.finder]}: {r.reason}" for r in found)
+
+    @property
     def is_streaming(self) -> bool:
         """Whether one run of the model is one time step."""
         return any(site.form is Form.STREAMING for site in self.sites)

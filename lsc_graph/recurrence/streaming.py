@@ -28,12 +28,18 @@ _STATE_WORDS = frozenset(
         "hidden",
         "h",
         "c",
-        "hc",
         "cell",
         "cells",
         "carry",
         "mem",
         "memory",
+        "memories",
+        "mems",
+        "recurrent",
+        "cached",
+        "hx",
+        "hxs",
+        "hc",
         "cache",
         "caches",
         "past",
@@ -65,8 +71,8 @@ _DATA_WORDS = frozenset(
 )
 _AFTER = re.compile(r"next|new|updated|present|tplus1|after")
 _BEFORE = re.compile(r"past|prev|old|before")
-_NEXT = r"(?:n|_?next|_?new|_?out(?:put)?|_?o|_?after|_?final|_?updated|_?t1|_?tplus1)"
-_PREVIOUS = r"(?:_?in(?:put)?|_?prev(?:ious)?|_?old|_?before|_?init(?:ial)?|_?i|_?t0?|_?0)"
+_NEXT = r"(?:n|y|_?next|_?new|_?out(?:put)?|_?o|_?after|_?final|_?updated|_?t1|_?tplus1)"
+_PREVIOUS = r"(?:x|_?in(?:put)?|_?prev(?:ious)?|_?old|_?before|_?init(?:ial)?|_?i|_?t0?|_?0)"
 
 
 NO_STATE = ("none", "")
@@ -208,11 +214,14 @@ def _unwrapped(value: ir.Value) -> ir.Value:
 
 def _assign(candidates: list[tuple[ir.Value, ir.Value]]) -> list[tuple[ir.Value, ir.Value]] | None:
     """The single consistent assignment of outputs to inputs, by names first; None if there are several."""
-    named = [pair for pair in candidates if _stem_match(str(pair[0].name), str(pair[1].name))]
-    taken = {value for pair in named for value in pair}
-    if len(taken) != 2 * len(named):
-        return None
-    rest = [pair for pair in candidates if not taken & set(pair)]
+    named: list[tuple[ir.Value, ir.Value]] = []
+    rest = candidates
+    for match in (_common_stem, _shared_words):
+        named += [pair for pair in rest if match(str(pair[0].name), str(pair[1].name))]
+        taken = {value for pair in named for value in pair}
+        if len(taken) != 2 * len(named):
+            return None
+        rest = [pair for pair in rest if not taken & set(pair)]
     bipartite = nx.Graph((("in", before), ("out", after)) for before, after in rest)
     matching = nx.bipartite.hopcroft_karp_matching(bipartite, [n for n in bipartite if n[0] == "out"])
     chosen = [(before, after) for before, after in rest if matching.get(("in", before)) == ("out", after)]
@@ -259,6 +268,20 @@ def _named_as_data(before: ir.Value, after: ir.Value) -> bool:
 
 
 def _stem_match(before: str, after: str) -> str | None:
+    """What two names have in common: a stem, or all words of one of them."""
+    return _common_stem(before, after) or _shared_words(before, after)
+
+
+def _shared_words(before: str, after: str) -> str | None:
+    """The name that is part of the other one, word for word, such as `att_cache` of `r_att_cache`."""
+    words = [re.findall(r"[a-z]+|\d+", name.lower()) for name in (before, after)]
+    short, long = sorted(words, key=len)
+    places = range(len(long) - len(short) + 1)
+    is_part = any(long[place : place + len(short)] == short for place in places)
+    return "_".join(short) if is_part and set(short) & _STATE_WORDS else None
+
+
+def _common_stem(before: str, after: str) -> str | None:
     """The common stem of a name and its successor, such as `h` for `h0_in` and `h0_out`; None if none."""
     shared = _stems(before, _PREVIOUS) & _stems(after, _NEXT)
     return max(shared, key=len) if shared else None
@@ -266,7 +289,7 @@ def _stem_match(before: str, after: str) -> str | None:
 
 def _stems(name: str, affix: str) -> set[str]:
     text = re.sub(r"past_key_values|past|present|previous|prev|next|new(?=_)", "", name.lower()).strip("_./:")
-    bare = re.sub(rf"(?<=.){affix}(?=(?:[_.]?\d+)?$)", "", text)
+    bare = re.sub(rf"(?<=.){affix}(?=(?:[_.]?\d+)?$)", "", text, count=1)
     return {stem.strip("_./:") for stem in (text, bare)} - {""} if text else {"past"}
 
 

@@ -19,6 +19,7 @@ from lsc_graph.results import (
     Analysis,
     Axis,
     BlackBoxFacts,
+    CausalReading,
     Grid,
     InputFacts,
     Inspection,
@@ -77,6 +78,7 @@ def render_inspection(inspection: Inspection, console: Console, *, is_verbose: b
         inspection.recurrences, inspection.refusals, console, partial(step_lines, is_verbose=is_verbose)
     )
     _layers(inspection.layers, console)
+    _causal(inspection.causal, console)
     _grid(inspection.grid, console)
     _warnings(inspection.warnings, console)
 
@@ -229,6 +231,19 @@ def _time_parallel(layers: Sequence[TimeParallel], console: Console) -> None:
             _short(own.neighbour_gain),
         )
     console.print(table)
+
+
+def _causal(readings: Sequence[CausalReading], console: Console) -> None:
+    if not readings:
+        return
+    _title(console, "Causal layers without a cell")
+    for own in readings:
+        axes = [
+            f"axis {axis} ({size} steps)" for axis, size in zip(own.time_axes, own.num_steps, strict=True)
+        ]
+        words = f"causal along {' or '.join(axes)} of its output"
+        choose = "; choose time with --time-axis" if len(axes) > 1 else ""
+        _line(console, own.layer_id, f"from {own.source}: {words}{choose}")
 
 
 def _number(value: Statistics | None) -> str:

@@ -25,6 +25,7 @@ Dimension = int | str
 _BATCH = re.compile(r"batch|^n$|^b$|^bs$", re.IGNORECASE)
 _TIME = re.compile(r"time|seq|length|len$|step|frame|^t$|^l$", re.IGNORECASE)
 _LENGTH = re.compile(r"^(?!.*(past|cache|prev|max)).*(len|lens|length|lengths)$", re.IGNORECASE)
+_MASK = re.compile(r"(^|[^a-z])masks?$", re.IGNORECASE)
 _ANONYMOUS = re.compile(r"^(unk|none|\?|-1|p2o\.|dynamic)", re.IGNORECASE)
 _SIZES = (64, 32, 48, 128, 256, 16, 96, 224, 320, 512, 8, 160, 192, 640, 1024, 1)
 
@@ -241,7 +242,7 @@ def domains(proto: onnx.ModelProto) -> dict[str, Domain]:
     """The domain of each input, by what the model does with it.
 
     Integers that feed a Gather are valid indices; those that are compared with constants take these;
-    others are 1. Booleans are true; floats are standard normal.
+    others are 1. Booleans are true; floats are standard normal, but for masks.
     """
     model = ir.from_proto(proto)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -250,6 +251,8 @@ def domains(proto: onnx.ModelProto) -> dict[str, Domain]:
 
 def _domain(value: ir.Value) -> Domain:
     if value.dtype is None or value.dtype.is_floating_point():
+        if _MASK.search(str(value.name)):
+            return Domain(np.array([1.0]), "1, as a mask")
         return Domain(None, "standard normal")
     if value.dtype is ir.DataType.BOOL:
         return Domain(np.array([True]), "true")

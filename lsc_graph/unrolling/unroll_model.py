@@ -27,6 +27,7 @@ def unroll_model(
     inputs: Mapping[str, str] | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     states: Sequence[tuple[str, str]] = (),
+    time_axis: int | None = None,
 ) -> nx.DiGraph[GridNode]:
     """The unrolled graph of a model, with inputs and outputs, path counts, and if wanted radii.
 
@@ -41,13 +42,19 @@ def unroll_model(
         sources, targets: where counted paths start and end, as in `paths`; by default from the first to the
             last states, or with `nodes` from all inputs to all outputs.
         inputs, input_shapes, states: as in `lsc_graph.audit`.
+        time_axis: time in inputs and outputs of which several axes could be it.
 
     Raises:
         UsageError, AnalysisError: as `paths`.
         LimitExceededError: the graph would be too large.
     """
     prepared, cells = model_cells(
-        model, num_steps=num_steps, inputs=inputs, input_shapes=input_shapes, states=states
+        model,
+        num_steps=num_steps,
+        inputs=inputs,
+        input_shapes=input_shapes,
+        states=states,
+        time_axis=time_axis,
     )
     grid = unroll_nodes(prepared, cells) if nodes else unroll(cells)
     # What is read or written at single times is no node at the others.

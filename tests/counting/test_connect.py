@@ -180,3 +180,24 @@ def test_time_is_told_from_features_of_the_same_number_by_how_sparsely_it_is_rea
     net.output(net.op("Transpose", states, perm=back))
     report = gradient_paths(net.model())
     assert [entry.count.num_gradient_paths for entry in report.from_inputs] == ["1"] * size
+
+
+def test_of_two_axes_of_an_input_that_may_be_time_one_can_be_chosen() -> None:
+    """As many features as steps: by default time is the axis that each step reads one entry of."""
+    steps = 4
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        square (float[4, 1, 4] x) => (float[4, 1, 1, 2] out)
+        { z = MatMul(x, P)
+          out = RNN<hidden_size=2>(z, W, R) }"""
+    )
+    generator = np.random.default_rng(0)
+    for name, shape in (("P", (4, 3)), ("W", (1, 2, 3)), ("R", (1, 2, 2))):
+        array = generator.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    totals = {
+        axis: gradient_paths(proto, sources=["input:x@every"], time_axis=axis).total.num_gradient_paths
+        for axis in (None, 0, 2, -1)
+    }
+    assert totals[None] == totals[0] == str(steps)
+    assert totals[2] == totals[-1] == str(steps * steps)

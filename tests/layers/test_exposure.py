@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 from lsc_graph.models import registry
 
+from lsc_graph.audit_model import audit, inspect
 from lsc_graph.layers.exposure import exposed_states, structural_depth_edges
 from lsc_graph.prepare import Prepared, Request, prepare
 
@@ -47,3 +50,23 @@ def test_the_normalised_model_still_has_its_fused_operators_and_the_lowered_one_
     assert {node.op_type for node in found.normalized.graph.node} >= {"LSTM"}
     assert all(node.op_type != "LSTM" for node in found.findings.model.graph)
     assert isinstance(found.findings.model, ir.Model)
+
+
+def test_a_decoder_that_starts_from_the_last_state_of_an_encoder_reads_it_once() -> None:
+    """encoder -> last state -> first state of the decoder: one edge, and one path from start to end."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        two (float[6, 1, 3] x, float[6, 1, 3] y) => (float[6, 1, 1, 4] out)
+        { hidden, state = RNN<hidden_size=4>(x, W, R)
+          out = RNN<hidden_size=4>(y, W, R, , , state) }"""
+    )
+    generator = np.random.default_rng(0)
+    for name, shape in (("W", (1, 4, 3)), ("R", (1, 4, 4))):
+        array = generator.standard_normal(shape).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    found = inspect(proto)
+    assert [layer.depth_from for layer in found.layers] == [(), ("layer_0",)]
+    assert found.grid.num_gradient_paths == "1"
+    measured = audit(proto, num_samples=1)
+    assert measured.layers[1].depth_from == ("layer_0",)
+    assert measured.grid.num_gradient_paths == "1"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from masked_models import T, masked
@@ -52,3 +53,19 @@ def test_models_without_such_states_are_left_as_they_are() -> None:
     before = ir.to_proto(model).SerializeToString()
     assert merged(model) == []
     assert ir.to_proto(model).SerializeToString() == before
+
+
+def test_a_state_that_nothing_is_computed_from_is_left_out() -> None:
+    """An average of h that is carried along, and whose last value is dropped."""
+    proto = masked("where", "last")
+    scan = next(node for node in proto.graph.node if node.op_type == "Scan")
+    body = scan.attribute[0].g
+    for node in body.node:
+        if node.output[0] == "y_new":
+            node.CopyFrom(onnx.helper.make_node("Add", ["y_old", "h_new"], ["y_new"]))
+        if node.output[0] == "y":
+            node.input[0] = "h_new"
+    assert merged(normalize(proto, {"x": (T, 1, D)}, {})) == [(0,)]
+    assert [state.shape for state in inspect(proto).recurrences[0].states] == [(1, 4)]
+    next(node for node in body.node if node.output[0] == "y").input[0] = "y_new"
+    assert merged(normalize(proto, {"x": (T, 1, D)}, {})) == []

@@ -46,6 +46,12 @@ def found(model: ir.Model) -> list[tuple[str, str]]:
         ("hidden_state", "new_hidden_state"),
         ("cache", "cache_out"),
         ("onnx::state.1", "next_onnx::state.1"),
+        ("hx", "hy"),
+        ("att_cache", "r_att_cache"),
+        ("recurrent_in", "recurrent_out"),
+        ("state_in_0", "state_out_0"),
+        ("hidden_state", "hidden"),
+        ("cache_last_channel", "cache_last_channel_next"),
     ],
 )
 def test_names_and_structure_together_make_a_state(before: str, after: str) -> None:
@@ -77,7 +83,8 @@ def test_structure_alone_never_makes_a_state(before: str, after: str) -> None:
     ("before", "after", "is_doubtful"),
     [
         ("latent", "latent_next", True),  # a step of an iteration, perhaps not of a stream
-        ("cached_key_0", "new_cached_key_0", True),
+        ("cached_key_0", "new_cached_key_0", False),
+        ("frames", "new_frames", True),
         ("hidden_in", "hidden_out", False),
         ("h", "hn", False),
     ],
@@ -175,3 +182,11 @@ def test_declared_pairs_that_cannot_be_are_refused(pair: tuple[str, str], messag
     model = step_model({"x": [1, 8], "h": [1, 4]}, {"y": ("x", "h"), "hn": ("h", "x")})
     with pytest.raises(UsageError, match=message):
         find_state_pairs(model, [pair])
+
+
+def test_a_name_that_is_part_of_another_goes_to_its_own_successor() -> None:
+    model = step_model(
+        {"x": [1, 8], "h": [1, 4], "h_att": [1, 4]},
+        {"pooled": ("x", "h"), "h_out": ("h", "x", "h_att"), "h_att_out": ("h_att", "x", "h")},
+    )
+    assert sorted(found(model)) == [("h", "h_out"), ("h_att", "h_att_out")]
