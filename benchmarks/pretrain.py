@@ -1,7 +1,8 @@
 """Time until every radius is at its target: the table of models, and rescaling against gradient descent.
 
 Run as `python benchmarks/pretrain.py [table] [compare] [pages]`. Rows that benchmarks/results/pretrain.json
-already has are kept, so that an interrupted run goes on (`--fresh` starts anew); `pages` writes
+already has are kept, so that an interrupted run goes on (`--stale` measures those of other states of the
+library again, `--only="gru 7 x 128"` some models alone, `--fresh` starts anew); `pages` writes
 docs/pretraining_table.md from it. One thread; all methods start from the same weights.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -86,14 +88,22 @@ def measured(problem: Problem, method: str, max_iterations: int) -> dict[str, An
         "num_radii": len(readings),
         "largest_error": abs(worst.mean - problem.targets[worst.edge]),
         "std_error": worst.std_error,
-        "is_reached": all(
-            abs(r.mean - problem.targets[r.edge]) <= problem.tolerance + 2 * r.std_error
-            and r.std_error <= problem.tolerance
-            for r in readings.values()
-        ),
+        "is_reached": all(map(problem.is_reached, readings.values())),
         "stop_reason": found.stop_reason,
         "reasons": sorted(set(found.reasons.values())),
     }
+
+
+def code_state() -> str:
+    """What the sources of pre-training are, by git: results of other states are marked on the page."""
+    found = subprocess.run(
+        ["git", "rev-parse", "HEAD:lsc_graph/pretraining"],
+        cwd=PAGE.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return found.stdout.strip()
 
 
 def row_of(case: Case) -> dict[str, Any]:
@@ -124,6 +134,10 @@ def outcome(row: dict[str, Any]) -> str:
     return f"**{numbers}**: {first}" + (f" (and {len(more)} more)" if more else "")
 
 
+def mark(row: dict[str, Any], head: dict[str, Any]) -> str:
+    return "" if row.get("code") == head["code"] else " °"
+
+
 def page(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [
@@ -132,7 +146,7 @@ def page(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
         "Made by `python benchmarks/pretrain.py`: iterations, seconds of one core for the fit, and the",
         "largest error of any mean radius at points that the fit never saw, with its standard error where",
         "that is above 0.02. Recurrent models at T = 32, seed 0. What was not reached is in bold, with",
-        "the reason.",
+        "the reason. A degree sign marks what was measured with an earlier state of the code.",
         f"torch {head['torch']}, {head['machine']}, one thread.",
         "",
         "| model | 0.5 | 0.7071 | 1 |",
@@ -140,7 +154,7 @@ def page(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
     ]
     table = [row for row in rows if row["part"] == "table"]
     for name in dict.fromkeys(map(name_of, table)):
-        own = {row["target"]: outcome(row) for row in table if name_of(row) == name}
+        own = {row["target"]: outcome(row) + mark(row, head) for row in table if name_of(row) == name}
         lines.append(f"| {name} | " + " | ".join(own.get(target, "-") for target in TARGETS) + " |")
     lines += [
         "",
@@ -151,7 +165,8 @@ def page(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
     ]
     compared = [row for row in rows if row["part"] == "compare"]
     for name in dict.fromkeys(map(name_of, compared)):
-        by_method = {row["method"]: outcome(row) for row in compared if name_of(row) == name}
+        own = [row for row in compared if name_of(row) == name]
+        by_method = {row["method"]: outcome(row) + mark(row, head) for row in own}
         lines.append(f"| {name} | " + " | ".join(by_method.get(method, "-") for method in METHODS) + " |")
     return "\n".join(lines) + "\n"
 
@@ -164,15 +179,21 @@ def main(arguments: list[str]) -> None:
     if RESULTS.exists() and "--fresh" not in arguments:
         rows = json.loads(RESULTS.read_text()).get("rows", [])
     head = {"python": platform.python_version(), "torch": torch.__version__}
-    head |= {"machine": platform.machine(), "cores": os.cpu_count()}
-    for case in (case for part in ("table", "compare") if part in parts for case in cases(part)):
-        if any(all(row[key] == case[key] for key in KEYS) for row in rows):
+    head |= {"machine": platform.machine(), "cores": os.cpu_count(), "code": code_state()}
+    only = [argument.removeprefix("--only=") for argument in arguments if argument.startswith("--only=")]
+    chosen = [case for part in ("table", "compare") if part in parts for case in cases(part)]
+    for case in (case for case in chosen if not only or name_of(case) in only):
+        before = [row for row in rows if all(row[key] == case[key] for key in KEYS)]
+        if before and ("--stale" not in arguments or before[0].get("code") == head["code"]):
             continue
-        rows.append(row_of(case))
-        print(f"{name_of(case):28} {case['target']:5} {case['method']:9} {outcome(rows[-1])}", flush=True)
+        row = row_of(case) | {"code": head["code"]}
+        at = rows.index(before[0]) if before else len(rows)
+        rows[at : at + 1] = [row]
+        print(f"{name_of(case):28} {case['target']:5} {case['method']:9} {outcome(row)}", flush=True)
         write_text(RESULTS, json.dumps(head | {"rows": rows}, indent=1) + "\n")
     if "pages" in parts:
-        write_text(PAGE, page(rows, head))
+        measured_last = json.loads(RESULTS.read_text())["code"]
+        write_text(PAGE, page(rows, head | {"code": measured_last}))
 
 
 if __name__ == "__main__":

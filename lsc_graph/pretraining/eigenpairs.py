@@ -15,6 +15,7 @@ from torch import Tensor
 from lsc_graph.spectra.arnoldi import dominant_values
 from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.eigenvectors import eigenvectors
+from lsc_graph.spectra.estimate import TOLERANCE
 
 # Below this cosine between left and right eigenvector an eigenvalue is as good as defective.
 _MIN_COSINE = 1e-5
@@ -22,6 +23,8 @@ _MIN_COSINE = 1e-5
 _KRYLOV_FROM, _BASIS = 96, 64
 # An eigenvalue this near to the Ritz value that led to it is the one that dominates.
 _AGREEMENT = 2e-3
+# So near that it makes no difference which other matrices are in a batch.
+SAME = 2e-5
 
 
 @dataclass(frozen=True)
@@ -44,11 +47,11 @@ def value_alone(value: Tensor) -> Direction:
     return Direction(value, nothing, nothing, torch.zeros_like(value, dtype=torch.bool))
 
 
-def radii(matrices: Tensor, basis: Tensor | None = None) -> Direction:
-    """Spectral radii of square matrices [P, n, n], without derivative."""
+def radii(matrices: Tensor, basis: Tensor | None = None, tolerance: float = TOLERANCE) -> Direction:
+    """Spectral radii of square matrices [P, n, n] to a relative error, without derivative."""
     turn = None if basis is None else basis.to(matrices.dtype)
     small = matrices if turn is None else turn.T @ (matrices @ turn)
-    return value_alone(radius_estimate(small.double()).values)
+    return value_alone(radius_estimate(small.double(), tolerance=tolerance).values)
 
 
 def gains(matrices: Tensor) -> Direction:

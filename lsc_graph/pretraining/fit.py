@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 from lsc_graph.pretraining.readings import Edge, Reading
@@ -42,9 +43,15 @@ def why_unmoved(reading: Reading) -> str:
     return "no trained weight moves it"
 
 
-def why_missed(error: float, share: float) -> str:
+def why_missed(reading: Reading, target: float, share: float) -> str:
     """Why a radius that can be moved is not at its target; `share` of the error cannot be removed."""
-    side = "above" if error > 0 else "below"
+    error = reading.mean - target
+    values = reading.values.double()
+    low, high = torch.quantile(values, torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
+    scatter = f"over {values.numel()} points its values scatter from {low:.2f} to {high:.2f}"
+    if reading.std_error > abs(error) / 2:
+        return f"{scatter}, so that the mean is known to {reading.std_error:.3f} only"
+    off = f"{abs(error):.3f} {'above' if error > 0 else 'below'}"
     if share > 0.5:
-        return f"{abs(error):.3f} {side}: the weights that move it move other radii as well"
-    return f"{abs(error):.3f} {side}: not reached in the iterations given"
+        return f"{off}: the weights that move it move other radii as well"
+    return f"{off}: {scatter}, and steps overshoot or fall short by as much"

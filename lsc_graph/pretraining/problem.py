@@ -71,12 +71,18 @@ class Problem:
         seed: int,
         *,
         with_derivative: bool = True,
+        through_time: bool = True,
     ) -> list[Reading]:
-        """Readings at the points of a seed, shared out to all processes."""
+        """Readings at the points of a seed, shared out to all processes; see `Reader.read`."""
         samples = list(enumerate(self.draw(seed, num_samples)))
         named = by_name(self.weights, values)
         readings = self.reader.read(
-            named, own_share(samples), num_times, seed, with_derivative=with_derivative
+            named,
+            own_share(samples),
+            num_times,
+            seed,
+            with_derivative=with_derivative,
+            through_time=through_time,
         )
         return [reading for reading in gathered(readings) if reading.edge in self.targets]
 
@@ -108,6 +114,11 @@ class Problem:
         """Whether a reading is within tolerance of its target, or as near as its own noise can tell."""
         error = abs(reading.mean - self.targets[reading.edge])
         return error <= max(self.tolerance, 2 * reading.std_error)
+
+    def is_reached(self, reading: Reading) -> bool:
+        """Whether a mean is known to be at its target: one that is hardly known is near to everything."""
+        error = abs(reading.mean - self.targets[reading.edge])
+        return error <= self.tolerance + 2 * reading.std_error and reading.std_error <= self.tolerance
 
     def seed_of(self, iteration: int, purpose: int) -> int:
         """A seed of its own for every iteration and purpose."""

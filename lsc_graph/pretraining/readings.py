@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -23,6 +24,7 @@ from lsc_graph.prepare import is_streaming
 from lsc_graph.pretraining.batches import Together, Tree, detached, part, recorded, run_of, stacked
 from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.eigenpairs import (
+    SAME,
     gain_direction,
     gains,
     probed_gain_direction,
@@ -36,6 +38,7 @@ from lsc_graph.pretraining.reduction import covers, shared_range, unit_matrices
 from lsc_graph.pretraining.rows import EdgeRows, RowPuller
 from lsc_graph.pretraining.slots import Block, Slots, padded
 from lsc_graph.running.sampling import Sample
+from lsc_graph.spectra.estimate import TOLERANCE
 from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.program import Run
 
@@ -135,6 +138,7 @@ class Reader:
         seed: int,
         *,
         with_derivative: bool,
+        through_time: bool = True,
     ) -> list[Reading]:
         """Readings of every edge, in depth order.
 
@@ -144,6 +148,8 @@ class Reader:
             num_times: how many steps of each sample to look at.
             seed: which steps they are.
             with_derivative: whether to keep the graph.
+            through_time: whether derivatives follow the states back in time. Where a network is chaotic they
+                explode there and say nothing about means; those of each step's own effect stay small.
         """
         read = self._read_chain if isinstance(self.model, FeedForward) else self._read_sequences
         num_steps = self.model.prepared.cell_graph.num_steps
@@ -162,8 +168,20 @@ class Reader:
                         parts[reading.edge].append(reading)
             return [_joined(readings) for readings in parts.values()]
 
-        with torch.set_grad_enabled(with_derivative):
+        with torch.set_grad_enabled(with_derivative), self._forgetting(not through_time):
             return self.parametrised.call(values, function)
+
+    @contextmanager
+    def _forgetting(self, forgets: bool) -> Iterator[None]:
+        """Runs of the model whose gradients end at the step before."""
+        sites = [module for module in self.model.program.modules() if isinstance(module, SiteModule)]
+        for site in sites:
+            site.forgets = forgets
+        try:
+            yield
+        finally:
+            for site in sites:
+                site.forgets = False
 
     def _at_once(self, num_points: int) -> int:
         """How many samples fit in memory together."""
@@ -176,6 +194,7 @@ class Reader:
         generators: Sequence[torch.Generator],
         with_derivative: bool,
     ) -> list[list[Reading]]:
+        """Readings of every edge: a list for each sample, or one for all of them."""
         feeds = stacked([self.model.feed(sample) for sample in samples])
         program = self.model.program
         runs = self._together.each(lambda feed: recorded(program(*feed)), feeds)
@@ -184,7 +203,7 @@ class Reader:
         if len(samples) > 1 and not with_derivative and puller.connects_equal_times:
             dense = self._dense_together(inputs, runs, times)
             blocks = [
-                [self._block(edge, generator, with_derivative) for edge in edges]
+                [self._block(edge, generator, with_derivative=False) for edge in edges]
                 for edges, generator in zip(dense, generators, strict=True)
             ]
             return [_bare_all(edges, own) for edges, own in zip(dense, blocks, strict=True)]
@@ -235,13 +254,18 @@ class Reader:
         puller, whole = self._puller, self._identity(len(times))
         with torch.no_grad():
             dense = puller.pull(run_of(detached(run)), inputs, times, lambda layer: whole[layer.id])
-        blocks = [self._block(edge, generator, with_derivative) for edge in dense]
+        blocks = [self._block(edge, generator, with_derivative=with_derivative) for edge in dense]
         if not with_derivative:
             return _bare_all(dense, blocks)
         slots = Slots(dense)
         cotangents = slots.fill(dense, blocks, self.layers, len(times))
         pulled = puller.pull(run_of(run), inputs, times, lambda layer: cotangents[layer.id])
         return _differentiable(dense, blocks, slots.pick(pulled))
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether states go from step to step."""
+        return any(layer.time_step for layer in self.layers.values())
 
     @property
     def reads_together(self) -> bool:
@@ -278,13 +302,21 @@ class Reader:
         }
         with torch.no_grad():
             pulled = pull_chain(program, detached(boundaries), layers, lambda source, target: used[target.id])
+        if not with_derivative:
+            whole = [
+                self._chain_block(edge, used[edge.target], generators[0], with_derivative=False)
+                for edge in pulled
+            ]
+            each = (1,) * len(samples)
+            return [[replace(_bare(e, b), sizes=each) for e, b in zip(pulled, whole, strict=True)]]
         dense = [[_of_point(edge, k) for edge in pulled] for k in range(len(samples))]
         blocks = [
-            [self._chain_block(e, used[e.target][k : k + 1], generators[k], with_derivative) for e in edges]
+            [
+                self._chain_block(e, used[e.target][k : k + 1], generators[k], with_derivative=True)
+                for e in edges
+            ]
             for k, edges in enumerate(dense)
         ]
-        if not with_derivative:
-            return [_bare_all(edges, own) for edges, own in zip(dense, blocks, strict=True)]
         rows = {
             edge.target: torch.cat([padded(own[number], self.layers[edge.target]) for own in blocks])
             for number, edge in enumerate(pulled)
@@ -302,11 +334,11 @@ class Reader:
         return torch.randn(1, NUM_PROBES, target.state_size, generator=generator)
 
     def _chain_block(
-        self, edge: EdgeRows, probes: Tensor, generator: torch.Generator, with_derivative: bool
+        self, edge: EdgeRows, probes: Tensor, generator: torch.Generator, *, with_derivative: bool
     ) -> Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
         if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
-            return self._block(edge, generator, with_derivative)
+            return self._block(edge, generator, with_derivative=with_derivative)
         direction = probed_gain_direction(probes, edge.rows.detach().cpu(), target.state_size)
         _check_finite(direction.value, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
@@ -321,7 +353,7 @@ class Reader:
         self._bases[edge] = shared_range(matrices)
         return self._bases[edge]
 
-    def _block(self, edge: EdgeRows, generator: torch.Generator, with_derivative: bool) -> Block:
+    def _block(self, edge: EdgeRows, generator: torch.Generator, *, with_derivative: bool) -> Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
         matrices = edge.rows.detach().cpu()
         _check_finite(matrices, source, target)
@@ -335,14 +367,17 @@ class Reader:
         elif target.time_step != 0:
             exposed = self._exposed.get(target.id, frozenset())
             rows, columns, _ = active_indices(matrices, source, target, exposed)
-        active = matrices[:, rows][:, :, columns]
+        is_whole = matrices.shape[1:] == (len(rows), len(columns))
+        active = matrices if is_whole else matrices[:, rows][:, :, columns]
         if len(rows) != len(columns):
             self.sizes[edge.source, edge.target] = 1
             gain = gain_direction(active, generator) if with_derivative else gains(active)
             return Block(rows, columns, gain, False)
         basis = self._basis((source.id, target.id), active)
         self.sizes[edge.source, edge.target] = len(rows) if basis is None else basis.shape[1]
-        radius = radius_direction(active, basis) if with_derivative else radii(active, basis)
+        is_chain = target.time_step == 0  # all samples are one batch there
+        bare = radii(active, basis, SAME if is_chain else TOLERANCE) if not with_derivative else None
+        radius = radius_direction(active, basis) if bare is None else bare
         return Block(rows, columns, radius, True)
 
 

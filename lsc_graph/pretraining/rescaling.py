@@ -24,9 +24,15 @@ _DAMPING = 1e-3
 # A radius that no unknown moves by more than this share is not moved at all.
 _UNMOVED = 1e-3
 _SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
+# Where the largest error is so many times the one before, steps are trusted less, down to a share.
+_WORSE, _LEAST_TRUST = 1.3, 0.25
 _PATIENCE = 12
+# So many largest errors are compared with as many before them: still less by this factor is progress.
+_WINDOW, _PROGRESS = 6, 0.9
+# After so many iterations in vain, see whether a radius moves at all along whole trajectories.
+_DOUBT = 4
 # Nearer than so many tolerances sensitivities are averaged, the newest with this share at least.
-_NEAR, _LEAST_SHARE = 5, 0.15
+_NEAR, _LEAST_SHARE = 10, 0.15
 _LEAST_VARIANCE = 1e-6
 # So many tolerances from its target a radius is far off: not by the noise of estimates.
 _FAR = 5
@@ -36,7 +42,8 @@ _MANY, _MOST_BYTES = 20, 2**28
 _SETTLED = 0.75
 _KEPT = (
     "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "iterations", "doublings",
-    "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_largest_std_error", "_means",
+    "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_trust", "_recent",
+    "_largest_std_error", "_means",
     "sensitivities", "_num_averaged",
 )  # fmt: skip
 State = dict[str, Any]
@@ -101,7 +108,7 @@ def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None)
     except NotFiniteError as error:
         if not run.history:
             raise
-        return run.result(f"stopped at the last good weights: {error.what}, {error.where}")
+        return run.stopped(f"stopped at the last good weights: {error.what}, {error.where}")
     return run.result(f"the {max_iterations} iterations given are used up")
 
 
@@ -130,6 +137,8 @@ class _Run:
         self._best_errors: dict[Edge, float] = {}
         self._pace = self._signs = torch.zeros(0, dtype=torch.float64)
         self._largest_std_error = 0.0
+        self._trust = 1.0
+        self._recent: list[float] = []
         self._num_averaged = 0
         self._means: dict[Edge, float] = {}
         self._start = time.perf_counter()
@@ -159,18 +168,28 @@ class _Run:
         transitions = find_transitions(problem.reader, problem.weights, self.values, sample)
         self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
         leaves = [value.detach().requires_grad_() for value in self.values]
-        readings = problem.read(leaves, num_samples, num_times, seed)
-        readings = [reading for reading in readings if reading.edge not in self.given_up]
-        slopes = total(_slopes(readings, leaves, self.unknowns))
+        readings, slopes = self._slopes(leaves, (num_samples, num_times, seed), through_time=False)
+        is_moved = _is_moved(readings, slopes)
+        is_doubtful = not bool(is_moved.all()) or self._since_best % _DOUBT == _DOUBT - 1
+        if is_doubtful and problem.reader.is_recurrent:
+            # Moved by way of earlier steps alone, or held still by them.
+            _, whole = self._slopes(leaves, (num_samples, num_times, seed), through_time=True)
+            slopes = torch.where((is_moved & _is_moved(readings, whole))[:, None], slopes, whole)
         more = problem.seed_of(iteration, 0) + 1_000_000_007
         self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
         self.iterations = iteration + 1
         self._note(iteration)
 
+    def _slopes(
+        self, leaves: Sequence[Tensor], points: tuple[int, int, int], *, through_time: bool
+    ) -> tuple[list[Reading], Tensor]:
+        assert self.unknowns is not None
+        readings = self.problem.read(leaves, *points, through_time=through_time)
+        readings = [reading for reading in readings if reading.edge not in self.given_up]
+        return readings, total(_slopes(readings, leaves, self.unknowns))
+
     def _update(self, readings: Sequence[Reading], slopes: Tensor) -> None:
-        means = torch.tensor([r.mean for r in readings], dtype=torch.float64)
-        relative = slopes / means.clamp_min(1e-12)[:, None]
-        is_moved = (relative.norm(dim=1) > _UNMOVED) & (means > 1e-9)
+        is_moved, relative = _is_moved(readings, slopes), _relative(readings, slopes)
         self.unmoved = {
             r.edge: why_unmoved(r) for r, moved in zip(readings, is_moved, strict=True) if not moved
         }
@@ -209,6 +228,10 @@ class _Run:
     def _note(self, iteration: int) -> None:
         errors = self.errors()
         largest = float(errors.abs().max()) if len(errors) else 0.0
+        before = self._recent[-1] if self._recent else math.inf
+        self._recent = [*self._recent, largest][-2 * _WINDOW :]
+        factor = _SLOW_DOWN if largest > _WORSE * before else _SPEED_UP
+        self._trust = min(1.0, max(_LEAST_TRUST, factor * self._trust))
         if largest < self._best - 0.1 * self.problem.tolerance:
             self._best, self._since_best, self._best_values = largest, 0, self.values
             self._best_errors = dict(zip(self.edges, errors.tolist(), strict=True))
@@ -260,7 +283,7 @@ class _Run:
         """
         targets, tolerance = self.problem.targets, self.problem.tolerance
         lost = {
-            edge: f"{reason} further than to {self._means[edge]:.3f}"
+            edge: f"{reason} on from {self._means[edge]:.3f}, where it stands still: no small change does"
             for edge, reason in self.unmoved.items()
             if edge in self.once_moved and abs(self._means[edge] - targets[edge]) > tolerance
         }
@@ -285,7 +308,17 @@ class _Run:
 
     def is_stuck(self) -> bool:
         """Whether nothing can be moved, or many iterations brought nothing."""
-        return not self.edges or self._since_best >= _PATIENCE
+        return not self.edges or (self._since_best >= self._patience() and not self._still_falls())
+
+    def _patience(self) -> int:
+        """Within tolerance only the noise of estimates is left to be waited for."""
+        is_near = bool(self._recent) and max(self._recent[-_WINDOW:]) <= 1.5 * self.problem.tolerance
+        return 3 * _PATIENCE if is_near else _PATIENCE
+
+    def _still_falls(self) -> bool:
+        """Whether the largest errors fall on average, even if none is a new best."""
+        half = len(self._recent) // 2
+        return half == _WINDOW and sum(self._recent[half:]) < _PROGRESS * sum(self._recent[:half])
 
     def move(self) -> None:
         """One step of the unknowns."""
@@ -306,7 +339,7 @@ class _Run:
         else:
             self._pace = torch.ones_like(errors)
         self._signs = signs
-        return self._pace * errors
+        return self._trust * self._pace * errors
 
     def with_earlier(self, fit: Fit) -> Fit:
         """An outcome with the iterations and seconds of earlier starts."""
@@ -314,19 +347,25 @@ class _Run:
             fit, iterations=fit.iterations + self.earlier[0], seconds=fit.seconds + self.earlier[1]
         )
 
+    def stopped(self, stop_reason: str) -> Fit:
+        """The best so far, where nothing more can be computed."""
+        reasons = self.given_up | self.unmoved
+        seconds = time.perf_counter() - self._start
+        return Fit(self._best_values, self.iterations, False, seconds, stop_reason, reasons, self.history)
+
     def result(self, stop_reason: str) -> Fit:
         """The outcome as it stands."""
+        values, reasons = self.values, self.given_up | self.unmoved
         is_reached = stop_reason == _REACHED
-        if is_reached and self.unmoved:
-            stop_reason = _REACHED if self.edges else "no radius can be moved"
-        reasons = self.given_up | self.unmoved
-        if not is_reached and self.edges and self.tracker.error is not None:
-            share = unattainable_share(self.sensitivities, self.tracker.error)
-            for edge, error, part in zip(self.edges, self.errors(), share, strict=True):
-                if abs(float(error)) > self.problem.tolerance:
-                    reasons[edge] = why_missed(float(error), float(part))
+        if not is_reached:
+            values, missed = self._look_back()
+            is_reached = bool(self.edges) and not missed
+            reasons |= missed
+            stop_reason = _REACHED if is_reached else stop_reason
+        if self.iterations and not self.edges:
+            stop_reason = "no radius can be moved"
         return Fit(
-            values=self.values if is_reached else self._best_values,
+            values=values,
             iterations=self.iterations,
             is_reached=is_reached and not reasons,
             seconds=time.perf_counter() - self._start,
@@ -334,6 +373,41 @@ class _Run:
             reasons=reasons,
             history=self.history,
         )
+
+    def _look_back(self) -> tuple[list[Tensor], dict[Edge, str]]:
+        """The better of the last weights and of those that seemed best, at fresh points; why it is off.
+
+        Of many estimates the smallest error is small by chance, too.
+        """
+        if not self.edges or self.tracker.error is None:
+            return self._best_values, {}
+        found = [(self._fresh(values), values) for values in (self._best_values, self.values)]
+        seen, values = min(found, key=lambda item: self._largest(item[0]))
+        share = dict(zip(self.edges, unattainable_share(self.sensitivities, self.tracker.error), strict=True))
+        return values, {
+            edge: why_missed(seen[edge], self.problem.targets[edge], float(share[edge]))
+            for edge in self.edges
+            if not self.problem.is_reached(seen[edge])
+        }
+
+    def _fresh(self, values: Sequence[Tensor]) -> dict[Edge, Reading]:
+        problem = self.problem
+        return problem.estimate(values, problem.seed_of(self.iterations, 1), problem.tolerance / 3)
+
+    def _largest(self, readings: Mapping[Edge, Reading]) -> float:
+        return max(abs(readings[edge].mean - self.problem.targets[edge]) for edge in self.edges)
+
+
+def _relative(readings: Sequence[Reading], slopes: Tensor) -> Tensor:
+    """d log mean radius / d unknown."""
+    means = torch.tensor([r.mean for r in readings], dtype=torch.float64)
+    return slopes / means.clamp_min(1e-12)[:, None]
+
+
+def _is_moved(readings: Sequence[Reading], slopes: Tensor) -> Tensor:
+    means = torch.tensor([r.mean for r in readings], dtype=torch.float64)
+    found: Tensor = (_relative(readings, slopes).norm(dim=1) > _UNMOVED) & (means > 1e-9)
+    return found
 
 
 def _slopes(readings: Sequence[Reading], leaves: Sequence[Tensor], unknowns: Unknowns) -> Tensor:

@@ -191,7 +191,8 @@ def _inside(
             rows = _columns(reads, kind, other)
             which = later if is_lagged else every
             if rows is not None and which:
-                found.append(EdgeRows(other.id, layer.id, which, rows[list(which)], is_lagged))
+                own = rows if len(which) == len(rows) else rows[list(which)]
+                found.append(EdgeRows(other.id, layer.id, which, own, is_lagged))
     return found
 
 
@@ -211,11 +212,13 @@ def _through_glue(
         pulled = _pull_together(reads, glue, connected, times, num_steps)
         index = torch.as_tensor(times)
         whole = {
-            other.id: torch.cat([flat_from(pulled[s.name], 2) for s in other.states], 2).movedim(1, 0)
+            # Chosen steps before anything is copied: the others hold zeros.
+            other.id: torch.cat([flat_from(pulled[s.name][:, index], 2) for s in other.states], 2)
             for other in sources
         }
         return [
-            EdgeRows(name, layer.id, tuple(range(len(times))), rows[index]) for name, rows in whole.items()
+            EdgeRows(name, layer.id, tuple(range(len(times))), rows.movedim(1, 0))
+            for name, rows in whole.items()
         ]
     assert not isinstance(times, Tensor)
     return _pull_one_by_one(reads, layer, glue, connected, sources, times)

@@ -99,6 +99,8 @@ class SiteModule(nn.Module):
         ]
         outputs = [*(s.body for s in site.outputs), *(state.after for state in self.counters)]
         self.is_mapped = site.num_steps > 1
+        self.forgets = False
+        """Whether gradients end at the step before: values are the same, derivatives a step's own effect."""
         self.emit = Segment(
             site.body.graph,
             list(dict.fromkeys(inputs)),
@@ -125,7 +127,7 @@ class SiteModule(nn.Module):
             counters = emitted[len(self.site.outputs) :]
             after_all = after | {s.name: v for s, v in zip(self.counters, counters, strict=True)}
             steps.append((time, state, after_all, emitted))
-            state = after_all
+            state = {name: value.detach() for name, value in after_all.items()} if self.forgets else after_all
         steps.sort(key=lambda step: step[0])
         return Trajectory(
             before=_stacked([before for _, before, _, _ in steps]),

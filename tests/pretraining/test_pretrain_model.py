@@ -93,7 +93,7 @@ def test_radii_that_nothing_can_move_are_named_and_their_weights_left_alone() ->
     before = {t.name: values_of(t) for t in model.graph.initializer}
     found = pretrain(model, target="half")
     assert not found.report.is_reached
-    assert all("no trained weight moves it further than" in str(c.reason) for c in found.report.radii)
+    assert all("no trained weight moves it on from" in str(c.reason) for c in found.report.radii)
     for name, value in found.named.items():
         np.testing.assert_array_equal(value, before[name])
 

@@ -108,3 +108,19 @@ def test_samples_read_together_are_those_read_alone(name: str) -> None:
     for number, reading in enumerate(whole):
         for mine, alone in zip(reading.by_sample(), parts, strict=True):
             torch.testing.assert_close(mine, alone[number].values, rtol=1e-4, atol=1e-6)
+
+
+def test_derivatives_of_a_steps_own_effect_stay_small_where_a_network_is_chaotic() -> None:
+    problem = problem_of("tanh_rnn", num_steps=40)
+    values = [4 * value for value in as_trained(problem.weights)]
+    norms, means = [], []
+    for through_time in (True, False, True):
+        leaves = [value.clone().requires_grad_() for value in values]
+        readings = problem.read(leaves, 2, 4, seed=3, through_time=through_time)
+        total = torch.stack([r.derivative for r in readings if r.derivative is not None]).sum()
+        gradients = torch.autograd.grad(total, leaves, allow_unused=True)
+        norms.append(sum(float(g.square().sum()) for g in gradients if g is not None) ** 0.5)
+        means.append([reading.mean for reading in readings])
+    assert means[0] == means[1] == means[2]
+    assert norms[0] == norms[2]  # nothing is left of the other way of reading
+    assert 0 < norms[1] < norms[0] / 5
