@@ -76,7 +76,8 @@ def roll_steps(
     while True:
         order, constants = Order(model.graph), Constants(model.graph)
         chains, others = find_chains(model.graph, order, constants)
-        for chain in itertools.chain(chains, find_sequence_chains(order, constants)):
+        long, short = ([c for c in chains if (len(c.nodes) < MIN_STEPS) == own] for own in (False, True))
+        for chain in itertools.chain(long, find_sequence_chains(order, constants), short):
             name = str(chain.constant.name)
             if (name in refused and not chain.is_sequence) or (name, chain.nodes[-1]) in tried:
                 continue
@@ -116,7 +117,7 @@ def _roll(
         raise StepsDifferError((), "it is a single number, and its steps read no sequence")
     nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)
     weight = f"{chain.constant.name}.steps" if chain.is_sequence else str(chain.constant.name)
-    name = Names(model.graph).unique_prefix(_label(chain.nodes[0], weight))
+    name = Names(model.graph).unique_prefix(_label(chain.nodes[0], weight), for_node=True)
     writer = GraphWriter(name, chain.constant.dtype)
     if trial is not None:
         for step in range(put_back_first_steps(model, steps, reads, nodes, constants, writer, trial)):

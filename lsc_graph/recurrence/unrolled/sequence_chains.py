@@ -82,12 +82,8 @@ def _families(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, di
 
 
 def _readings(order: Order, slices: dict[ir.Value, int]) -> Iterator[tuple[ir.Node, int, int, bool]]:
-    """Nodes, inputs of them that depend on one slice, which one, and whether another input depends on others.
-
-    What depends on all slices is followed no further: nothing joins it for the first time.
-    """
+    """Nodes, inputs of them that depend on one slice, which one, and whether others depend on more."""
     behind = {value: 1 << index for value, index in slices.items()}
-    every = reduce(or_, behind.values())
     pending = [position for value in slices for position in _readers(order, value)]
     heapify(pending)
     done = -1
@@ -102,8 +98,6 @@ def _readings(order: Order, slices: dict[ir.Value, int]) -> Iterator[tuple[ir.No
             others = reduce(or_, masks[:number] + masks[number + 1 :], 0)
             if mask.bit_count() == 1 and not mask & others:
                 yield node, number, mask.bit_length() - 1, bool(others)
-        if union == every:
-            continue
         for value in node.outputs:
             behind.setdefault(value, union)
             for reader in _readers(order, value):
