@@ -92,7 +92,7 @@ def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[li
 
     Two uses of a matrix in a chain are among both: too few, unless a first step without a use is found.
     Matrices come first, in the order of the dataflow, so that lower layers are before upper ones; then all
-    others, the largest first.
+    others, the largest first, and such as hold one number only.
     """
     chains: list[Chain] = []
     others: list[NoChain] = []
@@ -121,7 +121,7 @@ def ordered_uses(order: Order, nodes: Sequence[ir.Node]) -> list[tuple[ir.Node, 
 
 
 def _precedence(chain: Chain, order: Order, constants: Constants) -> tuple[int, int]:
-    if constants.is_matrix(chain.constant):
+    if constants.is_matrix(chain.constant) and not constants.is_uniform(chain.constant):
         return (0, order.index[chain.nodes[0]])
     return (1, -constants.num_elements(chain.constant))
 

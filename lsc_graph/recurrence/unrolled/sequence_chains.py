@@ -30,7 +30,7 @@ def find_sequence_chains(order: Order, constants: Constants) -> Iterator[Chain]:
 
     A node in front of them that joins the slice before with something else is where a given state comes in.
     """
-    for source, slices in _families(order, constants):
+    for source, slices in find_slices(order, constants):
         uses: defaultdict[Hashable, dict[ir.Node, int]] = defaultdict(dict)
         firsts: defaultdict[Hashable, dict[ir.Node, int]] = defaultdict(dict)
         for node, position, index, is_join in _readings(order, slices):
@@ -68,7 +68,7 @@ def _behind_state(step: list[ir.Node]) -> set[ir.Node]:
     return found
 
 
-def _families(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, dict[ir.Value, int]]]:
+def find_slices(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, dict[ir.Value, int]]]:
     """Sequences that are read slice by slice, with the place of each slice."""
     found: defaultdict[tuple[ir.Value, int, bool], dict[ir.Value, int]] = defaultdict(dict)
     for node in order.nodes:
