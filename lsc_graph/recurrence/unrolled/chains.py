@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import networkx as nx
 import onnx_ir as ir
 
 from lsc_graph.recurrence.dataflow import inputs_of
@@ -111,12 +112,19 @@ def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[li
 
 
 def ordered_uses(order: Order, nodes: Sequence[ir.Node]) -> list[tuple[ir.Node, ...]]:
-    """The nodes, or those of them that play one role, wherever each is computed from the one before."""
+    """The nodes, or those of them that belong together, wherever each is computed from the one before.
+
+    Those belong together that play one role, or that have to do with each other: one network may be applied
+    to several sequences.
+    """
     levels = _own_levels(order, nodes)
     if _is_chain(levels):
         return [tuple(sorted(nodes, key=order.index.__getitem__))]
     parts = [part for part in _by_role(nodes) if len(part) >= MIN_STEPS] if max(levels) > 1 else []
     ordered = [part for part in parts if _is_chain(_own_levels(order, part))]
+    if not ordered and max(levels) >= MIN_STEPS:
+        parts = [part for part in _connected(order, nodes) if len(part) >= MIN_STEPS]
+        ordered = [part for part in parts if _is_chain(_own_levels(order, part))]
     return [tuple(sorted(part, key=order.index.__getitem__)) for part in ordered]
 
 
@@ -157,6 +165,19 @@ def _by_role(nodes: Iterable[ir.Node]) -> list[list[ir.Node]]:
     for node in nodes:
         groups[_role(node, _ROLE_RADIUS)].append(node)
     return list(groups.values())
+
+
+def _connected(order: Order, nodes: Sequence[ir.Node]) -> list[list[ir.Node]]:
+    """Nodes grouped by who is computed from whom."""
+    latest: dict[ir.Node, frozenset[ir.Node]] = {}
+    groups: nx.Graph[ir.Node] = nx.Graph()
+    groups.add_nodes_from(nodes)
+    for node in order.nodes[min(order.index[own] for own in nodes) :]:
+        before = frozenset[ir.Node]().union(*(latest.get(source, ()) for source in order.sources[node]))
+        if node in groups:
+            groups.add_edges_from((node, own) for own in before)
+        latest[node] = frozenset((node,)) if node in groups else before
+    return [sorted(part, key=order.index.__getitem__) for part in nx.connected_components(groups)]
 
 
 def _role(node: ir.Node, radius: int) -> Hashable:

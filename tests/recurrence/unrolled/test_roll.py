@@ -398,3 +398,16 @@ def test_a_delay_line_from_zeros_keeps_its_steps(is_shared: bool) -> None:
     net.output(stacked(net, states[2:]))
     _, steps, _ = rolled(net.model())
     assert [(own.num_steps, len(own.rolled.state_names)) for own in steps] == [(T, 2)]
+
+
+def test_one_network_applied_to_two_sequences_is_two_recurrences() -> None:
+    """As in siamese encoders; what compares them comes last."""
+    net = Unroller()
+    cell, ends = tanh_cell(net, D, H), []
+    for name in ("a", "b"):
+        x, h = net.input(name, T, B, D), net.input(f"h_{name}", B, H)
+        ends.append(layer(net, cell, x, h, range(T))[-1])
+    net.output(net.op("Mul", *ends))
+    _, steps, _ = rolled(net.model())
+    assert [(own.num_steps, own.over_depth) for own in steps] == [(T, False)] * 2
+    assert len({own.name for own in steps}) == 2
