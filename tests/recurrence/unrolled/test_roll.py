@@ -411,3 +411,24 @@ def test_one_network_applied_to_two_sequences_is_two_recurrences() -> None:
     _, steps, _ = rolled(net.model())
     assert [(own.num_steps, own.over_depth) for own in steps] == [(T, False)] * 2
     assert len({own.name for own in steps}) == 2
+
+
+@pytest.mark.parametrize("is_hoisted", [False, True])
+def test_a_last_step_that_reads_before_it_writes_is_a_step_though_its_write_was_trimmed(
+    is_hoisted: bool,
+) -> None:
+    net = Unroller()
+    x, m = net.input("x", T, B, D), net.input("m", B, H)
+    query, written, u = net.weight(D, H), net.weight(D, H), net.weight(H, H)
+    drives = net.op("MatMul", x, written) if is_hoisted else ""
+    rows = []
+    for time in range(T):
+        row = at(net, x, time)
+        read = net.op("Mul", net.op("Sigmoid", net.op("MatMul", row, query)), m)
+        rows.append(read)
+        if time < T - 1:
+            drive = at(net, drives, time) if is_hoisted else net.op("MatMul", row, written)
+            m = net.op("Tanh", net.op("Add", net.op("MatMul", read, u), drive))
+    net.output(stacked(net, rows))
+    _, steps, _ = rolled(net.model())
+    assert [(own.num_steps, len(own.rolled.state_names)) for own in steps] == [(T, 1)]
