@@ -116,8 +116,10 @@ def find_recurrences(
     refusals += refused
     refusals += tuple(_unread_loops(model.graph))
     constants = Constants(model.graph)
-    over_time = [node for node in looped if not _is_over_depth(node, constants)]
-    stepping = [pair for pair in pairs if states or not _is_carried_by(model, pair, over_time)]
+    carrying = looped
+    if len(pairs) < len(model.graph.inputs):  # else nothing but the names tells steps from layers
+        carrying = [node for node in looped if not _is_over_depth(node, constants)]
+    stepping = [pair for pair in pairs if states or not _is_carried_by(model, pair, carrying)]
     single = [op for op in lowered if all(scan.graph is None for scan in op.scans)]
     if stepping:
         return _streaming_findings(model, pairs, num_steps, refusals, looped)
