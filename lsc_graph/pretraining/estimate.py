@@ -73,9 +73,7 @@ def most_samples(reader: Reader, only: Collection[Edge] | None = None) -> int:
     return max(_FIRST_SAMPLES, min(_MOST_SAMPLES, int(_MOST_WORK / work)))
 
 
-def work_of(
-    reader: Reader, num_samples: int, num_times: int, only: Collection[Edge] | None = None
-) -> float:
+def work_of(reader: Reader, num_samples: int, num_times: int, only: Collection[Edge] | None = None) -> float:
     """What spectra at so many points cost: n^3 for each point and edge, of the sizes needed so far."""
     sizes = [size for edge, size in reader.sizes.items() if only is None or edge in only]
     sizes = sizes or [layer.state_size for layer in reader.layers.values()] * 2

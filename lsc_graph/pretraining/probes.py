@@ -27,7 +27,7 @@ _SIZES = {
 _HALVINGS = 6
 _POINTS = (4, 4)
 # So many changes are tried at most, or as many as so many operations on spectra allow.
-_MOST, _MOST_WORK = 400, 2e10
+_MOST, _MOST_WORK = 400, 3e9
 # A change is worth taking if it leaves at most this share of the errors.
 _WORTH = 0.9
 # Smaller relative changes under a change of everything are rounding errors.

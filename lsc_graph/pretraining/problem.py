@@ -92,7 +92,7 @@ class Problem:
     def sharpened(
         self, readings: Sequence[Reading], values: Sequence[Tensor], doublings: Mapping[Edge, int], seed: int
     ) -> list[Reading]:
-        """Readings joined with others at as many points as each edge needs, without derivatives of their own."""
+        """Readings joined with others, without derivatives: at as many points as each edge needs."""
         groups: defaultdict[int, list[Edge]] = defaultdict(list)
         for reading in readings:
             groups[doublings.get(reading.edge, 0)].append(reading.edge)

@@ -266,9 +266,7 @@ class Reader:
             return _bare_all(dense, blocks)
         slots = Slots(dense)
         cotangents = slots.fill(dense, blocks, self.layers, len(times))
-        pulled = puller.pull(
-            run_of(run), inputs, times, lambda layer: cotangents[layer.id], self._wanted
-        )
+        pulled = puller.pull(run_of(run), inputs, times, lambda layer: cotangents[layer.id], self._wanted)
         return _differentiable(dense, blocks, slots.pick(pulled))
 
     @property
@@ -332,9 +330,7 @@ class Reader:
             edge.target: torch.cat([padded(own[number], self.layers[edge.target]) for own in blocks])
             for number, edge in enumerate(pulled)
         }
-        pulled = pull_chain(
-            program, boundaries, layers, lambda source, target: rows[target.id], self._wanted
-        )
+        pulled = pull_chain(program, boundaries, layers, lambda source, target: rows[target.id], self._wanted)
         return [
             _differentiable(dense[k], blocks[k], [edge.rows[k : k + 1] for edge in pulled])
             for k in range(len(samples))

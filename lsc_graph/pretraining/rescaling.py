@@ -42,6 +42,8 @@ _FAR = 5
 _MANY, _MOST_BYTES = 20, 2**28
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.9
+# An edge's points are doubled so often at most from one iteration to the next.
+_MOST_DOUBLINGS = 2
 # Finite changes are looked for so often at most.
 _MOST_JUMPS = 4
 _KEPT = (
@@ -266,9 +268,10 @@ class _Run:
         """More points of an edge from now on, where its noise is not small beside the largest error."""
         noise, wanted = dict(self._std_errors), max(self.problem.tolerance / 2, largest / 4)
         for edge in sorted(noise, key=lambda edge: -noise[edge]):
-            while noise[edge] > wanted:
+            # Step by step: the noise of a few points is hardly known itself.
+            for _ in range(_MOST_DOUBLINGS):
                 more = self.doublings | {edge: self.doublings.get(edge, 0) + 1}
-                if not self.problem.can_afford(more):
+                if noise[edge] <= wanted or not self.problem.can_afford(more):
                     break
                 self.doublings = more
                 noise[edge] /= math.sqrt(2)

@@ -10,7 +10,7 @@ from lsc_graph.pretraining.readings import Edge
 
 _MOST = 12
 # So many steps that were to change a log radius by so much, and did so by less than this share, failed.
-_STILL, _MEANT, _CAME = 4, 0.4, 0.1
+_STILL, _MEANT, _CAME = 5, 1.0, 0.1
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, unattainable_share
+from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, nearest_rows, unattainable_share
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -31,6 +31,12 @@ def test_of_two_opposite_residuals_of_one_unknown_only_the_mean_can_be_removed()
     torch.testing.assert_close(share, torch.ones(2, dtype=torch.float64))
     share = unattainable_share(slopes, torch.tensor([1.0, 1.0], dtype=torch.float64))
     assert float(share.max()) == pytest.approx(0, abs=1e-12)
+
+
+def test_the_row_that_points_most_nearly_along_another_is_found() -> None:
+    rows = torch.tensor([[1.0, 0.0], [-2.0, 0.1], [0.3, 1.0]], dtype=torch.float64)
+    assert nearest_rows(rows) == [1, 0, 0]
+    assert nearest_rows(rows[:1]) == [None]
 
 
 def test_equal_readings_without_moves_are_averaged() -> None:
