@@ -7,58 +7,46 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.metadata import version
 
 import onnx
 import torch
 
-from lsc_graph.auditing.alternatives import alternative_warnings
 from lsc_graph.auditing.causal_readings import causal_readings
-from lsc_graph.auditing.cuts import put_in, zero_derivatives
+from lsc_graph.auditing.cuts import put_in
+from lsc_graph.auditing.facts import bare_layers, batched_layers, input_facts, recurrences, tool
 from lsc_graph.auditing.measure import (
     HALF_TOLERANCE,
     check_against_autograd,
     measured_model,
-    quantization_error,
 )
-from lsc_graph.auditing.outside import parts_outside
 from lsc_graph.auditing.rounds import DEFAULT_MAX_SAMPLES, DEFAULT_MAX_SECONDS, Rounds
 from lsc_graph.auditing.spreads import layer_spreads
 from lsc_graph.auditing.stability import judge
+from lsc_graph.auditing.warnings import cancelled_warnings, known_warnings, measured_warnings
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
 from lsc_graph.errors import ConversionError, ParityError, UsageError
-from lsc_graph.grid.unroll import GridNode, depths, united, unroll
+from lsc_graph.grid.unroll import GridNode, united, unroll
 from lsc_graph.jacobians.meter import GrowthMeter, cancelled_depths
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.layers.exposure import exposed_states
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
-from lsc_graph.recurrence.weights import step_nodes, trained_tensors
 from lsc_graph.results import (
     SCHEMA_VERSION,
     Analysis,
-    Axis,
     BlackBoxFacts,
-    Form,
     Grid,
     Growth,
-    InputFacts,
     Inspection,
     Judgement,
     LayerFacts,
-    Precision,
-    RadiusOutcome,
-    Recurrence,
-    StateFacts,
-    Tool,
 )
 from lsc_graph.running.reference import Array
 from lsc_graph.running.sampling import Sample, make_samples, num_given, read_data
 from lsc_graph.spectra.choose import method_of
 from lsc_graph.spectra.estimate import Method
-from lsc_graph.spectra.outcome import outcome_warnings
 from lsc_graph.to_torch.black_box import Differences
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.segment import BlackBoxUse
@@ -186,15 +174,15 @@ def inspect(
     causal, unseen = causal_readings(prepared, _samples(prepared, {}, 0, 0, 1)[0], time_axis)
     return Inspection(
         schema_version=SCHEMA_VERSION,
-        tool=_tool(),
+        tool=tool(),
         model=prepared.loaded.facts,
-        inputs=_input_facts(prepared),
-        recurrences=_recurrences(prepared),
+        inputs=input_facts(prepared),
+        recurrences=recurrences(prepared),
         refusals=prepared.findings.refusals,
-        layers=_bare_layers(cells),
+        layers=bare_layers(cells),
         causal=causal,
         grid=_grid(cells),
-        warnings=(*_warnings(prepared), *unseen),
+        warnings=(*known_warnings(prepared), *unseen),
     )
 
 
@@ -230,7 +218,7 @@ def _measure(
     clock.lap("convert")
     check = ParityCheck(HALF_TOLERANCE if prepared.is_half else Tolerance())
     exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
-    summary = Summary(exposed, _batched(prepared), time_axis, method)
+    summary = Summary(exposed, batched_layers(prepared), time_axis, method)
     meter: GrowthMeter | None = None
     cells = prepared.cell_graph
     samples: list[Sample] = []
@@ -265,11 +253,11 @@ def _measure(
     radii, precision = summary.outcomes(), rounds.result()
     analysis = Analysis(
         schema_version=SCHEMA_VERSION,
-        tool=_tool(),
+        tool=tool(),
         model=prepared.loaded.facts,
-        inputs=_input_facts(prepared),
+        inputs=input_facts(prepared),
         parity=check.result(model.reference.provider),
-        recurrences=_recurrences(prepared),
+        recurrences=recurrences(prepared),
         refusals=prepared.findings.refusals,
         layers=layers,
         radii=radii,
@@ -282,47 +270,14 @@ def _measure(
         growth=growth,
         verdict=_verdict(growth, layers, cells),
         warnings=(
-            *_measured_warnings(prepared, samples, summary, radii, precision),
-            *_cancelled_warnings(growth, cells),
+            *measured_warnings(prepared, samples, summary, radii, precision),
+            *cancelled_warnings(growth, cells),
         ),
         timing_seconds=clock.seconds,
     )
     clock.lap("judge")
     say("Done", 1.0)
     return analysis
-
-
-def _measured_warnings(
-    prepared: Prepared,
-    samples: Sequence[Sample],
-    summary: Summary,
-    radii: tuple[RadiusOutcome, ...],
-    precision: Precision | None,
-) -> tuple[str, ...]:
-    """What was known before anything was measured, and what the measurement has shown."""
-    warnings = _warnings(prepared, samples)
-    if summary.is_cut:
-        warnings += (
-            "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
-        )
-    warnings += (*summary.causal.warnings, *outcome_warnings(radii))
-    if precision is not None and not precision.is_reached:
-        warnings += (_precision_warning(precision),)
-    if prepared.dequantized:
-        warnings += (_quantization_warning(prepared, samples[0]),)
-    return warnings
-
-
-def _cancelled_warnings(growth: Growth, cells: CellGraph) -> tuple[str, ...]:
-    """Layers whose value makes no difference, as those of stabilisers: growth from them says nothing."""
-    depth = depths(cells)
-    deepest, silent = max(depth.values(), default=0), cancelled_depths(growth.table)
-    return tuple(
-        f"{layer.id} ({layer.name}): the gradient from it cancels to rounding, as that of a stabiliser of "
-        "exponentials does; the growth is that of the other layers"
-        for layer in cells.layers
-        if deepest - depth[layer.id] in silent
-    )
 
 
 def _black_box_facts(found: Differences) -> BlackBoxFacts | None:
@@ -335,28 +290,6 @@ def _black_box_facts(found: Differences) -> BlackBoxFacts | None:
         max_relative_error=max(found.errors, default=0.0),
         num_runs=found.num_runs,
     )
-
-
-def _precision_warning(precision: Precision) -> str:
-    return (
-        f"The requested precision {precision.requested:g} was not reached: the standard error of "
-        f"{precision.where} is {precision.largest_std_error:.2g} after {precision.num_samples} samples; "
-        f"{precision.limit}"
-    )
-
-
-def _quantization_warning(prepared: Prepared, sample: Sample) -> str:
-    error = quantization_error(prepared, sample)
-    return (
-        f"{_quantized_words(prepared)}; the quantised model's outputs differ from that by {error:.2g} at "
-        "most, relative to the largest value"
-    )
-
-
-def _quantized_words(prepared: Prepared) -> str:
-    names = prepared.dequantized
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"The model is quantised: {len(names)} weights or operators are audited as floats ({shown})"
 
 
 class EdgeFactors:
@@ -419,113 +352,6 @@ def _device(wanted: str) -> str:
     return wanted
 
 
-def _tool() -> Tool:
-    return Tool("lsc-graph", version("lsc-graph"))
-
-
-def _batched(prepared: Prepared) -> frozenset[str]:
-    """Layers whose states are a batch of several independent entries (fused operators: [B, H])."""
-    return frozenset(
-        cell.layer.id
-        for own in prepared.cells
-        for cell in own
-        if cell.site.form is Form.FUSED_OP and cell.layer.states[0].shape[0] > 1
-    )
-
-
-def _recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
-    found: dict[str, Recurrence] = {}
-    for site, own in zip(prepared.findings.sites, prepared.cells, strict=True):
-        states = tuple(StateFacts(state.name, state.shape) for state in site.states)
-        ids = tuple(cell.layer.id for cell in own)
-        before = found.get(site.recurrence)
-        nodes = (() if before is None else before.nodes) + step_nodes(site)
-        found[site.recurrence] = Recurrence(
-            id=site.recurrence,
-            form=site.form,
-            node=site.node if before is None else before.node,
-            direction=site.direction,
-            over=Axis.DEPTH if site.over_depth else Axis.TIME,
-            num_steps=site.num_steps,
-            num_nodes=len(nodes),
-            nodes=nodes,
-            states=states if before is None else before.states + states,
-            weights=tuple(
-                dict.fromkeys(
-                    (
-                        *(() if before is None else before.weights),
-                        *trained_tensors(prepared.findings.model.graph, site),
-                    )
-                )
-            ),
-            layer_ids=ids if before is None else before.layer_ids + ids,
-        )
-    return tuple(found.values())
-
-
-def _bare_layers(cells: CellGraph) -> tuple[LayerFacts, ...]:
-    sources = {
-        layer.id: tuple(dict.fromkeys(e.source for e in cells.depth_edges if e.target == layer.id))
-        for layer in cells.layers
-    }
-    return tuple(
-        LayerFacts(
-            id=layer.id,
-            name=layer.name,
-            recurrence=layer.recurrence,
-            state_size=layer.state_size,
-            time_radius=None,
-            time_gain=None,
-            depth_from=sources[layer.id],
-            depth_radius=None,
-            depth_gain=None,
-            depth_edges=(),
-        )
-        for layer in cells.layers
-    )
-
-
 def _grid(cells: CellGraph) -> Grid:
     found = count_paths(cells, cells.num_steps, first_ends(cells), last_ends(cells))
     return Grid(len(cells.layers), cells.num_steps, digits(found.exact or 0), found.log10)
-
-
-def _input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
-    carried = {carry.before for carry in prepared.findings.carried}
-    return tuple(
-        InputFacts(
-            name=value.name,
-            dtype=str(value.dtype),
-            shape=prepared.plan.shapes[value.name],
-            source="state, zero at first" if value.name in carried else prepared.plan.sources[value.name],
-        )
-        for value in prepared.plan.inputs
-    )
-
-
-def _warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[str, ...]:
-    found = [
-        *prepared.remarks,
-        *prepared.findings.warnings,
-        *parts_outside(prepared),
-        *alternative_warnings(prepared, samples),
-    ]
-    if prepared.dequantized and not samples:
-        found.append(_quantized_words(prepared))
-    found += [
-        f"{refusal.candidate} is no layer of its own: {refusal.reason}"
-        for refusal in prepared.findings.refusals
-        if refusal.finder in ("loop", "scan")
-    ]
-    found += [
-        f"{node.name or node.outputs[0].name} ({node.op_type}) has zero derivative: the gradient is cut there"
-        for node in zero_derivatives(prepared)
-    ]
-    if prepared.is_half:
-        found.append(
-            f"16-bit model: run in float32 and compared within {HALF_TOLERANCE.atol:g} + "
-            f"{HALF_TOLERANCE.rtol:g} |reference|"
-        )
-    if _batched(prepared):
-        found.append("The batch is fixed to more than one: depth radii are those of the whole batch")
-    return tuple(found)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
-from lsc_graph.errors import VerificationError
+from lsc_graph.errors import AnalysisError, LscGraphError, VerificationError
 from lsc_graph.pretrain_results import PretrainReport
 from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.running.reference import Reference
@@ -56,6 +56,7 @@ def stabilize(
     """
     arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     proto = exported(module, arguments, dynamic_shapes)
+    _check_export(module, arguments, proto)
     mapping = ParameterMap(module, arguments, dynamic_shapes, proto)
     kept = [*freeze, *_kept(proto, mapping, module, target, freeze, options)]
     found = pretrain(proto, target=target, freeze=kept, **options)
@@ -68,6 +69,19 @@ def stabilize(
         _assign(module, old)
         raise
     return found.report
+
+
+def _check_export(module: nn.Module, arguments: tuple[Any, ...], proto: onnx.ModelProto) -> None:
+    """The exporter wrote what the module computes: some modules, it writes wrongly."""
+    try:
+        _compare(module, arguments, proto)
+    except LscGraphError as error:
+        raise AnalysisError(
+            "The ONNX model that torch exports is not what the module computes",
+            where=type(module).__name__,
+            got=str(error).splitlines()[0],
+            do="write the layer in question in operations that torch exports rightly",
+        ) from error
 
 
 def _kept(
@@ -101,6 +115,11 @@ def _verify(
     for name, array in wanted.items():
         if name not in got or not np.array_equal(got[name], array):
             raise VerificationError("The module does not export to the pre-trained model", where=name)
+    _compare(module, arguments, expected)
+
+
+def _compare(module: nn.Module, arguments: tuple[Any, ...], expected: onnx.ModelProto) -> None:
+    """The module computes what ONNX Runtime computes from the model, on the example inputs."""
     leaves = [leaf for leaf in _pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
     names = [value.name for value in expected.graph.input]
     feed = {name: _numpy(leaf) for name, leaf in zip(names, leaves, strict=True)}

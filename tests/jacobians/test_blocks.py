@@ -8,7 +8,7 @@ from lsc_graph.models import registry
 
 from lsc_graph.audit_model import audit
 from lsc_graph.auditing.measure import Streaming
-from lsc_graph.jacobians import depth_maps, local
+from lsc_graph.jacobians import local
 from lsc_graph.jacobians.blocks import UnitBlocks
 from lsc_graph.jacobians.grid import edge_maps
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
@@ -44,7 +44,7 @@ def lru() -> Prepared:
 
 def unitwise(prepared: Prepared, monkeypatch: pytest.MonkeyPatch, max_bytes: int = 0) -> LocalJacobians:
     monkeypatch.setattr(local, "_MIN_UNITWISE", 1)
-    monkeypatch.setattr(depth_maps, "MAX_DENSE_BYTES", max_bytes)
+    monkeypatch.setattr(local, "MAX_DENSE_BYTES", max_bytes)
     return measured(prepared)
 
 

@@ -229,3 +229,19 @@ def test_what_cannot_be_exported_or_has_no_parameters_is_refused() -> None:
         lsc_graph.stabilize(Branching(), torch.randn(2))
     with pytest.raises(UsageError, match="no parameters"):
         lsc_graph.stabilize(nn.Tanh(), torch.randn(2))
+
+
+class Projecting(nn.Module):
+    """ONNX has no LSTM with projections; torch writes a plain one of the wrong sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.LSTM(D, H, 2, proj_size=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x)[0]
+
+
+def test_what_torch_exports_wrongly_is_refused_before_anything_is_trained() -> None:
+    with pytest.raises(AnalysisError, match="not what the module computes"):
+        lsc_graph.stabilize(Projecting(), torch.randn(T, 1, D))

@@ -1,0 +1,89 @@
+"""What a report says of a model before anything is measured."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from lsc_graph.layers.cells import CellGraph
+from lsc_graph.prepare import Prepared
+from lsc_graph.recurrence.weights import step_nodes, trained_tensors
+from lsc_graph.results import Axis, Form, InputFacts, LayerFacts, Recurrence, StateFacts, Tool
+
+
+def tool() -> Tool:
+    return Tool("lsc-graph", version("lsc-graph"))
+
+
+def recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
+    found: dict[str, Recurrence] = {}
+    for site, own in zip(prepared.findings.sites, prepared.cells, strict=True):
+        states = tuple(StateFacts(state.name, state.shape) for state in site.states)
+        ids = tuple(cell.layer.id for cell in own)
+        before = found.get(site.recurrence)
+        nodes = (() if before is None else before.nodes) + step_nodes(site)
+        found[site.recurrence] = Recurrence(
+            id=site.recurrence,
+            form=site.form,
+            node=site.node if before is None else before.node,
+            direction=site.direction,
+            over=Axis.DEPTH if site.over_depth else Axis.TIME,
+            num_steps=site.num_steps,
+            num_nodes=len(nodes),
+            nodes=nodes,
+            states=states if before is None else before.states + states,
+            weights=tuple(
+                dict.fromkeys(
+                    (
+                        *(() if before is None else before.weights),
+                        *trained_tensors(prepared.findings.model.graph, site),
+                    )
+                )
+            ),
+            layer_ids=ids if before is None else before.layer_ids + ids,
+        )
+    return tuple(found.values())
+
+
+def bare_layers(cells: CellGraph) -> tuple[LayerFacts, ...]:
+    sources = {
+        layer.id: tuple(dict.fromkeys(e.source for e in cells.depth_edges if e.target == layer.id))
+        for layer in cells.layers
+    }
+    return tuple(
+        LayerFacts(
+            id=layer.id,
+            name=layer.name,
+            recurrence=layer.recurrence,
+            state_size=layer.state_size,
+            time_radius=None,
+            time_gain=None,
+            depth_from=sources[layer.id],
+            depth_radius=None,
+            depth_gain=None,
+            depth_edges=(),
+        )
+        for layer in cells.layers
+    )
+
+
+def input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
+    carried = {carry.before for carry in prepared.findings.carried}
+    return tuple(
+        InputFacts(
+            name=value.name,
+            dtype=str(value.dtype),
+            shape=prepared.plan.shapes[value.name],
+            source="state, zero at first" if value.name in carried else prepared.plan.sources[value.name],
+        )
+        for value in prepared.plan.inputs
+    )
+
+
+def batched_layers(prepared: Prepared) -> frozenset[str]:
+    """Layers whose states are a batch of several independent entries (fused operators: [B, H])."""
+    return frozenset(
+        cell.layer.id
+        for own in prepared.cells
+        for cell in own
+        if cell.site.form is Form.FUSED_OP and cell.layer.states[0].shape[0] > 1
+    )

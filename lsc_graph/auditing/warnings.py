@@ -1,0 +1,102 @@
+"""What a report warns of: known before anything is measured, and shown by the measurement."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lsc_graph.auditing.alternatives import alternative_warnings
+from lsc_graph.auditing.cuts import zero_derivatives
+from lsc_graph.auditing.facts import batched_layers
+from lsc_graph.auditing.measure import HALF_TOLERANCE, quantization_error
+from lsc_graph.auditing.outside import parts_outside
+from lsc_graph.grid.unroll import depths
+from lsc_graph.jacobians.meter import cancelled_depths
+from lsc_graph.jacobians.summary import Summary
+from lsc_graph.layers.cells import CellGraph
+from lsc_graph.prepare import Prepared
+from lsc_graph.results import Growth, Precision, RadiusOutcome
+from lsc_graph.running.sampling import Sample
+from lsc_graph.spectra.outcome import outcome_warnings
+
+
+def known_warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[str, ...]:
+    found = [
+        *prepared.remarks,
+        *prepared.findings.warnings,
+        *parts_outside(prepared),
+        *alternative_warnings(prepared, samples),
+    ]
+    if prepared.dequantized and not samples:
+        found.append(_quantized_words(prepared))
+    found += [
+        f"{refusal.candidate} is no layer of its own: {refusal.reason}"
+        for refusal in prepared.findings.refusals
+        if refusal.finder in ("loop", "scan")
+    ]
+    found += [
+        f"{node.name or node.outputs[0].name} ({node.op_type}) has zero derivative: the gradient is cut there"
+        for node in zero_derivatives(prepared)
+    ]
+    if prepared.is_half:
+        found.append(
+            f"16-bit model: run in float32 and compared within {HALF_TOLERANCE.atol:g} + "
+            f"{HALF_TOLERANCE.rtol:g} |reference|"
+        )
+    if batched_layers(prepared):
+        found.append("The batch is fixed to more than one: depth radii are those of the whole batch")
+    return tuple(found)
+
+
+def measured_warnings(
+    prepared: Prepared,
+    samples: Sequence[Sample],
+    summary: Summary,
+    radii: tuple[RadiusOutcome, ...],
+    precision: Precision | None,
+) -> tuple[str, ...]:
+    """What was known before anything was measured, and what the measurement has shown."""
+    warnings = known_warnings(prepared, samples)
+    if summary.is_cut:
+        warnings += (
+            "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
+        )
+    warnings += (*summary.causal.warnings, *outcome_warnings(radii))
+    if precision is not None and not precision.is_reached:
+        warnings += (_precision_warning(precision),)
+    if prepared.dequantized:
+        warnings += (_quantization_warning(prepared, samples[0]),)
+    return warnings
+
+
+def cancelled_warnings(growth: Growth, cells: CellGraph) -> tuple[str, ...]:
+    """Layers whose value makes no difference, as those of stabilisers: growth from them says nothing."""
+    depth = depths(cells)
+    deepest, silent = max(depth.values(), default=0), cancelled_depths(growth.table)
+    return tuple(
+        f"{layer.id} ({layer.name}): the gradient from it cancels to rounding, as that of a stabiliser of "
+        "exponentials does; the growth is that of the other layers"
+        for layer in cells.layers
+        if deepest - depth[layer.id] in silent
+    )
+
+
+def _precision_warning(precision: Precision) -> str:
+    return (
+        f"The requested precision {precision.requested:g} was not reached: the standard error of "
+        f"{precision.where} is {precision.largest_std_error:.2g} after {precision.num_samples} samples; "
+        f"{precision.limit}"
+    )
+
+
+def _quantization_warning(prepared: Prepared, sample: Sample) -> str:
+    error = quantization_error(prepared, sample)
+    return (
+        f"{_quantized_words(prepared)}; the quantised model's outputs differ from that by {error:.2g} at "
+        "most, relative to the largest value"
+    )
+
+
+def _quantized_words(prepared: Prepared) -> str:
+    names = prepared.dequantized
+    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"The model is quantised: {len(names)} weights or operators are audited as floats ({shown})"
