@@ -29,7 +29,7 @@ def mean_of(problem: Problem, values: Sequence[torch.Tensor], edge: Edge) -> flo
 def test_a_forget_gate_is_moved_off_the_plateau_of_a_maximum() -> None:
     problem, edge = problem_of("slstm"), ("layer_0", "layer_0")
     values = as_trained(problem.weights)
-    assert abs(mean_of(problem, values, edge) - 1) < 0.05
+    assert mean_of(problem, values, edge) > 0.95
     found = best_probe(problem, Unknowns(problem.weights, problem.widths, {}), values, [edge], 3)
     assert found.values is not None
     assert abs(mean_of(problem, found.values, edge) - 0.5) < 0.2
