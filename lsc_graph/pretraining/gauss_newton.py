@@ -11,6 +11,8 @@ from torch import Tensor
 _PREDICTION_ERROR = 0.3
 # A reading further off than so many standard deviations is no chance.
 _SURPRISE = 2.0
+# After a move a reading counts by this share at least: predictions may fail again and again the same way.
+_LEAST_TRUST = 0.15
 
 
 def least_norm_step(sensitivities: Tensor, residuals: Tensor, damping: float) -> Tensor:
@@ -58,6 +60,7 @@ class Tracker:
 
     error: Tensor | None = None
     variance: Tensor = field(default_factory=lambda: torch.zeros(0))
+    has_moved: bool = False
 
     def observe(self, reading: Tensor, variance: Tensor) -> None:
         """Take in a reading with the variance of its mean."""
@@ -69,11 +72,12 @@ class Tracker:
         seen = (surprise / _SURPRISE).square()
         self.variance = self.variance + (seen - self.variance - variance).clamp_min(0)
         trust = self.variance / (self.variance + variance).clamp_min(1e-30)
-        self.error = self.error + trust * surprise
-        self.variance = (1 - trust) * self.variance
+        trust = trust.clamp_min(_LEAST_TRUST) if self.has_moved else trust
+        self.error, self.has_moved = self.error + trust * surprise, False
+        self.variance = (1 - trust).square() * self.variance + trust.square() * variance
 
     def predict(self, change: Tensor) -> None:
         """The weights were changed, which should move the errors by `change`."""
         assert self.error is not None
-        self.error = self.error + change
+        self.error, self.has_moved = self.error + change, True
         self.variance = self.variance + (_PREDICTION_ERROR * change) ** 2

@@ -164,7 +164,7 @@ class _Run:
     def state(self) -> State:
         """What is needed to go on from here after an interruption, as if there had been none."""
         found: State = {name: getattr(self, name) for name in _KEPT}
-        found["tracker"] = (self.tracker.error, self.tracker.variance)
+        found["tracker"] = (self.tracker.error, self.tracker.variance, self.tracker.has_moved)
         found["trail"] = self.trail.state()
         found["once_moved"] = sorted(self.once_moved)
         found["seconds"] = time.perf_counter() - self._start
