@@ -59,7 +59,7 @@ def test_a_predicted_move_shifts_the_estimate_and_makes_it_less_certain() -> Non
 
 def test_moves_that_do_nothing_are_seen_although_readings_are_noisy() -> None:
     tracker, one = Tracker(), torch.ones(1, dtype=torch.float64)
-    for _ in range(15):
+    for _ in range(40):
         tracker.observe(-0.05 * one, 0.04**2 * one)
         tracker.predict(0.005 * one)
     assert tracker.error is not None
