@@ -82,6 +82,7 @@ def measured(problem: Problem, method: str, max_iterations: int) -> dict[str, An
     readings = problem.estimate(found.values, 987_654_321, problem.tolerance / 4)
     by_error = sorted(readings, key=lambda edge: -abs(readings[edge].mean - problem.targets[edge]))
     worst = readings[by_error[0]]
+    reasons = [f"{' -> '.join(edge)}: {found.reasons[edge]}" for edge in by_error if edge in found.reasons]
     return {
         "seconds": round(wall, 3),
         "cpu_seconds": round(cpu, 3),
