@@ -92,9 +92,7 @@ def measured(problem: Problem, method: str, max_iterations: int) -> dict[str, An
         "std_error": worst.std_error,
         "is_reached": all(map(problem.is_reached, readings.values())),
         "stop_reason": found.stop_reason,
-        "reasons": [
-            f"{' -> '.join(edge)}: {found.reasons[edge]}" for edge in by_error if edge in found.reasons
-        ],
+        "reasons": reasons,
     }
 
 
