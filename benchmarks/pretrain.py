@@ -2,7 +2,7 @@
 
 Run as `python benchmarks/pretrain.py [table] [compare] [pages]`. Rows that benchmarks/results/pretrain.json
 already has are kept, so that an interrupted run goes on (`--stale` measures those of other states of the
-library again, `--only="gru 7 x 128"` some models alone, `--fresh` starts anew); `pages` writes
+library again, `--only="gru 7 x 128"` and `--target=half` some alone, `--fresh` starts anew); `pages` writes
 docs/pretraining_table.md from it. One thread; all methods start from the same weights.
 """
 
@@ -80,7 +80,9 @@ def measured(problem: Problem, method: str, max_iterations: int) -> dict[str, An
     found = fit(problem, method, as_trained(problem.weights), max_iterations, lambda progress: None)
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     readings = problem.estimate(found.values, 987_654_321, problem.tolerance / 4)
-    worst = max(readings.values(), key=lambda r: abs(r.mean - problem.targets[r.edge]))
+    by_error = sorted(readings, key=lambda edge: -abs(readings[edge].mean - problem.targets[edge]))
+    worst = readings[by_error[0]]
+    reasons = [f"{' -> '.join(edge)}: {found.reasons[edge]}" for edge in by_error if edge in found.reasons]
     return {
         "seconds": round(wall, 3),
         "cpu_seconds": round(cpu, 3),
@@ -90,7 +92,7 @@ def measured(problem: Problem, method: str, max_iterations: int) -> dict[str, An
         "std_error": worst.std_error,
         "is_reached": all(map(problem.is_reached, readings.values())),
         "stop_reason": found.stop_reason,
-        "reasons": sorted(set(found.reasons.values())),
+        "reasons": reasons,
     }
 
 
@@ -182,6 +184,8 @@ def main(arguments: list[str]) -> None:
     head |= {"machine": platform.machine(), "cores": os.cpu_count(), "code": code_state()}
     only = [argument.removeprefix("--only=") for argument in arguments if argument.startswith("--only=")]
     chosen = [case for part in ("table", "compare") if part in parts for case in cases(part)]
+    aims = [argument.removeprefix("--target=") for argument in arguments if argument.startswith("--target=")]
+    chosen = [case for case in chosen if not aims or case["target"] in aims]
     for case in (case for case in chosen if not only or name_of(case) in only):
         before = [row for row in rows if all(row[key] == case[key] for key in KEYS)]
         if before and ("--stale" not in arguments or before[0].get("code") == head["code"]):

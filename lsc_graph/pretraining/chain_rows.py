@@ -9,7 +9,7 @@ from torch.func import vjp, vmap
 
 from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flatten
 from lsc_graph.layers.cells import Layer
-from lsc_graph.pretraining.rows import EdgeRows
+from lsc_graph.pretraining.rows import EdgeRows, Wanted
 from lsc_graph.to_torch.program import ChainProgram
 
 
@@ -18,6 +18,7 @@ def pull_chain(
     boundaries: Sequence[Tensor],
     layers: Sequence[Layer],
     cotangents: Callable[[Layer, Layer], Tensor],
+    wanted: Wanted = None,
 ) -> list[EdgeRows]:
     """The rows of every block but the first.
 
@@ -26,9 +27,12 @@ def pull_chain(
         boundaries: the values between the blocks, [P, *shape] for P samples.
         layers: one for each boundary.
         cotangents: by source and target, [P, R, n_target] for the P samples.
+        wanted: the edges to pull along; all of them where it is None.
     """
     found = []
     for index in range(1, len(layers)):
+        if wanted is not None and (layers[index - 1].id, layers[index].id) not in wanted:
+            continue
         states = boundaries[index - 1]
         rows = _pull(program.blocks[index], states, cotangents(layers[index - 1], layers[index]))
         every = tuple(range(len(boundaries[0])))

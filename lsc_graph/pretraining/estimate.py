@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -14,7 +14,7 @@ from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.running.sampling import Sample
 
 _FIRST_SAMPLES, _NUM_TIMES = 8, 8
-_MOST_SAMPLES = 128
+_MOST_SAMPLES = 256
 # So many floating-point operations on spectra are spent at most: n^3 for each point and edge.
 _MOST_WORK = 2e10
 _DENSE = 700
@@ -26,10 +26,12 @@ def estimate(
     draw: Callable[[int, int], Sequence[Sample]],
     seed: int,
     max_std_error: float,
+    only: Collection[Edge] | None = None,
 ) -> list[Reading]:
     """Readings without derivative at fresh points.
 
-    Samples are doubled until every mean's standard error is at most `max_std_error`, or the most is done.
+    Samples are doubled until every mean's standard error is at most `max_std_error`, or the most is done: for
+    those edges that need more alone.
 
     Args:
         reader: takes readings.
@@ -37,17 +39,20 @@ def estimate(
         draw: samples by seed and number.
         seed: of samples and of the steps looked at.
         max_std_error: of every mean.
+        only: the edges to read; all of them where it is None.
     """
     found: dict[Edge, list[Reading]] = {}
-    count, total, limit = _FIRST_SAMPLES, 0, most_samples(reader)
+    count, total = _FIRST_SAMPLES, 0
     while True:
         samples = own_share(list(enumerate(draw(seed + 7919 * total, count))))
-        readings = reader.read(values, samples, _NUM_TIMES, seed + total, with_derivative=False)
+        readings = reader.read(values, samples, _NUM_TIMES, seed + total, with_derivative=False, only=only)
         for reading in gathered(readings):
             found.setdefault(reading.edge, []).append(reading)
         total += count
         joined = [joined_readings(parts) for parts in found.values()]
-        if total >= limit or all(reading.std_error <= max_std_error for reading in joined):
+        only = [reading.edge for reading in joined if reading.std_error > max_std_error]
+        limit = most_samples(reader, only)
+        if total >= limit or not only:
             return joined
         count = min(total, limit - total)
 
@@ -62,14 +67,16 @@ def joined_readings(parts: Sequence[Reading]) -> Reading:
     )
 
 
-def most_samples(reader: Reader) -> int:
+def most_samples(reader: Reader, only: Collection[Edge] | None = None) -> int:
     """How many samples the work allows for, at least the first few."""
-    return max(_FIRST_SAMPLES, min(_MOST_SAMPLES, int(_MOST_WORK / work_of(reader, 1, _NUM_TIMES))))
+    work = work_of(reader, 1, _NUM_TIMES, only)
+    return max(_FIRST_SAMPLES, min(_MOST_SAMPLES, int(_MOST_WORK / work)))
 
 
-def work_of(reader: Reader, num_samples: int, num_times: int) -> float:
+def work_of(reader: Reader, num_samples: int, num_times: int, only: Collection[Edge] | None = None) -> float:
     """What spectra at so many points cost: n^3 for each point and edge, of the sizes needed so far."""
-    sizes = reader.sizes.values() or [layer.state_size for layer in reader.layers.values()] * 2
+    sizes = [size for edge, size in reader.sizes.items() if only is None or edge in only]
+    sizes = sizes or [layer.state_size for layer in reader.layers.values()] * 2
     cubes = sum(min(size, _DENSE) ** 3 for size in sizes)
     points_per_sample = 1 if isinstance(reader.model, FeedForward) else num_times
     return float(max(1, num_samples * cubes * points_per_sample))

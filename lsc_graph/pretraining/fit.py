@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -43,15 +44,41 @@ def why_unmoved(reading: Reading) -> str:
     return "no trained weight moves it"
 
 
-def why_missed(reading: Reading, target: float, share: float) -> str:
-    """Why a radius that can be moved is not at its target; `share` of the error cannot be removed."""
+def why_missed(
+    reading: Reading,
+    target: float,
+    tolerance: float,
+    *,
+    share: float = 0.0,
+    rival: Edge | None = None,
+    steps: tuple[int, float, float] = (0, 0.0, 0.0),
+) -> str:
+    """Why a radius that can be moved is not at its target.
+
+    Args:
+        reading: at fresh points.
+        target: where it should be.
+        tolerance: how far it may be off.
+        share: of the error cannot be removed, to first order, without moving other radii.
+        rival: the edge whose radius moves most nearly as this one does.
+        steps: how many of the last ones, what they were to change log radius by, what came of them.
+    """
     error = reading.mean - target
     values = reading.values.double()
     low, high = torch.quantile(values, torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
     scatter = f"over {values.numel()} points its values scatter from {low:.2f} to {high:.2f}"
-    if reading.std_error > abs(error) / 2:
-        return f"{scatter}, so that the mean is known to {reading.std_error:.3f} only"
     off = f"{abs(error):.3f} {'above' if error > 0 else 'below'}"
-    if share > 0.5:
-        return f"{off}: the weights that move it move other radii as well"
-    return f"{off}: {scatter}, and steps overshoot or fall short by as much"
+    if reading.std_error > abs(error) / 2:
+        needed = math.ceil(values.numel() * (2 * reading.std_error / tolerance) ** 2)
+        known = f"so that the mean is known to {reading.std_error:.3f} only"
+        return f"{off}, but {scatter}, {known}: half the tolerance would need {needed} points"
+    if share > 0.5 and rival is not None:
+        way, other = "lowers" if error > 0 else "raises", " -> ".join(rival)
+        return f"{off}: what {way} it moves other radii as well, that of {other} most of all"
+    count, meant, came = steps
+    if not count:
+        return f"{off}: {scatter}, and no step was taken"
+    return (
+        f"{off} (± {reading.std_error:.3f}): the last {count} steps were to change it by a factor of"
+        f" {math.exp(meant):.3g} in all and changed it by {math.exp(came):.3g}; {scatter}"
+    )

@@ -9,6 +9,10 @@ from torch import Tensor
 
 # How far the linear prediction of a change is off, as a share of the change.
 _PREDICTION_ERROR = 0.3
+# A reading further off than so many standard deviations is no chance.
+_SURPRISE = 2.0
+# After a move a reading counts by this share at least: predictions may fail again and again the same way.
+_LEAST_TRUST = 0.15
 
 
 def least_norm_step(sensitivities: Tensor, residuals: Tensor, damping: float) -> Tensor:
@@ -35,6 +39,16 @@ def unattainable_share(sensitivities: Tensor, residuals: Tensor) -> Tensor:
     return share
 
 
+def nearest_rows(sensitivities: Tensor) -> list[int | None]:
+    """For each row the other one that points most nearly along it, either way; None where there is none."""
+    if len(sensitivities) < 2:
+        return [None] * len(sensitivities)
+    rows = sensitivities / sensitivities.norm(dim=1, keepdim=True).clamp_min(1e-30)
+    cosines = (rows @ rows.T).abs().fill_diagonal_(-1)
+    found: list[int | None] = cosines.argmax(1).tolist()
+    return found
+
+
 @dataclass
 class Tracker:
     """Running estimates of log radius - log target, one for each edge.
@@ -46,6 +60,7 @@ class Tracker:
 
     error: Tensor | None = None
     variance: Tensor = field(default_factory=lambda: torch.zeros(0))
+    has_moved: bool = False
 
     def observe(self, reading: Tensor, variance: Tensor) -> None:
         """Take in a reading with the variance of its mean."""
@@ -54,13 +69,15 @@ class Tracker:
             return
         surprise = reading - self.error
         # What neither variance accounts for, the predictions of changes have missed.
-        self.variance = self.variance + (surprise.square() - self.variance - variance).clamp_min(0)
+        seen = (surprise / _SURPRISE).square()
+        self.variance = self.variance + (seen - self.variance - variance).clamp_min(0)
         trust = self.variance / (self.variance + variance).clamp_min(1e-30)
-        self.error = self.error + trust * surprise
-        self.variance = (1 - trust) * self.variance
+        trust = trust.clamp_min(_LEAST_TRUST) if self.has_moved else trust
+        self.error, self.has_moved = self.error + trust * surprise, False
+        self.variance = (1 - trust).square() * self.variance + trust.square() * variance
 
     def predict(self, change: Tensor) -> None:
         """The weights were changed, which should move the errors by `change`."""
         assert self.error is not None
-        self.error = self.error + change
+        self.error, self.has_moved = self.error + change, True
         self.variance = self.variance + (_PREDICTION_ERROR * change) ** 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -72,6 +73,7 @@ class Problem:
         *,
         with_derivative: bool = True,
         through_time: bool = True,
+        only: Collection[Edge] | None = None,
     ) -> list[Reading]:
         """Readings at the points of a seed, shared out to all processes; see `Reader.read`."""
         samples = list(enumerate(self.draw(seed, num_samples)))
@@ -83,32 +85,43 @@ class Problem:
             seed,
             with_derivative=with_derivative,
             through_time=through_time,
+            only=only,
         )
         return [reading for reading in gathered(readings) if reading.edge in self.targets]
 
     def sharpened(
-        self, readings: Sequence[Reading], values: Sequence[Tensor], doublings: int, seed: int
+        self, readings: Sequence[Reading], values: Sequence[Tensor], doublings: Mapping[Edge, int], seed: int
     ) -> list[Reading]:
-        """Readings joined with others at more points, without derivatives of their own."""
-        if not doublings:
-            return list(readings)
-        more = self.read(values, *self.effort.at(doublings), seed, with_derivative=False)
-        found = {reading.edge: reading for reading in more}
+        """Readings joined with others, without derivatives: at as many points as each edge needs."""
+        groups: defaultdict[int, list[Edge]] = defaultdict(list)
+        for reading in readings:
+            groups[doublings.get(reading.edge, 0)].append(reading.edge)
+        found: dict[Edge, Reading] = {}
+        for count in sorted(set(groups) - {0}):
+            points = self.effort.at(count)
+            more = self.read(values, *points, seed + count, with_derivative=False, only=groups[count])
+            found |= {reading.edge: reading for reading in more}
         return [
             replace(joined_readings([r, found[r.edge]]), derivative=r.derivative) if r.edge in found else r
             for r in readings
         ]
 
-    def estimate(self, values: Sequence[Tensor], seed: int, max_std_error: float) -> dict[Edge, Reading]:
+    def estimate(
+        self,
+        values: Sequence[Tensor],
+        seed: int,
+        max_std_error: float,
+        only: Collection[Edge] | None = None,
+    ) -> dict[Edge, Reading]:
         """Readings at fresh points, with means as sharp as asked for if the most points allow it."""
         named = by_name(self.weights, values)
-        readings = estimate(self.reader, named, self.draw, seed, max_std_error)
+        readings = estimate(self.reader, named, self.draw, seed, max_std_error, only)
         return {reading.edge: reading for reading in readings if reading.edge in self.targets}
 
-    def can_afford(self, doublings: int) -> bool:
-        """Whether an iteration may look at as many points as after so many doublings."""
-        work = work_of(self.reader, *self.effort.at(doublings))
-        return doublings <= self.effort.max_doublings and work <= _MOST_WORK
+    def can_afford(self, doublings: Mapping[Edge, int]) -> bool:
+        """Whether an iteration may look at as many points of each edge as after so many doublings."""
+        work = sum(work_of(self.reader, *self.effort.at(count), (edge,)) for edge, count in doublings.items())
+        return max(doublings.values()) <= self.effort.max_doublings and work <= _MOST_WORK
 
     def agrees(self, reading: Reading) -> bool:
         """Whether a reading is within tolerance of its target, or as near as its own noise can tell."""

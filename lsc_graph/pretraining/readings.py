@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -125,7 +125,7 @@ class Reader:
         self._exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
         self._puller: RowPuller | None = None
         self._together = Together()
-        self._bytes_per_point = _bytes_per_point(model, tuple(self.layers.values()))
+        self._wanted: Collection[Edge] | None = None
         self._bases: dict[Edge, Tensor | None] = {}
         self.sizes: dict[Edge, int] = {}
         """Of the matrices whose eigenvalues were needed for each edge, as far as any were read."""
@@ -139,6 +139,7 @@ class Reader:
         *,
         with_derivative: bool,
         through_time: bool = True,
+        only: Collection[Edge] | None = None,
     ) -> list[Reading]:
         """Readings of every edge, in depth order.
 
@@ -150,11 +151,12 @@ class Reader:
             with_derivative: whether to keep the graph.
             through_time: whether derivatives follow the states back in time. Where a network is chaotic they
                 explode there and say nothing about means; those of each step's own effect stay small.
+            only: the edges to read, at the price of these alone; all of them where it is None.
         """
         read = self._read_chain if isinstance(self.model, FeedForward) else self._read_sequences
         num_steps = self.model.prepared.cell_graph.num_steps
 
-        self._bases = {}
+        self._bases, self._wanted = {}, only
 
         def function() -> list[Reading]:
             parts: defaultdict[Edge, list[Reading]] = defaultdict(list)
@@ -185,7 +187,10 @@ class Reader:
 
     def _at_once(self, num_points: int) -> int:
         """How many samples fit in memory together."""
-        return max(1, min(_MOST_AT_ONCE, MAX_BYTES // max(1, self._bytes_per_point * num_points)))
+        wanted = self._wanted
+        targets = self.layers if wanted is None else {target for _, target in wanted}
+        per_point = _bytes_per_point(self.model, [self.layers[name] for name in targets])
+        return max(1, min(_MOST_AT_ONCE, MAX_BYTES // max(1, per_point * num_points)))
 
     def _read_sequences(
         self,
@@ -228,7 +233,7 @@ class Reader:
         found: list[EdgeRows] = []
 
         def pull(given: Tree, run: Tree, steps: Tensor) -> list[Tensor]:
-            found[:] = puller.pull(run_of(run), given, steps, lambda layer: whole[layer.id])
+            found[:] = puller.pull(run_of(run), given, steps, lambda layer: whole[layer.id], self._wanted)
             return [edge.rows for edge in found]
 
         pulled = self._together.each(pull, inputs, detached(runs), torch.tensor(times))
@@ -253,13 +258,15 @@ class Reader:
         assert self._puller is not None
         puller, whole = self._puller, self._identity(len(times))
         with torch.no_grad():
-            dense = puller.pull(run_of(detached(run)), inputs, times, lambda layer: whole[layer.id])
+            dense = puller.pull(
+                run_of(detached(run)), inputs, times, lambda layer: whole[layer.id], self._wanted
+            )
         blocks = [self._block(edge, generator, with_derivative=with_derivative) for edge in dense]
         if not with_derivative:
             return _bare_all(dense, blocks)
         slots = Slots(dense)
         cotangents = slots.fill(dense, blocks, self.layers, len(times))
-        pulled = puller.pull(run_of(run), inputs, times, lambda layer: cotangents[layer.id])
+        pulled = puller.pull(run_of(run), inputs, times, lambda layer: cotangents[layer.id], self._wanted)
         return _differentiable(dense, blocks, slots.pick(pulled))
 
     @property
@@ -301,7 +308,9 @@ class Reader:
             for source, target in itertools.pairwise(layers)
         }
         with torch.no_grad():
-            pulled = pull_chain(program, detached(boundaries), layers, lambda source, target: used[target.id])
+            pulled = pull_chain(
+                program, detached(boundaries), layers, lambda source, target: used[target.id], self._wanted
+            )
         if not with_derivative:
             whole = [
                 self._chain_block(edge, used[edge.target], generators[0], with_derivative=False)
@@ -321,7 +330,7 @@ class Reader:
             edge.target: torch.cat([padded(own[number], self.layers[edge.target]) for own in blocks])
             for number, edge in enumerate(pulled)
         }
-        pulled = pull_chain(program, boundaries, layers, lambda source, target: rows[target.id])
+        pulled = pull_chain(program, boundaries, layers, lambda source, target: rows[target.id], self._wanted)
         return [
             _differentiable(dense[k], blocks[k], [edge.rows[k : k + 1] for edge in pulled])
             for k in range(len(samples))

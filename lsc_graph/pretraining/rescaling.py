@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from lsc_graph.pretraining.fit import Fit, Progress, Report, why_missed, why_unmoved
-from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, unattainable_share
+from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, nearest_rows, unattainable_share
+from lsc_graph.pretraining.probes import best_probe, radii_without_weights
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.readings import Edge, NotFiniteError, Reading
 from lsc_graph.pretraining.shards import total
+from lsc_graph.pretraining.trail import Trail
 from lsc_graph.pretraining.transitions import find_transitions
 from lsc_graph.pretraining.unknowns import Change, Unknown, Unknowns
 
@@ -39,12 +41,16 @@ _FAR = 5
 # So many radii are differentiated in one pass, if their gradients fit in so much memory.
 _MANY, _MOST_BYTES = 20, 2**28
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
-_SETTLED = 0.75
+_SETTLED = 0.9
+# An edge's points are doubled so often at most from one iteration to the next.
+_MOST_DOUBLINGS = 2
+# Finite changes are looked for so often at most.
+_MOST_JUMPS = 4
 _KEPT = (
     "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "iterations", "doublings",
     "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_trust", "_recent",
-    "_largest_std_error", "_means",
-    "sensitivities", "_num_averaged",
+    "_means",
+    "sensitivities", "_num_averaged", "_std_errors", "tried", "bare", "jumps",
 )  # fmt: skip
 State = dict[str, Any]
 Keep = Callable[[State], None]
@@ -75,11 +81,12 @@ def rescale(
         resumed: what `keep` was given, to go on from there.
     """
     given_up: dict[Edge, str] = {}
-    earlier = (0, 0.0)
+    earlier, tried, jumps = (0, 0.0), dict[Edge, int](), 0
     if resumed is not None:
         given_up = dict(resumed["given_up"])
     while True:
         run = _Run(problem, [value.clone() for value in values], given_up, earlier)
+        run.tried, run.jumps = tried, jumps
         if resumed is not None:
             run.restore(resumed)
             resumed = None
@@ -88,7 +95,7 @@ def rescale(
         if not (lost or in_the_way) or fit.iterations >= max_iterations:
             return run.with_earlier(fit)
         given_up |= lost or in_the_way
-        values = run.start if lost else fit.values
+        values, tried, jumps = run.start if lost else fit.values, run.tried, run.jumps
         earlier = (run.earlier[0] + fit.iterations, run.earlier[1] + fit.seconds)
         report(run.history[-1])
 
@@ -98,18 +105,25 @@ def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None)
         for iteration in range(run.iterations, max_iterations):
             run.iterate(iteration)
             report(run.history[-1])
+            if run.jumps_off(iteration):
+                _keep(run, keep)
+                continue
             if run.is_settled() and run.is_confirmed(iteration):
                 return run.result(_REACHED)
             if run.is_stuck():
                 return run.result(f"no iteration of the last {_PATIENCE} came closer")
             run.move()
-            if keep is not None:
-                keep(run.state())
+            _keep(run, keep)
     except NotFiniteError as error:
         if not run.history:
             raise
         return run.stopped(f"stopped at the last good weights: {error.what}, {error.where}")
     return run.result(f"the {max_iterations} iterations given are used up")
+
+
+def _keep(run: _Run, keep: Keep | None) -> None:
+    if keep is not None:
+        keep(run.state())
 
 
 class _Run:
@@ -132,11 +146,15 @@ class _Run:
         self.efforts: dict[Edge, float] = {}
         self.sensitivities = torch.zeros(0)
         self.unknowns: Unknowns | None = None
-        self.iterations = self.doublings = 0
+        self.iterations = self.jumps = 0
+        self.doublings: dict[Edge, int] = {}
+        self.tried: dict[Edge, int] = {}
+        self.bare: dict[Edge, float] = {}
+        self.trail = Trail()
         self._best, self._since_best, self._best_values = math.inf, 0, values
         self._best_errors: dict[Edge, float] = {}
         self._pace = self._signs = torch.zeros(0, dtype=torch.float64)
-        self._largest_std_error = 0.0
+        self._std_errors: dict[Edge, float] = {}
         self._trust = 1.0
         self._recent: list[float] = []
         self._num_averaged = 0
@@ -146,7 +164,8 @@ class _Run:
     def state(self) -> State:
         """What is needed to go on from here after an interruption, as if there had been none."""
         found: State = {name: getattr(self, name) for name in _KEPT}
-        found["tracker"] = (self.tracker.error, self.tracker.variance)
+        found["tracker"] = (self.tracker.error, self.tracker.variance, self.tracker.has_moved)
+        found["trail"] = self.trail.state()
         found["once_moved"] = sorted(self.once_moved)
         found["seconds"] = time.perf_counter() - self._start
         return found
@@ -157,6 +176,7 @@ class _Run:
             setattr(self, name, state[name])
         self.tracker = Tracker(*state["tracker"])
         self.once_moved = set(state["once_moved"])
+        self.trail = Trail(**state["trail"])
         self._start = time.perf_counter() - state["seconds"]
 
     def iterate(self, iteration: int) -> None:
@@ -204,7 +224,8 @@ class _Run:
         self._average(relative[is_moved], is_same=edges == before)
         self._observe([r for r in readings if r.edge in edges])
         self._means = {r.edge: r.mean for r in readings}
-        self._largest_std_error = max((r.std_error for r in readings if r.edge in edges), default=0.0)
+        self._std_errors = {r.edge: r.std_error for r in readings if r.edge in edges}
+        self.trail.read({edge: math.log(max(mean, 1e-12)) for edge, mean in self._means.items()})
 
     def _average(self, found: Tensor, *, is_same: bool) -> None:
         """Sensitivities at few points are noisy: where the weights hardly move any more, take means."""
@@ -244,11 +265,16 @@ class _Run:
         self.history.append(Progress(iteration + 1, radii, largest, seconds))
 
     def _look_closer(self, largest: float) -> None:
-        """More points from now on, where the noise of a reading is not small beside the largest error."""
-        noise, wanted = self._largest_std_error, max(self.problem.tolerance / 2, largest / 4)
-        while noise > wanted and self.problem.can_afford(self.doublings + 1):
-            self.doublings += 1
-            noise /= math.sqrt(2)
+        """More points of an edge from now on, where its noise is not small beside the largest error."""
+        noise, wanted = dict(self._std_errors), max(self.problem.tolerance / 2, largest / 4)
+        for edge in sorted(noise, key=lambda edge: -noise[edge]):
+            # Step by step: the noise of a few points is hardly known itself.
+            for _ in range(_MOST_DOUBLINGS):
+                more = self.doublings | {edge: self.doublings.get(edge, 0) + 1}
+                if noise[edge] <= wanted or not self.problem.can_afford(more):
+                    break
+                self.doublings = more
+                noise[edge] /= math.sqrt(2)
 
     def errors(self) -> Tensor:
         """Estimated radius - target of every edge that can be moved."""
@@ -276,6 +302,44 @@ class _Run:
         self._observe([chosen[edge] for edge in self.edges])
         return self.is_settled() and all(problem.agrees(chosen[edge]) for edge in self.edges)
 
+    def jumps_off(self, iteration: int) -> bool:
+        """Take a finite change, if a radius stands still and one is found that moves it."""
+        still = self._standing_still()
+        if not still:
+            return False
+        assert self.unknowns is not None
+        seed = self.problem.seed_of(iteration, 0) + 1_500_000_001
+        self.bare |= radii_without_weights(self.problem, self.values, still, seed)
+        held = [edge for edge in still if self._is_held(edge)]
+        self.tried |= dict.fromkeys(held, 0)
+        still = [edge for edge in still if edge not in held]
+        if not still:
+            return False
+        # Where it started: what was changed since then, in vain, may have led further away.
+        found = best_probe(self.problem, self.unknowns, self.start, still, seed)
+        self.jumps += 1
+        if found.values is None:
+            self.tried |= dict.fromkeys(still, found.count)
+            return False
+        self.values = self.start = found.values
+        self.tracker, self.trail, self.edges, self._recent = Tracker(), Trail(), [], []
+        self._best, self._since_best, self._trust = math.inf, 0, 1.0
+        return True
+
+    def _is_held(self, edge: Edge) -> bool:
+        """Whether the model's structure alone holds a radius where it is."""
+        return abs(self.bare.get(edge, math.inf) - self._means[edge]) <= self.problem.tolerance
+
+    def _standing_still(self) -> list[Edge]:
+        """Radii far from their targets that derivatives do not move, and for which nothing else was tried."""
+        if self.jumps >= _MOST_JUMPS:
+            return []
+        still = [edge for edge in self.unmoved if self._means[edge] > 1e-9]
+        still += [edge for edge in self.edges if self.trail.stands_still(edge)]
+        far = _FAR * self.problem.tolerance
+        off = {edge: abs(self._means[edge] - self.problem.targets[edge]) for edge in still}
+        return [edge for edge in still if off[edge] > far and edge not in self.tried]
+
     def lost(self) -> dict[Edge, str]:
         """Of the radii that are not at their targets, those that asked for most, if one was lost.
 
@@ -283,13 +347,21 @@ class _Run:
         """
         targets, tolerance = self.problem.targets, self.problem.tolerance
         lost = {
-            edge: f"{reason} on from {self._means[edge]:.3f}, where it stands still: no small change does"
+            edge: f"{reason} on from {self._means[edge]:.3f}, where it stands still"
             for edge, reason in self.unmoved.items()
             if edge in self.once_moved and abs(self._means[edge] - targets[edge]) > tolerance
         }
+        lost = {edge: reason + self._beyond_small_changes(edge) for edge, reason in lost.items()}
         errors = dict(zip(self.edges, self.errors().tolist(), strict=True))
         missed = {edge: _TOO_LITTLE for edge, error in errors.items() if abs(error) > tolerance}
         return self._most_demanding(missed | lost) if lost else {}
+
+    def _beyond_small_changes(self, edge: Edge) -> str:
+        """What larger changes would do."""
+        if edge in self.bare and self._is_held(edge):
+            return f": with every trained weight at zero it would still be {self.bare[edge]:.3f}"
+        count = self.tried.get(edge, 0)
+        return f": no small change does, nor any of {count} large ones" if count else ": no small change does"
 
     def in_the_way(self) -> dict[Edge, str]:
         """Radii that were far from their targets even at best, in a fit that is stuck with them."""
@@ -326,7 +398,9 @@ class _Run:
         assert self.tracker.error is not None
         step = least_norm_step(self.sensitivities, self._damped(self.tracker.error), _DAMPING)
         step = _limited(step, self.unknowns)
-        self.tracker.predict(self.sensitivities @ step)
+        changes = self.sensitivities @ step
+        self.tracker.predict(changes)
+        self.trail.plan(dict(zip(self.edges, changes.tolist(), strict=True)))
         with torch.no_grad():
             self.values = self.unknowns.apply(self.values, step.float())
 
@@ -383,10 +457,18 @@ class _Run:
             return self._best_values, {}
         found = [(self._fresh(values), values) for values in (self._best_values, self.values)]
         seen, values = min(found, key=lambda item: self._largest(item[0]))
-        share = dict(zip(self.edges, unattainable_share(self.sensitivities, self.tracker.error), strict=True))
+        shares = unattainable_share(self.sensitivities, self.tracker.error).tolist()
+        nearest = nearest_rows(self.sensitivities)
         return values, {
-            edge: why_missed(seen[edge], self.problem.targets[edge], float(share[edge]))
-            for edge in self.edges
+            edge: why_missed(
+                seen[edge],
+                self.problem.targets[edge],
+                self.problem.tolerance,
+                share=share,
+                rival=None if near is None else self.edges[near],
+                steps=self.trail.outcome(edge),
+            )
+            for edge, share, near in zip(self.edges, shares, nearest, strict=True)
             if not self.problem.is_reached(seen[edge])
         }
 

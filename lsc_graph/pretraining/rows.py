@@ -7,7 +7,7 @@ parameters, through the trajectory as well.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -24,6 +24,7 @@ Program = SequenceProgram | StreamingProgram
 Reads = dict[tuple[str, str], Tensor]
 Connections = dict[Port, dict[str, Pairs]]
 Times = Sequence[int] | Tensor
+Wanted = Collection[tuple[str, str]] | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,14 @@ class EdgeRows:
     def at(self, positions: Sequence[int]) -> EdgeRows:
         """Some of the points."""
         targets = tuple(self.targets[position] for position in positions)
-        return replace(self, targets=targets, rows=self.rows[list(positions)])
+        return replace(self, targets=targets, rows=_chosen(self.rows, positions))
+
+
+def _chosen(rows: Tensor, positions: Sequence[int]) -> Tensor:
+    """Some of the points, without a copy where they are a stretch."""
+    start = positions[0] if positions else 0
+    is_stretch = list(positions) == list(range(start, start + len(positions)))
+    return rows[start : start + len(positions)] if is_stretch else rows[list(positions)]
 
 
 class RowPuller:
@@ -88,7 +96,12 @@ class RowPuller:
         )
 
     def pull(
-        self, run: Run, inputs: Values, times: Times, cotangents: Callable[[Layer], Tensor]
+        self,
+        run: Run,
+        inputs: Values,
+        times: Times,
+        cotangents: Callable[[Layer], Tensor],
+        wanted: Wanted = None,
     ) -> list[EdgeRows]:
         """The rows of every edge that ends at one of `times`.
 
@@ -98,6 +111,7 @@ class RowPuller:
             times: chosen steps. A tensor is for `vmap` over samples with steps of their own, where the glue
                 connects equal times: lagged edges then have a point at the first step that is not one.
             cotangents: per layer, [len(times), R, n] of its new state.
+            wanted: the edges to pull along; all of them where it is None.
         """
         found: list[EdgeRows] = []
         lower: list[Layer] = []
@@ -108,13 +122,22 @@ class RowPuller:
             for module in site.cells:
                 assert isinstance(module, CellModule)
                 layer = module.cell.layer
-                connected = self._connections[layer.id]
-                reads = _pull_cell(module, trajectory, times, cotangents(layer), {p.body for p in connected})
-                found += _inside(reads, layer, layers, times, site)
+                beside, below = _sources(layer, layers, wanted), _sources(layer, lower, wanted)
+                connected = self._connections[layer.id] if below else {}
+                if not beside and not connected:
+                    continue
+                names = {state.name for other in beside for state in other.states}
+                ports = {port.body for port in connected}
+                reads = _pull_cell(module, trajectory, times, cotangents(layer), names, ports)
+                found += _inside(reads, layer, beside, times, site)
                 if glue is not None and connected:
-                    found += _through_glue(reads, layer, glue, connected, lower, times)
+                    found += _through_glue(reads, layer, glue, connected, below, times)
             lower += layers
         return found
+
+
+def _sources(layer: Layer, others: Sequence[Layer], wanted: Wanted) -> list[Layer]:
+    return [other for other in others if wanted is None or (other.id, layer.id) in wanted]
 
 
 def _pull_cell(
@@ -122,9 +145,13 @@ def _pull_cell(
     trajectory: Trajectory,
     times: Times,
     cotangents: Tensor,
+    states: set[str],
     through: set[str],
 ) -> Reads:
-    """Cotangents of a cell's new state pulled back to what it reads: [P, R, *shape] by kind and name."""
+    """Cotangents of a cell's new state pulled back to what it reads: [P, R, *shape] by kind and name.
+
+    What it reads of `states` of its site, and what comes `through` the glue.
+    """
     index = torch.as_tensor(times)
     pools = {
         "before": trajectory.before,
@@ -139,8 +166,12 @@ def _pull_cell(
         points.append(
             value.expand(len(times), *value.shape) if is_constant else value[index.to(value.device)]
         )
-        if value.is_floating_point() and (kind in ("before", "after") or name in through):
+        is_state = kind in ("before", "after") and name in states
+        if value.is_floating_point() and (is_state or name in through):
             which.append(position)
+
+    if not which:
+        return {}
 
     def pulled(rows: Tensor, *values: Tensor) -> tuple[Tensor, ...]:
         def function(*chosen: Tensor) -> Tensor:
@@ -174,24 +205,24 @@ def _columns(reads: Reads, kind: str, layer: Layer) -> Tensor | None:
         like.new_zeros(*shape, torch.Size(state.shape).numel()) if rows is None else flat_from(rows, 2)
         for state, rows in zip(layer.states, own, strict=True)
     ]
-    return torch.cat(columns, 2)
+    return columns[0] if len(columns) == 1 else torch.cat(columns, 2)
 
 
 def _inside(
-    reads: Reads, layer: Layer, layers: Sequence[Layer], times: Times, site: SiteModule
+    reads: Reads, layer: Layer, sources: Sequence[Layer], times: Times, site: SiteModule
 ) -> list[EdgeRows]:
     """Edges within one site: in time, and between the layers of one step at lag 0 and 1."""
     first = site.times()[0]
     every = tuple(range(len(times)))
     later = every if isinstance(times, Tensor) else tuple(k for k, time in enumerate(times) if time != first)
     found = []
-    for other in layers:
+    for other in sources:
         kinds = [("before", True)] if other is layer else [("after", False), ("before", True)]
         for kind, is_lagged in kinds:
             rows = _columns(reads, kind, other)
             which = later if is_lagged else every
             if rows is not None and which:
-                own = rows if len(which) == len(rows) else rows[list(which)]
+                own = _chosen(rows, which)
                 found.append(EdgeRows(other.id, layer.id, which, own, is_lagged))
     return found
 

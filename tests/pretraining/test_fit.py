@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from lsc_graph.pretraining.fit import why_missed, why_unmoved
@@ -13,16 +15,21 @@ def reading_of(values: torch.Tensor) -> Reading:
 
 
 def test_a_mean_that_scatters_too_much_is_said_to_be_hardly_known() -> None:
-    values = torch.tensor([0.1, 3.0, 0.2, 2.0, 0.3, 0.1, 1.8, 0.5])
-    found = why_missed(reading_of(values), 1.05, 0.0)
+    reading = reading_of(torch.tensor([0.1, 3.0, 0.2, 2.0, 0.3, 0.1, 1.8, 0.5]))
+    found = why_missed(reading, 1.05, 0.02)
     assert "8 points" in found
-    assert f"known to {reading_of(values).std_error:.3f} only" in found
+    assert f"known to {reading.std_error:.3f} only" in found
+    needed = int(found.rsplit(" points", 1)[0].rsplit(" ", 1)[1])
+    assert needed == math.ceil(8 * (reading.std_error / 0.01) ** 2)
 
 
 def test_a_mean_that_is_well_known_is_said_to_be_off() -> None:
     reading = reading_of(0.8 + 0.01 * torch.linspace(-1, 1, 64))
-    assert why_missed(reading, 1.0, 0.0).startswith("0.200 below: over 64 points")
-    assert why_missed(reading, 0.5, 0.9) == "0.300 above: the weights that move it move other radii as well"
+    assert why_missed(reading, 1.0, 0.02).startswith("0.200 below: over 64 points")
+    found = why_missed(reading, 0.5, 0.02, share=0.9, rival=("b", "c"))
+    assert found == "0.300 above: what lowers it moves other radii as well, that of b -> c most of all"
+    found = why_missed(reading, 0.5, 0.02, steps=(6, math.log(0.5), math.log(0.9)))
+    assert "the last 6 steps were to change it by a factor of 0.5 in all and changed it by 0.9" in found
 
 
 def test_a_zero_jacobian_is_told_from_one_that_nothing_moves() -> None:

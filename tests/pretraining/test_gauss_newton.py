@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, unattainable_share
+from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, nearest_rows, unattainable_share
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -33,6 +33,12 @@ def test_of_two_opposite_residuals_of_one_unknown_only_the_mean_can_be_removed()
     assert float(share.max()) == pytest.approx(0, abs=1e-12)
 
 
+def test_the_row_that_points_most_nearly_along_another_is_found() -> None:
+    rows = torch.tensor([[1.0, 0.0], [-2.0, 0.1], [0.3, 1.0]], dtype=torch.float64)
+    assert nearest_rows(rows) == [1, 0, 0]
+    assert nearest_rows(rows[:1]) == [None]
+
+
 def test_equal_readings_without_moves_are_averaged() -> None:
     tracker, readings = Tracker(), random(50, 2).clamp(-0.3, 0.3)
     for reading in readings:
@@ -49,6 +55,15 @@ def test_a_predicted_move_shifts_the_estimate_and_makes_it_less_certain() -> Non
     assert tracker.error is not None
     assert float(tracker.error) == pytest.approx(0.5)
     assert float(tracker.variance) > 0.1
+
+
+def test_moves_that_do_nothing_are_seen_although_readings_are_noisy() -> None:
+    tracker, one = Tracker(), torch.ones(1, dtype=torch.float64)
+    for _ in range(40):
+        tracker.observe(-0.05 * one, 0.04**2 * one)
+        tracker.predict(0.005 * one)
+    assert tracker.error is not None
+    assert float(tracker.error) < -0.01
 
 
 def test_a_surprise_makes_the_estimate_follow() -> None:

@@ -110,6 +110,19 @@ def test_samples_read_together_are_those_read_alone(name: str) -> None:
             torch.testing.assert_close(mine, alone[number].values, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", [*MODELS, "bidirectional_lstm", "feed_forward_relu"])
+def test_edges_read_alone_are_those_of_a_whole_reading(name: str) -> None:
+    problem = problem_of(name, num_steps=None if name.startswith("feed") else 8)
+    samples = list(enumerate(problem.draw(4, 3)))
+    for with_derivative in (False, True):
+        for reading in problem.reader.read({}, samples, 4, 9, with_derivative=with_derivative):
+            (alone,) = problem.reader.read(
+                {}, samples, 4, 9, with_derivative=with_derivative, only=[reading.edge]
+            )
+            assert (alone.edge, alone.sizes) == (reading.edge, reading.sizes)
+            torch.testing.assert_close(alone.values, reading.values, rtol=1e-4, atol=1e-6)
+
+
 def test_derivatives_of_a_steps_own_effect_stay_small_where_a_network_is_chaotic() -> None:
     problem = problem_of("tanh_rnn", num_steps=40)
     values = [4 * value for value in as_trained(problem.weights)]
