@@ -15,6 +15,7 @@ from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import UsageError
 from lsc_graph.recurrence.counters import with_counters
 from lsc_graph.recurrence.dataflow import direct_sources
+from lsc_graph.recurrence.determined import determined_warnings
 from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.equal_states import merge_equal_states
 from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
@@ -135,6 +136,7 @@ def find_recurrences(
     found = _scan_sites(model, looped, lowered, rolled, loops)
     found = tuple(with_counters(site, model.graph, constants) for site in found)
     sites, refused = _told_apart(model, looped, found)
+    warnings += tuple(warning for site in sites for warning in determined_warnings(site))
     return Findings(model, sites, carried, refusals + refused, warnings)
 
 

@@ -1,0 +1,39 @@
+"""Where one state alone determines another, the report names both readings of the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from unrolled_models import Unroller, at, stacked
+
+from lsc_graph.audit_model import inspect
+from lsc_graph.results import Form
+
+T, D, H = 6, 3, 4
+
+
+def residual(num_fed_back: int) -> Unroller:
+    """h' = h + tanh(f(h) U + x W), y = LN(h'), with f = LN or the identity, from folded zeros."""
+    net = Unroller()
+    x, u = net.op("MatMul", net.input("x", T, 1, D), net.weight(D, H)), net.weight(H, H)
+    scale, shift = net.weight(H), net.constant(np.zeros(H))
+    h = known = ""
+    rows = []
+    for time in range(T):
+        drive = at(net, x, time)
+        new = net.op("Tanh", net.op("Add", net.op("MatMul", known, u), drive) if known else drive)
+        h = net.op("Add", h, new) if h else new
+        rows.append(net.op("LayerNormalization", h, scale, shift))
+        known = rows[-1] if num_fed_back else h
+    net.output(stacked(net, rows))
+    return net
+
+
+@pytest.mark.parametrize("num_fed_back", [0, 1])
+def test_a_state_that_follows_from_another_one_is_named(num_fed_back: int) -> None:
+    found = inspect(residual(num_fed_back).model())
+    (recurrence,) = found.recurrences
+    assert (recurrence.form, len(recurrence.states)) == (Form.UNROLLED, 1 + num_fed_back)
+    warnings = [warning for warning in found.warnings if "alone" in warning]
+    assert len(warnings) == num_fed_back
+    assert all("steps take over both" in warning for warning in warnings)
