@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import platform
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -303,7 +304,7 @@ def describe(row: Row) -> str:
 def page(machine: Row, rows: list[Row]) -> str:
     """The results as a page of tables, one for each kind of spectrum, and one of memory."""
     sizes = sorted({row["size"] for row in rows})
-    lines = [HEAD + f"torch {machine['torch']}, {machine['processor']}."]
+    lines = [HEAD + f"torch {machine['torch']}, {machine['processor']}. {states(rows)}"]
     for kind in KINDS:
         lines += [
             "",
@@ -315,6 +316,29 @@ def page(machine: Row, rows: list[Row]) -> str:
     words = "MiB that the process takes on top, ours against the baseline's in single precision."
     lines += ["", "## Memory", "", words, "", *_table(sizes, measured, _memory)]
     return "\n".join(lines) + "\n"
+
+
+def code_state() -> str | None:
+    """The commit that is checked out; None where that is not known or files differ from it."""
+    here = Path(__file__).parent
+    try:
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=here, check=False).returncode
+        found = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return None if changed else found.stdout.strip()
+
+
+def states(rows: list[Row]) -> str:
+    """Which rows were measured with which state of the code."""
+    groups: dict[str, set[int]] = {}
+    for row in rows:
+        state = row.get("code")
+        groups.setdefault(f"commit {state}" if state else "earlier states", set()).add(row["size"])
+    parts = [f"{name}: sizes {', '.join(map(str, sorted(own)))}" for name, own in groups.items()]
+    return "Measured with " + "; ".join(parts) + "."
 
 
 def _table(sizes: list[int], rows: list[Row], show: Callable[[Row], str]) -> list[str]:
@@ -366,6 +390,7 @@ def main() -> None:
         "baseline": "vmap(jacrev) in float32, torch.linalg.eigvals in float64 (single: in float32)",
         "seconds": "processor time",
     }
+    state = code_state()
     rows: list[Row] = []
     if arguments.resume and arguments.output.exists():
         rows = json.loads(arguments.output.read_text())["cells"]
@@ -379,7 +404,7 @@ def main() -> None:
                 if kind == "random" and size >= SMALLEST_MEASURED:
                     row["ours_mib"] = in_process(memory, "ours", name, size)
                     row["baseline_mib"] = in_process(memory, "baseline", name, size)
-                rows.append(row)
+                rows.append({**row, "code": state})
                 print(describe(row), flush=True)
                 arguments.output.parent.mkdir(exist_ok=True)
                 arguments.output.write_text(json.dumps({"machine": machine, "cells": rows}, indent=1) + "\n")

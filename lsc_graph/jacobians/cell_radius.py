@@ -22,16 +22,18 @@ from lsc_graph.jacobians.cell import (
     flatten,
 )
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
-from lsc_graph.spectra.arnoldi import LARGE, arnoldi_radius
+from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.choose import cascade, completed, confirmed, group_size, radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
-from lsc_graph.spectra.operator import Operator
+from lsc_graph.spectra.krylov_powers import krylov_power_radius
+from lsc_graph.spectra.operator import Operator, dense_operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 # From this state size on, finding a gated form takes less time than it saves; benchmarks/radii.py.
 GATED_FROM = 96
-# Below the size LARGE, powers take less time than a second restart.
-_FEW_RESTARTS, _MANY_RESTARTS = 6, 8
+_MAX_RESTARTS = 8
+# As many elements of dense matrices as one of the weights are multiplied in the same time.
+_WEIGHT = 2
 # Beyond this size no matrix is built: what has not converged is shown as such.
 MAX_DENSE = 4096
 
@@ -88,14 +90,19 @@ def point_radii(
     if is_dense_first or method not in (Method.AUTO, Method.ARNOLDI):
         groups = torch.split(torch.arange(points[0].shape[0]), group_size(size))
         return Estimate.joined([radius_estimate(dense(own), method, tolerance=tolerance) for own in groups])
-    operator = pull_operator(module, points) if gated is None else gated.operator()
-    few = _FEW_RESTARTS if size >= LARGE else 1
-    restarts = few if is_auto else _MANY_RESTARTS
-    found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=restarts, gives_up=is_auto)
+    operator = pull_operator(module, points) if gated is None else _gated_operator(gated)
     if not is_auto:
-        return found
+        return arnoldi_radius(operator, tolerance=tolerance, max_restarts=_MAX_RESTARTS)
+    found = krylov_power_radius(operator, tolerance=tolerance)
     found = confirmed(found, lambda point: dense(torch.tensor([point]))[0], tolerance)
     return completed(found, size, dense, tolerance)
+
+
+def _gated_operator(gated: GatedJacobians) -> Operator:
+    """Products with the weights, or with the matrices where all weights are not much smaller."""
+    in_weights = sum(weight.numel() for weight in gated.weights)
+    is_small = gated.num_points * gated.size**2 < _WEIGHT * in_weights
+    return dense_operator(gated.dense()) if is_small else gated.operator()
 
 
 def own_reads(module: CellModule) -> list[int]:

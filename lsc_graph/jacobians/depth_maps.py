@@ -15,13 +15,16 @@ from lsc_graph.jacobians.depth import Glue, Port, pull_rows, time_pairs
 from lsc_graph.layers.cells import DepthEdge, Layer, size
 from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.estimate import Estimate
+from lsc_graph.spectra.krylov_powers import MAX_SIZE, krylov_power_radius
 from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 # Dense local Jacobians of one layer, over all steps, are not built beyond this where there is another way:
-# of layers whose units do not meet in time, and of others, whose matrices tell more.
+# of layers whose units do not meet in time, and of others, whose matrices tell more: their depth edges are
+# looked at everywhere. From some size on that takes longer, however few the steps.
 MAX_DENSE_BYTES = 2**26
 MAX_TIME_BYTES = 2**28
+MAPS_FROM = 512
 # Pairs of times of one sample that are looked at, and numbers held for those that are looked at together.
 _MAX_PAIRS = 8
 _MAX_ELEMENTS = 2**22
@@ -50,6 +53,8 @@ class DepthMaps:
 
     def radius(self, numbers: Sequence[int]) -> Estimate:
         """Spectral radii at some pairs, by Krylov iteration on the transposed blocks; for square ones."""
+        if (MAX_SIZE + 1) * self.shape[0] * len(numbers) <= _MAX_ELEMENTS:
+            return krylov_power_radius(self._operator(numbers))
         size = max(1, _MAX_ELEMENTS // (_BASIS * self.shape[0]))
         parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
         return Estimate.joined([arnoldi_radius(self._operator(part), max_basis=_BASIS) for part in parts])

@@ -43,6 +43,8 @@ class Piece:
         """Cotangents of the target [P, num_rows], as cotangents of the source [P, E]."""
         if not self.is_periodic:
             return cotangents[:, self.rows] * self.values
+        if self.values.shape[1] == self.num_rows:
+            return cotangents * self.values
         folded = self.values.reshape(len(self.values), -1, self.num_rows)
         return (folded * cotangents[:, None]).flatten(1)
 

@@ -13,6 +13,7 @@ from lsc_graph.jacobians.blocks import UnitBlocks, unit_blocks
 from lsc_graph.jacobians.cell import cell_jacobians, flat_from
 from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_below, ports_of, pull_rows, time_pairs
 from lsc_graph.jacobians.depth_maps import (
+    MAPS_FROM,
     MAX_DENSE_BYTES,
     MAX_TIME_BYTES,
     DepthMaps,
@@ -86,7 +87,9 @@ def local_jacobians(
             if blocks is not None:
                 units[module.cell.layer.id] = blocks
             num_steps = len(next(iter(trajectory.after.values())))
-            if is_too_large(module, num_steps, MAX_TIME_BYTES if blocks is None else MAX_DENSE_BYTES):
+            max_bytes = MAX_TIME_BYTES if blocks is None else MAX_DENSE_BYTES
+            is_large = blocks is None and module.cell.layer.state_size >= MAPS_FROM
+            if is_large or is_too_large(module, num_steps, max_bytes):
                 known = _depth_maps(module, trajectory, others, glue, ports, lower, generator)
                 if isinstance(known, list):
                     maps += known

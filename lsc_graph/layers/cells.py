@@ -15,6 +15,7 @@ import networkx as nx
 
 from lsc_graph.recurrence.dataflow import body_values, direct_sources
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, is_differentiable
+from lsc_graph.results import Form
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _cell(
 
 
 def _layer_name(site: RecurrentSite, members: Sequence[StateVariable], num_states: int) -> str:
-    if len(members) == num_states and not site.inputs[0].axis < 0:
+    if len(members) == num_states and site.form is not Form.STREAMING:
         return site.id
     return ", ".join(state.name for state in members)
 

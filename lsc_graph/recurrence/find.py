@@ -115,7 +115,11 @@ def find_recurrences(
     pairs, refused = find_state_pairs(model, states, of_operators)
     refusals += refused
     refusals += tuple(_unread_loops(model.graph))
-    stepping = [pair for pair in pairs if states or not _is_carried_by(model, pair, looped)]
+    constants = Constants(model.graph)
+    carrying = looped
+    if len(pairs) < len(model.graph.inputs):  # else nothing but the names tells steps from layers
+        carrying = [node for node in looped if not _is_over_depth(node, constants)]
+    stepping = [pair for pair in pairs if states or not _is_carried_by(model, pair, carrying)]
     single = [op for op in lowered if all(scan.graph is None for scan in op.scans)]
     if stepping:
         return _streaming_findings(model, pairs, num_steps, refusals, looped)
@@ -128,7 +132,6 @@ def find_recurrences(
     )
     warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
-    constants = Constants(model.graph)
     found = _scan_sites(model, looped, lowered, rolled, loops)
     found = tuple(with_counters(site, model.graph, constants) for site in found)
     sites, refused = _told_apart(model, looped, found)

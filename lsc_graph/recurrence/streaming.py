@@ -9,6 +9,7 @@ refused with its readings, and how to declare it.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -75,6 +76,8 @@ _NEXT = r"(?:n|y|_?next|_?new|_?out(?:put)?|_?o|_?after|_?final|_?updated|_?t1|_
 _PREVIOUS = r"(?:x|_?in(?:put)?|_?prev(?:ious)?|_?old|_?before|_?init(?:ial)?|_?i|_?t0?|_?0)"
 
 
+_Pair = tuple[ir.Value, ir.Value]
+
 NO_STATE = ("none", "")
 """Declared in place of pairs: the model has no state."""
 
@@ -113,12 +116,18 @@ def find_state_pairs(
     given = tuple(_declared_pair(model, before, after) for before, after in declared)
     if given:
         return given, ()
-    passing, candidates = _split_pass_through(_candidates(model))
+    delayed, unrelated = _named_without_dataflow(model)
+    passing, candidates = _split_pass_through([*_candidates(model), *delayed])
     certain = [pair for pair in candidates if (str(pair[0].name), str(pair[1].name)) in of_operators]
     taken = {value for pair in certain for value in pair}
     candidates = [pair for pair in candidates if not taken & set(pair)]
     assignment = _assign(candidates)
+    taken.update(value for pair in assignment or [] for value in pair)
+    passing = [pair for pair in passing if not set(pair) <= taken]
     refusals = [_refuse(before, after, "its value passes through unchanged") for before, after in passing]
+    refusals += [
+        _refuse(*pair, "its names speak of a state, but it is not computed from it") for pair in unrelated
+    ]
     pairs = [StatePair(str(before.name), str(after.name), "recurrent operators") for before, after in certain]
     is_all = len(certain) + len(assignment or []) == len(model.graph.outputs)
     for before, after in assignment or []:
@@ -195,6 +204,25 @@ def _candidates(model: ir.Model) -> list[tuple[ir.Value, ir.Value]]:
             if source in reached and len(source.shape or ()) > 0 and _same_type(source, output)
         ]
     return found
+
+
+def _named_without_dataflow(model: ir.Model) -> tuple[list[_Pair], list[_Pair]]:
+    """Pairs by name of which the output is not computed from the input: those in delay lines, and others.
+
+    In a delay line, as of h[t-2] beside h[t-1], it is so by way of other pairs.
+    """
+    inputs = set(model.graph.inputs)
+    sources = {after: direct_sources(after, inputs) for after in model.graph.outputs}
+    named = [
+        (before, after)
+        for before, after in itertools.product(model.graph.inputs, sources)
+        if _same_type(before, after) and _named_as_state(str(before.name), str(after.name))
+    ]
+    feeds: nx.DiGraph[ir.Value] = nx.DiGraph((after, before) for before, after in named)
+    feeds.add_edges_from((before, after) for after, found in sources.items() for before in found)
+    rest = [pair for pair in named if pair[0] not in sources[pair[1]]]
+    delayed = [pair for pair in rest if nx.has_path(feeds, *pair)]
+    return delayed, [pair for pair in rest if pair not in delayed]
 
 
 def _split_pass_through(

@@ -18,7 +18,7 @@ _NO_STEP = ("Identity", "Constant")
 
 def step_nodes(site: RecurrentSite) -> tuple[StepNode, ...]:
     """The nodes that the new states of one step are computed by, in order, copies and constants aside."""
-    behind = set(_behind(_new_states(site))[0])
+    behind = set(_behind(_new_states(site), is_step=True)[0])
     own = (node for node in site.body.graph if node in behind and node.op_type not in _NO_STEP)
     return tuple(StepNode(_called(node, site), node.op_type) for node in own)
 
@@ -38,7 +38,7 @@ def trained_tensors(main: ir.Graph, site: RecurrentSite) -> tuple[str, ...]:
         main: the graph that the site captures values from.
         site: the recurrence.
     """
-    _, found = _behind(_new_states(site))
+    _, found = _behind(_new_states(site), is_step=True)
     outer = {**dict(main.initializers.items()), **body_values(main)}
     captured = [outer[main_name] for name, main_name in site.captures.items() if name in _names(found)]
     constants = Constants(main)
@@ -60,14 +60,17 @@ def _names(values: Iterable[ir.Value]) -> set[str]:
     return {str(value.name) for value in values}
 
 
-def _behind(values: Iterable[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
-    """The nodes that values are computed by, and everything that these read."""
+def _behind(values: Iterable[ir.Value], *, is_step: bool = False) -> tuple[list[ir.Node], list[ir.Value]]:
+    """The nodes that values are computed by, and everything that these read.
+
+    Other recurrences end it, unless they are part of one step.
+    """
     nodes: dict[ir.Node, None] = {}
     read: dict[ir.Value, None] = {}
     pending = list(values)
     while pending:
         node = pending.pop().producer()
-        if node is None or node in nodes or node.op_type == "Scan":
+        if node is None or node in nodes or (node.op_type == "Scan" and not is_step):
             continue
         nodes[node] = None
         sources = list(inputs_of(node))

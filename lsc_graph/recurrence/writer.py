@@ -26,10 +26,13 @@ class Names:
         self._values = Counter(_key(value.name) for value in values_in(graph) if value.name)
         self._nodes = Counter(_key(node.name) for node in graph.all_nodes() if node.name)
 
-    def unique_prefix(self, name: str) -> str:
-        """`name`, numbered if a name in use already starts with it and a dot; taken from now on."""
+    def unique_prefix(self, name: str, *, for_node: bool = False) -> str:
+        """`name`, numbered if a name in use already starts with it and a dot; taken from now on.
+
+        If it is `for_node`, it is no other node's name either.
+        """
         candidate, count = name, 1
-        while self._is_prefix(_key(candidate) + "_"):
+        while self._is_prefix(_key(candidate) + "_") or (for_node and self._nodes[_key(candidate)]):
             count += 1
             candidate = f"{name}_{count}"
         self._values[_key(candidate) + "_"] += 1

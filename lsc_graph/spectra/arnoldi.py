@@ -34,9 +34,7 @@ _LOCKED = 1e-3
 # How far from invariant the space kept at a restart may be.
 _MAX_DEFECT = 1e-4
 # How many points tell whether it is time to look at all of them.
-_NUM_SCOUTS = 4
-# From a basis of this size on, scouts with larger errors than this will not converge soon.
-_HOPELESS_FROM, _HOPELESS = 64, 0.1
+NUM_SCOUTS = 4
 # A vector of which less than this is left is orthogonalised once more (the criterion of Kahan and Parlett).
 _CANCELLED = 0.5**0.5
 # Bases of more points than fit into a processor's cache are grown one group after another.
@@ -140,7 +138,6 @@ def arnoldi_radius(
     tolerance: float = TOLERANCE,
     max_basis: int | None = None,
     max_restarts: int = 4,
-    gives_up: bool = False,
     seed: int = 0,
 ) -> Estimate:
     """Spectral radii of a batch of operators; points that have converged are iterated on no longer.
@@ -158,15 +155,11 @@ def arnoldi_radius(
         tolerance: relative error to stop at.
         max_basis: vectors kept for every point; by default as measured for the size.
         max_restarts: how often to go on from the dominant Ritz vectors.
-        gives_up: stop early where many eigenvalues crowd at the edge, so that another method is quicker.
         seed: of the starting vectors.
     """
     usual = MAX_BASIS if operator.size < LARGE else MAX_BASIS_OF_LARGE
     max_basis = min(max_basis or usual, operator.size)
-    bytes_each = (max_basis + 1) * operator.size * operator.dtype.itemsize
-    group = max(4, _MAX_BASIS_BYTES.get(operator.device.type, 2**30) // max(bytes_each, 1))
-    numbers = torch.arange(operator.num_points)
-    parts = torch.split(numbers, group)
+    parts = point_groups(operator, max_basis)
     found = [
         _iterated(
             operator if len(parts) == 1 else operator.at(part),
@@ -174,22 +167,25 @@ def arnoldi_radius(
             max_basis,
             max_restarts,
             seed + index,
-            gives_up=gives_up,
         )
         for index, part in enumerate(parts)
-        if len(part)
     ]
     return Estimate.joined(found)
 
 
-def _iterated(
-    operator: Operator, tolerance: float, max_basis: int, max_restarts: int, seed: int, *, gives_up: bool
-) -> Estimate:
+def point_groups(operator: Operator, max_basis: int) -> list[Tensor]:
+    """The numbers of points whose bases are grown together."""
+    bytes_each = (max_basis + 1) * operator.size * operator.dtype.itemsize
+    group = max(4, _MAX_BASIS_BYTES.get(operator.device.type, 2**30) // max(bytes_each, 1))
+    numbers = torch.arange(operator.num_points)
+    return [part for part in torch.split(numbers, group) if len(part)]
+
+
+def _iterated(operator: Operator, tolerance: float, max_basis: int, max_restarts: int, seed: int) -> Estimate:
     """Spectral radii of operators whose bases are grown side by side."""
     krylov = Krylov.start(operator, max_basis, torch.Generator().manual_seed(seed))
     scales = operator.apply(krylov.basis[:, 0]).abs().amax(1)
     krylov.scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
-    limit = _HOPELESS * max(1.0, operator.size / 512)
     operator = divided(operator, krylov.scales)  # squares of tiny or huge elements leave the range of floats
     best: Estimate | None = None
     alive = torch.arange(operator.num_points)
@@ -197,15 +193,12 @@ def _iterated(
         for size in _checkpoints(krylov.size, max_basis, operator.device.type):
             krylov.grow(operator, size)
             seen = _scouts(krylov, tolerance) if size < max_basis else _ritz(krylov, tolerance)
-            is_hopeless = gives_up and size >= _HOPELESS_FROM and float(seen.errors.median()) > limit
-            if size < max_basis and not is_hopeless and float(seen.converged.double().mean()) < 0.5:
+            if size < max_basis and float(seen.converged.double().mean()) < 0.5:
                 continue
             found = _ritz(krylov, tolerance) if size < max_basis else seen
             best = found if best is None else best.where_better(alive, found)
             left = (~best.converged[alive]).nonzero()[:, 0]
             if not len(left):
-                return best
-            if is_hopeless:
                 return best
             if len(left) < len(alive):
                 krylov, operator, alive = krylov.at(left), operator.at(left), alive[left]
@@ -219,7 +212,7 @@ def _iterated(
 def _scouts(krylov: Krylov, tolerance: float) -> Estimate:
     """Estimates at a few points, which tell what to do with all of them: to look at all takes long."""
     num_points = krylov.basis.shape[0]
-    numbers = torch.linspace(0, num_points - 1, min(_NUM_SCOUTS, num_points)).long()
+    numbers = torch.linspace(0, num_points - 1, min(NUM_SCOUTS, num_points)).long()
     at = numbers.to(krylov.matrix.device)
     return _ritz(Krylov(krylov.basis[:0], krylov.matrix[at], krylov.size, krylov.scales[at]), tolerance)
 

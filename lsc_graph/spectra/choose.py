@@ -11,14 +11,16 @@ from lsc_graph.errors import UsageError
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, MAX_BASIS, arnoldi_radius
 from lsc_graph.spectra.dense import dense_radius
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
+from lsc_graph.spectra.krylov_powers import krylov_power_radius
 from lsc_graph.spectra.operator import dense_operator
+from lsc_graph.spectra.orbit import orbit_growth
 from lsc_graph.spectra.powers import power_radius
 from lsc_graph.spectra.squaring import squaring_radius
 
 # Sizes from which each method is the fastest one, as benchmarks/radii.py measures.
 SQUARING_FROM = {"cpu": 48, "cuda": 16}
 POWERS_FROM = {"cpu": 136, "cuda": 4096}
-ARNOLDI_FROM = {"cpu": 384, "cuda": 4096}
+ARNOLDI_FROM = {"cpu": 224, "cuda": 4096}
 MAX_BATCH_BYTES = 512 * 2**20
 # Matrices that are built at once: so many bytes of them, or so many where these are large.
 _GROUP_BYTES, _MIN_GROUP = 2**21, 4
@@ -79,22 +81,18 @@ def _by_name(matrices: Tensor, method: Method, tolerance: float) -> Estimate:
         return squaring_radius(matrices, tolerance=tolerance)
     if method is Method.POWERS:
         return power_radius(matrices, tolerance=tolerance)
-    return _arnoldi(matrices, tolerance, max_restarts=4)
+    unit, scales = _single(matrices)
+    found = arnoldi_radius(dense_operator(unit), tolerance=tolerance, max_basis=_basis(unit.shape[-1]))
+    return found if scales is None else found.scaled(scales)
 
 
-def _arnoldi(matrices: Tensor, tolerance: float, *, max_restarts: int, gives_up: bool = False) -> Estimate:
-    if matrices.dtype != torch.float32:  # whose range is larger
-        scales = matrices.abs().amax((1, 2))
-        scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
-        unit = (matrices / scales[:, None, None]).float()
-        return _arnoldi(unit, tolerance, max_restarts=max_restarts, gives_up=gives_up).scaled(scales)
-    return arnoldi_radius(
-        dense_operator(matrices),
-        tolerance=tolerance,
-        max_basis=_basis(matrices.shape[-1]),
-        max_restarts=max_restarts,
-        gives_up=gives_up,
-    )
+def _single(matrices: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Matrices in single precision, and what they are divided by, as their own range may be larger."""
+    if matrices.dtype == torch.float32:
+        return matrices, None
+    scales = matrices.abs().amax((1, 2))
+    scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
+    return (matrices / scales[:, None, None]).float(), scales
 
 
 def _basis(size: int) -> int:
@@ -118,10 +116,13 @@ def confirmed(estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: fl
         return estimate
     suspicion = torch.where(estimate.converged, estimate.conditions, -1.0)
     point = int(suspicion.argmax())
-    other = power_radius(matrix(point)[None], tolerance=tolerance)
-    difference = abs(float(other.values) - float(estimate.values[point]))
-    allowed = float(other.errors + estimate.errors[point] + tolerance) * float(other.values)
-    agrees = bool(other.converged) and difference <= allowed
+    given, error = float(estimate.values[point]), float(estimate.errors[point])
+    own = matrix(point)
+    if abs(orbit_growth(own) - given) <= (error + tolerance / 2) * given:
+        return estimate
+    other = power_radius(own[None], tolerance=tolerance)
+    allowed = (float(other.errors) + error + tolerance) * float(other.values)
+    agrees = bool(other.converged) and abs(float(other.values) - given) <= allowed
     return estimate.where_better(torch.tensor([point]), other) if agrees else estimate.refuted()
 
 
@@ -144,7 +145,9 @@ def _auto(matrices: Tensor, tolerance: float) -> Estimate:
     first, *others = cascade(matrices.shape[-1], matrices.device.type)
     if first is not Method.ARNOLDI:
         return _by_others(_by_name(matrices, first, tolerance), matrices, others, tolerance)
-    found = _arnoldi(matrices, tolerance, max_restarts=0, gives_up=True)
+    unit, scales = _single(matrices)
+    found = krylov_power_radius(dense_operator(unit), tolerance=tolerance)
+    found = found if scales is None else found.scaled(scales)
     found = confirmed(found, lambda point: matrices[point], tolerance)
     return completed(
         found, matrices.shape[-1], lambda points: matrices[points.to(matrices.device)], tolerance

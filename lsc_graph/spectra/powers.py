@@ -22,7 +22,7 @@ from lsc_graph.spectra.operator import dense_operator
 _FIRST, _MORE, _MOST = 5, 2, 13
 # A transient, such as that of a Jordan block, may take as many steps as the matrix has rows; the Krylov
 # spaces see this many times as many.
-_BEYOND_TRANSIENT = 1.5
+_BEYOND_TRANSIENT = 2.5
 _BASIS = 24
 
 

@@ -51,3 +51,16 @@ def test_radii_gains_and_growth_are_those_of_dense_jacobians(
             assert found.time_gain.mean == pytest.approx(expected.time_gain.mean, rel=0.1)
     assert maps.growth.measured_log10 == pytest.approx(dense.growth.measured_log10, abs=0.2)
     assert maps.verdict.label is dense.verdict.label
+
+
+def test_from_some_size_on_maps_are_kept_however_few_the_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = registry.build("gru", hidden_size=40, num_layers=2)
+    dense = audited(model)
+    monkeypatch.setattr(local, "MAPS_FROM", 40)
+    monkeypatch.setattr(local, "cell_jacobians", None)
+    maps = audited(model)
+    for found, expected in zip(maps.layers, dense.layers, strict=True):
+        assert same(found.time_radius, expected.time_radius)
+    assert maps.layers[1].depth_radius is not None
+    assert dense.layers[1].depth_radius is not None
+    assert maps.layers[1].depth_radius.mean == pytest.approx(dense.layers[1].depth_radius.mean, rel=0.01)

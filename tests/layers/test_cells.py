@@ -129,3 +129,9 @@ def test_a_counter_is_carried_but_is_no_layer() -> None:
     (cell,) = cells_of_site(site)
     assert [state.name for state in cell.layer.states] == ["h"]
     assert [state.name for state in cell.carried] == ["step_state"]
+
+
+def test_a_step_that_reads_nothing_but_its_state_has_its_layer() -> None:
+    site = site_of("step (float[1, 3] h) => (float[1, 3] hn) { a = Add(h, h) hn = Tanh(a) }")
+    (cell,) = cells_of_site(site)
+    assert [state.name for state in cell.layer.states] == ["h"]

@@ -7,8 +7,10 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from unrolled_models import Unroller
 
-from lsc_graph.audit_model import audit
+from lsc_graph.audit_model import audit, inspect
+from lsc_graph.results import Form
 
 T, K, H = 5, 3, 4
 WEIGHTS = {name: 0.4 * np.random.default_rng(seed).standard_normal((H, H)).astype(np.float32)
@@ -107,3 +109,20 @@ def test_the_inner_steps_are_part_of_the_outer_one(inner: object) -> None:
         line.startswith("inner is no layer of its own: it runs inside every step of Scan outer")
         for line in analysis.warnings
     )
+
+
+def test_substeps_over_the_same_weights_are_part_of_a_streaming_step() -> None:
+    """Three Euler steps of an equation in every call: no recurrence over depth takes the state's place."""
+    net = Unroller()
+    x, h = net.input("x", 1, H), net.input("h_in", 1, H)
+    u, w, size = net.weight(H, H), net.weight(H, H), net.constant(0.2)
+    drive = net.op("MatMul", x, w)
+    for _ in range(3):
+        change = net.op("Tanh", net.op("Add", net.op("MatMul", h, u), drive))
+        h = net.op("Add", h, net.op("Mul", size, change))
+    net.nodes.append(helper.make_node("Identity", [h], ["h_out"]))
+    net.output("h_out")
+    facts = inspect(net.model())
+    (own,) = facts.recurrences
+    assert own.form is Form.STREAMING
+    assert set(own.weights) == {u, w}

@@ -190,3 +190,28 @@ def test_a_name_that_is_part_of_another_goes_to_its_own_successor() -> None:
         {"pooled": ("x", "h"), "h_out": ("h", "x", "h_att"), "h_att_out": ("h_att", "x", "h")},
     )
     assert sorted(found(model)) == [("h", "h_out"), ("h_att", "h_att_out")]
+
+
+def delay_line(*names: str) -> ir.Model:
+    """h[t] is computed from the last of the inputs, each of the others hands on the one before it."""
+    inputs = {name: [1, 4] for name in names}
+    computed = {"x": [1, 4], **inputs}, {f"{names[0]}_out": ("x", names[-1]), "y": ("x", *names)}
+    model = step_model(*computed)
+    for before, name in zip(model.graph.inputs[1:], names[1:], strict=False):
+        copy = ir.node("Identity", [before])
+        copy.outputs[0].name, copy.outputs[0].dtype = f"{name}_out", ir.DataType.FLOAT
+        copy.outputs[0].shape = ir.Shape([1, 4])
+        model.graph.append(copy)
+        model.graph.outputs.append(copy.outputs[0])
+    return model
+
+
+def test_a_delay_line_is_a_state_in_every_part() -> None:
+    pairs, refusals = find_state_pairs(delay_line("h0", "h1", "h2"))
+    assert {(p.before, p.after) for p in pairs} == {(f"h{i}", f"h{i}_out") for i in range(3)}
+    assert not any("passes through" in refusal.reason for refusal in refusals)
+
+
+def test_what_only_its_names_connect_is_refused_by_name() -> None:
+    model = step_model({"x": [1, 4], "h": [1, 4]}, {"y": ("x", "h"), "hn": ("x",)})
+    assert any("not computed from it" in r.reason for r in find_state_pairs(model)[1])

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import networkx as nx
 import onnx_ir as ir
 
 from lsc_graph.recurrence.dataflow import inputs_of
@@ -92,7 +93,7 @@ def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[li
 
     Two uses of a matrix in a chain are among both: too few, unless a first step without a use is found.
     Matrices come first, in the order of the dataflow, so that lower layers are before upper ones; then all
-    others, the largest first.
+    others, the largest first, and such as hold one number only.
     """
     chains: list[Chain] = []
     others: list[NoChain] = []
@@ -111,17 +112,24 @@ def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[li
 
 
 def ordered_uses(order: Order, nodes: Sequence[ir.Node]) -> list[tuple[ir.Node, ...]]:
-    """The nodes, or those of them that play one role, wherever each is computed from the one before."""
+    """The nodes, or those of them that belong together, wherever each is computed from the one before.
+
+    Those belong together that play one role, or that have to do with each other: one network may be applied
+    to several sequences.
+    """
     levels = _own_levels(order, nodes)
     if _is_chain(levels):
         return [tuple(sorted(nodes, key=order.index.__getitem__))]
     parts = [part for part in _by_role(nodes) if len(part) >= MIN_STEPS] if max(levels) > 1 else []
     ordered = [part for part in parts if _is_chain(_own_levels(order, part))]
+    if not ordered and max(levels) >= MIN_STEPS:
+        parts = [part for part in _connected(order, nodes) if len(part) >= MIN_STEPS]
+        ordered = [part for part in parts if _is_chain(_own_levels(order, part))]
     return [tuple(sorted(part, key=order.index.__getitem__)) for part in ordered]
 
 
 def _precedence(chain: Chain, order: Order, constants: Constants) -> tuple[int, int]:
-    if constants.is_matrix(chain.constant):
+    if constants.is_matrix(chain.constant) and not constants.is_uniform(chain.constant):
         return (0, order.index[chain.nodes[0]])
     return (1, -constants.num_elements(chain.constant))
 
@@ -157,6 +165,19 @@ def _by_role(nodes: Iterable[ir.Node]) -> list[list[ir.Node]]:
     for node in nodes:
         groups[_role(node, _ROLE_RADIUS)].append(node)
     return list(groups.values())
+
+
+def _connected(order: Order, nodes: Sequence[ir.Node]) -> list[list[ir.Node]]:
+    """Nodes grouped by who is computed from whom."""
+    latest: dict[ir.Node, frozenset[ir.Node]] = {}
+    groups: nx.Graph[ir.Node] = nx.Graph()
+    groups.add_nodes_from(nodes)
+    for node in order.nodes[min(order.index[own] for own in nodes) :]:
+        before = frozenset[ir.Node]().union(*(latest.get(source, ()) for source in order.sources[node]))
+        if node in groups:
+            groups.add_edges_from((node, own) for own in before)
+        latest[node] = frozenset((node,)) if node in groups else before
+    return [sorted(part, key=order.index.__getitem__) for part in nx.connected_components(groups)]
 
 
 def _role(node: ir.Node, radius: int) -> Hashable:

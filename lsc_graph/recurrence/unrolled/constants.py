@@ -83,6 +83,11 @@ class Constants:
         dims = value.const_value.shape if value.const_value is not None else value.shape
         return self.is_weight(value) and (dims is None or sum(dim != 1 for dim in dims) > 1)
 
+    def is_uniform(self, value: ir.Value) -> bool:
+        """Whether a constant holds one number again and again, as zeros that a state starts from."""
+        array = self.array(value)
+        return array is not None and bool((array == array.reshape(-1)[:1]).all())
+
     def num_elements(self, value: ir.Value) -> int:
         """Its size; 0 where that is not known."""
         if value.const_value is not None:

@@ -2,14 +2,16 @@
 
 Exporters merge equal computations of neighbouring steps, so that a step takes over what it would compute
 from the state itself: a threshold beside the adaptation that it follows, a product with the recurrent weight
-beside the state. The same network without that merging has the smaller state.
+beside the state. The same network without that merging has the smaller state. So it is with any function of
+a given first state that the file computes as it computes the later ones: what was given is the state.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +21,7 @@ from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.affine import is_affine
 from lsc_graph.recurrence.unrolled.first_step import are_equal, loose_constants, stepped
+from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import Reads
 from lsc_graph.recurrence.unrolled.steps import Derivation, Steps
 from lsc_graph.recurrence.writer import GraphWriter
@@ -60,8 +63,8 @@ def merge_derived(
     Several groups, such as the layers of a stack whose states are taken over together, are independent.
     """
     taken: list[_Choice] = []
-    for merger in _mergers(steps, reads):
-        choice = _choice(merger, steps, writer)
+    of_savings = (_choice(merger, steps, writer) for merger in _mergers(steps, reads))
+    for choice in itertools.chain(_of_given(steps, reads), of_savings):
         if choice is None or any(choice.shares_states_with(other) for other in taken):
             continue
         if _makes_no_difference(model, steps, reads, nodes, [*taken, choice], trial):
@@ -77,6 +80,40 @@ def _choice(merger: _Merger, steps: Steps, writer: GraphWriter) -> _Choice | Non
     if start is None or static_shape(start) != static_shape(merger.base):
         return None
     return _Choice(merger.base, own, start, derived)
+
+
+def _of_given(steps: Steps, reads: Reads) -> Iterator[_Choice]:
+    """States whose first value the file computes from a model input, as each step computes the next one."""
+    for key, value in steps.after.items():
+        start = steps.states[key][0]
+        path: tuple[ir.Node, ...] = ()
+        while (one := _same_function(value, start, reads)) is not None:
+            node, value, start = one
+            path = (node, *path)
+            if value in steps.values and start.is_graph_input():
+                yield _Choice(value, _started(steps, value, start), start, {key: path})
+
+
+def _same_function(
+    value: ir.Value, start: ir.Value | None, reads: Reads
+) -> tuple[ir.Node, ir.Value, ir.Value] | None:
+    """The node that computes a value from one other of the step, that one, and what it is for `start`."""
+    node, first = value.producer(), start.producer() if start is not None else None
+    if node is None or first is None or not is_alike(node, first):
+        return None
+    pairs = list(zip(node.inputs, first.inputs, strict=True))
+    inner = [(own, other) for own, other in pairs if own is not None and own not in reads.captures]
+    outer = [(own, other) for own, other in pairs if own is not None and own in reads.captures]
+    if len(inner) != 1 or any(reads.captures[own] is not other for own, other in outer):
+        return None
+    own, other = inner[0]
+    return (node, own, other) if other is not None else None
+
+
+def _started(steps: Steps, base: ir.Value, start: ir.Value) -> ir.Value | None:
+    """The state that is handed on as `base`, and starts from `start`."""
+    found = (key for key, after in steps.after.items() if after is base and steps.states[key][0] is start)
+    return next(found, None)
 
 
 def _mergers(steps: Steps, reads: Reads) -> list[_Merger]:

@@ -13,6 +13,7 @@ from lsc_graph.recurrence.unrolled.constants import Constants, attributes_of
 
 _RADIUS = 2
 _ARITHMETIC = frozenset(("Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Relu", "Exp", "Neg"))
+_PICKING = frozenset(("Slice", "Gather", "Split"))
 _JOINING = frozenset(("SequenceConstruct", "Sum", "Mean", "Max", "Min"))
 
 
@@ -157,16 +158,29 @@ class Walk:
     def _start(self, read: LaneRead, k: int, value: ir.Value, name: str) -> bool:
         """A first value; where it is computed as the later ones are, the lane is longer by that node."""
         lane, index, node = read.lane, k - read.shift, value.producer()
-        if node in self.where:
+        if node is not None and node in self.where and not self._is_of_several_steps(node, lane, index):
             return False
         is_same = node in self.order.index and value.index() == read.output
-        if node is not None and is_same and index not in lane.images and is_alike(node, self.pattern(lane)):
+        is_free = index not in lane.images and (index, read.output) not in lane.starts
+        if node is not None and is_same and is_free and is_alike(node, self.pattern(lane)):
             lane.images[index] = node
             self.where[node] = (lane, index)
             return True
         known = lane.starts.setdefault((index, read.output), value)
         self._check([k] * (not self.constants.same(known, value)), f"{name} starts from two different values")
         return False
+
+    def _is_of_several_steps(self, node: ir.Node, lane: Lane, index: int) -> bool:
+        """Whether a node of a lane stands for a start at another index too, as that of two equal states.
+
+        Then it is none of the lane's nodes: the steps start from what it gives.
+        """
+        known, other = self.where[node]
+        if known is not lane or other == index:
+            return False
+        del self.where[node], lane.images[other]
+        lane.starts |= {(i, value.index() or 0): value for i in (other, index) for value in node.outputs}
+        return True
 
     def _check(self, steps: Sequence[int], reason: str) -> None:
         if steps:
@@ -262,7 +276,32 @@ class Walk:
         alike = [node for node in dict.fromkeys(found) if resembles(node, own, among=among)]
         if len(alike) > 1:
             alike = [node for node in alike if resembles(node, own, among=None)]
+        if len(alike) > 1:
+            alike = [node for node in alike if self._reads_the_like(node, own)]
         return alike[0] if len(alike) == 1 else None
+
+    def _reads_the_like(self, node: ir.Node, own: ir.Node, radius: int = _RADIUS + 1) -> bool:
+        """Whether what a node reads from outside is computed as what its pattern reads, some operators far.
+
+        Two gates may add one product to slices of different sequences.
+        """
+        pairs = zip(node.inputs, own.inputs, strict=True)
+        return all(a is b or self._is_of_kind(a, b, own, radius) for a, b in pairs if a is not None)
+
+    def _is_of_kind(self, value: ir.Value, other: ir.Value | None, reader: ir.Node, radius: int) -> bool:
+        if other is None or self.is_inside(value):
+            return other is not None
+        if value in self.constants or other in self.constants:
+            return reader.op_type in _PICKING or self.constants.same(value, other)
+        node, own = value.producer(), other.producer()
+        if node is not None and (node is own or radius == 0):
+            return value is other or node is not own or node.op_type in _PICKING
+        return (
+            node is not None
+            and own is not None
+            and (node.op_type, node.domain, len(node.inputs)) == (own.op_type, own.domain, len(own.inputs))
+            and self._reads_the_like(node, own, radius - 1)
+        )
 
     def _varying(self, lane: Lane) -> list[int]:
         """The inputs at which a lane's nodes read different constants."""

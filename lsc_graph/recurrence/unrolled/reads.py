@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +30,14 @@ class Slices:
         """The constant difference between the indices of neighbouring steps."""
         differences = set(np.diff(self.indices).tolist())
         return differences.pop() if len(differences) == 1 else None
+
+    def with_next(self) -> Slices | None:
+        """With one more slice at the end, as it goes on; None if the sequence has none."""
+        size = self.source.shape[self.axis] if self.source.shape is not None else None
+        if self.stride not in (1, -1) or not isinstance(size, int):
+            return None
+        index = self.indices[-1] + self.stride
+        return replace(self, indices=(*self.indices, index)) if 0 <= index < size else None
 
 
 @dataclass
@@ -63,16 +71,37 @@ class _NotAlikeError(Exception):
 def find_reads(steps: Steps, constants: Constants) -> Reads:
     """Explain every outside value of an unrolled recurrence.
 
+    The last step may lack some, whose use was trimmed: then the next slice of the same sequence stands there.
+
     Raises:
         StepsDifferError: the steps use different weights, or a step lacks a value.
     """
     reads = Reads()
     for key, lane in steps.outside.items():
+        if lane[-1] is None and (trimmed := _read_but_last(steps, key, lane[:-1], constants)) is not None:
+            reads.update(trimmed)
+            continue
         whole = _whole(key, lane, constants)
         try:
             reads.update(_Reading(steps.position, constants, key, whole).reads)
         except _NotAlikeError:
             reads.stacks[key] = tuple(whole)
+    return reads
+
+
+def _read_but_last(steps: Steps, key: ir.Value, lane: Images, constants: Constants) -> Reads | None:
+    """What all steps but the last one read, if that goes on by one more slice."""
+    known = [value for value in lane if value is not None]
+    if len(known) < len(lane) or len(lane) <= steps.position:
+        return None
+    try:
+        reads = _Reading(steps.position, constants, key, known).reads
+    except _NotAlikeError:
+        return None
+    longer = {own: slices.with_next() for own, slices in reads.slices.items()}
+    if reads.stacks or not longer or any(slices is None for slices in longer.values()):
+        return None
+    reads.slices = {own: slices for own, slices in longer.items() if slices is not None}
     return reads
 
 

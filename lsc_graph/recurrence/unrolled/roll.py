@@ -21,6 +21,7 @@ from lsc_graph.recurrence.unrolled.reads import Reads, find_reads
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
 from lsc_graph.recurrence.unrolled.steps import Steps, find_heads_at, find_steps
+from lsc_graph.recurrence.unrolled.substeps import Substeps
 from lsc_graph.recurrence.writer import GraphWriter, Names
 from lsc_graph.results import Refusal
 
@@ -76,7 +77,9 @@ def roll_steps(
     while True:
         order, constants = Order(model.graph), Constants(model.graph)
         chains, others = find_chains(model.graph, order, constants)
-        for chain in itertools.chain(chains, find_sequence_chains(order, constants)):
+        substeps = Substeps(order, constants)
+        long, short = ([c for c in chains if (len(c.nodes) < MIN_STEPS) == own] for own in (False, True))
+        for chain in itertools.chain(long, find_sequence_chains(order, constants), short):
             name = str(chain.constant.name)
             if (name in refused and not chain.is_sequence) or (name, chain.nodes[-1]) in tried:
                 continue
@@ -84,7 +87,8 @@ def roll_steps(
             try:
                 if version < MIN_OPSET:
                     raise StepsDifferError((), f"operator set {version} is too old, {MIN_OPSET} is needed")
-                found.append(_roll(model, chain, order, constants, trial, choices))
+                of_steps = substeps.first_uses(chain)
+                found.append(_roll(model, of_steps, order, constants, trial, choices))
                 refused.pop(name, None)
                 break
             except StepsDifferError as error:
@@ -116,7 +120,7 @@ def _roll(
         raise StepsDifferError((), "it is a single number, and its steps read no sequence")
     nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)
     weight = f"{chain.constant.name}.steps" if chain.is_sequence else str(chain.constant.name)
-    name = Names(model.graph).unique_prefix(_label(chain.nodes[0], weight))
+    name = Names(model.graph).unique_prefix(_label(chain.nodes[0], weight), for_node=True)
     writer = GraphWriter(name, chain.constant.dtype)
     if trial is not None:
         for step in range(put_back_first_steps(model, steps, reads, nodes, constants, writer, trial)):

@@ -30,7 +30,7 @@ def find_sequence_chains(order: Order, constants: Constants) -> Iterator[Chain]:
 
     A node in front of them that joins the slice before with something else is where a given state comes in.
     """
-    for source, slices in _families(order, constants):
+    for source, slices in find_slices(order, constants):
         uses: defaultdict[Hashable, dict[ir.Node, int]] = defaultdict(dict)
         firsts: defaultdict[Hashable, dict[ir.Node, int]] = defaultdict(dict)
         for node, position, index, is_join in _readings(order, slices):
@@ -68,7 +68,7 @@ def _behind_state(step: list[ir.Node]) -> set[ir.Node]:
     return found
 
 
-def _families(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, dict[ir.Value, int]]]:
+def find_slices(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, dict[ir.Value, int]]]:
     """Sequences that are read slice by slice, with the place of each slice."""
     found: defaultdict[tuple[ir.Value, int, bool], dict[ir.Value, int]] = defaultdict(dict)
     for node in order.nodes:
@@ -82,12 +82,8 @@ def _families(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, di
 
 
 def _readings(order: Order, slices: dict[ir.Value, int]) -> Iterator[tuple[ir.Node, int, int, bool]]:
-    """Nodes, inputs of them that depend on one slice, which one, and whether another input depends on others.
-
-    What depends on all slices is followed no further: nothing joins it for the first time.
-    """
+    """Nodes, inputs of them that depend on one slice, which one, and whether others depend on more."""
     behind = {value: 1 << index for value, index in slices.items()}
-    every = reduce(or_, behind.values())
     pending = [position for value in slices for position in _readers(order, value)]
     heapify(pending)
     done = -1
@@ -102,8 +98,6 @@ def _readings(order: Order, slices: dict[ir.Value, int]) -> Iterator[tuple[ir.No
             others = reduce(or_, masks[:number] + masks[number + 1 :], 0)
             if mask.bit_count() == 1 and not mask & others:
                 yield node, number, mask.bit_length() - 1, bool(others)
-        if union == every:
-            continue
         for value in node.outputs:
             behind.setdefault(value, union)
             for reader in _readers(order, value):

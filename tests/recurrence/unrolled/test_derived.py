@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from unrolled_models import Unroller, at, stacked
 
 from lsc_graph.canonical.normalize import normalize
@@ -115,3 +116,26 @@ def test_of_several_states_in_one_step_each_loses_what_follows_from_it() -> None
     expected, actual = Reference(proto).run(feed), Reference(ir.to_proto(model)).run(feed)
     for name, value in expected.items():
         np.testing.assert_allclose(actual[name], value, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("is_residual", [False, True])
+@pytest.mark.parametrize("is_given", [False, True])
+def test_what_the_file_computes_from_a_given_first_state_is_no_state(
+    is_residual: bool, is_given: bool
+) -> None:
+    """Each step hands on u, and the next one begins with tanh(u), which is what the step before puts out."""
+    net = Unroller()
+    x, w, u = net.input("x", T, B, D), net.weight(D, H), net.weight(H, H)
+    state = net.input("u", B, H)
+    active = net.op("Tanh", state) if is_given else net.input("active", B, H)
+    rows = []
+    for time in range(T):
+        new = net.op("Add", net.op("MatMul", active, u), net.op("MatMul", at(net, x, time), w))
+        state = net.op("Add", state, new) if is_residual else new
+        active = net.op("Tanh", state)
+        rows.append(active)
+    net.output(stacked(net, rows))
+    steps = rolled(net.model())
+    names = [str(name) for name in steps.rolled.state_names]
+    assert len(names) == 1 + (is_residual and not is_given)
+    assert any("add_" in name for name in names) == (is_residual or is_given)

@@ -359,3 +359,76 @@ def test_two_steps_are_too_few_and_said_to_be() -> None:
     assert rolled == ()
     assert refusal.candidate == weight
     assert "2 uses follow each other" in refusal.reason
+
+
+def test_gates_that_differ_in_what_they_read_alone_are_told_apart_in_the_last_step() -> None:
+    """Two gates of a peephole cell add one product to slices of two projections."""
+    net = Unroller()
+    x, h, c = net.input("x", T, B, D), net.input("h", B, H), net.input("c", B, H)
+    of_in, of_out, new = (net.op("MatMul", x, net.weight(D, H)) for _ in range(3))
+    u, v = net.weight(H, H), net.weight(H, H)
+    peep_in, peep_out = net.weight(H), net.weight(H)
+    rows = []
+    for time in range(T):
+        hu = net.op("MatMul", h, u)
+        i = net.op("Add", net.op("Add", at(net, of_in, time), hu), net.op("Mul", peep_in, c))
+        n = net.op("Tanh", net.op("Add", at(net, new, time), net.op("MatMul", h, v)))
+        c = net.op("Add", c, net.op("Mul", net.op("Sigmoid", i), n))
+        o = net.op("Add", net.op("Add", at(net, of_out, time), hu), net.op("Mul", peep_out, c))
+        h = net.op("Mul", net.op("Sigmoid", o), net.op("Tanh", c))
+        rows.append(h)
+    net.output(stacked(net, rows))
+    _, steps, _ = rolled(net.model())
+    assert [(own.num_steps, len(own.rolled.state_names)) for own in steps] == [(T, 2)]
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_delay_line_from_zeros_keeps_its_steps(is_shared: bool) -> None:
+    """h[t] is computed from h[t-1] and h[t-2]; the first two steps read one product with zeros."""
+    net = Unroller()
+    x, zeros = net.input("x", T, B, D), net.constant(np.zeros((B, H)))
+    w, u, v = net.weight(D, H), net.weight(H, H), net.weight(H, H)
+    folded = net.op("MatMul", zeros, v)
+    states = [zeros, zeros]
+    for time in range(T):
+        of_input = net.op("MatMul", at(net, x, time), w)
+        late = folded if is_shared and time < 2 else net.op("MatMul", states[-2], v)
+        drive = net.op("Add", of_input, net.op("MatMul", states[-1], u))
+        states.append(net.op("Tanh", net.op("Add", drive, late)))
+    net.output(stacked(net, states[2:]))
+    _, steps, _ = rolled(net.model())
+    assert [(own.num_steps, len(own.rolled.state_names)) for own in steps] == [(T, 2)]
+
+
+def test_one_network_applied_to_two_sequences_is_two_recurrences() -> None:
+    """As in siamese encoders; what compares them comes last."""
+    net = Unroller()
+    cell, ends = tanh_cell(net, D, H), []
+    for name in ("a", "b"):
+        x, h = net.input(name, T, B, D), net.input(f"h_{name}", B, H)
+        ends.append(layer(net, cell, x, h, range(T))[-1])
+    net.output(net.op("Mul", *ends))
+    _, steps, _ = rolled(net.model())
+    assert [(own.num_steps, own.over_depth) for own in steps] == [(T, False)] * 2
+    assert len({own.name for own in steps}) == 2
+
+
+@pytest.mark.parametrize("is_hoisted", [False, True])
+def test_a_last_step_that_reads_before_it_writes_is_a_step_though_its_write_was_trimmed(
+    is_hoisted: bool,
+) -> None:
+    net = Unroller()
+    x, m = net.input("x", T, B, D), net.input("m", B, H)
+    query, written, u = net.weight(D, H), net.weight(D, H), net.weight(H, H)
+    drives = net.op("MatMul", x, written) if is_hoisted else ""
+    rows = []
+    for time in range(T):
+        row = at(net, x, time)
+        read = net.op("Mul", net.op("Sigmoid", net.op("MatMul", row, query)), m)
+        rows.append(read)
+        if time < T - 1:
+            drive = at(net, drives, time) if is_hoisted else net.op("MatMul", row, written)
+            m = net.op("Tanh", net.op("Add", net.op("MatMul", read, u), drive))
+    net.output(stacked(net, rows))
+    _, steps, _ = rolled(net.model())
+    assert [(own.num_steps, len(own.rolled.state_names)) for own in steps] == [(T, 1)]

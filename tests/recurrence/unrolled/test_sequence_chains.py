@@ -116,3 +116,22 @@ def test_finding_grows_about_linearly_with_the_number_of_steps() -> None:
         seconds.append(clock.perf_counter() - start)
         assert len(steps) == 1
     assert seconds[1] < 12 * seconds[0]
+
+
+def test_layers_without_weights_that_step_together_are_one_recurrence_each() -> None:
+    """What depends on all slices by way of the layer below is no slice of the layer above."""
+    net = Unroller()
+    x, states = net.input("x", T, B, D), [net.input(f"h{layer}", B, H) for layer in range(2)]
+    weights = [[net.weight(size, H) for _ in range(2)] for size in (D, H)]
+    one, rows = net.constant(1.0), []
+    for time in range(T):
+        below = at(net, x, time)
+        for layer, (gate, content) in enumerate(weights):
+            z = net.op("Sigmoid", net.op("MatMul", below, gate))
+            kept = net.op("Mul", net.op("Sub", one, z), states[layer])
+            below = net.op("Add", kept, net.op("Mul", z, net.op("MatMul", below, content)))
+            states[layer] = below
+        rows.append(below)
+    net.output(stacked(net, rows))
+    steps, _ = rolled(net.model())
+    assert [(own.num_steps, len(own.rolled.state_names)) for own in steps] == [(T, 1), (T, 1)]

@@ -1,0 +1,145 @@
+"""Spectral radii by Arnoldi's method on a power of each matrix, which is known by its products alone.
+
+Orthogonalisation and the eigenvalues of the projected matrix take longer than products that all points of a
+batch share. M^8 needs an eighth of the vectors, and a relative error of its radius is an eighth of that in
+the radius of M.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, NUM_SCOUTS, Krylov, point_groups, ritz_values
+from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
+from lsc_graph.spectra.operator import Operator
+
+POWER = 8
+# Basis sizes at which to look.
+_SIZES = (24, 32, 48, 64, 80, 96)
+MAX_SIZE = _SIZES[-1]
+# Where so many vectors are not enough for matrices this many times as large, squaring these takes less time.
+_LEAST_RATIO = 5
+# Parts of a basis whose values tell how the radius converges, where the basis has this size at least: with
+# fewer parts or vectors, values that stand still by chance are taken for the radius.
+_PARTS = (0.8, 0.75, 0.625, 0.5, 0.4)
+_TELLING = 48
+
+
+@torch.no_grad()
+def krylov_power_radius(operator: Operator, *, tolerance: float = TOLERANCE, seed: int = 0) -> Estimate:
+    """Spectral radii of a batch of operators; points that have converged are iterated on no longer.
+
+    The error, over the power, is the residual times the condition number, or how far the residuals of others
+    would let them overtake, if that is more; or what the last vectors changed, extrapolated as if convergence
+    were only algebraic, whichever is less. On CUDA the host waits for the device once.
+
+    Args:
+        operator: the maps.
+        tolerance: relative error to stop at.
+        seed: of the starting vectors.
+    """
+    parts = point_groups(operator, MAX_SIZE)
+    return Estimate.joined(
+        [
+            _iterated(operator if len(parts) == 1 else operator.at(part), tolerance, seed + index)
+            for index, part in enumerate(parts)
+        ]
+    )
+
+
+def _iterated(operator: Operator, tolerance: float, seed: int) -> Estimate:
+    """Spectral radii of operators whose bases are grown side by side."""
+    most = max(_SIZES[0], operator.size // _LEAST_RATIO)
+    sizes = sorted({min(size, operator.size) for size in _SIZES if size <= most})
+    sizes = sizes if operator.device.type == "cpu" else sizes[-1:]
+    krylov = Krylov.start(operator, sizes[-1], torch.Generator().manual_seed(seed))
+    scales = _growth(operator, krylov.basis[:, 0])
+    best: Estimate | None = None
+    alive = torch.arange(operator.num_points)
+    for size in sizes:
+        krylov.grow(_power(operator, scales), size)
+        if size < sizes[-1] and not _is_time(krylov, scales, tolerance):
+            continue
+        found = _read(krylov, scales, tolerance)
+        best = found if best is None else best.where_better(alive, found)
+        left = (~best.converged[alive]).nonzero()[:, 0]
+        if not len(left):
+            break
+        if len(left) < len(alive):
+            krylov, operator, alive = krylov.at(left), operator.at(left), alive[left]
+            scales = scales[left.to(scales.device)]
+    assert best is not None
+    return best
+
+
+def _power(operator: Operator, scales: Tensor) -> Operator:
+    """(M / scale)^POWER at every point."""
+
+    def apply(vectors: Tensor) -> Tensor:
+        for _ in range(POWER):
+            vectors = operator.apply(vectors) / scales[:, None]
+        return vectors
+
+    return replace(operator, apply=apply)
+
+
+def _growth(operator: Operator, vectors: Tensor) -> Tensor:
+    """About by how much each map lengthens vectors [P, n] after some steps; 1 where that is no number."""
+    growth = torch.ones_like(vectors[:, 0])
+    for _ in range(POWER):
+        vectors = operator.apply(vectors)
+        growth = vectors.abs().amax(1)
+        growth = torch.where(growth.isfinite() & (growth > 0), growth, torch.ones_like(growth))
+        vectors = vectors / growth[:, None]
+    return growth
+
+
+def _is_time(krylov: Krylov, scales: Tensor, tolerance: float) -> bool:
+    """Whether half of a few points have converged: to look at all takes long."""
+    num_points = len(scales)
+    at = torch.linspace(0, num_points - 1, min(NUM_SCOUTS, num_points)).long().to(scales.device)
+    scouts = Krylov(krylov.basis[:0], krylov.matrix[at], krylov.size, krylov.scales[at])
+    return float(_read(scouts, scales[at], tolerance).converged.double().mean()) >= 0.5
+
+
+def _read(krylov: Krylov, scales: Tensor, tolerance: float) -> Estimate:
+    """The dominant Ritz values, taken to roots, and their estimated errors and condition numbers."""
+    size = krylov.size
+    packed = torch.cat([krylov.matrix[:, : size + 1, :size].double().flatten(1), scales.double()[:, None]], 1)
+    packed = packed.cpu()
+    whole, known = packed[:, :-1].reshape(-1, size + 1, size), packed[:, -1]
+    finite = whole.isfinite().flatten(1).all(1) & known.isfinite()
+    whole = torch.where(finite[:, None, None], whole, 0.0)
+    moduli, residuals, conditions = ritz_values(whole)
+    top, index = moduli.max(1)
+    condition = conditions.gather(1, index[:, None])[:, 0].nan_to_num(torch.inf)
+    own = condition * residuals.gather(1, index[:, None])[:, 0]
+    overtaking = (moduli + residuals).amax(1) - top
+    off = torch.maximum(own, overtaking)
+    if size >= _TELLING:
+        off = torch.minimum(off, _changes(whole[:, :-1], top))
+    norms = torch.linalg.matrix_norm(whole)
+    eps = torch.finfo(krylov.matrix.dtype).eps
+    errors = torch.log1p((off + POWER * eps * condition * norms) / top) / POWER
+    is_partial = size < krylov.basis.shape[2]
+    errors = torch.where((condition > ILL_CONDITIONED) & is_partial, torch.inf, errors)
+    errors = torch.where(norms == 0, torch.inf, errors)
+    values = torch.where(finite, known * top ** (1 / POWER), torch.nan)
+    return Estimate.of(Method.ARNOLDI, values, errors, tolerance=tolerance, conditions=condition)
+
+
+def _changes(square: Tensor, top: Tensor) -> Tensor:
+    """How far the largest modulus may still go if it converges algebraically.
+
+    One change may be small by chance, while the dominant Ritz values take turns.
+    """
+    size = square.shape[1]
+    largest = torch.zeros_like(top)
+    for part in _PARTS:
+        before = max(1, int(part * size))
+        value = torch.linalg.eigvals(square[:, :before, :before]).abs().amax(1)
+        largest = torch.maximum(largest, (top - value).abs() * (before / (size - before)))
+    return largest

@@ -1,0 +1,63 @@
+"""How fast the powers of one matrix grow once any transient is over: what confirms a spectral radius.
+
+A vector is multiplied more than twice as often as the matrix has rows, since Jordan blocks within the unit
+circle grow like circulant matrices for up to twice as many steps. A few squarings first take less time than
+all these products.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+_SQUARINGS = 4
+_ALIGNED = 16
+# Times the size: until when powers may grow by what is no eigenvalue, and how long they are looked at.
+_TRANSIENT, _END = 2.0, 2.5
+# What rounding may make of a growth that later decays, relative to what is left of it.
+_MAX_ROUNDING = 1e-3
+
+
+@torch.no_grad()
+def orbit_growth(matrix: Tensor, *, seed: int = 0) -> float:
+    """By how much a power of a matrix [n, n] exceeds the one before, after twice as many as it has rows.
+
+    On CUDA the host waits for the device once.
+
+    Returns:
+        nan where rounding decides, or a power leaves the range of floats.
+    """
+    size = matrix.shape[-1]
+    scale = torch.linalg.matrix_norm(matrix.double()).clamp_min(torch.finfo(torch.float64).tiny)
+    padding = -size % _ALIGNED  # products of rows that start anywhere take half as long again
+    power = torch.nn.functional.pad((matrix / scale.to(matrix.dtype)).float(), (0, padding, 0, padding))
+    log = scale.log()
+    for _ in range(_SQUARINGS):
+        power = power @ power
+        norm = torch.linalg.matrix_norm(power)
+        power, log = power / norm, 2 * log + norm.double().log()
+    step = 2**_SQUARINGS
+    count = math.ceil(_END * size / step)
+    vector = torch.randn(
+        1, size + padding, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
+    vector = vector.to(power) / vector.norm().to(power)
+    power, lengths = power.T.contiguous(), []
+    for _ in range(count):
+        vector = vector @ power
+        lengths.append(vector.norm())
+        vector = vector / lengths[-1]
+    return _rate(torch.stack([*(own.double() for own in lengths), log]).cpu(), size, step)
+
+
+def _rate(found: Tensor, size: int, step: int) -> float:
+    """From what each product does to the length, and the logarithm of the matrix's own scale."""
+    logs = found[:-1].log() + found[-1]
+    start = math.ceil(_TRANSIENT * size / step)
+    rate = float(logs[start:].mean())
+    grown = (logs - rate).cumsum(0)
+    rounding = torch.finfo(torch.float32).eps * math.exp(min(float(grown.max() - grown[-1]), 700.0))
+    is_known = math.isfinite(rate) and rounding * size**0.5 <= _MAX_ROUNDING
+    return math.exp(rate / step) if is_known else math.nan

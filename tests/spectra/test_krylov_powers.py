@@ -1,0 +1,74 @@
+"""Radii by a power that is known by products: right within the tolerance, or given as not converged."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from spectra_cases import HARD, SPECTRA, batch
+
+from lsc_graph.spectra.estimate import TOLERANCE, Method
+from lsc_graph.spectra.krylov_powers import krylov_power_radius
+from lsc_graph.spectra.operator import dense_operator
+
+
+@pytest.mark.parametrize("size", [20, 260, 400])
+@pytest.mark.parametrize("name", SPECTRA)
+def test_points_that_converge_are_right(name: str, size: int) -> None:
+    matrices = batch(name, size).float()
+    found = krylov_power_radius(dense_operator(matrices))
+    exact = torch.linalg.eigvals(matrices.double()).abs().amax(1)
+    off = (found.values / exact - 1).abs()
+    assert bool(found.values.isfinite().all())
+    assert bool((off[found.converged] <= 1.5 * TOLERANCE).all()), (off, found.errors)
+    assert set(found.methods) == {Method.ARNOLDI}
+
+
+def test_hardly_any_error_is_larger_than_claimed() -> None:
+    off, claimed = [], []
+    for name in ("gaussian", "rotations", "gated", "clustered", "transient"):
+        for seed in range(6):
+            matrices = batch(name, 250, seed).float()
+            found = krylov_power_radius(dense_operator(matrices), seed=seed)
+            exact = torch.linalg.eigvals(matrices.double()).abs().amax(1)
+            off.append((found.values / exact - 1).abs()[found.converged])
+            claimed.append(found.errors[found.converged])
+    is_under = torch.cat(off) > torch.cat(claimed) + 1e-6
+    assert is_under.numel() >= 70
+    assert float(is_under.double().mean()) <= 0.05
+    assert float(torch.cat(off).max()) <= 1.5 * TOLERANCE
+
+
+def test_a_crowded_edge_takes_fewer_vectors_than_the_matrix_itself_would_need() -> None:
+    matrices = batch("rotations", 600).float()
+    found = krylov_power_radius(dense_operator(matrices))
+    assert bool(found.converged.all())
+    assert found.values.tolist() == pytest.approx([0.5, 0.9, 1.1], rel=5e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_tiny_and_huge_matrices_stay_in_the_range_of_floats(scale: float) -> None:
+    matrices = batch("outlier", 150)
+    found = krylov_power_radius(dense_operator((scale * matrices).float()))
+    exact = scale * torch.linalg.eigvals(matrices).abs().amax(1)
+    assert bool(found.converged.all())
+    torch.testing.assert_close(found.values, exact, rtol=5e-3, atol=0)
+
+
+def test_most_kinds_converge_at_every_point() -> None:
+    for name in ("gaussian", "rotations", "gated", "clustered", "outlier"):
+        found = krylov_power_radius(dense_operator(batch(name, 400).float()))
+        assert bool(found.converged.all()), name
+
+
+def test_what_is_not_finite_or_vanishes_is_not_converged_and_spoils_no_other_point() -> None:
+    matrices = batch("outlier", 150).float()
+    matrices[1, 0, 0] = torch.nan
+    matrices[2] = 0
+    assert krylov_power_radius(dense_operator(matrices)).converged.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("name", ["nilpotent", "nilpotent, turned", "defective edge", "triangular, strong"])
+def test_powers_that_vanish_or_are_badly_conditioned_do_not_converge(name: str) -> None:
+    build, exact = HARD[name]
+    found = krylov_power_radius(dense_operator(build(60).float()[None]))
+    assert not bool(found.converged) or abs(float(found.values) - exact) <= TOLERANCE * exact

@@ -1,0 +1,48 @@
+"""Powers of one matrix, followed beyond its transient, grow by its radius."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from spectra_cases import HARD, SPECTRA, batch
+
+from lsc_graph.spectra.orbit import orbit_growth
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_the_growth_is_the_radius(name: str) -> None:
+    for matrix in batch(name, 300).float():
+        exact = float(torch.linalg.eigvals(matrix.double()).abs().max())
+        assert orbit_growth(matrix) == pytest.approx(exact, rel=6e-3)
+
+
+def test_a_jordan_block_stops_growing_like_a_circulant() -> None:
+    size = 300
+    shift = torch.eye(size).roll(1, 0)
+    jordan = 0.5 * torch.eye(size) + torch.tril(shift)
+    circulant = 0.5 * torch.eye(size) + shift
+    assert orbit_growth(circulant) == pytest.approx(1.5, rel=6e-3)
+    assert not orbit_growth(jordan) > 1.45
+
+
+@pytest.mark.parametrize("name", ["nilpotent", "nilpotent, turned", "companion"])
+def test_what_rounding_decides_is_not_known(name: str) -> None:
+    build, exact = HARD[name]
+    growth = orbit_growth(build(300).float())
+    assert math.isnan(growth) or growth == pytest.approx(exact, rel=6e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_scales_do_not_matter(scale: float) -> None:
+    matrix = batch("outlier", 100)[0]
+    assert orbit_growth((scale * matrix).float()) == pytest.approx(
+        scale * orbit_growth(matrix.float()), rel=1e-4
+    )
+
+
+def test_what_is_not_finite_has_no_growth() -> None:
+    matrix = batch("outlier", 50)[0].float()
+    matrix[0, 0] = torch.nan
+    assert math.isnan(orbit_growth(matrix))
