@@ -37,3 +37,20 @@ def test_a_state_that_follows_from_another_one_is_named(num_fed_back: int) -> No
     warnings = [warning for warning in found.warnings if "alone" in warning]
     assert len(warnings) == num_fed_back
     assert all("steps take over both" in warning for warning in warnings)
+
+
+def test_a_state_that_holds_another_one_is_named() -> None:
+    """a' = tanh(x W + [a, b] U), b' = b + sin(x W + [a, b] V), y = [a', b']: the next step reads y and b'."""
+    net = Unroller()
+    x = net.op("MatMul", net.input("x", T, 1, D), net.weight(D, H))
+    u, v, rows = net.weight(2 * H, H), net.weight(2 * H, H), []
+    b, both = net.input("b", 1, H), net.input("both", 1, 2 * H)
+    for time in range(T):
+        drive = at(net, x, time)
+        a = net.op("Tanh", net.op("Add", net.op("MatMul", both, u), drive))
+        b = net.op("Add", b, net.op("Sin", net.op("Add", net.op("MatMul", both, v), drive)))
+        both = net.op("Concat", a, b, axis=-1)
+        rows.append(both)
+    net.output(stacked(net, rows))
+    (warning,) = [warning for warning in inspect(net.model()).warnings if "steps take over" in warning]
+    assert "holds all of state" in warning
