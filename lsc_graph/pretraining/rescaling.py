@@ -137,7 +137,8 @@ class _Run:
         earlier: tuple[int, float] = (0, 0.0),
     ) -> None:
         self.problem, self.values, self.given_up = problem, values, dict(given_up)
-        self.start, self.earlier = values, earlier
+        self.start = self._first_values = values
+        self.earlier = earlier
         self.tracker = Tracker()
         self.history: list[Progress] = []
         self.edges: list[Edge] = []
@@ -456,7 +457,7 @@ class _Run:
         if not self.edges or self.tracker.error is None:
             return self._best_values, {}
         found = [(self._fresh(values), values) for values in (self._best_values, self.values)]
-        seen, values = min(found, key=lambda item: self._largest(item[0]))
+        seen, values = min(self._unless_strayed(found), key=lambda item: self._largest(item[0]))
         shares = unattainable_share(self.sensitivities, self.tracker.error).tolist()
         nearest = nearest_rows(self.sensitivities)
         return values, {
@@ -471,6 +472,19 @@ class _Run:
             for edge, share, near in zip(self.edges, shares, nearest, strict=True)
             if not self.problem.is_reached(seen[edge])
         }
+
+    def _unless_strayed(
+        self, found: Sequence[tuple[dict[Edge, Reading], list[Tensor]]]
+    ) -> Sequence[tuple[dict[Edge, Reading], list[Tensor]]]:
+        """Those in which no radius that was left out of the fit got far worse; else how it all began."""
+        outside = [edge for edge in self.problem.targets if edge not in self.edges]
+        if not outside:
+            return found
+        first = self._fresh(self._first_values)
+        far, target = _FAR * self.problem.tolerance, self.problem.targets
+        most = {edge: abs(first[edge].mean - target[edge]) + far for edge in outside}
+        kept = [item for item in found if all(abs(item[0][e].mean - target[e]) <= most[e] for e in outside)]
+        return kept or [(first, self._first_values)]
 
     def _fresh(self, values: Sequence[Tensor]) -> dict[Edge, Reading]:
         problem = self.problem
