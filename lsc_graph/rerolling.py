@@ -15,7 +15,6 @@ from lsc_graph.files import write_bytes
 from lsc_graph.model_file.load import load
 from lsc_graph.prepare import Request, plan_inputs
 from lsc_graph.recurrence.reversal import reads_in_reverse, turn_around
-from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, RolledSteps, roll_steps
 from lsc_graph.results import Rerolled, Rerolling
 from lsc_graph.running.reference import Array, Reference
@@ -51,7 +50,10 @@ def reroll(
     proto = loaded.proto if _opset(loaded.proto) >= MIN_OPSET else upgraded(loaded.proto)
     plan, feed = plan_inputs(proto, Request(None, {}, dict(input_shapes or {}), (), {}))
     rolled_model = normalize_open(proto)
-    trial: Trial = lambda part: Reference(part).run(feed(plan.shapes, 0) | plan.constants)  # noqa: E731
+
+    def trial(part: onnx.ModelProto) -> dict[str, Array]:
+        return Reference(part).run(feed(plan.shapes, 0) | plan.constants)
+
     steps, refusals = roll_steps(rolled_model, trial)
     if not steps:
         raise AnalysisError(

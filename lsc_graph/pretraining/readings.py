@@ -40,7 +40,7 @@ from lsc_graph.pretraining.slots import Block, Slots, padded
 from lsc_graph.running.sampling import Sample
 from lsc_graph.spectra.estimate import TOLERANCE
 from lsc_graph.to_torch.loop import CellModule, SiteModule
-from lsc_graph.to_torch.program import Run
+from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
 
 Model = Sequences | Streaming | FeedForward
 Edge = tuple[str, str]
@@ -287,7 +287,9 @@ class Reader:
     def puller(self, run: Run, inputs: Values) -> RowPuller:
         """Pulls rows through the model; made, and shown what the glue connects, on the first run."""
         if self._puller is None:
-            self._puller = RowPuller(self.model.program, self._generator)  # type: ignore[arg-type]
+            program = self.model.program
+            assert isinstance(program, (SequenceProgram, StreamingProgram))
+            self._puller = RowPuller(program, self._generator)
             with torch.no_grad():
                 self._puller.learn(run, inputs)
         return self._puller

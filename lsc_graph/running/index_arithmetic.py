@@ -155,7 +155,9 @@ def _between(source: ir.Value, wanted: ir.Value) -> tuple[list[onnx.NodeProto] |
 
 
 def _single(node: ir.Node, op_type: str) -> onnx.NodeProto:
-    return onnx.helper.make_node(op_type, [str(node.inputs[0].name)], [str(node.outputs[0].name)])  # type: ignore[union-attr]
+    source = node.inputs[0]
+    assert source is not None
+    return onnx.helper.make_node(op_type, [str(source.name)], [str(node.outputs[0].name)])
 
 
 def _moves(node: ir.Node) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 from lsc_graph.models import registry
 from rich.console import Console
@@ -39,7 +41,7 @@ def test_a_model_without_a_time_axis_has_no_predictions_over_time() -> None:
 
 def test_the_terminal_shows_predictions_covariance_and_spread() -> None:
     analysis = audit(registry.build("gru"), num_steps=16, num_samples=4, precision=0.5)
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=160, record=True, file=io.StringIO())
     render(analysis, console)
     text = console.export_text()
     assert f"resampled {analysis.growth.resampled_log10:+.2f}" in text

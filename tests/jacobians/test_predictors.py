@@ -145,15 +145,20 @@ def test_runs_keep_what_successive_steps_have_to_do_with_each_other() -> None:
         torch.diag(torch.tensor([0.0, 2.0, 1.0, 0.0])),
     )
     blocks = [own.double() for own in [keep, lose] * 60]
+
+    def is_first(edge: EdgeMap) -> bool:
+        assert isinstance(edge.pull, DensePull)
+        return torch.equal(edge.pull.matrix, blocks[0])
+
     nodes = [GridNode("low", t) for t in range(121)]
     edges = [EdgeMap(nodes[t], nodes[t + 1], dense(blocks[t])) for t in range(120)]
     known, generator = Known.of(edges, None), torch.Generator().manual_seed(0)
     chosen = RULES["resampled_runs"](known, edges, generator)
-    numbers = [0 if bool((own.pull.matrix == blocks[0]).all()) else 1 for own in chosen]  # type: ignore[attr-defined]
+    numbers = [is_first(own) for own in chosen]
     repeated = sum(first == second for first, second in pairwise(numbers))
     assert 0 < repeated < 120 / 8  # a run ends at every sixteenth step, and half of the new ones fit
     alone = RULES["resampled"](known, edges, generator)
-    kinds = [bool((own.pull.matrix == blocks[0]).all()) for own in alone]  # type: ignore[attr-defined]
+    kinds = [is_first(own) for own in alone]
     assert sum(first == second for first, second in pairwise(kinds)) > 120 / 4
 
 
