@@ -432,6 +432,8 @@ class _Run:
         """The outcome as it stands."""
         values, reasons = self.values, self.given_up | self.unmoved
         is_reached = stop_reason == _REACHED
+        if is_reached and self._has_strayed():
+            is_reached, stop_reason = False, "a radius that was left out of the fit was lost"
         if not is_reached:
             values, missed = self._look_back()
             is_reached = bool(self.edges) and not missed
@@ -472,6 +474,13 @@ class _Run:
             for edge, share, near in zip(self.edges, shares, nearest, strict=True)
             if not self.problem.is_reached(seen[edge])
         }
+
+    def _has_strayed(self) -> bool:
+        """Whether the last weights lose a radius that was left out of the fit."""
+        if set(self.problem.targets) <= set(self.edges):
+            return False
+        ((_, kept),) = self._unless_strayed([(self._fresh(self.values), self.values)])
+        return kept is not self.values
 
     def _unless_strayed(
         self, found: Sequence[tuple[dict[Edge, Reading], list[Tensor]]]

@@ -36,3 +36,14 @@ def test_weights_that_lose_a_radius_outside_the_fit_are_given_up(left_out: float
     item = ({FITTED: reading(FITTED, 0.5), LEFT_OUT: reading(LEFT_OUT, left_out)}, last)
     ((_, values),) = run._unless_strayed([item])
     assert values is (last if is_kept else first)
+
+
+@pytest.mark.parametrize(("left_out", "has_strayed"), [(1.0, False), (8e4, True)])
+def test_a_fit_that_reached_its_own_targets_has_not_succeeded_if_it_lost_another_radius(
+    left_out: float, has_strayed: bool
+) -> None:
+    run = run_with([torch.zeros(1)], 1.0)
+    first, run.values = run._fresh(run.values), [torch.ones(1)]
+    last = {FITTED: reading(FITTED, 0.5), LEFT_OUT: reading(LEFT_OUT, left_out)}
+    run._fresh = lambda values: last if values is run.values else first  # type: ignore[method-assign, assignment]  # as above
+    assert run._has_strayed() is has_strayed
