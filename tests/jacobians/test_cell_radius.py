@@ -5,16 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from lsc_graph.models import registry
+from single_runs import top_cell
 
-from lsc_graph.auditing.measure import Sequences, Streaming
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians import cell_radius
 from lsc_graph.jacobians.cell import cell_jacobians, cell_points
 from lsc_graph.jacobians.cell_radius import pull_operator, time_radii
 from lsc_graph.jacobians.gated import GatedJacobians
 from lsc_graph.jacobians.radius import spectral_radius
-from lsc_graph.prepare import Request, prepare
-from lsc_graph.running.sampling import make_samples
 from lsc_graph.spectra.estimate import Method
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
@@ -23,24 +21,7 @@ STEPS = 6
 
 
 def cell_of(name: str, width: int) -> tuple[CellModule, Trajectory]:
-    prepared = prepare(registry.build(name, hidden_size=width), Request(STEPS, {}, {}, (), {}))
-    streaming = prepared.findings.is_streaming
-    (sample,) = make_samples(
-        prepared.plan,
-        data={},
-        fixed={},
-        domains=prepared.domains,
-        carried=[carry.before for carry in prepared.findings.carried],
-        num_steps=STEPS if streaming else None,
-        num_samples=1,
-        seed=0,
-    )
-    with torch.no_grad():
-        model = (Streaming if streaming else Sequences)(prepared, "cpu", torch.Generator().manual_seed(0))
-        trajectory = model.run(sample).trajectories[-1]
-    module = model.program.sites[-1].cells[-1]
-    assert isinstance(module, CellModule)
-    return module, trajectory
+    return top_cell(registry.build(name, hidden_size=width), STEPS)
 
 
 def dense(module: CellModule, trajectory: Trajectory) -> torch.Tensor:

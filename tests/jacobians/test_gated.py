@@ -8,13 +8,11 @@ import onnx
 import pytest
 import torch
 from lsc_graph.models import registry
+from single_runs import top_cell
 
-from lsc_graph.auditing.measure import Sequences, Streaming
 from lsc_graph.jacobians.cell import cell_points
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
-from lsc_graph.prepare import Request, prepare
 from lsc_graph.results import Form
-from lsc_graph.running.sampling import make_samples
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 STEPS = 5
@@ -22,25 +20,7 @@ Given = tuple[CellModule, Trajectory]
 
 
 def cell_of(model: onnx.ModelProto) -> Given:
-    """The top layer of a model, and a trajectory through it."""
-    prepared = prepare(model, Request(STEPS, {}, {}, (), {}))
-    streaming = prepared.findings.is_streaming
-    (sample,) = make_samples(
-        prepared.plan,
-        data={},
-        fixed={},
-        domains=prepared.domains,
-        carried=[carry.before for carry in prepared.findings.carried],
-        num_steps=STEPS if streaming else None,
-        num_samples=1,
-        seed=0,
-    )
-    with torch.no_grad():
-        view = (Streaming if streaming else Sequences)(prepared, "cpu", torch.Generator().manual_seed(0))
-        trajectory = view.run(sample).trajectories[-1]
-    module = view.program.sites[-1].cells[-1]
-    assert isinstance(module, CellModule)
-    return module, trajectory
+    return top_cell(model, STEPS)
 
 
 def found_in(module: CellModule, trajectory: Trajectory) -> GatedJacobians | None:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from lsc_graph.models import registry
 from onnx import TensorProto, helper
+from single_runs import single_run
 
-from lsc_graph.auditing.measure import Sequences, Streaming
+from lsc_graph.auditing.measure import Streaming
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
-from lsc_graph.prepare import Prepared, Request, prepare
+from lsc_graph.prepare import Prepared
 from lsc_graph.running.reference import Reference
-from lsc_graph.running.sampling import make_samples
 from lsc_graph.to_torch.loop import Trajectory
 
 STEP = 1e-3
@@ -37,24 +37,12 @@ def central_differences(function: Callable[[np.ndarray], np.ndarray], at: np.nda
 def measured(
     name: str, num_steps: int, **options: object
 ) -> tuple[Prepared, LocalJacobians, list[Trajectory]]:
-    prepared = prepare(registry.build(name, **options), Request(num_steps, {}, {}, (), {}))
-    streaming = prepared.findings.is_streaming
-    (sample,) = make_samples(
-        prepared.plan,
-        data={},
-        fixed={},
-        domains=prepared.domains,
-        carried=[carry.before for carry in prepared.findings.carried],
-        num_steps=num_steps if streaming else None,
-        num_samples=1,
-        seed=0,
-    )
-    generator = torch.Generator().manual_seed(0)
+    prepared, view, sample = single_run(registry.build(name, **options), num_steps)
     with torch.no_grad():
-        model = (Streaming if streaming else Sequences)(prepared, "cpu", generator)
-        run = model.run(sample)
-        inputs = {} if streaming else model.tensors(sample.inputs | sample.initial)
-        return prepared, local_jacobians(model.program, run, inputs, generator), list(run.trajectories)
+        run = view.run(sample)
+        inputs = {} if isinstance(view, Streaming) else view.tensors(sample.inputs | sample.initial)
+        generator = torch.Generator().manual_seed(0)
+        return prepared, local_jacobians(view.program, run, inputs, generator), list(run.trajectories)
 
 
 def single_step(proto: onnx.ModelProto, node: onnx.NodeProto, direction: int) -> Reference:
