@@ -122,7 +122,9 @@ def _as_radius(found: Statistics | None) -> Radius | None:
 def _check(change: RadiusChange, tolerance: float) -> None:
     """The audit's mean may differ from the fit's by the noise of both."""
     if change.written is None:
-        return
+        raise VerificationError(
+            "A radius of the written model was not measured", where=f"{change.name}, in {change.kind}"
+        )
     # Points of one sample are not independent: the audit's own error is too small by an unknown factor.
     noise = 4 * (change.written.std_error + change.after.std_error)
     if abs(change.written.mean - change.after.mean) > tolerance + noise:

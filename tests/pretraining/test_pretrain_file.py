@@ -96,3 +96,12 @@ def test_an_interruption_leaves_no_file(model: Path, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         pretrain_file(model, tmp_path / "out.onnx", num_steps=8, progress=interrupt)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["gru.onnx"]
+
+
+def test_a_radius_that_the_written_file_does_not_show_is_an_error(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_as_radius", lambda found: None)
+    with pytest.raises(VerificationError, match="was not measured"):
+        pretrain_file(model, tmp_path / "out.onnx", num_steps=4, max_iterations=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gru.onnx"]
