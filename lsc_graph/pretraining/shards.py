@@ -79,9 +79,3 @@ def total(tensor: Tensor) -> Tensor:
         tensor = tensor.clone()
         dist.all_reduce(tensor)
     return tensor
-
-
-def wait_for_all() -> None:
-    """Return when every process has come here."""
-    if num_processes() > 1:
-        dist.barrier()

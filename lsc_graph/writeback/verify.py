@@ -12,7 +12,6 @@ from lsc_graph.canonical.origins import Origin, find_tensor
 from lsc_graph.errors import VerificationError
 from lsc_graph.model_file.load import Source, load
 from lsc_graph.model_file.proto_walk import model_scopes, tensors_of
-from lsc_graph.results import Analysis, Statistics
 from lsc_graph.writeback.difference import DATA_FIELDS, differences, without_values
 from lsc_graph.writeback.tensors import Array, encoded, values_of
 
@@ -76,36 +75,3 @@ def _read_in(proto: ModelProto) -> None:
 
 def _is_stored_apart(tensor: TensorProto) -> bool:
     return bool(tensor.external_data) or tensor.HasField("data_location")
-
-
-def check_radii(analysis: Analysis, targets: Mapping[tuple[str, str], float], tolerance: float) -> None:
-    """Refuse a model whose audited radii are not at their targets.
-
-    Args:
-        analysis: an audit of the written file, with data that were not used to fit it.
-        targets: by (source, layer) ids; source and layer are one for a radius in time.
-        tolerance: how far a mean may be from its target, besides two standard errors of it.
-
-    Raises:
-        VerificationError: a radius was not measured, or is too far from its target.
-    """
-    found = _radii(analysis)
-    for edge, target in targets.items():
-        radius = found.get(edge)
-        if radius is None:
-            raise VerificationError("A radius of the written model was not measured", where=" to ".join(edge))
-        if abs(radius.mean - target) > tolerance + 2 * radius.std_error:
-            raise VerificationError(
-                "A radius of the written model is not at its target",
-                where=" to ".join(dict.fromkeys(edge)),
-                got=f"{radius.mean:.4f}",
-                expected=f"{target:.4f} within {tolerance:g} + 2 * {radius.std_error:.2g}",
-            )
-
-
-def _radii(analysis: Analysis) -> dict[tuple[str, str], Statistics]:
-    """Spectral radii by (source, layer); gains where a block in depth is not square."""
-    found = {(layer.id, layer.id): layer.time_radius for layer in analysis.layers if layer.time_radius}
-    for layer in analysis.layers:
-        found |= {(edge.source, layer.id): edge.radius or edge.gain for edge in layer.depth_edges}
-    return found

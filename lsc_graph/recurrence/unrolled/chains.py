@@ -78,15 +78,6 @@ class Order:
                 found[node] = level
         return found
 
-    def ancestors(self, node: ir.Node) -> set[ir.Node]:
-        """The nodes that a node is computed from, itself included."""
-        found, pending = {node}, [node]
-        while pending:
-            fresh = [source for source in self.sources[pending.pop()] if source not in found]
-            found.update(fresh)
-            pending += fresh
-        return found
-
 
 def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[list[Chain], list[NoChain]]:
     """Chains of uses, and the repeated uses that are none.
