@@ -68,7 +68,7 @@ def gradient_paths(
     stops = [end for text in targets for end in parse_ends(text, cells, is_source=False)]
     starts, stops = starts or list(first_ends(inner)), stops or list(last_ends(inner))
     total = count_paths(cells, cells.num_steps, starts, stops, exact=exact)
-    notes = [*prepared.findings.doubts, *_cut_notes(prepared)]
+    notes = [*prepared.findings.choices, *prepared.findings.doubts, *_cut_notes(prepared)]
     return PathReport(
         schema_version=PATHS_SCHEMA_VERSION,
         tool=Tool("lsc-graph", version("lsc-graph")),

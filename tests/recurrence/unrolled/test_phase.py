@@ -12,6 +12,7 @@ from unrolled_models import Unroller, at, stacked
 
 from lsc_graph.canonical.normalize import normalize
 from lsc_graph.errors import UsageError
+from lsc_graph.recurrence.unrolled.chosen import Chosen
 from lsc_graph.recurrence.unrolled.phase import Choice
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.running.reference import Reference
@@ -28,7 +29,7 @@ def rolled(proto: onnx.ModelProto, choices: Sequence[Choice] = ()) -> RolledStep
         for name, shape in shapes.items()
     }
     model = normalize(proto, {name: tuple(shape) for name, shape in shapes.items()}, {})
-    (steps,), _ = roll_steps(model, lambda part: Reference(part).run(feed), choices)
+    (steps,), _ = roll_steps(model, lambda part: Reference(part).run(feed), Chosen(tuple(choices)))
     after = Reference(ir.to_proto(model)).run(feed)
     for name, value in Reference(proto).run(feed).items():
         np.testing.assert_allclose(after[name], value, rtol=1e-5, atol=1e-6)
@@ -179,7 +180,7 @@ def test_where_nothing_tells_when_a_state_is_computed_the_other_reading_is_named
     (left_open,) = steps.open
     other = rolled(proto, [left_open.other])
     assert (steps.num_steps, other.num_steps) == (T, T)
-    assert (steps.made, other.made, other.open) == ((), (left_open.other,), ())
+    assert (steps.made.cuts, other.made.cuts, other.open) == ((), (left_open.other,), ())
     assert widths(steps) == widths(other) == [H, H]
     assert handed_on_together(steps)[3] != handed_on_together(other)[3]
     assert set(handed_on_together(steps)[3]) & set(handed_on_together(other)[3])
