@@ -192,6 +192,28 @@ def test_both_ways_to_write_it_leave_the_same_and_are_told_apart_by_choice() -> 
     assert widths(first) == widths(second)
 
 
+@pytest.mark.parametrize("is_early", [True, False])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_first_states_that_are_inputs_tell_when_a_state_is_computed(
+    *, is_early: bool, is_packed: bool
+) -> None:
+    net = Folding()
+    x, w, weights = net.input("x", T, 1, D), net.weight(D, H), [net.weight(*SQUARE), net.weight(H)]
+    packed = net.input("states", 2, 1, H) if is_packed else ""
+    known = {n: at(net, packed, k) if packed else net.input(n, 1, H) for k, n in enumerate("hc")}
+    rows, expected = [], []
+    for time in range(T):
+        drive = net.op("MatMul", at(net, x, time), w)
+        rows.append(adapting(net, drive, known, weights, is_early=is_early))
+        expected.append({known["h"], known["c"]})
+    net.output(stacked(net, rows))
+    steps = rolled(net.model())
+    assert (steps.num_steps, steps.open) == (T, ())
+    names = [{name for name in own if name} for own in handed_on_together(steps)]
+    assert [own <= wanted for own, wanted in zip(names, expected, strict=True)] == [True] * T
+    assert names[:-1] == expected[:-1]
+
+
 def test_steps_that_cannot_be_cut_as_a_person_says_are_refused() -> None:
     proto = network(with_weights(low_rank, (H, 2), (2, H)), ["h"])
     names = [node.output[0] for node in proto.graph.node if node.op_type == "Tanh"]
