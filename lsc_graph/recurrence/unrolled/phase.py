@@ -238,7 +238,7 @@ class _Cutting:
     def _span(self, lane: Lane) -> tuple[int, int]:
         """The first and the last index of a lane; what comes before the first step may look like it."""
         indices = list(lane.images)
-        if len(indices) > self.walk.newest + 3:
+        if len(indices) > self.walk.newest + max(3, self.walk.longest_shift + 1):
             indices = [index for index, node in lane.images.items() if node in self.walk.levels]
         return min(indices), max(indices)
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -14,6 +13,7 @@ from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, find_chains
 from lsc_graph.recurrence.unrolled.chosen import Chosen
 from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.continuation import check_end
 from lsc_graph.recurrence.unrolled.derived import merge_derived
 from lsc_graph.recurrence.unrolled.first_step import put_back_first_steps
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
@@ -23,6 +23,7 @@ from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
 from lsc_graph.recurrence.unrolled.stateless import leave_out
 from lsc_graph.recurrence.unrolled.steps import Steps, find_heads_at, find_steps
+from lsc_graph.recurrence.unrolled.strided import find_strided_chains
 from lsc_graph.recurrence.unrolled.substeps import Substeps
 from lsc_graph.recurrence.writer import GraphWriter, Names
 from lsc_graph.results import Refusal
@@ -56,7 +57,7 @@ class RolledSteps:
 def has_steps(model: ir.Model) -> bool:
     """Whether anything is used in a chain: only then is there something to roll."""
     order, constants = Order(model.graph), Constants(model.graph)
-    found = bool(find_chains(model.graph, order, constants)[0])
+    found = bool(find_chains(order, constants)[0])
     return found or any(True for _ in find_sequence_chains(order, constants))
 
 
@@ -79,17 +80,17 @@ def roll_steps(
     version = model.opset_imports.get("", 0)
     found: list[RolledSteps] = []
     refused: dict[str, Refusal] = {}
-    tried: set[tuple[str, ir.Node]] = set()
+    tried: set[tuple[str, int, ir.Node]] = set()
     while True:
         order, constants = Order(model.graph), Constants(model.graph)
-        chains, others = find_chains(model.graph, order, constants)
+        chains, others = find_chains(order, constants)
         substeps = Substeps(order, constants)
-        long, short = ([c for c in chains if (len(c.nodes) < MIN_STEPS) == own] for own in (False, True))
-        for chain in itertools.chain(long, find_sequence_chains(order, constants), short):
+        for chain in _in_turn(chains, order, constants, substeps):
             name = str(chain.constant.name)
-            if (name in refused and not chain.is_sequence) or (name, chain.nodes[-1]) in tried:
+            key = (name, len(chain.nodes), chain.nodes[-1])
+            if (name in refused and not chain.is_sequence and not chain.is_part) or key in tried:
                 continue
-            tried.add((name, chain.nodes[-1]))
+            tried.add(key)
             try:
                 if version < MIN_OPSET:
                     raise StepsDifferError((), f"operator set {version} is too old, {MIN_OPSET} is needed")
@@ -108,6 +109,18 @@ def roll_steps(
             return tuple(found), tuple(refused.values())
 
 
+def _in_turn(
+    chains: Sequence[Chain], order: Order, constants: Constants, substeps: Substeps
+) -> Iterator[Chain]:
+    """Chains in the order in which they are tried: the surest first."""
+    long = [chain for chain in chains if len(chain.nodes) >= MIN_STEPS]
+    yield from (chain for chain in long if not chain.is_part)
+    yield from find_strided_chains(order, constants, substeps)
+    yield from (chain for chain in long if chain.is_part)
+    yield from find_sequence_chains(order, constants)
+    yield from (chain for chain in chains if len(chain.nodes) < MIN_STEPS)
+
+
 def _roll(
     model: ir.Model,
     chain: Chain,
@@ -117,6 +130,12 @@ def _roll(
     chosen: Chosen,
 ) -> RolledSteps:
     steps, reads = _alike_steps(chain, order, constants, chosen.cuts)
+    if len(chain.nodes) < MIN_STEPS:
+        check_end(steps, order, constants)
+    if chain.is_part and (far := [r for r in reads.slices.values() if abs(r.stride or 0) > 1]):
+        raise StepsDifferError(
+            (), f"they read every {abs(far[0].stride or 0)}. slice of {far[0].source.name}"
+        )
     is_read = bool(reads.slices) or any(v not in constants for lane in reads.stacks.values() for v in lane)
     if any(node.op_type in _FUSED for node in steps.nodes):
         raise StepsDifferError((), "its steps are recurrences over time themselves, which are layers")

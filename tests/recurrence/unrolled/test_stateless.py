@@ -4,44 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
-from unrolled_models import Unroller, at, stacked
+from unrolled_models import Network, at, rolled
 
 from lsc_graph.audit_model import audit
-from lsc_graph.canonical.normalize import normalize
 from lsc_graph.errors import UsageError
-from lsc_graph.recurrence.unrolled.chosen import Chosen
-from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
-from lsc_graph.running.reference import Reference
+from lsc_graph.recurrence.unrolled.roll import RolledSteps
 
 T, D, H = 6, 3, 4
 
 
-class Cell(Unroller):
-    """Steps from given states, or from zeros with whatever constants decide left out, as exporters do."""
-
-    def __init__(self, *, is_given: bool) -> None:
-        super().__init__()
-        self.is_given, self.names = is_given, list[str]()
-        self.drives = self.op("MatMul", self.input("x", T, 1, D), self.weight(D, H))
-
-    def start(self, name: str, width: int) -> str:
-        return self.input(name, 1, width) if self.is_given else ""
-
-    def sum(self, *values: str) -> str:
-        total, *others = [value for value in values if value]
-        for value in others:
-            total = self.op("Add", total, value)
-        return total
-
-    def done(self, rows: list[str], names: list[str]) -> onnx.ModelProto:
-        self.output(stacked(self, rows))
-        self.names = names
-        return self.model()
-
-
-def pre_norm(net: Cell, shift: float = 0.0) -> onnx.ModelProto:
+def pre_norm(net: Network, shift: float = 0.0) -> onnx.ModelProto:
     """h' = h + tanh(LN(h) U + x W), y = LN(h')."""
     u, scale = net.weight(H, H), net.weight(H)
     offset = net.constant(np.full(H, shift))
@@ -56,7 +29,7 @@ def pre_norm(net: Cell, shift: float = 0.0) -> onnx.ModelProto:
     return net.done(rows, rows)
 
 
-def clockwork(net: Cell) -> onnx.ModelProto:
+def clockwork(net: Network) -> onnx.ModelProto:
     """a' = tanh(x W + [a, b] U), b' = b + sin(x W + [a, b] V), y = [a', b']."""
     u, v = net.weight(2 * H, H), net.weight(2 * H, H)
     a, b, both, rows = net.start("a", H), net.start("b", H), "", []
@@ -68,19 +41,6 @@ def clockwork(net: Cell) -> onnx.ModelProto:
         both = net.op("Concat", a, b, axis=-1)
         rows.append(both)
     return net.done(rows, rows)
-
-
-def rolled(proto: onnx.ModelProto, *names: str) -> RolledSteps:
-    """The only recurrence, of which the loop computes the same."""
-    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in proto.graph.input}
-    generator = np.random.default_rng(1)
-    feed = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    model = normalize(proto, shapes, {})
-    (steps,), _ = roll_steps(model, lambda part: Reference(part).run(feed), Chosen(stateless=names))
-    after = Reference(ir.to_proto(model)).run(feed)
-    for name, value in Reference(proto).run(feed).items():
-        np.testing.assert_allclose(after[name], value, rtol=1e-5, atol=1e-6)
-    return steps
 
 
 def widths(steps: RolledSteps) -> list[int]:
@@ -100,7 +60,7 @@ CASES = {
 @pytest.mark.parametrize("step", [1, T // 2])
 def test_what_is_no_state_is_computed_again(name: str, step: int) -> None:
     build, before, after = CASES[name]
-    net = Cell(is_given=False)
+    net = Network(is_given=False)
     proto = build(net)
     assert sorted(widths(rolled(proto))) == sorted(before)
     steps = rolled(proto, net.names[step])
@@ -110,7 +70,7 @@ def test_what_is_no_state_is_computed_again(name: str, step: int) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_radii_and_gains_are_those_of_the_network_whose_states_are_given(name: str) -> None:
     build, before, after = CASES[name]
-    net, given = Cell(is_given=False), Cell(is_given=True)
+    net, given = Network(is_given=False), Network(is_given=True)
     proto, other = build(net), build(given)
     data = {"x": np.random.default_rng(0).standard_normal((1, T, 1, D)).astype(np.float32)}
     zeros = {v.name: np.zeros((1, 1, H), np.float32) for v in other.graph.input if v.name != "x"}
@@ -128,7 +88,7 @@ def test_radii_and_gains_are_those_of_the_network_whose_states_are_given(name: s
 
 
 def test_a_choice_that_cannot_be_is_refused_by_name() -> None:
-    net = Cell(is_given=False)
+    net = Network(is_given=False)
     proto = pre_norm(net)
     adds = [node.output[0] for node in proto.graph.node if node.op_type == "Add"]
     tanhs = [node.output[0] for node in proto.graph.node if node.op_type == "Tanh"]
@@ -140,7 +100,7 @@ def test_a_choice_that_cannot_be_is_refused_by_name() -> None:
 
 def test_what_starts_from_something_else_has_to_be_a_state() -> None:
     """Spikes of voltages; the first ones are given, and are not those of the first voltages."""
-    net = Cell(is_given=True)
+    net = Network(is_given=True)
     v, z, u, rows = net.input("v", 1, H), net.input("z", 1, H), net.weight(H, H), list[str]()
     for time in range(T):
         v = net.sum(v, at(net, net.drives, time), net.op("MatMul", z, u))
@@ -152,7 +112,7 @@ def test_what_starts_from_something_else_has_to_be_a_state() -> None:
 
 
 def test_a_value_that_is_handed_on_twice_has_to_be_a_state() -> None:
-    net = Cell(is_given=True)
+    net = Network(is_given=True)
     h, before = net.input("h", 1, H), net.input("before", 1, H)
     u, v, rows = net.weight(H, H), net.weight(H, H), list[str]()
     for time in range(T):
