@@ -34,6 +34,7 @@ from lsc_graph.recurrence.unrolled.chosen import check_made, told_by_hand
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.phase import OpenChoice
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
+from lsc_graph.recurrence.unrolled.unrecognised import find_unrecognised
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
 
@@ -108,7 +109,8 @@ def find_recurrences(
     states, chosen = told_by_hand(model.graph, states)
     rolled, refused = roll_steps(model, trial, chosen)
     check_made(chosen, (steps.made for steps in rolled))
-    refusals += refused
+    more, unrecognised = find_unrecognised(model.graph, refused)
+    refusals += _with_more(refused, more)
     turn_around(model)
     lowered = lower_fused_ops(model)
     inline_single_step_scans(model)
@@ -133,7 +135,10 @@ def find_recurrences(
     if stepping:
         return _streaming_findings(model, pairs, num_steps, refusals, looped)
     refusals += tuple(_single_step_refusal(op) for op in single)
-    warnings = tuple(f"{p.before} -> {p.after} carries a recurrence's state from call to call" for p in pairs)
+    warnings = unrecognised
+    warnings += tuple(
+        f"{p.before} -> {p.after} carries a recurrence's state from call to call" for p in pairs
+    )
     warnings += tuple(
         f"{loop.name}: how often it runs depends on the data; {loop.num_steps} steps on a synthetic sample"
         for loop in loops
@@ -147,6 +152,11 @@ def find_recurrences(
     given = {str(value.name) for value in model.graph.inputs}
     warnings += tuple(warning for site in sites for warning in determined_warnings(site, given))
     return Findings(model, sites, carried, refusals + refused, warnings)
+
+
+def _with_more(refused: Sequence[Refusal], more: Sequence[Refusal]) -> tuple[Refusal, ...]:
+    """Refusals, of which those of the same candidate are replaced."""
+    return tuple({refusal.candidate: refusal for refusal in (*refused, *more)}.values())
 
 
 def _left_open(name: str, choice: OpenChoice) -> str:

@@ -46,7 +46,7 @@ class NoChain:
         if self.num_levels == self.num_uses:
             return (
                 f"its {self.num_uses} uses follow each other: steps of a recurrence, or layers with tied "
-                f"weights, but at least {MIN_STEPS} are needed to tell"
+                f"weights, but at least {MIN_STEPS} are needed to tell: export it with more steps"
             )
         if self.num_levels == 1:
             return (
