@@ -42,7 +42,8 @@ def put_back_first_steps(
 
 def num_apart(steps: Steps, reads: Reads, constants: Constants) -> int:
     """How many steps before the first are computed in another way: their slices enter the first states."""
-    earlier = {(own.source, own.axis): _before(own) for own in reads.slices.values()}
+    ranges = sorted(reads.slices.values(), key=lambda own: len(_before(own)))
+    earlier = {(own.source, own.axis): _before(own) for own in ranges}
     found: defaultdict[tuple[ir.Value, int], set[int]] = defaultdict(set)
     starts = {lane[0] for lane in steps.states.values()} - {None}
     seen, pending = set(starts), list(starts)
