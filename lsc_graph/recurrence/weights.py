@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from lsc_graph.canonical.origins import origin_of
+from lsc_graph.canonical.origins import label_of, origin_of, place_of
 from lsc_graph.recurrence.dataflow import body_values, inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.recurrence.unrolled.constants import Constants
@@ -88,4 +88,4 @@ def _is_trained(value: ir.Value) -> bool:
 
 def _name_in_file(value: ir.Value) -> str:
     origin = origin_of(value)
-    return origin[-1] if origin else str(value.name)
+    return label_of(origin[-1:], place_of(value)) if origin else str(value.name)
