@@ -89,7 +89,7 @@ def model(
         "main",
         [info("xs", T, 1, H), *inputs],
         list(outputs) or [info("ys", T, 1, H)],
-        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
+        [numpy_helper.from_array(np.array(value, order="C"), name) for name, value in constants.items()],
     )
     made = helper.make_model(main, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.checker.check_model(made)
@@ -306,7 +306,7 @@ def around_operators(num_layers: int, *, is_plain: bool = False) -> onnx.ModelPr
 
 
 def states_given(num_layers: int) -> onnx.ModelProto:
-    """First states are an input, last ones an output, both stacked: a Scan over layers around one over time."""
+    """First states are an input, last ones an output, both stacked; the Scan over layers is outside."""
     inner = over_time("time", "v", "v_new", "w", "u", "c", start="h0")
     inner.output[0] = "h_last"
     each = [info("w", H, H), info("u", H, H), info("c", 1, H), info("h0", 1, H)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ MAX_LAYERS = 256
 """Loops that run more often are left as they are."""
 _RECURRENT = frozenset(("Loop", "Scan", "RNN", "GRU", "LSTM"))
 _MOVED = ("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze")
+_MATRIX = 2
 _PRODUCTS = ("MatMul", "Gemm", "Einsum", "Conv")
 
 
@@ -134,10 +135,10 @@ class _Judge:
         if self._is_stack_of_states():
             return True
         if self.loop.num == 1:
-            return self.holder is not None and self._reads_no_sequence()
+            return self.holder is not None or self._is_single_layer()
         if any(_is_matrix(read) and self._is_multiplied(read.value) for read in self.own):
             return True
-        if self._reads_matrix_inside():
+        if self._indexes_matrix(graph for node in self.loop.body for graph in subgraphs_of(node)):
             return True
         if not self.own or self._shares_matrix():
             return False
@@ -161,19 +162,28 @@ class _Judge:
         states |= {c.before for c in self.loop.parts.carried}
         return all(r.source in self.constants or moved_from(r.source) in states for r in self.loop.reads)
 
-    def _reads_matrix_inside(self) -> bool:
-        """Whether a loop inside reads matrices out of a stack, at an index that the iteration decides."""
+    def _is_single_layer(self) -> bool:
+        """Whether the only iteration is a layer around loops over time, its weights stacks of one."""
+        stacks = [read for read in self.loop.reads if read.source in self.constants and _is_matrix(read)]
+        return _holds_recurrence(self.loop.node) and (bool(stacks) or self._indexes_matrix([self.loop.body]))
+
+    def _indexes_matrix(self, graphs: Iterable[ir.Graph]) -> bool:
+        """Whether these graphs read matrices out of a stack, at an index that the iteration decides."""
         decided = set(self.loop.counters)
-        pending = [graph for node in self.loop.body for graph in subgraphs_of(node)]
+        pending = list(graphs)
         while pending:
             for node in pending.pop():
                 pending += subgraphs_of(node)
                 own = [value for value in node.inputs if value in decided]
-                if own and node.op_type in ("Gather", "Slice") and node.inputs[0] in self.constants:
-                    return _is_weight(node.inputs[0]) and _extent(static_shape(node.inputs[0]) or ()) > 2
+                if own and node.op_type in ("Gather", "Slice") and self._is_stack(node.inputs[0]):
+                    return True
                 if own and all(v in decided or v in self.constants for v in node.inputs if v is not None):
                     decided.update(node.outputs)
         return False
+
+    def _is_stack(self, value: ir.Value | None) -> bool:
+        """Whether a value is constant, and made of matrices."""
+        return value in self.constants and _is_weight(value) and len(static_shape(value) or ()) > _MATRIX
 
     def _leaves_none(self) -> bool:
         """Whether nothing but the last carried values is used."""

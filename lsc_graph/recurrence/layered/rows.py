@@ -93,6 +93,7 @@ class Rows:
     rows found once in a graph are kept.
     """
 
+    main: ir.Graph
     names: Names
     graph: ir.Graph
     reader: ir.Node | None = None
@@ -129,7 +130,7 @@ class Rows:
         inputs: list[ir.Value],
         shape: Sequence[int | ir.SymbolicDim | None],
         dtype: ir.DataType | None,
-        **attributes: int | list[int],
+        **attributes: int | float | list[int],
     ) -> ir.Value:
         """The output of a new node in front of the reader."""
         writer = self.writer
@@ -314,6 +315,44 @@ def _of_gather(rows: Rows, node: ir.Node, shape: Shape, axis: int, index: int) -
     return None
 
 
+def _of_elementwise(rows: Rows, node: ir.Node, shape: Shape, axis: int, index: int) -> ir.Value | None:
+    """Each operand's row, where all of them are stacks or the same in every row."""
+    operands = [value for value in node.inputs if value is not None]
+    if len(operands) < len(node.inputs) or not all(
+        _is_stacked(value, axis, shape, rows.main) for value in operands
+    ):
+        return None
+    taken = []
+    for value in operands:
+        own = static_shape(value) or ()
+        at = axis - (len(shape) - len(own))
+        taken.append(value if at < 0 else rows.row(value, at, index if own[at] > 1 else 0))
+    return rows.put(node.op_type, taken, _without(shape, axis), node.outputs[0].dtype, **_numbers(node))
+
+
+def _numbers(node: ir.Node) -> dict[str, int | float]:
+    """The attributes of an elementwise operator."""
+    return {name: attribute.value for name, attribute in node.attributes.items()}
+
+
+def _is_stacked(value: ir.Value, axis: int, shape: Shape, main: ir.Graph) -> bool:
+    """Whether a value of an elementwise operator is the same in every row, or made of rows."""
+    own = static_shape(value)
+    at = axis - (len(shape) - len(own)) if own is not None else 0
+    if own is None or at < 0 or own[at] == 1:
+        return own is not None
+    node = value.producer()
+    if node is None:
+        return value.is_initializer() or (value.is_graph_input() and value.graph is not main)
+    if node.op_type in _ELEMENTWISE and not node.domain:
+        return all(_is_stacked(each, at, own, main) for each in node.inputs if each is not None)
+    return leads_to_row(value)
+
+
+_ELEMENTWISE = frozenset(
+    ("Abs", "Add", "Clip", "Cos", "Div", "Elu", "Exp", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal",
+     "Relu", "Selu", "Sigmoid", "Sin", "Softplus", "Sqrt", "Sub", "Tanh", "Where")
+)  # fmt: skip
 _WAYS: dict[str, Callable[[Rows, ir.Node, Shape, int, int], ir.Value | None]] = {
     "Identity": _of_copy,
     "Cast": _of_copy,
@@ -325,6 +364,7 @@ _WAYS: dict[str, Callable[[Rows, ir.Node, Shape, int, int], ir.Value | None]] = 
     "ScatterND": _of_scatter,
     "Slice": _of_slice,
     "Gather": _of_gather,
+    **dict.fromkeys(_ELEMENTWISE, _of_elementwise),
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -18,7 +19,7 @@ from lsc_graph.recurrence.writer import Names
 def read_rows(model: ir.Model) -> None:
     """Read single rows of stacks where they come from, in place."""
     names = Names(model.graph)
-    rows = Rows(names, model.graph)
+    rows = Rows(model.graph, names, model.graph)
     for graph in list(model.graphs()):
         for node in list(graph):
             rows.graph, rows.reader = graph, node
@@ -51,17 +52,34 @@ def join_rows(model: ir.Model) -> None:
     """
     names = Names(model.graph)
     for node in list(model.graph.all_nodes()):
-        if node.op_type == "ScatterND" and not _is_written_again(node.outputs[0]):
-            _join_written(node, names)
+        if node.op_type == "ScatterND" and node.graph is not None and not _is_written_again(node.outputs[0]):
+            _join_written(node, Rows(model.graph, names, node.graph, node))
         if is_loop(node):
-            body = node.attributes["body"].as_graph()
+            rows = Rows(model.graph, names, node.attributes["body"].as_graph())
             for carried in carried_of(node).carried:
-                _join(body, [carried.before], carried.after, names)
+                _read_as_rows(rows, carried.before)
+                _join(rows, [carried.before], carried.after)
     for output in list(model.graph.outputs):
-        _join(model.graph, model.graph.inputs, output, names)
+        _join(Rows(model.graph, names, model.graph), model.graph.inputs, output)
 
 
-def _join(graph: ir.Graph, befores: Sequence[ir.Value], after: ir.Value, names: Names) -> None:
+def _read_as_rows(rows: Rows, before: ir.Value) -> None:
+    """Let whatever reads a stack of states as a whole read its rows joined, if others read single rows."""
+    shape, first = static_shape(before), next(iter(rows.graph), None)
+    whole = [use for use in before.uses() if use.idx or row_read(use.node.outputs[0]) is None]
+    axes = {read.axis for use in before.uses() if not use.idx and (read := row_read(use.node.outputs[0]))}
+    if shape is None or first is None or len(axes) != 1 or not whole:
+        return
+    (axis,) = axes
+    if shape[axis] > MAX_LAYERS:
+        return
+    rows = replace(rows, reader=first)
+    joined = rows.joined([rows.row(before, axis, index) for index in range(shape[axis])], axis, shape)
+    for use in whole:
+        use.node.replace_input_with(use.idx, joined)
+
+
+def _join(rows: Rows, befores: Sequence[ir.Value], after: ir.Value) -> None:
     shape = static_shape(after)
     axes = {_axis(before) for before in befores if static_shape(before) == shape}
     node = after.producer()
@@ -71,20 +89,18 @@ def _join(graph: ir.Graph, befores: Sequence[ir.Value], after: ir.Value, names: 
     assert axis is not None
     if _are_joined(after, axis, len(shape)):
         return
-    rows = Rows(names, graph)
     found = [rows.row(after, axis, index) for index in range(shape[axis])]
     joined = rows.joined(found, axis, shape)
     put_in_place(after, joined)
 
 
-def _join_written(node: ir.Node, names: Names) -> None:
+def _join_written(node: ir.Node, rows: Rows) -> None:
     """A stack whose rows are written one by one, as these rows joined."""
     value, shape = node.outputs[0], static_shape(node.outputs[0])
-    if not shape or shape[0] > MAX_LAYERS or node.graph is None:
+    if not shape or shape[0] > MAX_LAYERS:
         return
     if value.dtype is None or not value.dtype.is_floating_point() or not writes_rows(node):
         return
-    rows = Rows(names, node.graph, node)
     joined = rows.joined([rows.row(value, 0, index) for index in range(shape[0])], 0, shape)
     put_in_place(value, joined)
 

@@ -72,7 +72,7 @@ def _affordable(model: ir.Model, loops: Sequence[Iterations]) -> list[Iterations
 
 def _said(loop: Iterations) -> str:
     name = loop.node.name or loop.node.outputs[0].name
-    return f"{name} runs over {loop.num} layers, which are analysed one by one"
+    return f"{name} runs over layers: its {loop.num} iteration(s) are read as if written one after another"
 
 
 def _tidy(model: ir.Model, simplify: Callable[[ir.Model], None]) -> None:
