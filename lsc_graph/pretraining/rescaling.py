@@ -291,7 +291,7 @@ class _Run:
 
     def _look_closer(self, largest: float) -> None:
         """More points of an edge from now on, where its noise is not small beside the largest error."""
-        noise, wanted = dict(self._std_errors), max(self.problem.tolerance / 2, largest / 4)
+        noise, wanted = dict(self._std_errors), max(self.problem.tolerance * 0.75, largest / 3)
         for edge in sorted(noise, key=lambda edge: -noise[edge]):
             # Step by step: the noise of a few points is hardly known itself.
             for _ in range(_MOST_DOUBLINGS):
