@@ -201,6 +201,7 @@ class _Run:
         """Take a reading with sensitivities, and update the estimates."""
         problem = self.problem
         num_samples, num_times = problem.effort.of_derivatives(max(self.doublings.values(), default=0))
+        num_times //= 2 if self._best > _NEAR * problem.tolerance else 1
         seed = problem.seed_of(iteration, 0)
         sample = problem.draw(seed, 1)[0]
         transitions = find_transitions(problem.reader, problem.weights, self.values, sample)
