@@ -51,6 +51,19 @@ def state_pairs(
     return pairs(":", "IN:OUT, or none alone")(context, parameter, texts)
 
 
+def state_option(command: Command) -> Command:
+    """For commands whose result depends on what is a state."""
+    words = (
+        "A streaming state: output OUT is fed back as input IN; none: there is no such state. In steps that "
+        "were written out: the step that takes over the value IN hands on the value OUT; VALUE:none: VALUE "
+        "is no state, but computed again from the others."
+    )
+    option = click.option(
+        "--state", "states", multiple=True, callback=state_pairs, metavar="IN:OUT", help=words
+    )
+    return option(command)
+
+
 def time_axis_option(command: Command) -> Command:
     """For commands whose result depends on which axis is time where several could be."""
     words = (
@@ -83,11 +96,7 @@ def source_options(command: Command) -> Command:
             "--input-shape", "input_shapes", multiple=True, callback=shapes, metavar="NAME:1,576",
             help="Shape of an input.",
         ),
-        click.option(
-            "--state", "states", multiple=True, callback=state_pairs, metavar="IN:OUT",
-            help="A streaming state: output OUT is fed back as input IN; none: there is no such state. In "
-            "steps that were written out: the step that takes over the value IN hands on the value OUT.",
-        ),
+        state_option,
     ]  # fmt: skip
     for decorator in reversed(decorators):
         command = decorator(command)

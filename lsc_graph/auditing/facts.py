@@ -41,6 +41,7 @@ def recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
                 )
             ),
             layer_ids=ids if before is None else before.layer_ids + ids,
+            chosen=site.chosen if before is None else before.chosen + site.chosen,
         )
     return tuple(found.values())
 

@@ -90,7 +90,8 @@ def render_rerolling(rerolling: Rerolling, console: Console) -> None:
     for own in rerolling.recurrences:
         direction = "over depth" if own.over_depth else "in reverse" if own.is_reverse else "forward"
         words = f"{own.num_steps} steps of {own.num_nodes} nodes, {direction}, are one Scan"
-        labelled(console, "rerolled", f"{own.name}: {words}; states {', '.join(own.states)}")
+        chosen = f"; as chosen: {_options(own.chosen)}" if own.chosen else ""
+        labelled(console, "rerolled", f"{own.name}: {words}; states {', '.join(own.states)}{chosen}")
     labelled(console, "nodes", f"{rerolling.num_nodes_before:,} -> {rerolling.num_nodes_after:,}")
     labelled(
         console,
@@ -131,10 +132,16 @@ def _recurrences(
         if found.over is Axis.DEPTH:
             words = f"{form}, {found.num_steps} layers with tied weights, a recurrence over depth"
         labelled(console, found.id, f"{found.node}: {words}; states {states}")
+        if found.chosen:
+            labelled(console, "", f"as chosen: {_options(found.chosen)}")
         for line in lines(found):
             labelled(console, "", line)
     for refusal in refusals:
         labelled(console, "refused", f"{refusal.candidate} ({refusal.finder}): {refusal.reason}")
+
+
+def _options(chosen: Sequence[str]) -> str:
+    return " ".join(f"--state {text}" for text in chosen)
 
 
 def _layers(layers: Sequence[LayerFacts], console: Console) -> None:
