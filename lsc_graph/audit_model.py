@@ -11,9 +11,10 @@ from functools import partial
 import onnx
 import torch
 
+from lsc_graph.auditing.batches import batch_entries
 from lsc_graph.auditing.causal_readings import causal_readings
 from lsc_graph.auditing.cuts import put_in
-from lsc_graph.auditing.facts import bare_layers, batched_layers, input_facts, recurrences, tool
+from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
 from lsc_graph.auditing.measure import (
     HALF_TOLERANCE,
     check_against_autograd,
@@ -218,7 +219,7 @@ def _measure(
     clock.lap("convert")
     check = ParityCheck(HALF_TOLERANCE if prepared.is_half else Tolerance())
     exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
-    summary = Summary(exposed, batched_layers(prepared), time_axis, method)
+    summary = Summary(exposed, time_axis, method)
     meter: GrowthMeter | None = None
     cells = prepared.cell_graph
     samples: list[Sample] = []
@@ -231,6 +232,8 @@ def _measure(
             model.compare(sample, run, check)
             clock.lap("parity")
             total = len(samples) + len(new)
+            if meter is None:
+                summary.entries = batch_entries(prepared, model, sample, run)
             say(f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total)
             found, edges = model.edges(sample, run, summary)
             clock.lap("jacobians")
