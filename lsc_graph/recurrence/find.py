@@ -20,7 +20,7 @@ from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.equal_states import merge_equal_states
 from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
-from lsc_graph.recurrence.loops.rewrite import LoweredLoop, lower_loops
+from lsc_graph.recurrence.loops.rewrite import LoweredLoop, TripCount, lower_loops
 from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.packed import Piece, unpack
 from lsc_graph.recurrence.reversal import turn_around
@@ -56,7 +56,7 @@ class Findings:
     """The recurrent sites of `model`, which is the normalised model with fused operators lowered to Scan.
 
     `carried` are the states of a streaming model; they are part of `sites` unless they only carry the
-    state of another recurrence from call to call.
+    state of another recurrence from call to call. `counts` are there for loops that the data may end.
     """
 
     model: ir.Model
@@ -64,6 +64,7 @@ class Findings:
     carried: tuple[CarriedState, ...]
     refusals: tuple[Refusal, ...]
     warnings: tuple[str, ...]
+    counts: tuple[TripCount, ...] = ()
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -84,6 +85,7 @@ def find_recurrences(
     num_steps: int,
     states: Sequence[tuple[str, str]] = (),
     trial: Trial | None = None,
+    more_trials: Sequence[Trial] = (),
 ) -> Findings:
     """Find the recurrences of a normalised model; the model is rewritten in place.
 
@@ -92,11 +94,12 @@ def find_recurrences(
         num_steps: how many calls of a streaming model make the sequence.
         states: pairs declared by hand: an input and the output that it receives next, or a value that a step
             of an unrolled recurrence takes over and one that it hands on; or `NO_STATE` alone.
-        trial: runs parts of the model on a synthetic sample; needed where only a run can tell.
+        trial: runs parts of the model on one sample; needed where only a run can tell.
+        more_trials: the same on other samples.
     """
     read_lists_as_tensors(model)
     of_operators = states_of_operators(model.graph)
-    loops, refusals = lower_loops(model, trial, simplify)
+    loops, refusals = lower_loops(model, trial, simplify, more_trials)
     states, choices = _told_by_hand(model.graph, states)
     rolled, refused = roll_steps(model, trial, choices)
     _check_made(choices, rolled)
@@ -127,9 +130,9 @@ def find_recurrences(
     refusals += tuple(_single_step_refusal(op) for op in single)
     warnings = tuple(f"{p.before} -> {p.after} carries a recurrence's state from call to call" for p in pairs)
     warnings += tuple(
-        f"{loop.name}: how often it runs depends on the data; {loop.num_steps} steps on a synthetic sample"
+        f"{loop.name}: how often it runs depends on the data; {loop.num_steps} steps on most samples"
         for loop in loops
-        if loop.is_data_dependent
+        if loop.counted is not None
     )
     warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
@@ -137,7 +140,8 @@ def find_recurrences(
     found = tuple(with_counters(site, model.graph, constants) for site in found)
     sites, refused = _told_apart(model, looped, found)
     warnings += tuple(warning for site in sites for warning in determined_warnings(site))
-    return Findings(model, sites, carried, refusals + refused, warnings)
+    counts = tuple(loop.counted for loop in loops if loop.counted is not None)
+    return Findings(model, sites, carried, refusals + refused, warnings, counts)
 
 
 def _told_by_hand(
