@@ -304,6 +304,9 @@ def _told_apart(
     for node, site in zip(looped, sites, strict=True):
         if site.form not in (Form.LOOP, Form.SCAN):
             found.append(site)
+        elif not site.states:
+            reason = "no step hands anything on to the next one: a map, part of what is around it"
+            refused.append(Refusal(site.node, site.form.value, reason))
         elif is_running_total(site):
             reason = "its steps only add up: a running total, as in pooling"
             refused.append(Refusal(site.node, site.form.value, reason))
