@@ -101,3 +101,25 @@ def source_options(command: Command) -> Command:
     for decorator in reversed(decorators):
         command = decorator(command)
     return command
+
+
+def device_option(command: Command) -> Command:
+    """Where the torch view runs."""
+    devices = click.Choice(["auto", "cpu", "cuda"])
+    return click.option("--device", type=devices, default="auto", show_default=True)(command)
+
+
+def surrogate_options(command: Command) -> Command:
+    """The derivative that stands in for that of thresholds, and its two numbers."""
+    decorators = [
+        click.option(
+            "--surrogate", type=click.Choice(["fast-sigmoid", "triangle", "exponential", "none"]),
+            default="none", show_default=True,
+            help="Derivative that stands in for that of thresholds between states (spikes).",
+        ),
+        click.option("--surrogate-dampening", type=float, help="Its value at the threshold."),
+        click.option("--surrogate-sharpness", type=float, help="Its inverse width."),
+    ]  # fmt: skip
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command

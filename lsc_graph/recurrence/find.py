@@ -19,7 +19,7 @@ from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.equal_states import merge_equal_states
 from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
-from lsc_graph.recurrence.loops.rewrite import LoweredLoop, lower_loops
+from lsc_graph.recurrence.loops.rewrite import LoweredLoop, TripCount, lower_loops
 from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.packed import Piece, unpack
 from lsc_graph.recurrence.reversal import turn_around
@@ -57,7 +57,7 @@ class Findings:
     """The recurrent sites of `model`, which is the normalised model with fused operators lowered to Scan.
 
     `carried` are the states of a streaming model; they are part of `sites` unless they only carry the
-    state of another recurrence from call to call.
+    state of another recurrence from call to call. `counts` are there for loops that the data may end.
     """
 
     model: ir.Model
@@ -65,6 +65,7 @@ class Findings:
     carried: tuple[CarriedState, ...]
     refusals: tuple[Refusal, ...]
     warnings: tuple[str, ...]
+    counts: tuple[TripCount, ...] = ()
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -92,6 +93,7 @@ def find_recurrences(
     num_steps: int,
     states: Sequence[tuple[str, str]] = (),
     trial: Trial | None = None,
+    more_trials: Sequence[Trial] = (),
 ) -> Findings:
     """Find the recurrences of a normalised model; the model is rewritten in place.
 
@@ -101,11 +103,12 @@ def find_recurrences(
         states: pairs declared by hand: an input and the output that it receives next, or a value that a step
             of an unrolled recurrence takes over and one that it hands on (or "none", for a value that is no
             state); or `NO_STATE` alone.
-        trial: runs parts of the model on a synthetic sample; needed where only a run can tell.
+        trial: runs parts of the model on one sample; needed where only a run can tell.
+        more_trials: the same on other samples.
     """
     read_lists_as_tensors(model)
     of_operators = states_of_operators(model.graph)
-    loops, refusals = lower_loops(model, trial, simplify)
+    loops, refusals = lower_loops(model, trial, simplify, more_trials)
     states, chosen = told_by_hand(model.graph, states)
     rolled, refused = roll_steps(model, trial, chosen)
     check_made(chosen, (steps.made for steps in rolled))
@@ -140,9 +143,9 @@ def find_recurrences(
         f"{p.before} -> {p.after} carries a recurrence's state from call to call" for p in pairs
     )
     warnings += tuple(
-        f"{loop.name}: how often it runs depends on the data; {loop.num_steps} steps on a synthetic sample"
+        f"{loop.name}: how often it runs depends on the data; {loop.num_steps} steps on most samples"
         for loop in loops
-        if loop.is_data_dependent
+        if loop.counted is not None
     )
     warnings += tuple(_apart(steps) for steps in rolled if steps.num_apart)
     warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
@@ -152,7 +155,8 @@ def find_recurrences(
     sites, refused = _told_apart(model, looped, found)
     given = {str(value.name) for value in model.graph.inputs}
     warnings += tuple(warning for site in sites for warning in determined_warnings(site, given))
-    return Findings(model, sites, carried, refusals + refused, warnings)
+    counts = tuple(loop.counted for loop in loops if loop.counted is not None)
+    return Findings(model, sites, carried, refusals + refused, warnings, counts)
 
 
 def _with_more(refused: Sequence[Refusal], more: Sequence[Refusal]) -> tuple[Refusal, ...]:
@@ -307,6 +311,9 @@ def _told_apart(
     for node, site in zip(looped, sites, strict=True):
         if site.form not in (Form.LOOP, Form.SCAN):
             found.append(site)
+        elif not site.states:
+            reason = "no step hands anything on to the next one: a map, part of what is around it"
+            refused.append(Refusal(site.node, site.form.value, reason))
         elif is_running_total(site):
             reason = "its steps only add up: a running total, as in pooling"
             refused.append(Refusal(site.node, site.form.value, reason))

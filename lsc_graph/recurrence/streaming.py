@@ -74,7 +74,7 @@ _AFTER = re.compile(r"next|new|updated|present|tplus1|after")
 _BEFORE = re.compile(r"past|prev|old|before")
 _NEXT = r"(?:n|y|_?next|_?new|_?out(?:put)?|_?o|_?after|_?final|_?updated|_?t1|_?tplus1)"
 _PREVIOUS = r"(?:x|_?in(?:put)?|_?prev(?:ious)?|_?old|_?before|_?init(?:ial)?|_?i|_?t0?|_?0)"
-
+_LEADING = re.compile(r"^(?:in(?:put)?|init(?:ial)?|old|out(?:put)?|final|last|updated)[_.](?=.)")
 
 _Pair = tuple[ir.Value, ir.Value]
 
@@ -324,7 +324,8 @@ def _common_stem(before: str, after: str) -> str | None:
 def _stems(name: str, affix: str) -> set[str]:
     text = re.sub(r"past_key_values|past|present|previous|prev|next|new(?=_)", "", name.lower()).strip("_./:")
     bare = re.sub(rf"(?<=.){affix}(?=(?:[_.]?\d+)?$)", "", text, count=1)
-    return {stem.strip("_./:") for stem in (text, bare)} - {""} if text else {"past"}
+    stems = {stem.strip("_./:") for stem in (text, bare, _LEADING.sub("", text))}
+    return stems - {""} if text else {"past"}
 
 
 def _refuse(before: ir.Value, after: ir.Value, reason: str) -> Refusal:

@@ -56,12 +56,12 @@ def _scattered(carried: Carried, node: ir.Node, decided: Decided) -> Accumulatio
     shape = static_shape(carried.start)
     if arrays is None or element is None or reduction != "none" or not shape:
         return None
-    rows = [_row(array, shape) for array in arrays]
+    rows = [row_written(array, shape) for array in arrays]
     found = tuple(row for row in rows if row is not None)
     return Accumulation(carried, element, found) if len(set(found)) == len(rows) else None
 
 
-def _row(indices: Array, shape: tuple[int, ...]) -> int | None:
+def row_written(indices: Array, shape: tuple[int, ...]) -> int | None:
     """The row of the first axis that indices [..., k] of ScatterND fill as a whole and in order, if any."""
     depth = indices.shape[-1] if indices.ndim else 0
     if not 1 <= depth <= len(shape):
