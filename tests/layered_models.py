@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from lsc_graph.results import Analysis
 
 T, H = 7, 6
 Nodes = list[onnx.NodeProto]
@@ -343,3 +346,14 @@ WAYS = {
     "loop around scan": lambda n: around(n, "loop"),
     "states given": states_given,
 }
+
+
+def assert_alike(one: Analysis, two: Analysis) -> None:
+    """The same grid, and the same radii and gains of every layer."""
+    assert one.grid == two.grid
+    assert [layer.state_size for layer in one.layers] == [layer.state_size for layer in two.layers]
+    for a, b in zip(one.layers, two.layers, strict=True):
+        for quantity in ("time_radius", "time_gain", "depth_radius", "depth_gain"):
+            mine, its = getattr(a, quantity), getattr(b, quantity)
+            assert (mine is None) == (its is None)
+            assert mine is None or mine.mean == pytest.approx(its.mean, abs=1e-5), quantity

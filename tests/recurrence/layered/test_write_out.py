@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from layered_models import WAYS, T, around_operators, plain, tied_inside
+from layered_models import WAYS, T, around_operators, assert_alike, plain, tied_inside
 
 from lsc_graph.audit_model import audit
 from lsc_graph.results import Analysis
@@ -19,16 +19,6 @@ def audited(model: onnx.ModelProto) -> Analysis:
         shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         data[value.name] = np.zeros((1, *shape), np.float32)
     return audit(model, data=data, num_samples=1, black_box="never")
-
-
-def assert_alike(one: Analysis, two: Analysis) -> None:
-    assert one.grid == two.grid
-    assert [layer.state_size for layer in one.layers] == [layer.state_size for layer in two.layers]
-    for a, b in zip(one.layers, two.layers, strict=True):
-        for quantity in ("time_radius", "time_gain", "depth_radius", "depth_gain"):
-            mine, its = getattr(a, quantity), getattr(b, quantity)
-            assert (mine is None) == (its is None)
-            assert mine is None or mine.mean == pytest.approx(its.mean, abs=1e-5), quantity
 
 
 @pytest.mark.parametrize("num_layers", [2, 3])
