@@ -168,6 +168,9 @@ def _of_gather(rows: Rows, node: ir.Node, shape: Shape, axis: int, index: int) -
     if indices.ndim == 0:
         inner = axis if axis < along else axis + 1
         row = rows.row(source, inner, index)
+        maker = row.producer()
+        if maker is not None and maker.op_type == "Gather" and maker.inputs[0] is source:
+            return None  # nothing is known of the source's rows: the order of the two reads is as good
         return rows.row(row, along - (along > inner), int(indices) % before[along])
     if along == axis:
         return rows.row(source, axis, int(indices[index]) % before[axis])

@@ -24,8 +24,27 @@ def read_rows(model: ir.Model) -> None:
     for graph in list(model.graphs()):
         for node in list(graph):
             rows.graph, rows.reader = graph, node
+            if node.op_type == "Concat":
+                _leave_out_empty(node)
             for value in node.outputs:
                 _read_row(value, rows)
+
+
+def _leave_out_empty(node: ir.Node) -> None:
+    """Pieces without elements, as a stack that grows starts from, are no pieces of a Concat."""
+    shapes = [static_shape(piece) for piece in node.inputs]
+    if None in shapes or not node.outputs[0].shape:
+        return
+    kept = [
+        piece
+        for piece, shape in zip(node.inputs, shapes, strict=True)
+        if shape is not None and 0 not in shape
+    ]
+    if not 0 < len(kept) < len(shapes):
+        return
+    for index, piece in enumerate(kept):
+        node.replace_input_with(index, piece)
+    node.resize_inputs(len(kept))
 
 
 def _read_row(value: ir.Value, rows: Rows) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from layered_models import WAYS, T, around_operators, assert_alike, plain, tied_inside
+from layered_models import WAYS, T, around_operators, assert_alike, groups, masked, plain, tied_inside
 
 from lsc_graph.audit_model import audit
 from lsc_graph.results import Analysis
@@ -33,3 +33,16 @@ def test_recurrent_operators_in_a_loop_over_layers() -> None:
 
 def test_layers_with_states_of_their_own_and_the_same_weights() -> None:
     assert_alike(audited(tied_inside(3)), audited(plain(3, is_tied=True)))
+
+
+def test_groups_of_layers() -> None:
+    assert_alike(audited(groups(4)), audited(plain(4)))
+
+
+def test_a_stack_of_states_that_is_also_read_as_a_whole() -> None:
+    assert_alike(audited(masked(3)), audited(masked(3, is_plain=True)))
+
+
+def test_a_loop_over_a_single_layer() -> None:
+    for way in ("scans", "loop that scatters in a loop", "scan around scan", "loop around scan"):
+        assert_alike(audited(WAYS[way](1)), audited(plain(1)))
