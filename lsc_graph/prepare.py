@@ -26,6 +26,7 @@ from lsc_graph.recurrence.layered.write_out import write_out_layers
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import length_of
 from lsc_graph.recurrence.observed_shapes import observe_shapes
+from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, has_steps
 from lsc_graph.results import Form
 from lsc_graph.running.inputs import (
@@ -51,6 +52,8 @@ from lsc_graph.running.sampling import shape_from_data
 
 DEFAULT_NUM_STEPS = 32
 MAX_LENGTH_TRIED = 257
+NUM_COUNTED = 9
+"""Samples on which loops that the data may end are counted."""
 _FIRST_THAT_RUNS = "the first size tried with which the model runs"
 _RECURRENT_OPS = ("RNN", "GRU", "LSTM")
 
@@ -122,11 +125,13 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         simplify(model)
     _show_final_states(model.graph)
     normalized = ir.to_proto(model)
+    trials = [_trial(planner, plan, sample) for sample in range(NUM_COUNTED)]
     findings = find_recurrences(
         model,
         num_steps=request.num_steps or DEFAULT_NUM_STEPS,
         states=request.states,
-        trial=lambda part: Reference(part).run(planner.feed(plan.shapes)),
+        trial=trials[0],
+        more_trials=trials[1:],
     )
     cells, chain, cell_graph = _layers(findings)
     _check_steps(findings, request)
@@ -147,6 +152,10 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         runnable=runnable,
         remarks=(*words, *layered),
     )
+
+
+def _trial(planner: _Planner, plan: InputPlan, sample: int) -> Trial:
+    return lambda part: Reference(part).run(planner.feed(plan.shapes, sample))
 
 
 Feed = Callable[[Mapping[str, tuple[int, ...]], int], dict[str, Array]]
@@ -338,18 +347,21 @@ class _Planner:
         return None
 
     def feed(self, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Array]:
-        """Synthetic values of all inputs, fixed ones aside."""
+        """One sample: given values, and synthetic ones where none are given."""
         generator = np.random.default_rng(seed)
         feed = {
             v.name: synthetic(self.known[v.name], shapes[v.name], v.dtype, generator) for v in self.inputs
         }
-        feed |= self._constants(shapes)
         feed |= {
             v.name: np.broadcast_to(self.fixed[v.name], shapes[v.name]).astype(v.dtype)
             for v in self.inputs
             if v.name in self.fixed
         }
-        return feed
+        given = [v for v in self.inputs if shapes[v.name] == self.data_shapes.get(v.name)]
+        for value in given:
+            whole = self.request.data[value.name].reshape(-1, *shapes[value.name])
+            feed[value.name] = whole[seed % len(whole)].astype(value.dtype)
+        return feed | self._constants(shapes)
 
     @property
     def reference(self) -> Reference:
