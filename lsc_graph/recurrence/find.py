@@ -147,6 +147,7 @@ def find_recurrences(
         for loop in loops
         if loop.counted is not None
     )
+    warnings += tuple(_apart(steps) for steps in rolled if steps.num_apart)
     warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
     found = _scan_sites(model, looped, lowered, rolled, loops)
@@ -161,6 +162,14 @@ def find_recurrences(
 def _with_more(refused: Sequence[Refusal], more: Sequence[Refusal]) -> tuple[Refusal, ...]:
     """Refusals, of which those of the same candidate are replaced."""
     return tuple({refusal.candidate: refusal for refusal in (*refused, *more)}.values())
+
+
+def _apart(steps: RolledSteps) -> str:
+    total = steps.num_steps + steps.num_apart
+    return (
+        f"{steps.name}: of {total} steps the first {steps.num_apart} are computed in another way, and are no "
+        "part of the layer: the network begins so, or their constants were folded or rounded apart"
+    )
 
 
 def _left_open(name: str, choice: OpenChoice) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads
+from lsc_graph.recurrence.unrolled.slices import time_slice
 from lsc_graph.recurrence.unrolled.steps import Steps
 from lsc_graph.recurrence.writer import GraphWriter
 
@@ -35,6 +38,33 @@ def put_back_first_steps(
         if not _put_back(model, steps, reads, nodes, constants, writer, trial):
             return count
     return max(1, steps.num_lacking)
+
+
+def num_apart(steps: Steps, reads: Reads, constants: Constants) -> int:
+    """How many steps before the first are computed in another way: their slices enter the first states."""
+    ranges = sorted(reads.slices.values(), key=lambda own: len(_before(own)))
+    earlier = {(own.source, own.axis): _before(own) for own in ranges}
+    found: defaultdict[tuple[ir.Value, int], set[int]] = defaultdict(set)
+    starts = {lane[0] for lane in steps.states.values()} - {None}
+    seen, pending = set(starts), list(starts)
+    while pending:
+        value = pending.pop()
+        taken = time_slice(value, constants) if value is not None else None
+        if taken is not None and taken.index in earlier.get((taken.source, taken.axis), ()):
+            found[taken.source, taken.axis].add(taken.index)
+        node = value.producer() if value is not None else None
+        fresh = set(inputs_of(node) if node is not None else ()) - seen
+        seen |= fresh
+        pending += fresh
+    return max(map(len, found.values()), default=0)
+
+
+def _before(slices: Slices) -> range:
+    """The indices that come before those that the steps read, if they read one after the other."""
+    size, first = (slices.source.shape or ())[slices.axis], slices.indices[0]
+    if slices.stride not in (1, -1) or not isinstance(size, int):
+        return range(0)
+    return range(first) if slices.stride == 1 else range(first + 1, size)
 
 
 def _put_back(

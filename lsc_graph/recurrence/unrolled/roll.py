@@ -15,7 +15,7 @@ from lsc_graph.recurrence.unrolled.chosen import Chosen
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.continuation import check_end
 from lsc_graph.recurrence.unrolled.derived import merge_derived
-from lsc_graph.recurrence.unrolled.first_step import put_back_first_steps
+from lsc_graph.recurrence.unrolled.first_step import num_apart, put_back_first_steps
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
 from lsc_graph.recurrence.unrolled.reads import Reads, find_reads
@@ -41,7 +41,7 @@ class RolledSteps:
     """An unrolled recurrence and the Scan that took its place.
 
     `name` is unique in the model; `over_depth` says that the steps read no sequence and leave none:
-    they are layers that share their weights.
+    they are layers that share their weights. `num_apart` steps before the first are computed in another way.
     """
 
     name: str
@@ -50,6 +50,7 @@ class RolledSteps:
     num_steps: int
     num_nodes: int
     over_depth: bool
+    num_apart: int
     made: Chosen
     open: tuple[OpenChoice, ...]
 
@@ -156,15 +157,24 @@ def _roll(
         raise StepsDifferError((), f"at least {MIN_STEPS} steps are needed to tell")
     if trial is not None:
         merge_derived(model, steps, reads, nodes, writer, trial)
+    apart = num_apart(steps, reads, constants)
     roller = Roller(steps, reads, writer, nodes)
     rolled = roller.write()
     model.graph.extend(writer.nodes)
     passes.TopologicalSortPass()(model)
     remove_unused(model)
     is_left = any(axis is not None for axis in roller.joined_axes)
-    over_depth = not is_read and not is_left
-    made = Chosen(steps.made, left_out)
-    return RolledSteps(name, weight, rolled, steps.num_steps, len(nodes), over_depth, made, steps.open)
+    return RolledSteps(
+        name=name,
+        weight=weight,
+        rolled=rolled,
+        num_steps=steps.num_steps,
+        num_nodes=len(nodes),
+        over_depth=not is_read and not is_left,
+        num_apart=apart,
+        made=Chosen(steps.made, left_out),
+        open=steps.open,
+    )
 
 
 def _alike_steps(

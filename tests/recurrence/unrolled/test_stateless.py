@@ -122,3 +122,23 @@ def test_a_value_that_is_handed_on_twice_has_to_be_a_state() -> None:
     proto = net.done(rows, rows)
     with pytest.raises(UsageError, match="more than one step"):
         rolled(proto, rows[3])
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_an_activation_that_is_no_state_leaves_the_pre_activation_as_the_state(*, is_given: bool) -> None:
+    """u' = tanh(u) U + x W, y = tanh(u'): from zeros this is the file of a plain RNN, and is read as such."""
+    net = Network(is_given=is_given)
+    u, rows = net.weight(H, H), list[str]()
+    state, active = net.start("u", H), ""
+    for time in range(T):
+        active = active or (state and net.op("Tanh", state))
+        state = net.sum(at(net, net.drives, time), active and net.op("MatMul", active, u))
+        active = net.op("Tanh", state)
+        rows.append(active)
+    proto = net.done(rows, rows)
+    (state_name,) = rolled(proto).rolled.state_names
+    assert ("tanh" in state_name) == (not is_given)
+    if not is_given:
+        steps = rolled(proto, rows[2])
+        assert (steps.num_steps, widths(steps)) == (T, [H])
+        assert all("tanh" not in name for name in steps.rolled.state_names)
