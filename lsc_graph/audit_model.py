@@ -91,7 +91,7 @@ def audit(
         input_shapes: shapes by input name.
         states: (input, output) pairs of a streaming model, where they are not found by themselves;
             ("none", "") alone says that the model has no state. For steps that were written out, pairs
-            (value that a step takes over, value that it hands on).
+            (value that a step takes over, value that it hands on), or (value that is no state, "none").
         time_axis: time in what layers without a cell put out, where several axes could be it.
         num_samples: how many samples to average over, at first.
         precision: add samples until the standard error of every layer's radii is at most this.

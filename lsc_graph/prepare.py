@@ -22,6 +22,7 @@ from lsc_graph.layers.exposure import structural_depth_edges
 from lsc_graph.model_file.load import LoadedModel, load
 from lsc_graph.quantized.dequantize import dequantized, is_quantized
 from lsc_graph.recurrence.find import Findings, find_recurrences
+from lsc_graph.recurrence.layered.write_out import write_out_layers
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import length_of
 from lsc_graph.recurrence.observed_shapes import observe_shapes
@@ -119,6 +120,7 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
     planner = _Planner(proto, declared, known, request)
     plan, fixed = planner.plan()
     model = _normalized(proto, plan)
+    layered = write_out_layers(model, simplify)
     if observe_shapes(model, lambda whole: Reference(whole).run(planner.feed(plan.shapes))):
         simplify(model)
     _show_final_states(model.graph)
@@ -148,7 +150,7 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         reference=floats,
         dequantized=replaced,
         runnable=runnable,
-        remarks=words,
+        remarks=(*words, *layered),
     )
 
 
@@ -330,6 +332,7 @@ class _Planner:
             shapes = shapes_for(self.inputs, sizes)
             try:
                 model = normalize(self.proto, shapes, self._constants(shapes))
+                write_out_layers(model, simplify)
             except AnalysisError:
                 return (), ()
             self._found[key] = tuple(_lengths_in(model)), tuple(_batches_in(model.graph))

@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.prepare import Prepared
+from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.recurrence.weights import step_nodes, trained_tensors
 from lsc_graph.results import Axis, InputFacts, LayerFacts, Recurrence, StateFacts, Tool
 
@@ -35,13 +36,19 @@ def recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
                 dict.fromkeys(
                     (
                         *(() if before is None else before.weights),
-                        *trained_tensors(prepared.findings.model.graph, site),
+                        *trained_tensors(prepared.findings.model.graph, site, _others(prepared, site)),
                     )
                 )
             ),
             layer_ids=ids if before is None else before.layer_ids + ids,
+            chosen=site.chosen if before is None else before.chosen + site.chosen,
         )
     return tuple(found.values())
+
+
+def _others(prepared: Prepared, site: RecurrentSite) -> list[RecurrentSite]:
+    """The recurrences that a site is none of the directions of."""
+    return [other for other in prepared.findings.sites if other.recurrence != site.recurrence]
 
 
 def bare_layers(cells: CellGraph) -> tuple[LayerFacts, ...]:

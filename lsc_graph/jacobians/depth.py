@@ -7,7 +7,7 @@ the blocks of all times are pulled back together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -117,6 +117,21 @@ def ports_of(module: CellModule, glue: Glue) -> tuple[Port, ...]:
 
 
 Pairs = frozenset[tuple[int, int]]
+Connections = dict[Port, dict[str, Pairs]]
+
+
+def source_times(connected: Connections, names: Collection[str], time: int) -> list[int]:
+    """The times of states called `names` that any port connects to `time`, ascending."""
+    found = {
+        source
+        for by_state in connected.values()
+        for name, pairs in by_state.items()
+        if name in names
+        for source, target in pairs
+        if target == time
+    }
+    return sorted(found)
+
 
 # Gradients so small, relative to the largest of their output time, may be rounding, as behind a Fourier
 # transform: then they are not the same when the cotangent is another multiple of itself.

@@ -17,6 +17,10 @@ from lsc_graph.running.sampling import Sample
 
 # Operations on spectra that an iteration may cost.
 _MOST_WORK = 3e9
+# Derivatives' points are doubled so many times less than those of the radii, and so often at most.
+_BEHIND, _MOST_DERIVATIVES = 4, 2
+# A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.
+_CLEAR, _SHARP = 2, 6
 Draw = Callable[[int, int], Sequence[Sample]]
 
 
@@ -34,6 +38,10 @@ class Effort:
     def at(self, doublings: int) -> tuple[int, int]:
         """Samples and steps after that many doublings: samples first, then each in turn."""
         return self.num_samples * 2 ** ((doublings + 1) // 2), self.num_times * 2 ** (doublings // 2)
+
+    def of_derivatives(self, doublings: int) -> tuple[int, int]:
+        """Points for derivatives where radii get so many doublings: noisy radii have noisy derivatives."""
+        return self.at(min(max(0, doublings - _BEHIND), _MOST_DERIVATIVES))
 
 
 @dataclass(frozen=True)
@@ -113,10 +121,27 @@ class Problem:
         max_std_error: float,
         only: Collection[Edge] | None = None,
     ) -> dict[Edge, Reading]:
-        """Readings at fresh points, with means as sharp as asked for if the most points allow it."""
+        """Readings at fresh points, with means as sharp as asked for if the most points allow it.
+
+        A mean at the edge of the tolerance is made sharper: chance must not say on which side it is.
+        """
+
+        def is_sharp(reading: Reading) -> bool:
+            allowed = (
+                max_std_error if self._is_clear(reading) else min(max_std_error, self.tolerance / _SHARP)
+            )
+            return reading.std_error <= allowed
+
         named = by_name(self.weights, values)
-        readings = estimate(self.reader, named, self.draw, seed, max_std_error, only)
+        readings = estimate(self.reader, named, self.draw, seed, is_sharp, only)
         return {reading.edge: reading for reading in readings if reading.edge in self.targets}
+
+    def _is_clear(self, reading: Reading) -> bool:
+        """Whether a mean is within or without the tolerance whatever its noise."""
+        if reading.edge not in self.targets:
+            return True
+        error = abs(reading.mean - self.targets[reading.edge])
+        return abs(error - self.tolerance) > _CLEAR * reading.std_error
 
     def can_afford(self, doublings: Mapping[Edge, int]) -> bool:
         """Whether an iteration may look at as many points of each edge as after so many doublings."""

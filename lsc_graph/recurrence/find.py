@@ -12,7 +12,6 @@ import onnx_ir as ir
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.errors import UsageError
 from lsc_graph.recurrence.counters import with_counters
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.determined import determined_warnings
@@ -31,9 +30,11 @@ from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
 from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unpack_scans import unpack_scans
+from lsc_graph.recurrence.unrolled.chosen import check_made, told_by_hand
 from lsc_graph.recurrence.unrolled.constants import Constants
-from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
+from lsc_graph.recurrence.unrolled.phase import OpenChoice
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
+from lsc_graph.recurrence.unrolled.unrecognised import find_unrecognised
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
 
@@ -74,6 +75,13 @@ class Findings:
         return tuple(f"{r.candidate} {words[r.finder]}: {r.reason}" for r in found)
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """What a person said of states: for reports that do not list the recurrences."""
+        return tuple(
+            f"{site.recurrence}: as chosen with --state {text}" for site in self.sites for text in site.chosen
+        )
+
+    @property
     def is_streaming(self) -> bool:
         """Whether one run of the model is one time step."""
         return any(site.form is Form.STREAMING for site in self.sites)
@@ -93,17 +101,19 @@ def find_recurrences(
         model: normalised model with static shapes.
         num_steps: how many calls of a streaming model make the sequence.
         states: pairs declared by hand: an input and the output that it receives next, or a value that a step
-            of an unrolled recurrence takes over and one that it hands on; or `NO_STATE` alone.
+            of an unrolled recurrence takes over and one that it hands on (or "none", for a value that is no
+            state); or `NO_STATE` alone.
         trial: runs parts of the model on one sample; needed where only a run can tell.
         more_trials: the same on other samples.
     """
     read_lists_as_tensors(model)
     of_operators = states_of_operators(model.graph)
     loops, refusals = lower_loops(model, trial, simplify, more_trials)
-    states, choices = _told_by_hand(model.graph, states)
-    rolled, refused = roll_steps(model, trial, choices)
-    _check_made(choices, rolled)
-    refusals += refused
+    states, chosen = told_by_hand(model.graph, states)
+    rolled, refused = roll_steps(model, trial, chosen)
+    check_made(chosen, (steps.made for steps in rolled))
+    more, unrecognised = find_unrecognised(model.graph, refused)
+    refusals += _with_more(refused, more)
     turn_around(model)
     lowered = lower_fused_ops(model)
     inline_single_step_scans(model)
@@ -128,7 +138,10 @@ def find_recurrences(
     if stepping:
         return _streaming_findings(model, pairs, num_steps, refusals, looped)
     refusals += tuple(_single_step_refusal(op) for op in single)
-    warnings = tuple(f"{p.before} -> {p.after} carries a recurrence's state from call to call" for p in pairs)
+    warnings = unrecognised
+    warnings += tuple(
+        f"{p.before} -> {p.after} carries a recurrence's state from call to call" for p in pairs
+    )
     warnings += tuple(
         f"{loop.name}: how often it runs depends on the data; {loop.num_steps} steps on most samples"
         for loop in loops
@@ -139,30 +152,15 @@ def find_recurrences(
     found = _scan_sites(model, looped, lowered, rolled, loops)
     found = tuple(with_counters(site, model.graph, constants) for site in found)
     sites, refused = _told_apart(model, looped, found)
-    warnings += tuple(warning for site in sites for warning in determined_warnings(site))
+    given = {str(value.name) for value in model.graph.inputs}
+    warnings += tuple(warning for site in sites for warning in determined_warnings(site, given))
     counts = tuple(loop.counted for loop in loops if loop.counted is not None)
     return Findings(model, sites, carried, refusals + refused, warnings, counts)
 
 
-def _told_by_hand(
-    graph: ir.Graph, pairs: Sequence[tuple[str, str]]
-) -> tuple[list[tuple[str, str]], list[Choice]]:
-    """Pairs that are inputs and outputs, and choices of where unrolled steps are cut apart."""
-    computed = {str(value.name) for node in graph for value in node.outputs}
-    streaming = [pair for pair in pairs if not computed.issuperset(pair)]
-    return streaming, [Choice(*pair) for pair in pairs if pair not in streaming]
-
-
-def _check_made(choices: Sequence[Choice], rolled: Sequence[RolledSteps]) -> None:
-    made = {choice for steps in rolled for choice in steps.made}
-    for choice in choices:
-        if choice not in made:
-            raise UsageError(
-                "No unrolled recurrence computes both values that --state names",
-                got=f"--state {choice.before}:{choice.after}",
-                expected="a value that a step takes over, and one that the same step hands on",
-                do="see what `lsc-graph inspect` names as states",
-            )
+def _with_more(refused: Sequence[Refusal], more: Sequence[Refusal]) -> tuple[Refusal, ...]:
+    """Refusals, of which those of the same candidate are replaced."""
+    return tuple({refusal.candidate: refusal for refusal in (*refused, *more)}.values())
 
 
 def _left_open(name: str, choice: OpenChoice) -> str:
@@ -350,7 +348,7 @@ def _unrolled_site(model: ir.Model, steps: RolledSteps, recurrence: str) -> Recu
         form=Form.UNROLLED,
         state_names=steps.rolled.state_names,
     )
-    return replace(site, over_depth=steps.over_depth, watched=steps.rolled.watched)
+    return replace(site, over_depth=steps.over_depth, watched=steps.rolled.watched, chosen=steps.made.texts)
 
 
 def _streaming_findings(
@@ -387,6 +385,7 @@ def _streaming_findings(
         inputs=tuple(_slice(value) for value in model.graph.inputs if value.name not in befores),
         outputs=tuple(_slice(value) for value in model.graph.outputs),
         captures={},
+        chosen=tuple(f"{pair.before}:{pair.after}" for pair in pairs if pair.is_declared),
     )
     return Findings(model, (site,), tuple(carry for carry, _ in carried), refusals, tuple(warnings))
 

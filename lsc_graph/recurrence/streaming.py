@@ -78,6 +78,7 @@ _LEADING = re.compile(r"^(?:in(?:put)?|init(?:ial)?|old|out(?:put)?|final|last|u
 
 _Pair = tuple[ir.Value, ir.Value]
 
+_BY_HAND = "declared by hand"
 NO_STATE = ("none", "")
 """Declared in place of pairs: the model has no state."""
 
@@ -93,6 +94,11 @@ class StatePair:
     after: str
     evidence: str
     is_doubtful: bool = False
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether it was given by hand."""
+        return self.evidence == _BY_HAND
 
 
 def find_state_pairs(
@@ -180,7 +186,7 @@ def _declared_pair(model: ir.Model, before: str, after: str) -> StatePair:
             got=f"{source.dtype} {source.shape} and {target.dtype} {target.shape}",
             expected="an output that can be fed back as the input",
         )
-    return StatePair(before, after, "declared by hand")
+    return StatePair(before, after, _BY_HAND)
 
 
 def _same_type(source: ir.Value, target: ir.Value) -> bool:

@@ -52,6 +52,28 @@ def orbit_growth(matrix: Tensor, *, seed: int = 0) -> float:
     return _rate(torch.stack([*(own.double() for own in lengths), log]).cpu(), size, step)
 
 
+def orbit_fall(matrix: Tensor, radius: Tensor) -> Tensor:
+    """By which factor [P] the orbit of a Krylov space's first vector ends below its greatest length.
+
+    Lengths are taken over powers of the radius: what is dominant neither grows nor falls. What falls was a
+    transient.
+
+    Args:
+        matrix: the Hessenberg-like matrices [P, m, m].
+        radius: the moduli [P] of the dominant Ritz values.
+    """
+    vector = torch.zeros_like(matrix[:, :, :1])
+    vector[:, 0] = 1
+    log = torch.zeros_like(radius)
+    logs = [log]
+    for _ in range(matrix.shape[1] - 1):
+        vector = matrix @ vector / radius[:, None, None]
+        length = vector.norm(dim=1)
+        vector, log = vector / length[:, None], log + length[:, 0].log()
+        logs.append(log)
+    return (torch.stack(logs).amax(0) - log).exp().nan_to_num(math.inf)
+
+
 def _rate(found: Tensor, size: int, step: int) -> float:
     """From what each product does to the length, and the logarithm of the matrix's own scale."""
     logs = found[:-1].log() + found[-1]

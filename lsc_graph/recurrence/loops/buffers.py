@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,13 +58,13 @@ def scattered(carried: Carried, node: ir.Node, decided: Decided) -> Accumulation
     if arrays is None or element is None or reduction != "none" or not shape:
         return None
     for axis in range(arrays[0].shape[-1] if arrays[0].ndim else 0):
-        found = [row for array in arrays if (row := _row(array, shape, axis)) is not None]
+        found = [row for array in arrays if (row := row_written(array, shape, axis)) is not None]
         if len(set(found)) == len(arrays):
             return Accumulation(carried, element, tuple(found), row_axis=axis)
     return None
 
 
-def _row(indices: Array, shape: tuple[int, ...], axis: int) -> int | None:
+def row_written(indices: Array, shape: tuple[int, ...], axis: int = 0) -> int | None:
     """The row of an axis that indices [..., k] of ScatterND fill as a whole and in order, if any."""
     depth = indices.shape[-1] if indices.ndim else 0
     if not axis < depth <= len(shape):
@@ -76,7 +75,7 @@ def _row(indices: Array, shape: tuple[int, ...], axis: int) -> int | None:
     places = places % sizes
     row = int(places[0, axis])
     others = [[row] if own == axis else range(size) for own, size in enumerate(shape[:depth])]
-    whole = np.array(list(itertools.product(*others)))
+    whole = np.stack(np.meshgrid(*others, indexing="ij"), -1).reshape(-1, depth)
     return row if np.array_equal(places, whole) else None
 
 

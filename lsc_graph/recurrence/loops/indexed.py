@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,9 +23,18 @@ class IndexedRead:
     indices: tuple[int, ...]
 
 
-def find_indexed_reads(parts: LoopParts, decided: Decided) -> list[IndexedRead]:
-    """Reads of values from outside by Gather or Slice, one slice of one axis for each step."""
+def find_indexed_reads(
+    parts: LoopParts, decided: Decided, also: Collection[ir.Value] = ()
+) -> list[IndexedRead]:
+    """Reads of values from outside by Gather or Slice, one slice of one axis for each step.
+
+    Args:
+        parts: the Loop.
+        decided: what the number of the step decides, followed over all steps.
+        also: values of the body whose slices count, too.
+    """
     inside = {value for node in parts.body for value in node.outputs} | set(parts.body.inputs)
+    inside.difference_update(also)
     found = []
     for node in parts.body:
         source = node.inputs[0] if node.inputs else None

@@ -65,6 +65,11 @@ def _put_back(
         if steps.after[key] in steps.values and start is not None and not start.is_initializer():
             steps.values[steps.after[key]][0] = start
         steps.states[key].insert(0, initial[key])
+    for key, own in steps.derived.items():
+        first = own.images[0]
+        if first is not None and not first.is_initializer():
+            steps.values[own.result][0] = first
+        own.images.insert(0, next(iter(steps.earlier.get(key, [])), None))
     steps.earlier = {key: images[1:] for key, images in steps.earlier.items()}
     steps.outside_earlier = {key: images[1:] for key, images in steps.outside_earlier.items()}
     reads.update(earlier)
@@ -153,6 +158,7 @@ def stepped(
         index = [read.indices[0]] if read.keeps_axis else read.indices[0]
         where = writer.constant(np.array(index, dtype=np.int64), "index")
         known[key] = writer.op("Gather", [read.source, where], "x", key.shape, key.dtype, axis=read.axis)
+    steps.derive(known, writer)
     writer.repeat(nodes, known)
     return known
 
