@@ -242,7 +242,10 @@ def _measure(
             if meter is None:
                 cells = found
                 meter = GrowthMeter(cells, unroll(cells), generator)
-                check_against_autograd(model, sample, edges, meter.order, meter.random_start(1))
+                # From all states too: an edge that few paths to the last ones use is seen from near by.
+                near = meter.start_everywhere(torch.Generator().manual_seed(seed))
+                for start in (meter.random_start(1), near):
+                    check_against_autograd(model, sample, edges, meter.order, start)
             elif (more := united(cells, found)) is not cells:
                 cells = more
                 meter.regard(cells, unroll(cells))

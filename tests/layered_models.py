@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from lsc_graph.results import Analysis
 
 T, H = 7, 6
 Nodes = list[onnx.NodeProto]
@@ -318,6 +321,67 @@ def states_given(num_layers: int) -> onnx.ModelProto:
     )
 
 
+def states_in_a_row(num_layers: int) -> onnx.ModelProto:
+    """The states of all layers lie one behind the other in [1,L*H]: read by slices, written by a Concat."""
+    ends = [
+        node("Mul", "k size", "start"),
+        node("Add", "start size", "end"),
+        node("Unsqueeze", "start first", "starts"),
+        node("Unsqueeze", "end first", "ends"),
+        node("Slice", "hs starts ends one", "h"),
+    ]
+    rows = gathers("hs")[:3]
+    nodes = [*ends, *rows, *cell(), node("Concat", "s h_new", "s_new", axis=1)]
+    body = loop_body(
+        "k", nodes, [info("x", 1, H), info("s", 1, None)], [info("h_new", 1, H), info("s_new", 1, None)]
+    )
+    constants = {
+        "size": np.array(H),
+        "one": np.array([1]),
+        "none": np.zeros((1, num_layers * H), np.float32),
+        "nothing": np.zeros((1, 0), np.float32),
+    }
+    inner = loop("layers", "count", "x_t nothing", "y hs_new", body)
+    step = time_scan([inner], (1, num_layers * H), starts="none")
+    return model([step], weights(num_layers) | numbers(num_layers) | constants)
+
+
+def groups(num_layers: int) -> onnx.ModelProto:
+    """Two stacks in one another: a Scan over single layers inside one over groups of two."""
+    stacked = {name: array.reshape(-1, 2, *array.shape[1:]) for name, array in weights(num_layers).items()}
+    inner = layer_scan("WUbS", [0] * 4, 0)
+    inner.input[:] = ["v", "gw", "gu", "gb", "gs"]
+    inner.output[:] = ["v_new", "gs_new"]
+    each = [info("gw", 2, H, H), info("gu", 2, H, H), info("gb", 2, 1, H), info("gs", 2, 1, H)]
+    body = graph([inner], [info("v", 1, H), *each], [info("v_new", 1, H), info("gs_new", 2, 1, H)])
+    middle = scan("groups", "x_t W U b hs", "y hs_new", body, 4)
+    zeros = {"zeros": np.zeros((num_layers // 2, 2, 1, H), np.float32)}
+    return model([time_scan([middle], (num_layers // 2, 2, 1, H))], stacked | zeros)
+
+
+def masked(num_layers: int, *, is_plain: bool = False) -> onnx.ModelProto:
+    """The stack of new states is mixed with that of the old ones, which is read as a whole for it."""
+    mixed = [node("Mul", "new most", "m1"), node("Mul", "old rest", "m2"), node("Add", "m1 m2", "mix")]
+    constants = numbers(num_layers) | {"most": np.array(0.7, np.float32), "rest": np.array(0.3, np.float32)}
+    stacked = weights(num_layers)
+    if not is_plain:
+        inner = layer_scan("WUbS", [0] * 4, 0)
+        inner.output[1] = "new"
+        old = node("Identity", "hs", "old")
+        step = time_scan([inner, old, *mixed, node("Identity", "mix", "hs_new")], (num_layers, 1, H))
+        return model([step], stacked | constants)
+    nodes = []
+    for layer in range(num_layers):
+        own = [f"{name}{layer}" for name in stacked]
+        constants |= {name: array[layer] for name, array in zip(own, stacked.values(), strict=True)}
+        xs, ys = f"ys{layer}" if layer else "xs", "ys" if layer == num_layers - 1 else f"ys{layer + 1}"
+        inside = [*cell(w=own[0], u=own[1], b=own[2], new="new"), node("Identity", "h", "old"), *mixed]
+        inside += [node("Identity", "mix", "h_new"), node("Identity", "new", "y")]
+        body = graph(inside, [info("h", 1, H), info("x", 1, H)], [info("h_new", 1, H), info("y", 1, H)])
+        nodes.append(scan(f"layer{layer}", f"zero {xs}", f"{ys}.last {ys}", body, 1))
+    return model(nodes, constants)
+
+
 def tied_inside(num_layers: int) -> onnx.ModelProto:
     """Layers with states of their own, but the same weights."""
     own = {name: array[0] for name, array in weights(num_layers, is_tied=True).items()}
@@ -342,4 +406,16 @@ WAYS = {
     "scan around scan": around,
     "loop around scan": lambda n: around(n, "loop"),
     "states given": states_given,
+    "states in a row": states_in_a_row,
 }
+
+
+def assert_alike(one: Analysis, two: Analysis) -> None:
+    """The same grid, and the same radii and gains of every layer."""
+    assert one.grid == two.grid
+    assert [layer.state_size for layer in one.layers] == [layer.state_size for layer in two.layers]
+    for a, b in zip(one.layers, two.layers, strict=True):
+        for quantity in ("time_radius", "time_gain", "depth_radius", "depth_gain"):
+            mine, its = getattr(a, quantity), getattr(b, quantity)
+            assert (mine is None) == (its is None)
+            assert mine is None or mine.mean == pytest.approx(its.mean, abs=1e-5), quantity

@@ -57,7 +57,12 @@ def measured_warnings(
         warnings += (
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
         )
-    warnings += (*_batch_warnings(summary), *summary.causal.warnings, *outcome_warnings(radii))
+    warnings += (
+        *_batch_warnings(summary),
+        *_held_warnings(summary),
+        *summary.causal.warnings,
+        *outcome_warnings(radii),
+    )
     if precision is not None and not precision.is_reached:
         warnings += (_precision_warning(precision),)
     if prepared.dequantized:
@@ -76,6 +81,15 @@ def _batch_warnings(summary: Summary) -> tuple[str, ...]:
     but = f", but for those of {', '.join(united)}, which are those of the whole batch" if united else ""
     words = "radii and gains are those of single entries"
     return (f"The states are a batch of {count} independent entries: {words}{but}",)
+
+
+def _held_warnings(summary: Summary) -> tuple[str, ...]:
+    """Padded steps have a radius of 1, which says nothing of the cell."""
+    return tuple(
+        f"{held.layer_id}: at {held.num_held} of {held.num_points} points the state stays exactly as it is, "
+        f"as in padded or skipped steps; the mean time radius of the others is {held.others:.3f}"
+        for held in summary.held()
+    )
 
 
 def cancelled_warnings(growth: Growth, cells: CellGraph) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ class _Points:
     estimates: list[Estimate] = field(default_factory=list)
     gain: list[Tensor] = field(default_factory=list)
     norm: list[Tensor] = field(default_factory=list)
+    held: list[Tensor] = field(default_factory=list)
     block: str = ""
     is_timed: bool = True
 
@@ -49,6 +50,16 @@ class _Points:
 
     def statistics(self, which: str) -> Statistics | None:
         return statistics_of_series(getattr(self, which), is_timed=self.is_timed)
+
+
+@dataclass(frozen=True)
+class HeldSteps:
+    """A layer whose time Jacobian is the identity at some points; `others` is the mean radius elsewhere."""
+
+    layer_id: str
+    num_held: int
+    num_points: int
+    others: float
 
 
 class Summary:
@@ -98,6 +109,7 @@ class Summary:
             self._note(bool(steps.any()))
             for block in self._by_entry(steps, layer_id, layer_id):
                 self._time[layer_id].add(block, self._method, with_norm=False)
+                self._time[layer_id].held.append(_is_identity(block))
         for layer_id, units in local.units.items():
             self._add_units(
                 layer_id, units.at(slice(1, None) if layers[layer_id].time_step > 0 else slice(-1))
@@ -143,6 +155,7 @@ class Summary:
         for part in units.by_entry(self.entries.get(layer_id)):
             self._time[layer_id].estimates.append(part.radius())
             self._time[layer_id].gain.append(part.gain().cpu())
+            self._time[layer_id].held.append(_is_identity(part.blocks).all(1))
 
     def _add_time_maps(self, layer_id: str, maps: TimeMaps) -> None:
         """The time Jacobians of a layer that is too large for dense ones."""
@@ -166,6 +179,7 @@ class Summary:
         for block in torch.stack(blocks, 1):
             self._note(bool(block.any()))
             self._time[layer_id].add(block, self._method, with_norm=False)
+            self._time[layer_id].held.append(_is_identity(block))
         return True
 
     def _add_maps(self, maps: DepthMaps, source: Layer, target: Layer) -> None:
@@ -235,6 +249,18 @@ class Summary:
         """The sub-block of M_depth between the states that carry the gradient in depth."""
         return active_indices(blocks, source, target, self._exposed.get(target.id, frozenset()))
 
+    def held(self) -> tuple[HeldSteps, ...]:
+        """Layers whose state stays exactly as it is at some of the points, but not at all of them."""
+        found = []
+        for layer_id, points in self._time.items():
+            if not points.held:
+                continue
+            held, estimate = torch.cat(points.held).cpu(), Estimate.joined(points.estimates)
+            others = estimate.values[~held & estimate.converged]
+            if bool(held.any()) and others.numel():
+                found.append(HeldSteps(layer_id, int(held.sum()), held.numel(), float(others.mean())))
+        return tuple(found)
+
     def outcomes(self) -> tuple[RadiusOutcome, ...]:
         """How the radii of every time and depth edge were found, and at how many points they were not."""
         edges = {(layer_id, layer_id): points for layer_id, points in self._time.items()} | self._depth
@@ -273,6 +299,12 @@ class Summary:
         return DepthEdgeFacts(
             source, points.block, points.statistics("radius"), value, points.statistics("norm")
         )
+
+
+def _is_identity(matrices: Tensor) -> Tensor:
+    """Which of the matrices [..., n, n] are exactly the identity."""
+    one = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    return (matrices == one).flatten(-2).all(-1)
 
 
 def active_indices(

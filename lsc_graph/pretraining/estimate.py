@@ -28,6 +28,7 @@ def estimate(
     draw: Callable[[int, int], Sequence[Sample]],
     seed: int,
     is_sharp: Callable[[Reading], bool],
+    is_enough: Callable[[Reading], bool] = lambda reading: False,
     only: Collection[Edge] | None = None,
 ) -> list[Reading]:
     """Readings without derivative at fresh points.
@@ -41,6 +42,7 @@ def estimate(
         draw: samples by seed and number.
         seed: of samples and of the steps looked at.
         is_sharp: whether a mean is known well enough.
+        is_enough: whether nobody wants to know the other means any better, after this one.
         only: the edges to read; all of them where it is None.
     """
     found: dict[Edge, list[Reading]] = {}
@@ -54,7 +56,7 @@ def estimate(
         joined = [joined_readings(parts) for parts in found.values()]
         only = [reading.edge for reading in joined if not is_sharp(reading)]
         limit = most_samples(reader, only)
-        if total >= limit or not only:
+        if total >= limit or not only or any(map(is_enough, joined)):
             return joined
         count = min(total, limit - total)
 

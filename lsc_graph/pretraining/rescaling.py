@@ -115,7 +115,7 @@ def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None)
             if run.jumps_off(iteration):
                 _keep(run, keep)
                 continue
-            if run.is_settled() and run.is_confirmed(iteration):
+            if run.is_within() and run.is_confirmed(iteration):
                 return run.result(_REACHED)
             if run.is_stuck():
                 if run.goes_on():
@@ -297,7 +297,7 @@ class _Run:
             # Step by step: the noise of a few points is hardly known itself.
             for _ in range(_MOST_DOUBLINGS):
                 more = self.doublings | {edge: self.doublings.get(edge, 0) + 1}
-                if noise[edge] <= wanted or not self.problem.can_afford(more):
+                if noise[edge] <= wanted or not self.problem.can_afford(more, self._best):
                     break
                 self.doublings = more
                 noise[edge] /= math.sqrt(2)
@@ -307,14 +307,20 @@ class _Run:
         targets = self.problem.in_order(self.problem.targets, self.edges)
         return targets * (self.tracker.error.exp() - 1) if self.tracker.error is not None else targets
 
+    def is_within(self) -> bool:
+        """Whether every estimate is within tolerance, and not by mere chance."""
+        return self._are_within(0.5)
+
     def is_settled(self) -> bool:
         """Whether every estimate is within tolerance, and known well enough to say so."""
+        return self._are_within(1.0)
+
+    def _are_within(self, share: float) -> bool:
         errors = self.errors().abs()
         if not len(errors):
             return True
-        targets = self.problem.in_order(self.problem.targets, self.edges)
-        spread = self.tracker.variance.sqrt() * targets
-        return bool((errors + spread <= _SETTLED * self.problem.tolerance).all())
+        spread = self.tracker.variance.sqrt() * self.problem.in_order(self.problem.targets, self.edges)
+        return bool((errors + share * spread <= _SETTLED * self.problem.tolerance).all())
 
     def is_confirmed(self, iteration: int) -> bool:
         """Whether independent points agree that every radius that can be moved is at its target.
@@ -324,7 +330,8 @@ class _Run:
         problem = self.problem
         if not self.edges:
             return True
-        chosen = problem.estimate(self.values, problem.seed_of(iteration, 1), problem.tolerance / 3)
+        seed = problem.seed_of(iteration, 1)
+        chosen = problem.estimate(self.values, seed, problem.tolerance / 3, until_off=True)
         self._observe([chosen[edge] for edge in self.edges])
         return self.is_settled() and all(problem.agrees(chosen[edge]) for edge in self.edges)
 
@@ -482,7 +489,7 @@ class _Run:
         """One step of the unknowns."""
         assert self.unknowns is not None
         assert self.tracker.error is not None
-        step = least_norm_step(self.sensitivities, self._damped(self.tracker.error), _DAMPING)
+        step = least_norm_step(self.sensitivities, self._damped(self.tracker.significant()), _DAMPING)
         step = _limited(step, self.unknowns)
         changes = self.sensitivities @ step
         self.tracker.predict(changes)

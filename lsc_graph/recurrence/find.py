@@ -128,7 +128,7 @@ def find_recurrences(
     looped = [node for node in model.graph if node.op_type == "Scan"]
     pairs, refused = find_state_pairs(model, states, of_operators)
     refusals += refused
-    refusals += tuple(_unread_loops(model.graph))
+    refusals += (*_unread_loops(model.graph), *_searches(model.graph))
     constants = Constants(model.graph)
     carrying = looped
     if len(pairs) < len(model.graph.inputs):  # else nothing but the names tells steps from layers
@@ -225,6 +225,19 @@ def _unread_loops(graph: ir.Graph) -> Iterator[Refusal]:
             for node in inner.all_nodes():
                 if node.op_type in ("Loop", "Scan"):
                     yield Refusal(str(node.name), node.op_type.lower(), _why_unread(holder))
+
+
+def _searches(graph: ir.Graph) -> Iterator[Refusal]:
+    """Operators of others that run a network inside them, such as BeamSearch and GreedySearch."""
+    for node in graph:
+        if node.domain not in ("", "ai.onnx"):
+            for name, attribute in node.attributes.items():
+                if attribute.type is ir.AttributeType.GRAPH:
+                    reason = (
+                        f"{node.op_type} runs its {name} once for each token that it chooses, which cuts the "
+                        f"gradient: audit the {name} as a model of its own"
+                    )
+                    yield Refusal(str(node.name or node.outputs[0].name), "loop", reason)
 
 
 def _why_unread(holder: ir.Node) -> str:

@@ -111,7 +111,8 @@ def _estimate(powers: _Powers, tolerance: float, seed: int) -> Estimate:
     off = torch.maximum(torch.log1p(condition * own / top), overtaking) / factor
     errors = off + condition * _rounding(logs, log_radius, torch.finfo(powers.unit.dtype).eps)
     is_partial = krylov.size < operator.size
-    fall = orbit_fall(torch.where(finite[:, None, None], matrix, 0.0)[:, :-1], top)
+    # Of a random vector about 1 / sqrt(n) lies along an eigenvector, to which the orbit falls in any case.
+    fall = orbit_fall(torch.where(finite[:, None, None], matrix, 0.0)[:, :-1], top) / operator.size**0.5
     errors = torch.where((torch.maximum(condition, fall) > ILL_CONDITIONED) & is_partial, torch.inf, errors)
     errors = torch.where(is_zero, 0.0, errors)
     values = torch.where(is_zero, 0.0, torch.where(finite, log_radius.exp(), torch.nan))

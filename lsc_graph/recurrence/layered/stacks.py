@@ -12,19 +12,39 @@ from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import copied
 from lsc_graph.recurrence.layered.over_layers import MAX_LAYERS
 from lsc_graph.recurrence.layered.released import carried_of, is_loop
-from lsc_graph.recurrence.layered.rows import Rows, leads_to_row, row_read, writes_rows
+from lsc_graph.recurrence.layered.row_ways import WAYS, leads_to_row, writes_rows
+from lsc_graph.recurrence.layered.rows import Rows, row_read
 from lsc_graph.recurrence.writer import Names
 
 
 def read_rows(model: ir.Model) -> None:
     """Read single rows of stacks where they come from, in place."""
     names = Names(model.graph)
-    rows = Rows(model.graph, names, model.graph)
+    rows = Rows(WAYS, model.graph, names, model.graph)
     for graph in list(model.graphs()):
         for node in list(graph):
             rows.graph, rows.reader = graph, node
+            if node.op_type == "Concat":
+                _leave_out_empty(node)
             for value in node.outputs:
                 _read_row(value, rows)
+
+
+def _leave_out_empty(node: ir.Node) -> None:
+    """Pieces without elements, as a stack that grows starts from, are no pieces of a Concat."""
+    shapes = [static_shape(piece) for piece in node.inputs]
+    if None in shapes or not node.outputs[0].shape:
+        return
+    kept = [
+        piece
+        for piece, shape in zip(node.inputs, shapes, strict=True)
+        if shape is not None and 0 not in shape
+    ]
+    if not 0 < len(kept) < len(shapes):
+        return
+    for index, piece in enumerate(kept):
+        node.replace_input_with(index, piece)
+    node.resize_inputs(len(kept))
 
 
 def _read_row(value: ir.Value, rows: Rows) -> None:
@@ -53,14 +73,14 @@ def join_rows(model: ir.Model) -> None:
     names = Names(model.graph)
     for node in list(model.graph.all_nodes()):
         if node.op_type == "ScatterND" and node.graph is not None and not _is_written_again(node.outputs[0]):
-            _join_written(node, Rows(model.graph, names, node.graph, node))
+            _join_written(node, Rows(WAYS, model.graph, names, node.graph, node))
         if is_loop(node):
-            rows = Rows(model.graph, names, node.attributes["body"].as_graph())
+            rows = Rows(WAYS, model.graph, names, node.attributes["body"].as_graph())
             for carried in carried_of(node).carried:
                 _read_as_rows(rows, carried.before)
                 _join(rows, [carried.before], carried.after)
     for output in list(model.graph.outputs):
-        _join(Rows(model.graph, names, model.graph), model.graph.inputs, output)
+        _join(Rows(WAYS, model.graph, names, model.graph), model.graph.inputs, output)
 
 
 def _read_as_rows(rows: Rows, before: ir.Value) -> None:

@@ -38,17 +38,21 @@ def find_indexed_reads(
     found = []
     for node in parts.body:
         source = node.inputs[0] if node.inputs else None
-        if source is None or source in inside or source.shape is None or node in decided.nodes:
+        if source is None or source in inside or node in decided.nodes:
             continue
-        if node.op_type == "Gather":
-            read = _gathered(node, source, decided)
-        elif node.op_type == "Slice":
-            read = _sliced(node, source, decided)
-        else:
-            continue
+        read = indexed_read(node, source, decided)
         if read is not None and len(set(read.indices)) > 1:
             found.append(read)
     return found
+
+
+def indexed_read(node: ir.Node, source: ir.Value, decided: Decided) -> IndexedRead | None:
+    """What a node reads of a value, if that is one slice at each step."""
+    if source.shape is None or node.inputs[0] is not source:
+        return None
+    if node.op_type == "Gather":
+        return _gathered(node, source, decided)
+    return _sliced(node, source, decided) if node.op_type == "Slice" else None
 
 
 def _arrays(value: ir.Value | None, decided: Decided) -> list[Array] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,8 @@ from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import AnalysisError, LimitExceededError
 from lsc_graph.recurrence.loops.buffers import Accumulation, find_accumulations, replace_accumulation
 from lsc_graph.recurrence.loops.decided import Decided, find_decided, max_trips, run
-from lsc_graph.recurrence.loops.indexed import IndexedRead, find_indexed_reads
+from lsc_graph.recurrence.loops.histories import carry_the_row, find_histories
+from lsc_graph.recurrence.loops.indexed import IndexedRead, find_indexed_reads, indexed_read
 from lsc_graph.recurrence.loops.parts import (
     Carried,
     LoopParts,
@@ -134,7 +135,7 @@ def _shape_reads(model: ir.Model, node: ir.Node) -> bool:
     decided = find_decided(parts)
     try:
         run(parts, decided, model.opset_imports.get("", 0), 2)
-        reads = find_indexed_reads(parts, decided)
+        reads = [*find_indexed_reads(parts, decided), *_reads_of_carried(parts, decided)]
     except AnalysisError:
         reads = []  # a loop of a single step may not be able to take two
     for read in reads:
@@ -144,6 +145,13 @@ def _shape_reads(model: ir.Model, node: ir.Node) -> bool:
             read.value.shape, is_learned = ir.Shape(shape), True
     parts.body.outputs.extend(outputs)
     return is_learned
+
+
+def _reads_of_carried(parts: LoopParts, decided: Decided) -> Iterator[IndexedRead]:
+    for carried in parts.carried:
+        for use in carried.before.uses():
+            if use.idx == 0 and (read := indexed_read(use.node, carried.before, decided)) is not None:
+                yield read
 
 
 def _lower(model: ir.Model, node: ir.Node, name: str, names: Names, trials: Sequence[Trial]) -> LoweredLoop:
@@ -179,6 +187,9 @@ def _rewritten(
     if num_steps < 1:
         raise CannotRollError("it runs for no step at all")
     parts.carried = [c for c in parts.carried if c not in decided.counters or _is_used(c.final)]
+    writer = GraphWriter(names.unique_prefix(name), None)
+    for history in find_histories(parts, decided):
+        carry_the_row(parts, history, writer)
     accumulations = find_accumulations(parts, decided)
     for accumulation in accumulations:
         parts.carried.remove(accumulation.carried)
@@ -186,7 +197,6 @@ def _rewritten(
         carried for carried in parts.carried if _is_used(carried.before) or _is_used(carried.final)
     ]
     _check_shapes(parts.carried)
-    writer = GraphWriter(names.unique_prefix(name), None)
     state_names = tuple(str(carried.before.name) for carried in parts.carried)
     scan = _Writer(parts, decided, accumulations, num_steps, writer).write()
     graph = node.graph

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from layered_models import WAYS, T, around_operators, plain, tied_inside
+from layered_models import WAYS, T, around_operators, assert_alike, groups, masked, plain, tied_inside
 
 from lsc_graph.audit_model import audit
 from lsc_graph.results import Analysis
@@ -21,16 +21,6 @@ def audited(model: onnx.ModelProto) -> Analysis:
     return audit(model, data=data, num_samples=1, black_box="never")
 
 
-def assert_alike(one: Analysis, two: Analysis) -> None:
-    assert one.grid == two.grid
-    assert [layer.state_size for layer in one.layers] == [layer.state_size for layer in two.layers]
-    for a, b in zip(one.layers, two.layers, strict=True):
-        for quantity in ("time_radius", "time_gain", "depth_radius", "depth_gain"):
-            mine, its = getattr(a, quantity), getattr(b, quantity)
-            assert (mine is None) == (its is None)
-            assert mine is None or mine.mean == pytest.approx(its.mean, abs=1e-5), quantity
-
-
 @pytest.mark.parametrize("num_layers", [2, 3])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_loop_over_layers_is_its_layers(way: str, num_layers: int) -> None:
@@ -43,3 +33,16 @@ def test_recurrent_operators_in_a_loop_over_layers() -> None:
 
 def test_layers_with_states_of_their_own_and_the_same_weights() -> None:
     assert_alike(audited(tied_inside(3)), audited(plain(3, is_tied=True)))
+
+
+def test_groups_of_layers() -> None:
+    assert_alike(audited(groups(4)), audited(plain(4)))
+
+
+def test_a_stack_of_states_that_is_also_read_as_a_whole() -> None:
+    assert_alike(audited(masked(3)), audited(masked(3, is_plain=True)))
+
+
+def test_a_loop_over_a_single_layer() -> None:
+    for way in ("scans", "loop that scatters in a loop", "scan around scan", "loop around scan"):
+        assert_alike(audited(WAYS[way](1)), audited(plain(1)))
