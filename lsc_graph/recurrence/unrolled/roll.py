@@ -115,11 +115,31 @@ def _in_turn(
 ) -> Iterator[Chain]:
     """Chains in the order in which they are tried: the surest first."""
     long = [chain for chain in chains if len(chain.nodes) >= MIN_STEPS]
-    yield from (chain for chain in long if not chain.is_part)
+    doubtful = [chain for chain in long if _is_doubtful(chain, long, order, constants)]
+    yield from (chain for chain in long if not chain.is_part and chain not in doubtful)
     yield from find_strided_chains(order, constants, substeps)
-    yield from (chain for chain in long if chain.is_part)
+    yield from (chain for chain in long if chain.is_part and chain not in doubtful)
     yield from find_sequence_chains(order, constants)
+    yield from doubtful
     yield from (chain for chain in chains if len(chain.nodes) < MIN_STEPS)
+
+
+def _is_doubtful(chain: Chain, others: Sequence[Chain], order: Order, constants: Constants) -> bool:
+    """Whether a matrix is used several times for each use of a vector or number: that may number sequences.
+
+    Where one cell is applied to one sequence after the other, a constant that only its first step reads is
+    used once for each of them.
+    """
+    if constants.is_matrix(chain.constant):
+        return False
+    first, last = order.index[chain.nodes[0]], order.index[chain.nodes[-1]]
+    return any(
+        len(other.nodes) >= 2 * len(chain.nodes)
+        and constants.is_matrix(other.constant)
+        and first <= order.index[other.nodes[-1]]
+        and order.index[other.nodes[0]] <= last
+        for other in others
+    )
 
 
 def _roll(
