@@ -46,6 +46,7 @@ def cases(part: str) -> Iterator[Case]:
     if part == "compare":
         sizes = [(name, 3, 32, 16, "half") for name in RECURRENT]
         sizes.insert(1, ("feed_forward_relu", 10, 64, None, "one"))
+        sizes += [("tanh_rnn", 5, 128, 32, "half"), ("feed_forward_relu", 30, 128, None, "one")]
         for size in sizes:
             for method in METHODS:
                 yield dict(zip(KEYS, (part, *size, method), strict=True))

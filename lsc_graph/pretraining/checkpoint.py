@@ -7,6 +7,8 @@ import json
 import os
 import pickle
 from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from lsc_graph.errors import UsageError
 from lsc_graph.files import replaced
 from lsc_graph.pretraining.shards import rank
 
-_VERSION = 1
 State = dict[str, Any]
 
 
@@ -38,24 +39,32 @@ class Checkpoint:
         if rank() != 0:
             return
         with replaced(self.path) as temporary:
-            torch.save({"version": _VERSION, "digest": self._digest, "state": state}, temporary)
+            torch.save({"version": code_version(), "digest": self._digest, "state": state}, temporary)
 
     def load(self) -> State | None:
         """The state; None if there is no file.
 
         Raises:
-            UsageError: the file is not a checkpoint, or one of another request.
+            UsageError: the file is not a checkpoint, or one of another version or request.
         """
         if not self.path.exists():
             return None
         try:
             found = torch.load(self.path, weights_only=True)
-            version, digest, state = found["version"], found["digest"], found["state"]
+            written_by, digest, state = found["version"], found["digest"], found["state"]
         except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
             raise UsageError(
                 "The checkpoint cannot be read", where=str(self.path), got=" ".join(str(error).split())[:200]
             ) from error
-        if version != _VERSION or digest != self._digest:
+        if written_by != code_version():
+            raise UsageError(
+                "The checkpoint was written by another version of lsc-graph",
+                where=str(self.path),
+                got=f"version {written_by}",
+                expected=f"version {code_version()}: fits of different versions take different steps",
+                do="go on with the version that wrote it, or remove the file and start again",
+            )
+        if digest != self._digest:
             raise UsageError(
                 "The checkpoint belongs to another request",
                 where=str(self.path),
@@ -68,3 +77,12 @@ class Checkpoint:
         """The fit is done."""
         if rank() == 0:
             self.path.unlink(missing_ok=True)
+
+
+@cache
+def code_version() -> str:
+    """This version, and what its code of fits is: a state means nothing to any other."""
+    found = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        found.update(file.name.encode() + file.read_bytes())
+    return f"{version('lsc-graph')}, code {found.hexdigest()[:8]}"

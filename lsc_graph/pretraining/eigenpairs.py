@@ -16,8 +16,8 @@ from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.differentiable import dominant_eigenvectors, is_trusted
 from lsc_graph.spectra.estimate import TOLERANCE
 
-# So near that it makes no difference which other matrices are in a batch.
-SAME = 2e-5
+# So near that which other matrices are in a batch changes single radii by less than 1e-4.
+SAME = 2e-4
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,13 @@ from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.running.sampling import Sample
 
-_FIRST_SAMPLES, _NUM_TIMES = 8, 8
-_MOST_SAMPLES = 256
+_FIRST_SAMPLES, _NUM_TIMES = 8, 4
+_MOST_SAMPLES = 512
 # So many floating-point operations on spectra are spent at most: n^3 for each point and edge.
 _MOST_WORK = 2e10
 _DENSE = 700
+# What an element of a Jacobian takes, where no spectrum of its size is needed.
+_PULLED = 16
 
 
 def estimate(
@@ -25,20 +27,22 @@ def estimate(
     values: Mapping[str, Tensor],
     draw: Callable[[int, int], Sequence[Sample]],
     seed: int,
-    max_std_error: float,
+    is_sharp: Callable[[Reading], bool],
+    is_enough: Callable[[Reading], bool] = lambda reading: False,
     only: Collection[Edge] | None = None,
 ) -> list[Reading]:
     """Readings without derivative at fresh points.
 
-    Samples are doubled until every mean's standard error is at most `max_std_error`, or the most is done: for
-    those edges that need more alone.
+    Samples are doubled until every mean is sharp enough, or the most is done: for those edges that need
+    more alone.
 
     Args:
         reader: takes readings.
         values: parameters by initializer name.
         draw: samples by seed and number.
         seed: of samples and of the steps looked at.
-        max_std_error: of every mean.
+        is_sharp: whether a mean is known well enough.
+        is_enough: whether nobody wants to know the other means any better, after this one.
         only: the edges to read; all of them where it is None.
     """
     found: dict[Edge, list[Reading]] = {}
@@ -50,9 +54,9 @@ def estimate(
             found.setdefault(reading.edge, []).append(reading)
         total += count
         joined = [joined_readings(parts) for parts in found.values()]
-        only = [reading.edge for reading in joined if reading.std_error > max_std_error]
+        only = [reading.edge for reading in joined if not is_sharp(reading)]
         limit = most_samples(reader, only)
-        if total >= limit or not only:
+        if total >= limit or not only or any(map(is_enough, joined)):
             return joined
         count = min(total, limit - total)
 
@@ -74,9 +78,15 @@ def most_samples(reader: Reader, only: Collection[Edge] | None = None) -> int:
 
 
 def work_of(reader: Reader, num_samples: int, num_times: int, only: Collection[Edge] | None = None) -> float:
-    """What spectra at so many points cost: n^3 for each point and edge, of the sizes needed so far."""
-    sizes = [size for edge, size in reader.sizes.items() if only is None or edge in only]
-    sizes = sizes or [layer.state_size for layer in reader.layers.values()] * 2
-    cubes = sum(min(size, _DENSE) ** 3 for size in sizes)
+    """What radii at so many points cost: n^3 for a spectrum of the size needed so far, and the Jacobian."""
+    edges = [edge for edge in reader.sizes if only is None or edge in only]
+    each = [_work_of_edge(reader, edge) for edge in edges]
+    each = each or [float(min(layer.state_size, _DENSE) ** 3) for layer in reader.layers.values()] * 2
     points_per_sample = 1 if isinstance(reader.model, FeedForward) else num_times
-    return float(max(1, num_samples * cubes * points_per_sample))
+    return max(1.0, num_samples * sum(each) * points_per_sample)
+
+
+def _work_of_edge(reader: Reader, edge: Edge) -> float:
+    source, target = (reader.layers[name] for name in edge)
+    pulled = _PULLED * source.state_size * target.state_size
+    return float(min(reader.sizes[edge], _DENSE) ** 3 + pulled)

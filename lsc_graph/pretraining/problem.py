@@ -15,8 +15,13 @@ from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.pretraining.trainable import Weight, by_name
 from lsc_graph.running.sampling import Sample
 
-# Operations on spectra that an iteration may cost.
+# Operations on spectra that an iteration may cost, and so many times more within so many tolerances.
 _MOST_WORK = 3e9
+_MORE_WORK, _CLOSE = 4, 4
+# Derivatives' points are doubled so many times less than those of the radii, and so often at most.
+_BEHIND, _MOST_DERIVATIVES = 4, 2
+# A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.
+_CLEAR, _SHARP = 2, 6
 Draw = Callable[[int, int], Sequence[Sample]]
 
 
@@ -29,11 +34,15 @@ class Effort:
 
     num_samples: int = 2
     num_times: int = 4
-    max_doublings: int = 8
+    max_doublings: int = 10
 
     def at(self, doublings: int) -> tuple[int, int]:
         """Samples and steps after that many doublings: samples first, then each in turn."""
         return self.num_samples * 2 ** ((doublings + 1) // 2), self.num_times * 2 ** (doublings // 2)
+
+    def of_derivatives(self, doublings: int) -> tuple[int, int]:
+        """Points for derivatives where radii get so many doublings: noisy radii have noisy derivatives."""
+        return self.at(min(max(0, doublings - _BEHIND), _MOST_DERIVATIVES))
 
 
 @dataclass(frozen=True)
@@ -112,16 +121,45 @@ class Problem:
         seed: int,
         max_std_error: float,
         only: Collection[Edge] | None = None,
+        *,
+        until_off: bool = False,
     ) -> dict[Edge, Reading]:
-        """Readings at fresh points, with means as sharp as asked for if the most points allow it."""
+        """Readings at fresh points, with means as sharp as asked for if the most points allow it.
+
+        A mean at the edge of the tolerance is made sharper: chance must not say on which side it is.
+        With `until_off` the first mean that is surely not at its target ends it.
+        """
+
+        def is_sharp(reading: Reading) -> bool:
+            allowed = (
+                max_std_error if self._is_clear(reading) else min(max_std_error, self.tolerance / _SHARP)
+            )
+            return reading.std_error <= allowed
+
+        def is_off(reading: Reading) -> bool:
+            is_aimed = until_off and reading.edge in self.targets
+            return is_aimed and self._is_clear(reading) and not self.is_reached(reading)
+
         named = by_name(self.weights, values)
-        readings = estimate(self.reader, named, self.draw, seed, max_std_error, only)
+        readings = estimate(self.reader, named, self.draw, seed, is_sharp, is_off, only)
         return {reading.edge: reading for reading in readings if reading.edge in self.targets}
 
-    def can_afford(self, doublings: Mapping[Edge, int]) -> bool:
-        """Whether an iteration may look at as many points of each edge as after so many doublings."""
+    def _is_clear(self, reading: Reading) -> bool:
+        """Whether a mean is within or without the tolerance whatever its noise."""
+        if reading.edge not in self.targets:
+            return True
+        error = abs(reading.mean - self.targets[reading.edge])
+        return abs(error - self.tolerance) > _CLEAR * reading.std_error
+
+    def can_afford(self, doublings: Mapping[Edge, int], largest_error: float) -> bool:
+        """Whether an iteration may look at as many points of each edge as after so many doublings.
+
+        Near the targets more is worth it: a few sharp readings lead further than many noisy ones.
+        """
+        is_close = largest_error <= _CLOSE * self.tolerance
+        most = _MOST_WORK * (_MORE_WORK if is_close else 1)
         work = sum(work_of(self.reader, *self.effort.at(count), (edge,)) for edge, count in doublings.items())
-        return max(doublings.values()) <= self.effort.max_doublings and work <= _MOST_WORK
+        return max(doublings.values()) <= self.effort.max_doublings and work <= most
 
     def agrees(self, reading: Reading) -> bool:
         """Whether a reading is within tolerance of its target, or as near as its own noise can tell."""

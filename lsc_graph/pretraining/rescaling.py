@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lsc_graph.pretraining.candidates import Average, Candidate, Candidates, missed
 from lsc_graph.pretraining.fit import Fit, Progress, Report, why_missed, why_unmoved
 from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, nearest_rows, unattainable_share
 from lsc_graph.pretraining.probes import best_probe, radii_without_weights
@@ -46,15 +47,18 @@ _SETTLED = 0.9
 _MOST_DOUBLINGS = 2
 # Finite changes are looked for so often at most.
 _MOST_JUMPS = 4
+# Estimates so many times as far off as the best ones, and so many tolerances more, have gone astray.
+_ASTRAY = 3
+# A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
+_MOST_ROUNDS, _BETTER = 4, 0.8
 _KEPT = (
     "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "iterations", "doublings",
     "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_trust", "_recent",
-    "_means",
+    "_means", "_rounds",
     "sensitivities", "_num_averaged", "_std_errors", "tried", "bare", "jumps",
 )  # fmt: skip
 State = dict[str, Any]
 Keep = Callable[[State], None]
-_TOO_LITTLE = "the trained weights move it too little, beside other radii"
 _REACHED = "every radius that can be moved is at its target"
 
 
@@ -82,15 +86,18 @@ def rescale(
     """
     given_up: dict[Edge, str] = {}
     earlier, tried, jumps = (0, 0.0), dict[Edge, int](), 0
+    candidates = Candidates(problem)
     if resumed is not None:
         given_up = dict(resumed["given_up"])
     while True:
-        run = _Run(problem, [value.clone() for value in values], given_up, earlier)
+        run = _Run(problem, [value.clone() for value in values], given_up, candidates, earlier)
         run.tried, run.jumps = tried, jumps
         if resumed is not None:
             run.restore(resumed)
             resumed = None
         fit = _finished(run, max_iterations, report, keep)
+        if fit.is_reached:
+            return run.with_earlier(fit)
         lost, in_the_way = run.lost(), run.in_the_way()
         if not (lost or in_the_way) or fit.iterations >= max_iterations:
             return run.with_earlier(fit)
@@ -108,10 +115,13 @@ def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None)
             if run.jumps_off(iteration):
                 _keep(run, keep)
                 continue
-            if run.is_settled() and run.is_confirmed(iteration):
+            if run.is_within() and run.is_confirmed(iteration):
                 return run.result(_REACHED)
             if run.is_stuck():
-                return run.result(f"no iteration of the last {_PATIENCE} came closer")
+                if run.goes_on():
+                    _keep(run, keep)
+                    continue
+                return run.result(run.why_stuck())
             run.move()
             _keep(run, keep)
     except NotFiniteError as error:
@@ -134,10 +144,12 @@ class _Run:
         problem: Problem,
         values: list[Tensor],
         given_up: Mapping[Edge, str],
+        candidates: Candidates,
         earlier: tuple[int, float] = (0, 0.0),
     ) -> None:
         self.problem, self.values, self.given_up = problem, values, dict(given_up)
-        self.start = self._first_values = values
+        self.candidates = candidates
+        self.start = values
         self.earlier = earlier
         self.tracker = Tracker()
         self.history: list[Progress] = []
@@ -158,7 +170,8 @@ class _Run:
         self._std_errors: dict[Edge, float] = {}
         self._trust = 1.0
         self._recent: list[float] = []
-        self._num_averaged = 0
+        self._num_averaged = self._rounds = 0
+        self._average = Average()
         self._means: dict[Edge, float] = {}
         self._start = time.perf_counter()
 
@@ -167,6 +180,8 @@ class _Run:
         found: State = {name: getattr(self, name) for name in _KEPT}
         found["tracker"] = (self.tracker.error, self.tracker.variance, self.tracker.has_moved)
         found["trail"] = self.trail.state()
+        found["candidates"] = self.candidates.state()
+        found["average"] = (self._average.count, self._average.values)
         found["once_moved"] = sorted(self.once_moved)
         found["seconds"] = time.perf_counter() - self._start
         return found
@@ -178,12 +193,15 @@ class _Run:
         self.tracker = Tracker(*state["tracker"])
         self.once_moved = set(state["once_moved"])
         self.trail = Trail(**state["trail"])
+        self.candidates.restore(state["candidates"])
+        self._average.count, self._average.values = state["average"]
         self._start = time.perf_counter() - state["seconds"]
 
     def iterate(self, iteration: int) -> None:
         """Take a reading with sensitivities, and update the estimates."""
         problem = self.problem
-        num_samples, num_times = problem.effort.at(0)
+        num_samples, num_times = problem.effort.of_derivatives(max(self.doublings.values(), default=0))
+        num_times //= 2 if self._best > _NEAR * problem.tolerance else 1
         seed = problem.seed_of(iteration, 0)
         sample = problem.draw(seed, 1)[0]
         transitions = find_transitions(problem.reader, problem.weights, self.values, sample)
@@ -222,13 +240,13 @@ class _Run:
         before = self.edges
         if edges != self.edges:
             self.tracker, self.edges = Tracker(), edges
-        self._average(relative[is_moved], is_same=edges == before)
+        self._take_means(relative[is_moved], is_same=edges == before)
         self._observe([r for r in readings if r.edge in edges])
         self._means = {r.edge: r.mean for r in readings}
         self._std_errors = {r.edge: r.std_error for r in readings if r.edge in edges}
         self.trail.read({edge: math.log(max(mean, 1e-12)) for edge, mean in self._means.items()})
 
-    def _average(self, found: Tensor, *, is_same: bool) -> None:
+    def _take_means(self, found: Tensor, *, is_same: bool) -> None:
         """Sensitivities at few points are noisy: where the weights hardly move any more, take means."""
         is_near = is_same and self._best < _NEAR * self.problem.tolerance
         self._num_averaged = (
@@ -249,7 +267,7 @@ class _Run:
 
     def _note(self, iteration: int) -> None:
         errors = self.errors()
-        largest = float(errors.abs().max()) if len(errors) else 0.0
+        largest = max(float(errors.abs().max()) if len(errors) else 0.0, self._largest_lost())
         before = self._recent[-1] if self._recent else math.inf
         self._recent = [*self._recent, largest][-2 * _WINDOW :]
         factor = _SLOW_DOWN if largest > _WORSE * before else _SPEED_UP
@@ -259,20 +277,27 @@ class _Run:
             self._best_errors = dict(zip(self.edges, errors.tolist(), strict=True))
         else:
             self._since_best += 1
+        if self._best < _NEAR * self.problem.tolerance:
+            self._average.add(self.values)
         self._look_closer(largest)
         estimates = [self.problem.targets[e] + float(x) for e, x in zip(self.edges, errors, strict=True)]
         radii = self._means | dict(zip(self.edges, estimates, strict=True))
         seconds = time.perf_counter() - self._start
         self.history.append(Progress(iteration + 1, radii, largest, seconds))
 
+    def _largest_lost(self) -> float:
+        """The largest error of a radius that was moved before, and is moved by nothing now."""
+        lost = self.once_moved & set(self.unmoved)
+        return max((abs(self._means[edge] - self.problem.targets[edge]) for edge in lost), default=0.0)
+
     def _look_closer(self, largest: float) -> None:
         """More points of an edge from now on, where its noise is not small beside the largest error."""
-        noise, wanted = dict(self._std_errors), max(self.problem.tolerance / 2, largest / 4)
+        noise, wanted = dict(self._std_errors), max(self.problem.tolerance * 0.75, largest / 3)
         for edge in sorted(noise, key=lambda edge: -noise[edge]):
             # Step by step: the noise of a few points is hardly known itself.
             for _ in range(_MOST_DOUBLINGS):
                 more = self.doublings | {edge: self.doublings.get(edge, 0) + 1}
-                if noise[edge] <= wanted or not self.problem.can_afford(more):
+                if noise[edge] <= wanted or not self.problem.can_afford(more, self._best):
                     break
                 self.doublings = more
                 noise[edge] /= math.sqrt(2)
@@ -282,14 +307,20 @@ class _Run:
         targets = self.problem.in_order(self.problem.targets, self.edges)
         return targets * (self.tracker.error.exp() - 1) if self.tracker.error is not None else targets
 
+    def is_within(self) -> bool:
+        """Whether every estimate is within tolerance, and not by mere chance."""
+        return self._are_within(0.5)
+
     def is_settled(self) -> bool:
         """Whether every estimate is within tolerance, and known well enough to say so."""
+        return self._are_within(1.0)
+
+    def _are_within(self, share: float) -> bool:
         errors = self.errors().abs()
         if not len(errors):
             return True
-        targets = self.problem.in_order(self.problem.targets, self.edges)
-        spread = self.tracker.variance.sqrt() * targets
-        return bool((errors + spread <= _SETTLED * self.problem.tolerance).all())
+        spread = self.tracker.variance.sqrt() * self.problem.in_order(self.problem.targets, self.edges)
+        return bool((errors + share * spread <= _SETTLED * self.problem.tolerance).all())
 
     def is_confirmed(self, iteration: int) -> bool:
         """Whether independent points agree that every radius that can be moved is at its target.
@@ -299,7 +330,8 @@ class _Run:
         problem = self.problem
         if not self.edges:
             return True
-        chosen = problem.estimate(self.values, problem.seed_of(iteration, 1), problem.tolerance / 3)
+        seed = problem.seed_of(iteration, 1)
+        chosen = problem.estimate(self.values, seed, problem.tolerance / 3, until_off=True)
         self._observe([chosen[edge] for edge in self.edges])
         return self.is_settled() and all(problem.agrees(chosen[edge]) for edge in self.edges)
 
@@ -325,6 +357,7 @@ class _Run:
         self.values = self.start = found.values
         self.tracker, self.trail, self.edges, self._recent = Tracker(), Trail(), [], []
         self._best, self._since_best, self._trust = math.inf, 0, 1.0
+        self._average = Average()
         return True
 
     def _is_held(self, edge: Edge) -> bool:
@@ -354,8 +387,18 @@ class _Run:
         }
         lost = {edge: reason + self._beyond_small_changes(edge) for edge, reason in lost.items()}
         errors = dict(zip(self.edges, self.errors().tolist(), strict=True))
-        missed = {edge: _TOO_LITTLE for edge, error in errors.items() if abs(error) > tolerance}
-        return self._most_demanding(missed | lost) if lost else {}
+        off = {edge: self._how_far(edge, error) for edge, error in errors.items() if abs(error) > tolerance}
+        return self._most_demanding(off | lost) if lost else {}
+
+    def _how_far(self, edge: Edge, error: float) -> str:
+        """How near a radius came that asked for too much beside others, and what steps did to it."""
+        count, meant, came = self.trail.outcome(edge)
+        way = "above" if error > 0 else "below"
+        return (
+            f"{abs(error):.3f} {way} its target at best, beside {len(self.edges) - 1} other radii: the last"
+            f" {count} steps were to change it by a factor of {math.exp(meant):.3g} in all and changed it by"
+            f" {math.exp(came):.3g}; it was then left out of the fit"
+        )
 
     def _beyond_small_changes(self, edge: Edge) -> str:
         """What larger changes would do."""
@@ -366,10 +409,13 @@ class _Run:
 
     def in_the_way(self) -> dict[Edge, str]:
         """Radii that were far from their targets even at best, in a fit that is stuck with them."""
-        far = [e for e, error in self._best_errors.items() if abs(error) > _FAR * self.problem.tolerance]
+        errors = self._best_errors
+        far = [e for e, error in errors.items() if abs(error) > _FAR * self.problem.tolerance]
         if not far or not self.is_stuck():
             return {}
-        chosen = self._most_demanding(dict.fromkeys(far, _TOO_LITTLE))
+        # One that nothing moves, whatever was tried, rather than those that may suffer from it.
+        far = [edge for edge in far if self._is_in_vain(edge)] or far
+        chosen = self._most_demanding({edge: self._how_far(edge, errors[edge]) for edge in far})
         return chosen if set(self.edges) - set(chosen) else {}
 
     def _most_demanding(self, candidates: Mapping[Edge, str]) -> dict[Edge, str]:
@@ -380,8 +426,54 @@ class _Run:
         return {edge: candidates[edge] for edge in sorted(chosen, key=order.index)}
 
     def is_stuck(self) -> bool:
-        """Whether nothing can be moved, or many iterations brought nothing."""
-        return not self.edges or (self._since_best >= self._patience() and not self._still_falls())
+        """Whether nothing can be moved, many iterations brought nothing, or they lead away."""
+        if not self.edges or self._has_gone_astray() or any(map(self._is_in_vain, self.edges)):
+            return True
+        return self._since_best >= self._patience() and not self._still_falls()
+
+    def why_stuck(self) -> str:
+        """Why nothing is to be gained by going on."""
+        if self._has_gone_astray():
+            return f"the last {_WINDOW} iterations led away from the best weights"
+        vain = [" -> ".join(edge) for edge in self.edges if self._is_in_vain(edge)]
+        if vain:
+            return f"steps do not move the radius of {vain[0]}, however large"
+        return f"no iteration of the last {self._since_best} came closer"
+
+    def _has_gone_astray(self) -> bool:
+        """Whether the last errors are all far larger than the smallest one."""
+        limit = max(_ASTRAY * self._best, self._best + _FAR * self.problem.tolerance)
+        last = self._recent[-_WINDOW:]
+        return len(last) == _WINDOW and self._since_best >= _WINDOW and min(last) > limit
+
+    def _is_in_vain(self, edge: Edge) -> bool:
+        """Whether steps that were to move a radius did not, and nothing else that was tried did."""
+        return edge in self.tried and self.trail.stands_still(edge)
+
+    def goes_on(self) -> bool:
+        """Go on from the best weights so far, as fresh points see them, if they have got better."""
+        if not self.edges or self._rounds >= _MOST_ROUNDS:
+            return False
+        targets = self.problem.targets
+        before = min((c.loss(targets) for c in self.candidates.found), default=math.inf)
+        best = self._take_stock()
+        self._rounds += 1
+        if not missed(best, self.problem, self.edges) or best.loss(targets) > _BETTER**2 * before:
+            return False
+        self.values = best.values
+        self.tracker, self.trail, self._recent = Tracker(), Trail(), []
+        self._observe([best.readings[edge] for edge in self.edges])
+        self._best, self._since_best = best.largest_error(targets, self.edges), 0
+        self._best_values, self._average = self.values, Average()
+        return True
+
+    def _take_stock(self) -> Candidate:
+        """The best of all weights so far: of many estimates the smallest error is small by chance, too."""
+        seed = self.problem.seed_of(self.iterations, 1)
+        averaged = self._average.values if self._average.count > 1 else self.values
+        for values in (self._best_values, averaged):
+            self.candidates.look_at(values, seed)
+        return self.candidates.best()
 
     def _patience(self) -> int:
         """Within tolerance only the noise of estimates is left to be waited for."""
@@ -397,7 +489,7 @@ class _Run:
         """One step of the unknowns."""
         assert self.unknowns is not None
         assert self.tracker.error is not None
-        step = least_norm_step(self.sensitivities, self._damped(self.tracker.error), _DAMPING)
+        step = least_norm_step(self.sensitivities, self._damped(self.tracker.significant()), _DAMPING)
         step = _limited(step, self.unknowns)
         changes = self.sensitivities @ step
         self.tracker.predict(changes)
@@ -424,23 +516,32 @@ class _Run:
 
     def stopped(self, stop_reason: str) -> Fit:
         """The best so far, where nothing more can be computed."""
-        reasons = self.given_up | self.unmoved
-        seconds = time.perf_counter() - self._start
-        return Fit(self._best_values, self.iterations, False, seconds, stop_reason, reasons, self.history)
+        try:
+            return self.result(stop_reason)
+        except NotFiniteError:
+            reasons = self.given_up | self.unmoved
+            seconds = time.perf_counter() - self._start
+            return Fit(self._best_values, self.iterations, False, seconds, stop_reason, reasons, self.history)
 
     def result(self, stop_reason: str) -> Fit:
         """The outcome as it stands."""
         values, reasons = self.values, self.given_up | self.unmoved
         is_reached = stop_reason == _REACHED
-        if is_reached and self._has_strayed():
-            is_reached, stop_reason = False, "a radius that was left out of the fit was lost"
-        if not is_reached:
-            values, missed = self._look_back()
-            is_reached = bool(self.edges) and not missed
-            reasons |= missed
+        if is_reached and not set(self.problem.targets) <= set(self.edges):
+            seed = self.problem.seed_of(self.iterations, 1)
+            self.candidates.look_at(self.values, seed)
+            self.candidates.look_at(self.start, seed)
+            if self.candidates.best().values is not self.values:
+                is_reached, stop_reason = False, "a radius that was left out of the fit was lost"
+        if not is_reached and self.edges:
+            best = self._take_stock()
+            values, why = best.values, self._why_missed(best)
+            off = missed(best, self.problem, [edge for edge in self.given_up if edge in best.readings])
+            reasons = {edge: self.given_up[edge] for edge in off} | self.unmoved | why
+            is_reached = not why
             stop_reason = _REACHED if is_reached else stop_reason
         if self.iterations and not self.edges:
-            stop_reason = "no radius can be moved"
+            values, stop_reason = self._best_values, "no radius can be moved"
         return Fit(
             values=values,
             iterations=self.iterations,
@@ -451,20 +552,15 @@ class _Run:
             history=self.history,
         )
 
-    def _look_back(self) -> tuple[list[Tensor], dict[Edge, str]]:
-        """The better of the last weights and of those that seemed best, at fresh points; why it is off.
-
-        Of many estimates the smallest error is small by chance, too.
-        """
-        if not self.edges or self.tracker.error is None:
-            return self._best_values, {}
-        found = [(self._fresh(values), values) for values in (self._best_values, self.values)]
-        seen, values = min(self._unless_strayed(found), key=lambda item: self._largest(item[0]))
+    def _why_missed(self, best: Candidate) -> dict[Edge, str]:
+        if self.tracker.error is None:
+            return {}
         shares = unattainable_share(self.sensitivities, self.tracker.error).tolist()
         nearest = nearest_rows(self.sensitivities)
-        return values, {
+        off = missed(best, self.problem, self.edges)
+        return {
             edge: why_missed(
-                seen[edge],
+                best.readings[edge],
                 self.problem.targets[edge],
                 self.problem.tolerance,
                 share=share,
@@ -472,35 +568,8 @@ class _Run:
                 steps=self.trail.outcome(edge),
             )
             for edge, share, near in zip(self.edges, shares, nearest, strict=True)
-            if not self.problem.is_reached(seen[edge])
+            if edge in off
         }
-
-    def _has_strayed(self) -> bool:
-        """Whether the last weights lose a radius that was left out of the fit."""
-        if set(self.problem.targets) <= set(self.edges):
-            return False
-        ((_, kept),) = self._unless_strayed([(self._fresh(self.values), self.values)])
-        return kept is not self.values
-
-    def _unless_strayed(
-        self, found: Sequence[tuple[dict[Edge, Reading], list[Tensor]]]
-    ) -> Sequence[tuple[dict[Edge, Reading], list[Tensor]]]:
-        """Those in which no radius that was left out of the fit got far worse; else how it all began."""
-        outside = [edge for edge in self.problem.targets if edge not in self.edges]
-        if not outside:
-            return found
-        first = self._fresh(self._first_values)
-        far, target = _FAR * self.problem.tolerance, self.problem.targets
-        most = {edge: abs(first[edge].mean - target[edge]) + far for edge in outside}
-        kept = [item for item in found if all(abs(item[0][e].mean - target[e]) <= most[e] for e in outside)]
-        return kept or [(first, self._first_values)]
-
-    def _fresh(self, values: Sequence[Tensor]) -> dict[Edge, Reading]:
-        problem = self.problem
-        return problem.estimate(values, problem.seed_of(self.iterations, 1), problem.tolerance / 3)
-
-    def _largest(self, readings: Mapping[Edge, Reading]) -> float:
-        return max(abs(readings[edge].mean - self.problem.targets[edge]) for edge in self.edges)
 
 
 def _relative(readings: Sequence[Reading], slopes: Tensor) -> Tensor:

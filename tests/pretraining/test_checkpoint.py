@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lsc_graph.models.registry import build
 
 from lsc_graph.errors import UsageError
-from lsc_graph.pretraining.checkpoint import Checkpoint
+from lsc_graph.pretraining.checkpoint import Checkpoint, code_version
 from lsc_graph.pretraining.fit import Progress
 from lsc_graph.pretraining.pretrain_model import pretrain
 
@@ -52,6 +53,20 @@ def test_a_checkpoint_of_another_request_is_refused(tmp_path: Path) -> None:
     assert Checkpoint(file, {"seed": 1}).load() == {"iterations": 2}
     with pytest.raises(UsageError, match="another request"):
         Checkpoint(file, {"seed": 2}).load()
+
+
+@pytest.mark.parametrize("earlier", [1, "0.0.1, code 00000000"])
+def test_a_checkpoint_of_another_version_is_refused_with_the_way_out(
+    tmp_path: Path, earlier: int | str
+) -> None:
+    file = tmp_path / "fit.ckpt"
+    Checkpoint(file, {}).save({"iterations": 2})
+    torch.save(torch.load(file) | {"version": earlier}, file)
+    with pytest.raises(UsageError, match="another version") as caught:
+        Checkpoint(file, {}).load()
+    assert f"version {earlier}" in str(caught.value)
+    assert code_version() in str(caught.value)
+    assert "remove the file" in str(caught.value)
 
 
 @pytest.mark.parametrize("data", [b"", b"not a checkpoint", b"PK\x03\x04"])

@@ -1,49 +1,94 @@
-"""What a fit does not look at must not get lost."""
+"""What a fit does not look at must not get lost, and what it has once come by neither."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 
+from lsc_graph.pretraining.candidates import Candidates
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.readings import Edge, Reading
-from lsc_graph.pretraining.rescaling import _Run
+from lsc_graph.pretraining.rescaling import _REACHED, _Run
+from lsc_graph.pretraining.trail import Trail
 
 FITTED, LEFT_OUT = ("a", "a"), ("a", "b")
+FIRST, BEST, LAST = torch.zeros(1), torch.ones(1), 2 * torch.ones(1)
 
 
 def reading(edge: Edge, mean: float) -> Reading:
     return Reading(edge, torch.full((4,), mean, dtype=torch.float64), True, None, (1, 1, 1, 1))
 
 
-def run_with(first: list[Tensor], left_out_at_first: float) -> _Run:
-    problem = SimpleNamespace(targets={FITTED: 0.5, LEFT_OUT: 0.5}, tolerance=0.02)
-    run = _Run(cast(Problem, problem), first, {})
-    run.edges = [FITTED]
-    found = {FITTED: reading(FITTED, 0.9), LEFT_OUT: reading(LEFT_OUT, left_out_at_first)}
-    run._fresh = lambda values: found  # type: ignore[method-assign, assignment]  # no model is run here
+def run_with(radii: Mapping[float, Mapping[Edge, float]]) -> _Run:
+    """A fit of the first edge alone, of a model whose radii are known by the value of its only weight."""
+
+    def estimate(values: Sequence[Tensor], *_: Any) -> dict[Edge, Reading]:
+        return {edge: reading(edge, mean) for edge, mean in radii[float(values[0])].items()}
+
+    problem = SimpleNamespace(
+        targets=dict.fromkeys((FITTED, LEFT_OUT), 0.5),
+        tolerance=0.02,
+        estimate=estimate,
+        seed_of=lambda iteration, purpose: iteration,
+        is_reached=lambda found: abs(found.mean - 0.5) <= 0.02,
+    )
+    run = _Run(cast(Problem, problem), [FIRST], {}, Candidates(cast(Problem, problem)))
+    run.edges, run.values, run._best_values = [FITTED], [LAST], [BEST]
+    run.sensitivities = torch.ones(1, 1, dtype=torch.float64)
+    run._observe([reading(FITTED, radii[float(LAST)][FITTED])])
     return run
 
 
 @pytest.mark.parametrize(("left_out", "is_kept"), [(1.0, True), (1.05, True), (8e4, False)])
-def test_weights_that_lose_a_radius_outside_the_fit_are_given_up(left_out: float, is_kept: bool) -> None:
-    first, last = [torch.zeros(1)], [torch.ones(1)]
-    run = run_with(first, 1.0)
-    item = ({FITTED: reading(FITTED, 0.5), LEFT_OUT: reading(LEFT_OUT, left_out)}, last)
-    ((_, values),) = run._unless_strayed([item])
-    assert values is (last if is_kept else first)
-
-
-@pytest.mark.parametrize(("left_out", "has_strayed"), [(1.0, False), (8e4, True)])
 def test_a_fit_that_reached_its_own_targets_has_not_succeeded_if_it_lost_another_radius(
-    left_out: float, has_strayed: bool
+    left_out: float, is_kept: bool
 ) -> None:
-    run = run_with([torch.zeros(1)], 1.0)
-    first, run.values = run._fresh(run.values), [torch.ones(1)]
-    last = {FITTED: reading(FITTED, 0.5), LEFT_OUT: reading(LEFT_OUT, left_out)}
-    run._fresh = lambda values: last if values is run.values else first  # type: ignore[method-assign, assignment]  # as above
-    assert run._has_strayed() is has_strayed
+    first, last = {FITTED: 0.9, LEFT_OUT: 1.0}, {FITTED: 0.5, LEFT_OUT: left_out}
+    fit = run_with({0.0: first, 1.0: first, 2.0: last}).result(_REACHED)
+    assert fit.is_reached is is_kept
+    assert float(fit.values[0]) == (2.0 if is_kept else 0.0)
+
+
+def test_what_comes_out_is_no_worse_than_what_the_fit_has_come_by() -> None:
+    best, last = {FITTED: 0.607, LEFT_OUT: 0.5}, {FITTED: 0.638, LEFT_OUT: 0.5}
+    fit = run_with({0.0: last, 1.0: best, 2.0: last}).result("stuck")
+    assert float(fit.values[0]) == 1.0
+    assert fit.reasons[FITTED].startswith("0.107 above")
+
+
+def test_a_fit_that_is_stuck_goes_on_from_the_best_as_long_as_that_gets_better() -> None:
+    best, last = {FITTED: 0.6, LEFT_OUT: 0.5}, {FITTED: 0.9, LEFT_OUT: 0.5}
+    run = run_with({0.0: last, 1.0: best, 2.0: last})
+    assert run.goes_on()
+    assert float(run.values[0]) == 1.0
+    assert run._best == pytest.approx(0.1)
+    assert not run.goes_on()
+
+
+def test_a_radius_that_was_moved_and_is_moved_by_nothing_any_more_counts() -> None:
+    run = run_with({2.0: {FITTED: 0.5, LEFT_OUT: 0.5}})
+    run.once_moved, run.unmoved, run._means = {LEFT_OUT}, {LEFT_OUT: "nothing moves it"}, {LEFT_OUT: 9.0}
+    assert run._largest_lost() == 8.5
+
+
+def test_a_fit_that_leads_away_from_its_best_weights_stops() -> None:
+    run = run_with({2.0: {FITTED: 0.5, LEFT_OUT: 0.5}})
+    run._best, run._since_best, run._recent = 0.1, 6, [0.1, *[5.0] * 6]
+    assert run.is_stuck()
+    assert "away from the best weights" in run.why_stuck()
+    run._recent[-1] = 0.2
+    assert not run.is_stuck()
+
+
+def test_a_radius_that_large_steps_do_not_move_is_not_waited_for() -> None:
+    run = run_with({2.0: {FITTED: 0.5, LEFT_OUT: 0.5}})
+    run.trail = Trail([{FITTED: 0.0}] * 6, [{FITTED: 1.0}] * 5)
+    assert not run.is_stuck()
+    run.tried[FITTED] = 40
+    assert run.is_stuck()
+    assert "a -> a" in run.why_stuck()
