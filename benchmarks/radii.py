@@ -341,8 +341,22 @@ def summary(rows: list[Row]) -> list[str]:
         *lines,
         "",
         f"Of {compared} points whose eigenvalues were computed, {under} were off by more than the estimate "
-        f"claimed.\nRows in which ours took as much memory as the baseline, or more: {words}.",
+        f"claimed.\nRows in which ours took as much memory as the baseline, or more: {words}. "
+        f"Spectra not measured: {missing(rows)}.",
     ]
+
+
+def missing(rows: list[Row]) -> str:
+    """Kinds of spectra that rows are missing of, by size."""
+    sizes = sorted({row["size"] for row in rows})
+    found = {(row["cell"], row["size"], row["spectrum"]) for row in rows}
+    lacking = [
+        f"{kind} at {size}"
+        for size in sizes
+        for kind in KINDS
+        if any((name, size, kind) not in found for name in STATES if name not in DIAGONAL)
+    ]
+    return ", ".join(lacking) or "none"
 
 
 def memory(rows: list[Row]) -> list[Row]:
