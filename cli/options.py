@@ -51,6 +51,19 @@ def state_pairs(
     return pairs(":", "IN:OUT, or none alone")(context, parameter, texts)
 
 
+def state_option(command: Command) -> Command:
+    """For commands whose result depends on what is a state."""
+    words = (
+        "A streaming state: output OUT is fed back as input IN; none: there is no such state. In steps that "
+        "were written out: the step that takes over the value IN hands on the value OUT; VALUE:none: VALUE "
+        "is no state, but computed again from the others."
+    )
+    option = click.option(
+        "--state", "states", multiple=True, callback=state_pairs, metavar="IN:OUT", help=words
+    )
+    return option(command)
+
+
 def time_axis_option(command: Command) -> Command:
     """For commands whose result depends on which axis is time where several could be."""
     words = (
@@ -83,11 +96,29 @@ def source_options(command: Command) -> Command:
             "--input-shape", "input_shapes", multiple=True, callback=shapes, metavar="NAME:1,576",
             help="Shape of an input.",
         ),
+        state_option,
+    ]  # fmt: skip
+    for decorator in reversed(decorators):
+        command = decorator(command)
+    return command
+
+
+def device_option(command: Command) -> Command:
+    """Where the torch view runs."""
+    devices = click.Choice(["auto", "cpu", "cuda"])
+    return click.option("--device", type=devices, default="auto", show_default=True)(command)
+
+
+def surrogate_options(command: Command) -> Command:
+    """The derivative that stands in for that of thresholds, and its two numbers."""
+    decorators = [
         click.option(
-            "--state", "states", multiple=True, callback=state_pairs, metavar="IN:OUT",
-            help="A streaming state: output OUT is fed back as input IN; none: there is no such state. In "
-            "steps that were written out: the step that takes over the value IN hands on the value OUT.",
+            "--surrogate", type=click.Choice(["fast-sigmoid", "triangle", "exponential", "none"]),
+            default="none", show_default=True,
+            help="Derivative that stands in for that of thresholds between states (spikes).",
         ),
+        click.option("--surrogate-dampening", type=float, help="Its value at the threshold."),
+        click.option("--surrogate-sharpness", type=float, help="Its inverse width."),
     ]  # fmt: skip
     for decorator in reversed(decorators):
         command = decorator(command)

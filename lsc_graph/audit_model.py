@@ -11,9 +11,11 @@ from functools import partial
 import onnx
 import torch
 
+from lsc_graph.auditing.batches import batch_entries
 from lsc_graph.auditing.causal_readings import causal_readings
 from lsc_graph.auditing.cuts import put_in
-from lsc_graph.auditing.facts import bare_layers, batched_layers, input_facts, recurrences, tool
+from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
+from lsc_graph.auditing.lengths import FittingSamples
 from lsc_graph.auditing.measure import (
     HALF_TOLERANCE,
     check_against_autograd,
@@ -26,7 +28,7 @@ from lsc_graph.auditing.warnings import cancelled_warnings, known_warnings, meas
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
-from lsc_graph.errors import ConversionError, ParityError, UsageError
+from lsc_graph.errors import AnalysisError, ConversionError, ParityError, UsageError
 from lsc_graph.grid.unroll import GridNode, united, unroll
 from lsc_graph.jacobians.meter import GrowthMeter, cancelled_depths
 from lsc_graph.jacobians.summary import Summary
@@ -89,7 +91,7 @@ def audit(
         input_shapes: shapes by input name.
         states: (input, output) pairs of a streaming model, where they are not found by themselves;
             ("none", "") alone says that the model has no state. For steps that were written out, pairs
-            (value that a step takes over, value that it hands on).
+            (value that a step takes over, value that it hands on), or (value that is no state, "none").
         time_axis: time in what layers without a cell put out, where several axes could be it.
         num_samples: how many samples to average over, at first.
         precision: add samples until the standard error of every layer's radii is at most this.
@@ -131,7 +133,8 @@ def audit(
     def measure(use: BlackBoxUse) -> Analysis:
         rounds = Rounds(precision, num_samples, min(max_samples, limit or max_samples), max_seconds)
         place = _device(device)
-        return _measure(prepared, draw, rounds, place, seed, time_axis, method, use, say, clock)
+        fitting = FittingSamples(prepared, draw, limit)
+        return _measure(prepared, fitting, rounds, place, seed, time_axis, method, use, say, clock)
 
     with torch.no_grad():
         analysis = _with_black_boxes(measure, black_box)
@@ -202,7 +205,7 @@ class _Clock:
 
 def _measure(
     prepared: Prepared,
-    draw: Callable[[int, int], Sequence[Sample]],
+    fitting: FittingSamples,
     rounds: Rounds,
     device: str,
     seed: int,
@@ -218,12 +221,12 @@ def _measure(
     clock.lap("convert")
     check = ParityCheck(HALF_TOLERANCE if prepared.is_half else Tolerance())
     exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
-    summary = Summary(exposed, batched_layers(prepared), time_axis, method)
+    summary = Summary(exposed, time_axis, method)
     meter: GrowthMeter | None = None
     cells = prepared.cell_graph
     samples: list[Sample] = []
     while rounds.next:
-        new = draw(len(samples), rounds.next)
+        new = fitting.next(rounds.next)
         say("Comparing with ONNX Runtime", 0.2)
         # One after another: the trajectories of all samples at once may be larger than anything else.
         for number, sample in enumerate(new, len(samples) + 1):
@@ -231,21 +234,28 @@ def _measure(
             model.compare(sample, run, check)
             clock.lap("parity")
             total = len(samples) + len(new)
+            if meter is None:
+                summary.entries = batch_entries(prepared, model, sample, run)
             say(f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total)
             found, edges = model.edges(sample, run, summary)
             clock.lap("jacobians")
             if meter is None:
                 cells = found
                 meter = GrowthMeter(cells, unroll(cells), generator)
-                check_against_autograd(model, sample, edges, meter.order, meter.random_start(1))
+                # From all states too: an edge that few paths to the last ones use is seen from near by.
+                near = meter.start_everywhere(torch.Generator().manual_seed(seed))
+                for start in (meter.random_start(1), near):
+                    check_against_autograd(model, sample, edges, meter.order, start)
             elif (more := united(cells, found)) is not cells:
                 cells = more
                 meter.regard(cells, unroll(cells))
             meter.add(edges)
             clock.lap("growth")
             del run, edges
+        if meter is None:
+            raise _no_sample(fitting)
         samples += new
-        rounds.note(summary.layers(cells))
+        rounds.note(summary.layers(cells), len(new))
     assert meter is not None
     say("Judging", 0.95)
     layers = summary.layers(cells)
@@ -272,12 +282,21 @@ def _measure(
         warnings=(
             *measured_warnings(prepared, samples, summary, radii, precision),
             *cancelled_warnings(growth, cells),
+            *fitting.warnings,
         ),
         timing_seconds=clock.seconds,
     )
     clock.lap("judge")
     say("Done", 1.0)
     return analysis
+
+
+def _no_sample(fitting: FittingSamples) -> AnalysisError:
+    return AnalysisError(
+        "No sample runs a loop that the data may end for as many steps as the recurrences were found with",
+        got="; ".join(fitting.warnings),
+        do="give samples of one length with --data",
+    )
 
 
 def _black_box_facts(found: Differences) -> BlackBoxFacts | None:

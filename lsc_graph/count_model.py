@@ -55,7 +55,7 @@ def gradient_paths(
     Raises:
         UsageError, AnalysisError: as `model_cells`; or there is no such state.
     """
-    prepared, cells = model_cells(
+    prepared, cells, open_notes = model_cells(
         model,
         num_steps=num_steps,
         inputs=inputs,
@@ -68,7 +68,7 @@ def gradient_paths(
     stops = [end for text in targets for end in parse_ends(text, cells, is_source=False)]
     starts, stops = starts or list(first_ends(inner)), stops or list(last_ends(inner))
     total = count_paths(cells, cells.num_steps, starts, stops, exact=exact)
-    notes = [*prepared.findings.doubts, *_cut_notes(prepared)]
+    notes = [*prepared.findings.choices, *open_notes, *prepared.findings.doubts, *_cut_notes(prepared)]
     return PathReport(
         schema_version=PATHS_SCHEMA_VERSION,
         tool=Tool("lsc-graph", version("lsc-graph")),

@@ -22,9 +22,11 @@ from lsc_graph.layers.exposure import structural_depth_edges
 from lsc_graph.model_file.load import LoadedModel, load
 from lsc_graph.quantized.dequantize import dequantized, is_quantized
 from lsc_graph.recurrence.find import Findings, find_recurrences
+from lsc_graph.recurrence.layered.write_out import write_out_layers
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import length_of
 from lsc_graph.recurrence.observed_shapes import observe_shapes
+from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, has_steps
 from lsc_graph.results import Form
 from lsc_graph.running.inputs import (
@@ -50,6 +52,8 @@ from lsc_graph.running.sampling import shape_from_data
 
 DEFAULT_NUM_STEPS = 32
 MAX_LENGTH_TRIED = 257
+NUM_COUNTED = 9
+"""Samples on which loops that the data may end are counted."""
 _FIRST_THAT_RUNS = "the first size tried with which the model runs"
 _RECURRENT_OPS = ("RNN", "GRU", "LSTM")
 
@@ -116,15 +120,18 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
     planner = _Planner(proto, declared, known, request)
     plan, fixed = planner.plan()
     model = _normalized(proto, plan)
+    layered = write_out_layers(model, simplify)
     if observe_shapes(model, lambda whole: Reference(whole).run(planner.feed(plan.shapes))):
         simplify(model)
     _show_final_states(model.graph)
     normalized = ir.to_proto(model)
+    trials = [_trial(planner, plan, sample) for sample in range(NUM_COUNTED)]
     findings = find_recurrences(
         model,
         num_steps=request.num_steps or DEFAULT_NUM_STEPS,
         states=request.states,
-        trial=lambda part: Reference(part).run(planner.feed(plan.shapes)),
+        trial=trials[0],
+        more_trials=trials[1:],
     )
     cells, chain, cell_graph = _layers(findings)
     _check_steps(findings, request)
@@ -143,8 +150,12 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         reference=floats,
         dequantized=replaced,
         runnable=runnable,
-        remarks=words,
+        remarks=(*words, *layered),
     )
+
+
+def _trial(planner: _Planner, plan: InputPlan, sample: int) -> Trial:
+    return lambda part: Reference(part).run(planner.feed(plan.shapes, sample))
 
 
 Feed = Callable[[Mapping[str, tuple[int, ...]], int], dict[str, Array]]
@@ -321,6 +332,7 @@ class _Planner:
             shapes = shapes_for(self.inputs, sizes)
             try:
                 model = normalize(self.proto, shapes, self._constants(shapes))
+                write_out_layers(model, simplify)
             except AnalysisError:
                 return (), ()
             self._found[key] = tuple(_lengths_in(model)), tuple(_batches_in(model.graph))
@@ -335,18 +347,21 @@ class _Planner:
         return None
 
     def feed(self, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, Array]:
-        """Synthetic values of all inputs, fixed ones aside."""
+        """One sample: given values, and synthetic ones where none are given."""
         generator = np.random.default_rng(seed)
         feed = {
             v.name: synthetic(self.known[v.name], shapes[v.name], v.dtype, generator) for v in self.inputs
         }
-        feed |= self._constants(shapes)
         feed |= {
             v.name: np.broadcast_to(self.fixed[v.name], shapes[v.name]).astype(v.dtype)
             for v in self.inputs
             if v.name in self.fixed
         }
-        return feed
+        given = [v for v in self.inputs if shapes[v.name] == self.data_shapes.get(v.name)]
+        for value in given:
+            whole = self.request.data[value.name].reshape(-1, *shapes[value.name])
+            feed[value.name] = whole[seed % len(whole)].astype(value.dtype)
+        return feed | self._constants(shapes)
 
     @property
     def reference(self) -> Reference:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -15,6 +15,7 @@ from lsc_graph.files import write_bytes
 from lsc_graph.model_file.load import load
 from lsc_graph.prepare import Request, plan_inputs
 from lsc_graph.recurrence.reversal import reads_in_reverse, turn_around
+from lsc_graph.recurrence.unrolled.chosen import NO_STATE, Chosen, check_made, told_by_hand
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, RolledSteps, roll_steps
 from lsc_graph.results import Rerolled, Rerolling
 from lsc_graph.running.reference import Array, Reference
@@ -28,6 +29,7 @@ def reroll(
     output: str | os.PathLike[str] | None = None,
     *,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    states: Sequence[tuple[str, str]] = (),
 ) -> Rerolling:
     """Rewrite every recognised unrolled recurrence of a model as one Scan node.
 
@@ -38,9 +40,10 @@ def reroll(
         model: path, bytes or ModelProto of an ONNX model.
         output: where to write the result; nothing is written by default, and never over the model itself.
         input_shapes: shapes to verify with, by input name.
+        states: of the steps, as in `lsc_graph.audit`.
 
     Raises:
-        UsageError: the output is the model.
+        UsageError: the output is the model, or the states are not those of written-out steps.
         AnalysisError: no unrolled recurrence is found.
         ParityError: the two models do not agree; nothing is written.
     """
@@ -54,7 +57,9 @@ def reroll(
     def trial(part: onnx.ModelProto) -> dict[str, Array]:
         return Reference(part).run(feed(plan.shapes, 0) | plan.constants)
 
-    steps, refusals = roll_steps(rolled_model, trial)
+    chosen = _chosen(rolled_model.graph, states)
+    steps, refusals = roll_steps(rolled_model, trial, chosen)
+    check_made(chosen, (own.made for own in steps))
     if not steps:
         raise AnalysisError(
             "No unrolled recurrence was found",
@@ -80,6 +85,18 @@ def reroll(
         num_checks=NUM_CHECKS,
         model=result,
     )
+
+
+def _chosen(graph: ir.Graph, states: Sequence[tuple[str, str]]) -> Chosen:
+    others, chosen = told_by_hand(graph, states)
+    for before, after in others:
+        raise UsageError(
+            "--state names no value of steps that were written out",
+            got=f"{before}:{after}".rstrip(":"),
+            expected=f"values that a step takes over and hands on, or VALUE:{NO_STATE}",
+            do="see what `lsc-graph inspect` says of the states",
+        )
+    return chosen
 
 
 def _check_not_in_place(model: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
@@ -145,4 +162,5 @@ def _facts(own: RolledSteps) -> Rerolled:
         states=own.rolled.state_names,
         is_reverse=reads_in_reverse(own.rolled.scan),
         over_depth=own.over_depth,
+        chosen=own.made.texts,
     )

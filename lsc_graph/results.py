@@ -118,7 +118,7 @@ class Recurrence:
 
     `node` is what it is called in the file; `nodes` are those that one step's states are computed by (of a
     fused operator, the plain operators that it stands for), `weights` the tensors in the file that they are
-    computed from.
+    computed from. `chosen` is what a person said of its states, as after --state.
     """
 
     id: str
@@ -132,6 +132,7 @@ class Recurrence:
     states: tuple[StateFacts, ...]
     weights: tuple[str, ...]
     layer_ids: tuple[str, ...]
+    chosen: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -446,7 +447,10 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Rerolled:
-    """An unrolled recurrence that was rewritten as Scan: `num_nodes` for each of `num_steps` steps."""
+    """An unrolled recurrence that was rewritten as Scan: `num_nodes` for each of `num_steps` steps.
+
+    `chosen` is what a person said of its states, as after --state.
+    """
 
     name: str
     weight: str
@@ -455,6 +459,7 @@ class Rerolled:
     states: tuple[str, ...]
     is_reverse: bool
     over_depth: bool
+    chosen: tuple[str, ...]
 
 
 @dataclass(frozen=True)

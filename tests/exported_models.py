@@ -17,8 +17,10 @@ import pytest
 SCRIPTS = Path(__file__).parent / "exporting"
 REQUIREMENTS = {
     "torch": ("torch==2.13.0", "onnxscript"),
+    "layered_torch": ("torch==2.13.0", "onnxscript"),
     "onnxscript": ("onnxscript", "onnx"),
     "jax": ("jax", "jax2onnx"),
+    "layered_jax": ("jax", "jax2onnx", "flax"),
     "keras": ("tensorflow-cpu", "tf2onnx"),
 }
 MAX_SECONDS = 480
@@ -57,7 +59,7 @@ def _make(framework: str) -> str | None:
 
 def _install_and_run(framework: str, folder: Path) -> str:
     with tempfile.TemporaryDirectory() as place:
-        if framework in ("torch", "onnxscript") and _has("onnxscript"):
+        if framework in ("torch", "layered_torch", "onnxscript") and _has("onnxscript"):
             python = sys.executable
         else:
             venv.create(place, with_pip=True)

@@ -26,6 +26,7 @@ from written_as import as_dynamo_writes, as_jax_writes, as_keras_writes, step_of
 from lsc_graph import audit_model as audit_module
 from lsc_graph.audit_model import audit, inspect
 from lsc_graph.errors import NoLayersError, ParityError, UsageError
+from lsc_graph.grid.unroll import GridNode
 from lsc_graph.results import Analysis, Direction, Form, Verdict
 from lsc_graph.to_torch.segment import Parameters
 
@@ -205,6 +206,24 @@ def test_a_missing_depth_edge_is_noticed_by_backpropagation(monkeypatch: pytest.
     monkeypatch.setattr(audit_module, "check_against_autograd", without_depth)
     with pytest.raises(Exception, match="does not account for the whole gradient"):
         audited("gru")
+
+
+def test_an_edge_that_few_of_many_paths_use_is_missed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of C(69, 9) paths in a deep grid, one depth edge carries far less than the rounding of the others."""
+    real = audit_module.check_against_autograd
+    checked: list[int] = []
+
+    def without_one(model: object, sample: object, edges: list, *rest: object) -> None:
+        missing = GridNode("layer_8", 30), GridNode("layer_9", 30)
+        kept = [edge for edge in edges if (edge.tail, edge.head) != missing]
+        assert len(kept) == len(edges) - 1
+        real(model, sample, kept, *rest)
+        checked.append(len(kept))
+
+    monkeypatch.setattr(audit_module, "check_against_autograd", without_one)
+    with pytest.raises(Exception, match="does not account for the whole gradient"):
+        audit(registry.build("tanh_rnn", num_layers=10), num_steps=60, num_samples=1)
+    assert len(checked) == 1  # from the last states alone it looks whole
 
 
 def test_a_threshold_on_the_gradients_way_is_named() -> None:

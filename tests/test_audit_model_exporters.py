@@ -174,7 +174,6 @@ OVER_DEPTH = {
     ("equilibrium.dynamo", "torch"): (Form.UNROLLED, 8, H),
     ("equilibrium.legacy", "torch"): (Form.UNROLLED, 8, H),
     ("settling.dynamo", "torch"): (Form.LOOP, None, H),
-    ("over_layers.jax", "jax"): (Form.LOOP, 4, H),
     ("equilibrium.jax", "jax"): (Form.LOOP, 8, H),
     ("settling.jax", "jax"): (Form.LOOP, None, H),
 }
@@ -192,6 +191,13 @@ def test_tied_and_looped_layers_are_a_recurrence_over_depth(name: str, framework
     assert (num_steps is None) == any("depends on the data" in warning for warning in analysis.warnings)
     assert own.weights
     assert analysis.black_box is None
+
+
+@pytest.mark.slow
+def test_a_loop_over_layers_with_weights_of_their_own_is_a_chain_of_layers() -> None:
+    analysis = audit(exported_model("jax", "over_layers.jax"), num_samples=1)
+    assert analysis.recurrences == ()
+    assert [layer.state_size for layer in analysis.layers] == [H] * 5
 
 
 @pytest.mark.slow

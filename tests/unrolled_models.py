@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
+
+from lsc_graph.canonical.normalize import normalize
+from lsc_graph.recurrence.unrolled.chosen import Chosen
+from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
+from lsc_graph.running.reference import Reference
 
 Array = np.ndarray
 
@@ -97,3 +103,46 @@ def layer(
         start = cell(at(net, sequence, time, how), start)
         states.append(start)
     return states
+
+
+class Network(Unroller):
+    """Steps from given states, or from zeros with whatever constants decide left out, as exporters do.
+
+    `drives` is x W with 4 units; `names` are those of values that a test wants to speak of.
+    """
+
+    def __init__(
+        self, *, is_given: bool, num_steps: int = 6, num_inputs: int = 3, num_units: int = 4
+    ) -> None:
+        super().__init__()
+        self.is_given, self.names = is_given, list[str]()
+        self.drives = self.op(
+            "MatMul", self.input("x", num_steps, 1, num_inputs), self.weight(num_inputs, num_units)
+        )
+
+    def start(self, name: str, width: int) -> str:
+        return self.input(name, 1, width) if self.is_given else ""
+
+    def sum(self, *values: str) -> str:
+        total, *others = [value for value in values if value]
+        for value in others:
+            total = self.op("Add", total, value)
+        return total
+
+    def done(self, rows: list[str], names: list[str]) -> onnx.ModelProto:
+        self.output(stacked(self, rows))
+        self.names = names
+        return self.model()
+
+
+def rolled(proto: onnx.ModelProto, *names: str) -> RolledSteps:
+    """The only recurrence, of which the loop computes the same."""
+    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in proto.graph.input}
+    generator = np.random.default_rng(1)
+    feed = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model = normalize(proto, shapes, {})
+    (steps,), _ = roll_steps(model, lambda part: Reference(part).run(feed), Chosen(stateless=names))
+    after = Reference(ir.to_proto(model)).run(feed)
+    for name, value in Reference(proto).run(feed).items():
+        np.testing.assert_allclose(after[name], value, rtol=1e-5, atol=1e-6)
+    return steps

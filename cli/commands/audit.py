@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 from lsc_graph.cli import exit_codes
-from lsc_graph.cli.options import model_options, time_axis_option
+from lsc_graph.cli.options import device_option, model_options, surrogate_options, time_axis_option
 from lsc_graph.cli.output import emit, progress, text_of
 
 from lsc_graph.results import Verdict
@@ -51,7 +51,7 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
 )
 @time_axis_option
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@device_option
 @click.option(
     "--radius-method",
     type=click.Choice(["auto", "dense", "squaring", "powers", "arnoldi"]),
@@ -66,15 +66,7 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
     show_default=True,
     help="Finite differences in ONNX Runtime: for what torch cannot represent, everything, or nothing.",
 )
-@click.option(
-    "--surrogate",
-    type=click.Choice(["fast-sigmoid", "triangle", "exponential", "none"]),
-    default="none",
-    show_default=True,
-    help="Derivative that stands in for that of thresholds between states (spikes).",
-)
-@click.option("--surrogate-dampening", type=float, help="Its value at the threshold.")
-@click.option("--surrogate-sharpness", type=float, help="Its inverse width.")
+@surrogate_options
 @click.option(
     "--fail-on", default="never", callback=policy, metavar="LABELS", show_default=True,
     help=f"Exit with 1 for these verdicts ({', '.join(LABELS)}; inconclusive is then included).",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from lsc_graph.cli import exit_codes
-from lsc_graph.cli.options import source_options
+from lsc_graph.cli.options import device_option, source_options, surrogate_options
 from lsc_graph.cli.output import emit, progress, text_of
 
 if TYPE_CHECKING:
@@ -87,16 +87,8 @@ def fit_progress(max_iterations: int | None) -> Iterator[Callable[[Progress], No
     "--data", type=click.Path(), metavar="FILE.npz", help="Arrays by input name, instead of synthetic inputs."
 )
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option(
-    "--surrogate",
-    type=click.Choice(["fast-sigmoid", "triangle", "exponential", "none"]),
-    default="none",
-    show_default=True,
-    help="Derivative that stands in for that of thresholds between states (spikes).",
-)
-@click.option("--surrogate-dampening", type=float, help="Its value at the threshold.")
-@click.option("--surrogate-sharpness", type=float, help="Its inverse width.")
+@device_option
+@surrogate_options
 @click.option("--checkpoint", type=click.Path(dir_okay=False), help="Keep the state of the fit in this file.")
 @click.option("--resume", is_flag=True, help="Go on from --checkpoint, if it is there.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from lsc_graph.cli.options import shapes
+from lsc_graph.cli.options import shapes, state_option
 from lsc_graph.cli.output import emit, text_of
 
 
@@ -18,15 +18,22 @@ from lsc_graph.cli.output import emit, text_of
     metavar="NAME:1,576",
     help="Shape of an input, to verify with.",
 )
+@state_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text")
-def command(model: str, output: str, input_shapes: dict[str, tuple[int, ...]], form: str) -> None:
+def command(
+    model: str,
+    output: str,
+    input_shapes: dict[str, tuple[int, ...]],
+    states: tuple[tuple[str, str], ...],
+    form: str,
+) -> None:
     """Rewrite the unrolled recurrences of MODEL as Scan nodes, verified equal in ONNX Runtime."""
     from lsc_graph.report.terminal import render_rerolling
     from lsc_graph.report.to_json import to_json
     from lsc_graph.rerolling import reroll
 
     try:
-        found = reroll(model, output, input_shapes=input_shapes)
+        found = reroll(model, output, input_shapes=input_shapes, states=states)
     except OSError as error:
         raise click.BadParameter(f"cannot write {output}: {error.strerror}", param_hint="--output") from error
     emit(to_json(found) if form == "json" else text_of(render_rerolling, found, None), None)

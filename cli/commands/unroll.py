@@ -57,4 +57,6 @@ def command(
     )
     with writing(output):
         write_grid(grid, output, title=Path(model).name)
+    for note in grid.graph["notes"]:
+        click.echo(f"note: {note}", err=True)
     click.echo(f"{output}: {len(grid):,} nodes, {grid.number_of_edges():,} edges")

@@ -6,8 +6,9 @@ from importlib.metadata import version
 
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.prepare import Prepared
+from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.recurrence.weights import step_nodes, trained_tensors
-from lsc_graph.results import Axis, Form, InputFacts, LayerFacts, Recurrence, StateFacts, Tool
+from lsc_graph.results import Axis, InputFacts, LayerFacts, Recurrence, StateFacts, Tool
 
 
 def tool() -> Tool:
@@ -35,13 +36,19 @@ def recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
                 dict.fromkeys(
                     (
                         *(() if before is None else before.weights),
-                        *trained_tensors(prepared.findings.model.graph, site),
+                        *trained_tensors(prepared.findings.model.graph, site, _others(prepared, site)),
                     )
                 )
             ),
             layer_ids=ids if before is None else before.layer_ids + ids,
+            chosen=site.chosen if before is None else before.chosen + site.chosen,
         )
     return tuple(found.values())
+
+
+def _others(prepared: Prepared, site: RecurrentSite) -> list[RecurrentSite]:
+    """The recurrences that a site is none of the directions of."""
+    return [other for other in prepared.findings.sites if other.recurrence != site.recurrence]
 
 
 def bare_layers(cells: CellGraph) -> tuple[LayerFacts, ...]:
@@ -76,14 +83,4 @@ def input_facts(prepared: Prepared) -> tuple[InputFacts, ...]:
             source="state, zero at first" if value.name in carried else prepared.plan.sources[value.name],
         )
         for value in prepared.plan.inputs
-    )
-
-
-def batched_layers(prepared: Prepared) -> frozenset[str]:
-    """Layers whose states are a batch of several independent entries (fused operators: [B, H])."""
-    return frozenset(
-        cell.layer.id
-        for own in prepared.cells
-        for cell in own
-        if cell.site.form is Form.FUSED_OP and cell.layer.states[0].shape[0] > 1
     )

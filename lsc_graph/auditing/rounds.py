@@ -46,9 +46,16 @@ class Rounds:
         self._worst: tuple[str, float] = ("", 0.0)
         self._limit = ""
 
-    def note(self, layers: Sequence[LayerFacts]) -> None:
-        """Take in what is known after a round; `next` becomes the size of the next one, 0 for none."""
-        self._taken, self._rounds = self._taken + self.next, self._rounds + 1
+    def note(self, layers: Sequence[LayerFacts], num_found: int | None = None) -> None:
+        """Take in what is known after a round; `next` becomes the size of the next one, 0 for none.
+
+        Args:
+            layers: what is known.
+            num_found: how many samples the round had, if fewer than asked for.
+        """
+        found = self.next if num_found is None else num_found
+        is_last = found < self.next
+        self._taken, self._rounds = self._taken + found, self._rounds + 1
         self.next = 0
         if self._precision is None:
             return
@@ -56,7 +63,9 @@ class Rounds:
         error = self._worst[1]
         if error <= self._precision:
             return
-        if self._taken >= self._max_samples:
+        if is_last:
+            self._limit = f"no more samples than {self._taken} were found"
+        elif self._taken >= self._max_samples:
             self._limit = f"{self._max_samples} samples were allowed"
         elif time.perf_counter() - self._start > self._max_seconds:
             self._limit = f"{self._max_seconds:g} seconds were allowed"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from lsc_graph.auditing.alternatives import alternative_warnings
 from lsc_graph.auditing.cuts import zero_derivatives
-from lsc_graph.auditing.facts import batched_layers
 from lsc_graph.auditing.measure import HALF_TOLERANCE, quantization_error
 from lsc_graph.auditing.outside import parts_outside
 from lsc_graph.grid.unroll import depths
@@ -42,8 +41,6 @@ def known_warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[
             f"16-bit model: run in float32 and compared within {HALF_TOLERANCE.atol:g} + "
             f"{HALF_TOLERANCE.rtol:g} |reference|"
         )
-    if batched_layers(prepared):
-        found.append("The batch is fixed to more than one: depth radii are those of the whole batch")
     return tuple(found)
 
 
@@ -60,12 +57,39 @@ def measured_warnings(
         warnings += (
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
         )
-    warnings += (*summary.causal.warnings, *outcome_warnings(radii))
+    warnings += (
+        *_batch_warnings(summary),
+        *_held_warnings(summary),
+        *summary.causal.warnings,
+        *outcome_warnings(radii),
+    )
     if precision is not None and not precision.is_reached:
         warnings += (_precision_warning(precision),)
     if prepared.dequantized:
         warnings += (_quantization_warning(prepared, samples[0]),)
     return warnings
+
+
+def _batch_warnings(summary: Summary) -> tuple[str, ...]:
+    """That states are a batch, and where its entries could not be told apart."""
+    if not summary.entries:
+        return ()
+    count = len(next(iter(summary.entries.values())))
+    united = sorted(
+        {source if source == target else f"{source} -> {target}" for source, target in summary.united}
+    )
+    but = f", but for those of {', '.join(united)}, which are those of the whole batch" if united else ""
+    words = "radii and gains are those of single entries"
+    return (f"The states are a batch of {count} independent entries: {words}{but}",)
+
+
+def _held_warnings(summary: Summary) -> tuple[str, ...]:
+    """Padded steps have a radius of 1, which says nothing of the cell."""
+    return tuple(
+        f"{held.layer_id}: at {held.num_held} of {held.num_points} points the state stays exactly as it is, "
+        f"as in padded or skipped steps; the mean time radius of the others is {held.others:.3f}"
+        for held in summary.held()
+    )
 
 
 def cancelled_warnings(growth: Growth, cells: CellGraph) -> tuple[str, ...]:

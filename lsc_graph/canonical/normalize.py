@@ -5,7 +5,8 @@ Static shapes, no functions, no constants as nodes, no branches that the inputs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -105,16 +106,12 @@ def normalize(
     """
     _check_request(proto, shapes, constants)
     _check_dense(proto)
-    try:
+    with _simplifying():
         model = ir.from_proto(_with_static_inputs(proto, shapes, constants))
         _flatten(model)
         simplify(model)
         count_indices_from_the_front(model)
         remove_unused(model)
-    except LscGraphError:
-        raise
-    except Exception as error:  # the passes raise many unrelated types on models that they cannot handle
-        raise AnalysisError("The model cannot be simplified", got=root_cause(error)) from error
     return model
 
 
@@ -127,16 +124,22 @@ def normalize_open(proto: ModelProto) -> ir.Model:
     _check_dense(proto)
     copy = ModelProto()
     copy.CopyFrom(proto)
-    try:
+    with _simplifying():
         model = ir.from_proto(copy)
         _flatten(model)
         simplify(model)
         remove_unused(model)
+    return model
+
+
+@contextmanager
+def _simplifying() -> Iterator[None]:
+    try:
+        yield
     except LscGraphError:
         raise
     except Exception as error:  # the passes raise many unrelated types on models that they cannot handle
         raise AnalysisError("The model cannot be simplified", got=root_cause(error)) from error
-    return model
 
 
 def _flatten(model: ir.Model) -> None:

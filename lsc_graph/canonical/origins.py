@@ -16,14 +16,47 @@ from onnx import GraphProto, ModelProto, TensorProto
 from lsc_graph.model_file.proto_walk import Scope, attribute_tensors, inner_graphs
 
 KEY = "lsc_graph.origin"
+_PLACE = "lsc_graph.place"
 _FUNCTION = "function"
 Origin = tuple[str, ...]
+Place = tuple[int | None, ...]
+"""An index for each of a tensor's first axes, None for the whole axis."""
 
 
 def origin_of(value: ir.Value) -> Origin | None:
     """Where an initializer of a normalised model comes from; None if it was computed."""
     text = value.metadata_props.get(KEY)
     return None if text is None else tuple(json.loads(text))
+
+
+def place_of(value: ir.Value) -> Place:
+    """Which part of the tensor at its origin an initializer is: () for all of it."""
+    return tuple(json.loads(value.metadata_props.get(_PLACE, "[]")))
+
+
+def copy_origin(value: ir.Value, row: ir.Value, axis: int, index: int) -> None:
+    """Note that an initializer is the row of another one, `axis` left out."""
+    if KEY not in value.metadata_props:
+        return
+    rank = len(value.shape or ())
+    place = list(place_of(value))
+    left = [at for at, own in enumerate(place) if own is None]
+    left += range(len(place), len(place) + rank - len(left))
+    place += [None] * (left[axis] + 1 - len(place))
+    place[left[axis]] = index
+    row.metadata_props[KEY] = value.metadata_props[KEY]
+    row.metadata_props[_PLACE] = json.dumps(place)
+
+
+def indices_of(place: Place) -> tuple[int | slice, ...]:
+    """A place as numpy and torch index with it."""
+    return tuple(slice(None) if index is None else index for index in place)
+
+
+def label_of(origin: Origin, place: Place) -> str:
+    """The name of a tensor, with the path to it inside inner graphs, and the part that is meant."""
+    shown = ", ".join(":" if index is None else str(index) for index in place)
+    return "/".join(origin) + (f"[{shown}]" if place else "")
 
 
 def mark_origins(model: ir.Model) -> None:

@@ -9,7 +9,8 @@ hold for any number of steps.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
@@ -32,10 +33,18 @@ INPUT, OUTPUT = "input:", "output:"
 """What the ids of inputs and outputs begin with."""
 
 
+@dataclass(frozen=True)
+class Connected:
+    """A cell graph with its depth edges as they were seen, and what was not to be seen."""
+
+    cells: CellGraph
+    notes: tuple[str, ...] = ()
+
+
 def connected_cells(
     prepared: Prepared, *, terminals: bool = False, seed: int = 0, time_axis: int | None = None
-) -> CellGraph:
-    """The cell graph of a model with its depth edges as they were seen.
+) -> Connected:
+    """The cell graph of a model, connected as a run shows.
 
     Args:
         prepared: the model.
@@ -49,15 +58,19 @@ def connected_cells(
         ParityError: the torch view disagrees with ONNX Runtime.
         ConversionError: there is no torch view.
     """
+    unused = () if time_axis is None else (f"--time-axis {time_axis}: no input or output has that choice",)
     if prepared.chain is not None:
-        return _with(prepared.cell_graph, _chain_terminals(prepared) if terminals else ())
+        edges = _chain_terminals(prepared) if terminals else ()
+        return Connected(_with(prepared.cell_graph, edges), unused)
     if is_streaming(prepared):
-        return _with(prepared.cell_graph, _streaming_terminals(prepared) if terminals else ())
+        edges = _streaming_terminals(prepared) if terminals else ()
+        return Connected(_with(prepared.cell_graph, edges), unused)
     within = tuple(edge for own in prepared.cells for edge in depth_edges_within(own))
     with torch.no_grad():
-        found = tuple(_Probe(prepared, seed, time_axis).edges(terminals))
+        probe = _Probe(prepared, seed, time_axis)
+        found = tuple(probe.edges(terminals))
     bare = CellGraph(prepared.cell_graph.layers, within, prepared.cell_graph.num_steps)
-    return _with(bare, found)
+    return Connected(_with(bare, found), (*probe.notes, *(() if probe.has_chosen else unused)))
 
 
 def edges_of_pairs(
@@ -147,6 +160,8 @@ class _Probe:
         self.prepared, self.wanted = prepared, time_axis
         self.num_steps = prepared.cell_graph.num_steps
         self.axes: dict[str, int] = {}
+        self.notes: list[str] = []
+        self.has_chosen = False
         self.generator = torch.Generator().manual_seed(seed)
         model = Sequences(prepared, "cpu", self.generator)
         carried = [carry.before for carry in prepared.findings.carried]
@@ -223,6 +238,7 @@ class _Probe:
         known = [s.axis for s in sequences if s.main == name]
         found = known[:1] or [axis for axis, size in enumerate(value.shape) if size == self.num_steps]
         chosen = [axis for axis in found if self.wanted in (axis, axis - value.ndim)]
+        self.has_chosen |= bool(chosen)
         return chosen or found
 
     def _settle_axis(self, name: str) -> None:
@@ -232,21 +248,34 @@ class _Probe:
         """
         found = self._time_axes(name, self.floats[name])
         if len(found) > 1:
-            counts = {}
+            read = {}
             for axis in found:
                 self.axes[name] = axis
-                counts[axis] = self._num_read(name)
-            self.axes[name] = min(counts, key=lambda axis: counts[axis])
+                read[axis] = self._all_read(name)
+            self.axes[name] = self._sparsest(f"input {name}", read)
 
-    def _num_read(self, name: str) -> int:
-        """How many pairs of times connect an input with the states that read it."""
-        total = 0
+    def _sparsest(self, name: str, found: Mapping[int, Mapping[str, Pairs]]) -> int:
+        """The axis that connects the fewest times; where others connect as many, but others, that is said."""
+        counts = {axis: sum(map(len, own.values())) for axis, own in found.items()}
+        first, *others = [axis for axis, count in counts.items() if count == min(counts.values())]
+        if any(found[axis] != found[first] for axis in others):
+            either = " or ".join(f"axis {axis}" for axis in (first, *others))
+            self.notes.append(
+                f"{name}: time may be {either}, which nothing tells apart: axis {first} is assumed; choose "
+                "with --time-axis"
+            )
+        return first
+
+    def _all_read(self, name: str) -> dict[str, Pairs]:
+        """For each state that reads an input, the pairs of times that connect them."""
+        total: dict[str, Pairs] = {}
         for index, own in enumerate(self.prepared.cells):
             reads = reads_of(self.prepared.findings.sites[index])
             glue = self._glue(index, {name: self.floats[name]}, reads)
             for cell in own if glue is not None else ():
                 assert glue is not None
-                total += sum(len(found.get(INPUT + name, ())) for found in self._pairs_into(cell, glue))
+                for number, found in enumerate(self._pairs_into(cell, glue)):
+                    total[f"{cell.layer.id}.{number}"] = frozenset(found.get(INPUT + name, ()))
         return total
 
     def _pairs_into(self, cell: Cell, glue: Glue) -> Iterator[dict[str, Pairs]]:
@@ -259,14 +288,16 @@ class _Probe:
         yield from self._merged(self._pairs_into(cell, glue), cell.layer.id)
 
     def _edges_out(self, name: str, glue: Glue) -> Iterator[DepthEdge]:
-        axes: list[int | None] = [*self._time_axes(name, glue.read[name])] or [None]
-        ports = [Port("capture" if a is None else "slice", name, name, a or 0, False) for a in axes]
-        found = [time_pairs(glue, port, self.num_steps, 0, self.generator) for port in ports]
-        sizes = [sum(map(len, own.values())) for own in found]
-        pairs, axis = found[sizes.index(min(sizes))], axes[sizes.index(min(sizes))]
-        last = self.num_steps - 1
-        if axis is None:
-            pairs = {key: frozenset(p for p in found if p[1] == last) for key, found in pairs.items()}
+        found = {
+            axis: time_pairs(glue, Port("slice", name, name, axis, False), self.num_steps, 0, self.generator)
+            for axis in self._time_axes(name, glue.read[name])
+        }
+        if found:
+            pairs = found[self._sparsest(f"output {name}", found)]
+        else:
+            port, last = Port("capture", name, name, 0, False), self.num_steps - 1
+            whole = time_pairs(glue, port, self.num_steps, 0, self.generator)
+            pairs = {key: frozenset(p for p in own if p[1] == last) for key, own in whole.items()}
         yield from self._merged([pairs], OUTPUT + name)
 
     def _merged(self, found: Iterable[dict[str, Pairs]], target: str) -> Iterator[DepthEdge]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import onnx
 
@@ -21,6 +22,14 @@ MAX_RUN_STEPS = 2_000
 """The model itself is run over at most this many steps; beyond, its connections must follow a rule."""
 
 
+class ModelCells(NamedTuple):
+    """A model, its cell graph, and what could not be told of how times are connected."""
+
+    prepared: Prepared
+    cells: CellGraph
+    notes: tuple[str, ...]
+
+
 def model_cells(
     model: Source,
     *,
@@ -29,7 +38,7 @@ def model_cells(
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     states: Sequence[tuple[str, str]] = (),
     time_axis: int | None = None,
-) -> tuple[Prepared, CellGraph]:
+) -> ModelCells:
     """A model's cell graph over any number of steps, its inputs and outputs being layers as well.
 
     How times are connected is seen in one run of the model over its own number of steps, or 32;
@@ -53,22 +62,23 @@ def model_cells(
             got=", ".join(f"{site.id}: {site.num_steps}" for site in prepared.findings.sites),
             do="lsc-graph audit MODEL",
         )
-    if num_steps is None:
-        return prepared, connected_cells(prepared, terminals=True, time_axis=time_axis)
-    if prepared.chain is not None and num_steps != 1:
+    if prepared.chain is not None and num_steps not in (None, 1):
         raise UsageError(
             "The model has no recurrence, so its grid has a single step",
             got=f"--steps {num_steps}",
             expected="--steps 1, or none",
         )
-    cells = connected_cells(prepared, terminals=True, time_axis=time_axis)
+    found = connected_cells(prepared, terminals=True, time_axis=time_axis)
+    if num_steps is None:
+        return ModelCells(prepared, found.cells, found.notes)
     try:
-        return prepared, stretched(cells, num_steps)
+        return ModelCells(prepared, stretched(found.cells, num_steps), found.notes)
     except UsageError:
         if num_steps > MAX_RUN_STEPS:
             raise
     prepared = prepare(model, replace(request, num_steps=num_steps))
-    return prepared, connected_cells(prepared, terminals=True, time_axis=time_axis)
+    found = connected_cells(prepared, terminals=True, time_axis=time_axis)
+    return ModelCells(prepared, found.cells, found.notes)
 
 
 def states_only(cells: CellGraph) -> CellGraph:

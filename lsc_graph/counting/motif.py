@@ -59,14 +59,6 @@ class Motif:
         radius = self.index(1.0, 1.0)
         return float(radius ** (-1.0 / p)) if radius > 0 else math.inf
 
-    def critical_depth_factor(self, time_factor: float, p: float = 1.0) -> float | None:
-        """The b at which the stack is critical for a given a; None if a alone is too much, inf without
-        limit.
-        """
-        if self.index(time_factor, 0.0, p) > 1.0:
-            return None
-        return _root(lambda b: self.index(time_factor, b, p))
-
     def formula(self) -> str | None:
         """The critical line in words, such as "a^p + 2 b^p = 1", where it is a line in a^p and b^p."""
         numbers = {

@@ -42,6 +42,13 @@ class UnitBlocks:
         """Some of the matrices."""
         return UnitBlocks(self.blocks[points])
 
+    def by_entry(self, entries: Tensor | None) -> list[UnitBlocks]:
+        """The units of each entry of a batch, whose elements lie at `entries` [B, m]; all of them if None."""
+        if entries is None:
+            return [self]
+        units = self.blocks.shape[1]
+        return [UnitBlocks(self.blocks[:, entry[entry < units]]) for entry in entries]
+
     def cpu(self) -> UnitBlocks:
         """The same on the CPU."""
         return UnitBlocks(self.blocks.cpu())

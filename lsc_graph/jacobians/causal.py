@@ -24,6 +24,8 @@ MAX_TIMES = 16
 MAX_STEP_SIZE = 512
 NUM_PROBES = 16
 _NOTHING = 1e-12
+# Fourier transforms and stabilisers that read the whole sequence leave rounding where there is no derivative.
+_ROUNDING, _ABOVE_ROUNDING = 1e-5, 10.0
 
 
 @dataclass(frozen=True)
@@ -101,8 +103,25 @@ def _touched(
         piece.copy_(torch.randn(piece.shape, generator=generator, dtype=torch.float64))
     pulled = block.pull(cotangents.flatten(1)).reshape(len(times), *shape_in).cpu()
     sizes = pulled.movedim(axes.axis_in + 1, 1).flatten(2).abs().amax(2)
-    scale = float(sizes.max()) or 1.0
-    return [(time, sizes[row] > _NOTHING * scale) for row, time in enumerate(times)]
+    floors = _floors(sizes, times)
+    return [(time, sizes[row] > floors[row]) for row, time in enumerate(times)]
+
+
+def _floors(sizes: Tensor, times: Sequence[int]) -> list[float]:
+    """Below which sizes a gradient counts as none, for each of some output times.
+
+    Args:
+        sizes: of the gradients of the output times with respect to each input time [K, T].
+        times: the output times.
+    """
+    largest = [float(row.max()) for row in sizes]
+    ahead = [
+        float(row[time + 1 :].max()) if time + 1 < len(row) else 0.0
+        for time, row in zip(times, sizes, strict=True)
+    ]
+    noise = max((own / most for own, most in zip(ahead, largest, strict=True) if most), default=0.0)
+    above = _ABOVE_ROUNDING * noise if noise <= _ROUNDING else 0.0
+    return [max(_NOTHING * (max(largest) or 1.0), above * most) for most in largest]
 
 
 def _is_causal(touched: Sequence[tuple[int, Tensor]]) -> bool:

@@ -23,7 +23,14 @@ from lsc_graph.jacobians.cell import (
 )
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
 from lsc_graph.spectra.arnoldi import arnoldi_radius
-from lsc_graph.spectra.choose import cascade, completed, confirmed, group_size, radius_estimate
+from lsc_graph.spectra.choose import (
+    cascade,
+    completed,
+    confirmed,
+    group_size,
+    radius_estimate,
+    unless_refuted,
+)
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.krylov_powers import krylov_power_radius
 from lsc_graph.spectra.operator import Operator, dense_operator
@@ -52,7 +59,8 @@ def time_radii(
         module: the cell.
         trajectory: where.
         generator: of the probes that verify a structure found in the graph.
-        method: the estimator; ARNOLDI and, for large states, AUTO work on products.
+        method: the estimator; ARNOLDI and, for large states, AUTO work on products, and build one matrix
+            whose powers bear out what these found, up to a state size of `MAX_DENSE`.
         tolerance: relative error that counts as converged.
     """
     blocks = unit_blocks(module, trajectory, generator) if method is Method.AUTO else None
@@ -85,6 +93,9 @@ def point_radii(
     def dense(numbers: Tensor) -> Tensor:
         return _dense(module, chosen_points(points, numbers)) if gated is None else gated.at(numbers).dense()
 
+    def at(point: int) -> Tensor:
+        return dense(torch.tensor([point]))[0]
+
     is_auto = method is Method.AUTO and size <= MAX_DENSE
     is_dense_first = is_auto and cascade(size, points[0].device.type)[0] is not Method.ARNOLDI
     if is_dense_first or method not in (Method.AUTO, Method.ARNOLDI):
@@ -92,9 +103,9 @@ def point_radii(
         return Estimate.joined([radius_estimate(dense(own), method, tolerance=tolerance) for own in groups])
     operator = pull_operator(module, points) if gated is None else _gated_operator(gated)
     if not is_auto:
-        return arnoldi_radius(operator, tolerance=tolerance, max_restarts=_MAX_RESTARTS)
-    found = krylov_power_radius(operator, tolerance=tolerance)
-    found = confirmed(found, lambda point: dense(torch.tensor([point]))[0], tolerance)
+        found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=_MAX_RESTARTS)
+        return unless_refuted(found, at, tolerance) if size <= MAX_DENSE else found
+    found = confirmed(krylov_power_radius(operator, tolerance=tolerance), at, tolerance)
     return completed(found, size, dense, tolerance)
 
 

@@ -7,7 +7,7 @@ the blocks of all times are pulled back together.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -117,6 +117,25 @@ def ports_of(module: CellModule, glue: Glue) -> tuple[Port, ...]:
 
 
 Pairs = frozenset[tuple[int, int]]
+Connections = dict[Port, dict[str, Pairs]]
+
+
+def source_times(connected: Connections, names: Collection[str], time: int) -> list[int]:
+    """The times of states called `names` that any port connects to `time`, ascending."""
+    found = {
+        source
+        for by_state in connected.values()
+        for name, pairs in by_state.items()
+        if name in names
+        for source, target in pairs
+        if target == time
+    }
+    return sorted(found)
+
+
+# Gradients so small, relative to the largest of their output time, may be rounding, as behind a Fourier
+# transform: then they are not the same when the cotangent is another multiple of itself.
+_MAYBE_ROUNDING, _OTHER_SCALE, _SAME = 1e-5, 1.37, 1e-1
 
 
 def time_pairs(
@@ -131,15 +150,29 @@ def time_pairs(
         cotangents = torch.stack([port.place(noise[t : t + 1], t, value)[0] for t in times])
     else:
         cotangents = torch.randn(1, *value.shape, generator=generator).to(value)
-    pulled = pull_rows(glue, {port.main: cotangents})
     found: dict[str, Pairs] = {}
-    for name, gradient in pulled.items():
-        touched = flat_from(gradient, 2).abs().amax(2) > 0
+    for name, touched in _touched(glue, port.main, cotangents).items():
         rows = touched if port.kind == "slice" else touched.expand(len(times), -1)
         found[name] = frozenset(
             (int(source), time) for time, row in zip(times, rows, strict=True) for source in row.nonzero()
         )
     return {name: pairs for name, pairs in found.items() if pairs}
+
+
+def _touched(glue: Glue, main: str, cotangents: Tensor) -> dict[str, Tensor]:
+    """Per state below: which of its times [R, T] each of the cotangents [R, ...] of a value reaches."""
+    pulled = pull_rows(glue, {main: cotangents})
+    gradients = {name: flat_from(gradient, 2) for name, gradient in pulled.items()}
+    sizes = {name: gradient.abs().amax(2) for name, gradient in gradients.items()}
+    limit = _MAYBE_ROUNDING * torch.stack([size.amax(1) for size in sizes.values()]).amax(0)[:, None]
+    if not any(bool(((size > 0) & (size < limit)).any()) for size in sizes.values()):
+        return {name: size > 0 for name, size in sizes.items()}
+    again = pull_rows(glue, {main: _OTHER_SCALE * cotangents})
+    found = {}
+    for name, size in sizes.items():
+        change = flat_from(again[name], 2) / _OTHER_SCALE - gradients[name]
+        found[name] = (size > 0) & ((size >= limit) | (change.abs().amax(2) <= _SAME * size))
+    return found
 
 
 def pull_rows(glue: Glue, cotangents: dict[str, Tensor]) -> dict[str, Tensor]:

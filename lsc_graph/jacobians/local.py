@@ -11,7 +11,16 @@ from torch import Tensor
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.blocks import UnitBlocks, unit_blocks
 from lsc_graph.jacobians.cell import cell_jacobians, flat_from
-from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_below, ports_of, pull_rows, time_pairs
+from lsc_graph.jacobians.depth import (
+    Connections,
+    Glue,
+    Port,
+    glue_below,
+    ports_of,
+    pull_rows,
+    source_times,
+    time_pairs,
+)
 from lsc_graph.jacobians.depth_maps import (
     MAPS_FROM,
     MAX_DENSE_BYTES,
@@ -178,7 +187,7 @@ def _through_glue(
 ) -> list[DepthBlocks]:
     num_steps = next(iter(jacobians.values())).shape[0]
     first = glue.site.times()[0]
-    connected: dict[Port, dict[str, Pairs]] = {}
+    connected: Connections = {}
     for port in ports:
         pairs = time_pairs(glue, port, num_steps, first, generator)
         if pairs:
@@ -203,7 +212,7 @@ def _rows(jacobians: dict[tuple[str, str], Tensor], port: Port) -> Tensor:
     return jacobians[(kind, port.body)]
 
 
-def _reached(lower: Sequence[Layer], connected: dict[Port, dict[str, Pairs]]) -> list[Layer]:
+def _reached(lower: Sequence[Layer], connected: Connections) -> list[Layer]:
     names = {name for found in connected.values() for name in found}
     return [layer for layer in lower if any(state.name in names for state in layer.states)]
 
@@ -225,7 +234,7 @@ def _equal_times(source: Layer, target: Layer, pulled: dict[str, Tensor]) -> Dep
 def _pull_pairs(
     glue: Glue,
     rows: dict[Port, Tensor],
-    connected: dict[Port, dict[str, Pairs]],
+    connected: Connections,
     sources: Sequence[Layer],
     target: Layer,
     num_steps: int,
@@ -246,7 +255,7 @@ def _pull_pairs(
         for layer in sources:
             names = [state.name for state in layer.states]
             whole = torch.cat([flat_from(pulled[name], 2) for name in names], 2)
-            for source_time in _source_times(connected, names, time):
+            for source_time in source_times(connected, names, time):
                 pairs[layer.id].append((source_time, time))
                 blocks[layer.id].append(whole[:, source_time])
     return [
@@ -258,15 +267,3 @@ def _pull_pairs(
         for layer in sources
         if pairs[layer.id]
     ]
-
-
-def _source_times(connected: dict[Port, dict[str, Pairs]], names: Sequence[str], time: int) -> list[int]:
-    found = {
-        source
-        for by_state in connected.values()
-        for name, pairs in by_state.items()
-        if name in names
-        for source, target in pairs
-        if target == time
-    }
-    return sorted(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -82,9 +82,18 @@ class GrowthMeter:
 
     def random_start(self, count: int) -> dict[GridNode, Tensor]:
         """Standard normal cotangents [count, n] at each last state."""
+        return self._normal(self._targets, count, self._generator)
+
+    def start_everywhere(self, generator: torch.Generator) -> dict[GridNode, Tensor]:
+        """Standard normal cotangents [1, n] at every state."""
+        return self._normal(self.order, 1, generator)
+
+    def _normal(
+        self, nodes: Iterable[GridNode], count: int, generator: torch.Generator
+    ) -> dict[GridNode, Tensor]:
         return {
-            node: torch.randn(count, self._sizes[node.layer], generator=self._generator, dtype=torch.float64)
-            for node in self._targets
+            node: torch.randn(count, self._sizes[node.layer], generator=generator, dtype=torch.float64)
+            for node in nodes
         }
 
     def growth(self, factor: Factor) -> Growth:

@@ -13,16 +13,6 @@ from lsc_graph.jacobians.autocorrelation import covariances, time_correlation
 from lsc_graph.results import Statistics
 
 
-def statistics_of(points: Tensor) -> Statistics | None:
-    """Mean, standard error of the mean, and range of independent points; None for no points."""
-    count = points.numel()
-    if count == 0:
-        return None
-    values = points.double().flatten()
-    error = float(values.std()) / math.sqrt(count) if count > 1 else 0.0
-    return _summary(values, error, float(count))
-
-
 def statistics_of_series(samples: Sequence[Tensor], *, is_timed: bool = True) -> Statistics | None:
     """Statistics of values along the time of independent samples; None for no values.
 

@@ -13,6 +13,7 @@ from lsc_graph.jacobians.blocks import UnitBlocks
 from lsc_graph.jacobians.causal import CausalSummary, causal_glue
 from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, probed_gain
 from lsc_graph.jacobians.depth_maps import DepthMaps
+from lsc_graph.jacobians.entries import among, own_blocks, pulled_blocks
 from lsc_graph.jacobians.local import LocalJacobians
 from lsc_graph.jacobians.radius import gain, spectral_norm
 from lsc_graph.jacobians.statistics import statistics_of_series
@@ -31,6 +32,7 @@ class _Points:
     estimates: list[Estimate] = field(default_factory=list)
     gain: list[Tensor] = field(default_factory=list)
     norm: list[Tensor] = field(default_factory=list)
+    held: list[Tensor] = field(default_factory=list)
     block: str = ""
     is_timed: bool = True
 
@@ -50,25 +52,40 @@ class _Points:
         return statistics_of_series(getattr(self, which), is_timed=self.is_timed)
 
 
+@dataclass(frozen=True)
+class HeldSteps:
+    """A layer whose time Jacobian is the identity at some points; `others` is the mean radius elsewhere."""
+
+    layer_id: str
+    num_held: int
+    num_points: int
+    others: float
+
+
 class Summary:
     """Collects radii and gains sample by sample.
 
     Args:
         exposed: per layer, the states that it shows to the layers above: the rows of the active block.
-        batched: layers whose states are [B, H], B independent entries of a batch.
         time_axis: time in what layers without a cell put out, if the user has said so.
         method: the estimator of spectral radii.
+
+    Attributes:
+        entries: per layer whose states are a batch, where the elements of each entry lie [B, m]: radii and
+            gains are those of single entries, as far as these do not meet.
+        united: edges between such layers (or steps of one) of which the whole batch is looked at.
     """
 
     def __init__(
         self,
         exposed: Mapping[str, frozenset[str]],
-        batched: frozenset[str] = frozenset(),
         time_axis: int | None = None,
         method: Method = Method.AUTO,
     ) -> None:
         self._method, self._generator = method, torch.Generator().manual_seed(0)
-        self._exposed, self._batched = exposed, batched
+        self._exposed = exposed
+        self.entries: Mapping[str, Tensor] = {}
+        self.united: set[tuple[str, str]] = set()
         self.causal = CausalSummary(time_axis)
         self._time: defaultdict[str, _Points] = defaultdict(_Points)
         self._depth: defaultdict[tuple[str, str], _Points] = defaultdict(_Points)
@@ -90,9 +107,9 @@ class Summary:
         for layer_id, matrices in local.time.items():
             steps = matrices[1:] if layers[layer_id].time_step > 0 else matrices[:-1]
             self._note(bool(steps.any()))
-            is_batched = layer_id in self._batched
-            for block in _by_batch_entry(steps, layers[layer_id]) if is_batched else [steps]:
+            for block in self._by_entry(steps, layer_id, layer_id):
                 self._time[layer_id].add(block, self._method, with_norm=False)
+                self._time[layer_id].held.append(_is_identity(block))
         for layer_id, units in local.units.items():
             self._add_units(
                 layer_id, units.at(slice(1, None) if layers[layer_id].time_step > 0 else slice(-1))
@@ -107,11 +124,16 @@ class Summary:
         for depth in local.depth:
             source, target = layers[depth.edge.source], layers[depth.edge.target]
             self._note(bool(depth.blocks.any()))
-            active, words = self._active(depth.blocks, source, target)
+            rows, columns, words = self._active(depth.blocks, source, target)
+            active = depth.blocks[:, rows][:, :, columns]
+            parts = self._by_entry(active, source.id, target.id, rows, columns)
+            if parts[0].shape != active.shape:
+                words += f", of each of {len(parts)} entries {parts[0].shape[1]} x {parts[0].shape[2]}"
             self._depth[source.id, target.id].block = words
             times = [time for _, time in depth.pairs]
             self._depth[source.id, target.id].is_timed &= len(set(times)) == len(times)
-            self._depth[source.id, target.id].add(active, self._method, with_norm=True)
+            for part in parts:
+                self._depth[source.id, target.id].add(part, self._method, with_norm=True)
             if source.recurrence != target.recurrence and source.time_step == target.time_step:
                 piece = causal_glue(
                     source.id, target.id, depth.pairs, active, target.time_step, cells.num_steps
@@ -130,15 +152,35 @@ class Summary:
     def _add_units(self, layer_id: str, units: UnitBlocks) -> None:
         """The time Jacobians of a layer whose units do not meet."""
         self._note(bool(units.blocks.any()))
-        self._time[layer_id].estimates.append(units.radius())
-        self._time[layer_id].gain.append(units.gain().cpu())
+        for part in units.by_entry(self.entries.get(layer_id)):
+            self._time[layer_id].estimates.append(part.radius())
+            self._time[layer_id].gain.append(part.gain().cpu())
+            self._time[layer_id].held.append(_is_identity(part.blocks).all(1))
 
     def _add_time_maps(self, layer_id: str, maps: TimeMaps) -> None:
         """The time Jacobians of a layer that is too large for dense ones."""
+        if self._add_entries(layer_id, maps):
+            return
         gains = maps.gain(NUM_PROBES, self._generator)
         self._note(bool(gains.any()))
         self._time[layer_id].estimates.append(maps.radius(self._method))
         self._time[layer_id].gain.append(gains)
+
+    def _add_entries(self, layer_id: str, maps: TimeMaps) -> bool:
+        """The same of a batch, whose entries are small enough for dense ones; False if they are not."""
+        entries = self.entries.get(layer_id)
+        if entries is None:
+            return False
+        found = [pulled_blocks(maps.pull(point), entries, entries) for point in range(maps.num_points)]
+        blocks = [block for block in found if block is not None]
+        if len(blocks) < len(found) or not blocks:
+            self.united.add((layer_id, layer_id))
+            return False
+        for block in torch.stack(blocks, 1):
+            self._note(bool(block.any()))
+            self._time[layer_id].add(block, self._method, with_norm=False)
+            self._time[layer_id].held.append(_is_identity(block))
+        return True
 
     def _add_maps(self, maps: DepthMaps, source: Layer, target: Layer) -> None:
         """A depth edge that is known by its products: radius by Krylov iteration, gain by random probes."""
@@ -150,6 +192,8 @@ class Summary:
         gains = maps.gain(numbers, NUM_PROBES, self._generator)
         points.gain.append(gains)
         self._note(bool(gains.any()))
+        if source.id in self.entries and target.id in self.entries:
+            self.united.add((source.id, target.id))
         if rows == columns:
             points.estimates.append(maps.radius(numbers))
         self._joint[target.id].append(gains)
@@ -167,7 +211,8 @@ class Summary:
             rows, columns = block.shape
             points.block = f"{columns} -> {rows}"
             if block.matrix is not None:
-                points.add(block.matrix[None], self._method, with_norm=True)
+                for part in self._by_entry(block.matrix[None], block.source, block.target):
+                    points.add(part, self._method, with_norm=True)
                 value = gain(block.matrix)
             else:
                 value = probed_gain(block, generator)
@@ -175,12 +220,46 @@ class Summary:
             self._note(bool(value > 0))
             self._joint[block.target].append(value.cpu().reshape(1))
 
-    def _active(self, blocks: Tensor, source: Layer, target: Layer) -> tuple[Tensor, str]:
+    def _by_entry(
+        self,
+        matrices: Tensor,
+        source: str,
+        target: str,
+        rows: Sequence[int] | None = None,
+        columns: Sequence[int] | None = None,
+    ) -> list[Tensor]:
+        """The blocks of single entries of a batch; the whole, where there is none or where entries meet.
+
+        Args:
+            matrices: [P, n_out, n_in].
+            source, target: the layers that they lead between.
+            rows, columns: which elements of the states they are of; all of them if left out.
+        """
+        if source not in self.entries or target not in self.entries:
+            return [matrices]
+        out, into = self.entries[target], self.entries[source]
+        out = out if rows is None else among(out, rows)
+        into = into if columns is None else among(into, columns)
+        found = own_blocks(matrices, out, into)
+        if found is None:
+            self.united.add((source, target))
+        return [matrices] if found is None else found
+
+    def _active(self, blocks: Tensor, source: Layer, target: Layer) -> tuple[list[int], list[int], str]:
         """The sub-block of M_depth between the states that carry the gradient in depth."""
-        rows, columns, words = active_indices(
-            blocks, source, target, self._exposed.get(target.id, frozenset())
-        )
-        return blocks[:, rows][:, :, columns], words
+        return active_indices(blocks, source, target, self._exposed.get(target.id, frozenset()))
+
+    def held(self) -> tuple[HeldSteps, ...]:
+        """Layers whose state stays exactly as it is at some of the points, but not at all of them."""
+        found = []
+        for layer_id, points in self._time.items():
+            if not points.held:
+                continue
+            held, estimate = torch.cat(points.held).cpu(), Estimate.joined(points.estimates)
+            others = estimate.values[~held & estimate.converged]
+            if bool(held.any()) and others.numel():
+                found.append(HeldSteps(layer_id, int(held.sum()), held.numel(), float(others.mean())))
+        return tuple(found)
 
     def outcomes(self) -> tuple[RadiusOutcome, ...]:
         """How the radii of every time and depth edge were found, and at how many points they were not."""
@@ -222,6 +301,12 @@ class Summary:
         )
 
 
+def _is_identity(matrices: Tensor) -> Tensor:
+    """Which of the matrices [..., n, n] are exactly the identity."""
+    one = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
+    return (matrices == one).flatten(-2).all(-1)
+
+
 def active_indices(
     blocks: Tensor, source: Layer, target: Layer, exposed: frozenset[str]
 ) -> tuple[list[int], list[int], str]:
@@ -257,20 +342,3 @@ def _indices(layer: Layer, names: frozenset[str]) -> tuple[list[int], str]:
     ]
     indices = [index for _, (start, end) in chosen for index in range(start, end)]
     return indices, "+".join(state.name.rsplit(".", 1)[-1] for state, _ in chosen)
-
-
-def _by_batch_entry(matrices: Tensor, layer: Layer) -> list[Tensor]:
-    """The diagonal blocks of a layer whose states are [B, H]; the whole, if entries of the batch interact."""
-    batch = layer.states[0].shape[0]
-    blocks, rest = [], matrices.clone()
-    for entry in range(batch):
-        index = torch.tensor(
-            [
-                start + entry * state.shape[1] + offset
-                for state, (start, _) in zip(layer.states, _ranges(layer), strict=True)
-                for offset in range(state.shape[1])
-            ]
-        )
-        blocks.append(matrices[:, index[:, None], index[None]])
-        rest[:, index[:, None], index[None]] = 0
-    return [matrices] if bool(rest.any()) else blocks

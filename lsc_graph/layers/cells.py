@@ -135,7 +135,8 @@ def _cell(
     num_steps: int | None,
 ) -> Cell:
     names: set[str] = set().union(*(reached[state.name] for state in members))
-    others = [state for state in states if state not in members]
+    own, known = set(members), set(states)
+    others = [state for state in states if state not in own]
     reverse = any(sequence.reverse for sequence in site.inputs)
     layer = Layer(
         id=layer_id,
@@ -151,7 +152,7 @@ def _cell(
         site=site,
         below_now=tuple(state for state in others if state.after in names),
         below_before=tuple(state for state in others if state.before in names),
-        carried=tuple(s for s in site.states if s not in states and s.before in names),
+        carried=tuple(s for s in site.states if s not in known and s.before in names),
         slices=tuple(s.body for s in site.inputs if s.body in names),
         captures=tuple(name for name in site.captures if name in names),
     )

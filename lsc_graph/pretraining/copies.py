@@ -33,7 +33,7 @@ def find_copies(
     taken = {*used, *(weight.origin for weight in weights)}
     numbers: dict[_Content, int] = {}
     others: list[tuple[Origin, _Content, tuple[int, ...]]] = []
-    origins = {weight.origin: number for number, weight in enumerate(weights)}
+    origins = {weight.origin: number for number, weight in enumerate(weights) if not weight.place}
     for origin, tensor in tensors_by_origin(proto):
         if (origin in taken and origin not in origins) or not is_writable(tensor):
             continue

@@ -12,17 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lsc_graph.spectra.arnoldi import dominant_values
 from lsc_graph.spectra.choose import radius_estimate
-from lsc_graph.spectra.eigenvectors import eigenvectors
+from lsc_graph.spectra.differentiable import dominant_eigenvectors, is_trusted
 from lsc_graph.spectra.estimate import TOLERANCE
 
-# Below this cosine between left and right eigenvector an eigenvalue is as good as defective.
-_MIN_COSINE = 1e-5
-# From this size on a Krylov space of so many vectors costs less than all eigenvalues.
-_KRYLOV_FROM, _BASIS = 96, 64
-# An eigenvalue this near to the Ritz value that led to it is the one that dominates.
-_AGREEMENT = 2e-3
 # So near that which other matrices are in a batch changes single radii by less than 1e-4.
 SAME = 2e-4
 
@@ -69,8 +62,9 @@ def radius_direction(matrices: Tensor, basis: Tensor | None = None) -> Direction
     """
     matrices = matrices.double()
     small = matrices if basis is None else basis.T @ matrices @ basis
-    top, left, right = _dominant(small)
-    radius = top.abs()
+    pair = dominant_eigenvectors(small)
+    top, left, right = pair.values, pair.left, pair.right
+    radius, known = top.abs(), is_trusted(pair)
     if basis is not None:
         # M = Q Q^T M: N y = lambda y gives M (Q y) = lambda Q y, and z^H N = lambda z^H gives z^H Q^T M.
         turned = basis.to(top.dtype)
@@ -78,36 +72,12 @@ def radius_direction(matrices: Tensor, basis: Tensor | None = None) -> Direction
         pulled = ((left.conj() @ turned.T)[:, None] @ matrices.to(top.dtype))[:, 0]
         left = (pulled / torch.where(top == 0, torch.ones_like(top), top)[:, None]).conj()
     overlap = (left.conj() * right).sum(1)
-    known = (overlap.abs() > _MIN_COSINE) & (radius > 0)
+    known &= overlap != 0
     phase = top.conj() / torch.where(known, radius, torch.ones_like(radius))
     row = (phase / torch.where(known, overlap, torch.ones_like(overlap)))[:, None] * left.conj()
     rows = torch.stack([row.real, row.imag], 1)
     columns = torch.stack([right.real, -right.imag], 1)
     return Direction(radius, rows * known[:, None, None], columns * known[:, None, None], known)
-
-
-def _dominant(matrices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The dominant eigenvalues [P] with left and right eigenvectors [P, n]."""
-    if matrices.shape[-1] < _KRYLOV_FROM:
-        pair = eigenvectors(matrices, _top(matrices))
-        return pair.values, pair.left, pair.right
-    near = dominant_values(matrices.float(), max_basis=_BASIS)
-    pair = eigenvectors(matrices, near)
-    overlap = (pair.left.conj() * pair.right).sum(1)
-    products = (matrices.to(near.dtype) @ pair.right[:, :, None])[:, :, 0]
-    found = (pair.left.conj() * products).sum(1) / torch.where(overlap == 0, 1.0, overlap)
-    values, left, right = found, pair.left, pair.right
-    is_other = ~((found - near).abs() <= _AGREEMENT * near.abs()) | (overlap.abs() <= _MIN_COSINE)
-    if bool(is_other.any()):
-        again = eigenvectors(matrices[is_other], _top(matrices[is_other]))
-        values[is_other], left[is_other], right[is_other] = again.values, again.left, again.right
-    return values, left, right
-
-
-def _top(matrices: Tensor) -> Tensor:
-    values = torch.linalg.eigvals(matrices)
-    top: Tensor = values.gather(1, values.abs().argmax(1)[:, None])[:, 0]
-    return top
 
 
 def unit_radii(units: Tensor) -> Direction:

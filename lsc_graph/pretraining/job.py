@@ -17,7 +17,7 @@ from torch import Tensor
 from lsc_graph.audit_model import Source, audit
 from lsc_graph.auditing.cuts import put_in
 from lsc_graph.auditing.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
-from lsc_graph.canonical.origins import Origin, find_tensor, origin_of
+from lsc_graph.canonical.origins import Origin, find_tensor, indices_of, origin_of
 from lsc_graph.errors import AnalysisError, UsageError, VerificationError
 from lsc_graph.model_file.load import check_opsets
 from lsc_graph.prepare import Prepared, Request, prepare
@@ -74,11 +74,12 @@ class Job:
 
     def stored(self, values: Sequence[Tensor]) -> dict[Origin, Array]:
         """Values as the file will hold them, those of copies included."""
-        found = {}
+        found: dict[Origin, Array] = {}
         for weight, value in zip(self.choice.weights, values, strict=True):
             tensor = find_tensor(self.prepared.loaded.proto, weight.origin)
             assert tensor is not None
-            found[weight.origin] = value.detach().cpu().numpy().astype(values_of(tensor).dtype)
+            whole = found.setdefault(weight.origin, values_of(tensor).copy())
+            whole[indices_of(weight.place)] = value.detach().cpu().numpy().astype(whole.dtype)
         for origin, (number, shape) in self.copies.items():
             found[origin] = found[self.choice.weights[number].origin].reshape(shape)
         return found
@@ -109,7 +110,8 @@ class Job:
     def as_stored(self, stored: Mapping[Origin, Array]) -> list[Tensor]:
         """The values that are read back from the file."""
         return [
-            torch.from_numpy(stored[w.origin].astype(np.float32)).to(w.value) for w in self.choice.weights
+            torch.from_numpy(stored[w.origin][indices_of(w.place)].astype(np.float32)).to(w.value)
+            for w in self.choice.weights
         ]
 
 

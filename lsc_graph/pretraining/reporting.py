@@ -25,7 +25,7 @@ def report_of(
 ) -> PretrainReport:
     """Everything in numbers."""
     radii = tuple(_change(job, edge, before[edge], after[edge], fit) for edge in after)
-    left_out = job.choice.left_out.items()
+    left_out, found = job.choice.left_out.items(), job.prepared.findings
     return PretrainReport(
         schema_version=PRETRAIN_SCHEMA_VERSION,
         tool=Tool("lsc-graph", version("lsc-graph")),
@@ -48,7 +48,7 @@ def report_of(
         seconds=seconds,
         seed=job.problem.seed,
         data_digest=job.points.digest(job.problem.seed),
-        warnings=(*job.prepared.findings.warnings, *job.prepared.findings.doubts),
+        warnings=(*found.choices, *found.warnings, *found.doubts),
     )
 
 

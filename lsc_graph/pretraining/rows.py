@@ -15,14 +15,21 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flat_from, flatten
-from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_below, ports_of, pull_rows, time_pairs
+from lsc_graph.jacobians.depth import (
+    Connections,
+    Glue,
+    glue_below,
+    ports_of,
+    pull_rows,
+    source_times,
+    time_pairs,
+)
 from lsc_graph.layers.cells import Layer
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
 
 Program = SequenceProgram | StreamingProgram
 Reads = dict[tuple[str, str], Tensor]
-Connections = dict[Port, dict[str, Pairs]]
 Times = Sequence[int] | Tensor
 Wanted = Collection[tuple[str, str]] | None
 
@@ -292,7 +299,7 @@ def _pull_one_by_one(
         for other in sources:
             whole = torch.cat([flat_from(pulled[state.name], 2) for state in other.states], 2)
             own = {state.name for state in other.states}
-            for source in _sources_of(connected, own, time):
+            for source in source_times(connected, own, time):
                 rows[other.id].append(whole[:, source])
                 targets[other.id].append(position)
     return [
@@ -304,18 +311,6 @@ def _pull_one_by_one(
 
 def _add(cotangents: dict[str, Tensor], name: str, placed: Tensor) -> None:
     cotangents[name] = cotangents[name] + placed if name in cotangents else placed
-
-
-def _sources_of(connected: Connections, own: set[str], time: int) -> list[int]:
-    found = {
-        source
-        for by_state in connected.values()
-        for name, pairs in by_state.items()
-        if name in own
-        for source, target in pairs
-        if target == time
-    }
-    return sorted(found)
 
 
 def detached(run: Run) -> Run:

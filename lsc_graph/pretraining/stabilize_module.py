@@ -98,7 +98,8 @@ def _kept(
         return []
     looked = dict(options) | {"max_iterations": 0}
     trained = pretrain(proto, target=target, freeze=freeze, **looked).report.trained
-    return [glob.escape(name) for name in trained if name in unwanted]
+    whole = {name.partition("[")[0] for name in trained if name not in unwanted}
+    return [glob.escape(name) for name in sorted(unwanted & {*trained, *whole})]
 
 
 def _assign(module: nn.Module, values: Sequence[Tensor]) -> None:

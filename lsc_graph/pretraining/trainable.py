@@ -12,7 +12,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from lsc_graph.canonical.origins import Origin, find_tensor, origin_of
+from lsc_graph.canonical.origins import Origin, Place, find_tensor, indices_of, label_of, origin_of, place_of
 from lsc_graph.errors import UsageError
 from lsc_graph.prepare import Prepared
 from lsc_graph.to_torch.bases import is_basis
@@ -20,21 +20,26 @@ from lsc_graph.to_torch.segment import Parameters
 from lsc_graph.writeback.tensors import is_writable, values_of
 
 _ADDED = frozenset(("Add", "Sub"))
+_SPREAD = frozenset(("Expand", "Tile", "Concat"))
 _MOVED = frozenset(("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Identity", "Cast"))
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One trained tensor of the file. `names` are the initializers that were made from it: ties stay ties."""
+    """One trained tensor of the file, or the part of it at `place`.
+
+    `names` are the initializers that were made from it: ties stay ties.
+    """
 
     origin: Origin
     names: tuple[str, ...]
     value: Tensor
+    place: Place = ()
 
     @property
     def label(self) -> str:
         """The tensor's place in the file."""
-        return "/".join(self.origin)
+        return label_of(self.origin, self.place)
 
     @property
     def num_axes(self) -> int:
@@ -65,37 +70,39 @@ def choose(
         UsageError: a pattern fits no tensor.
     """
     values = initializers_of(prepared)
-    groups: defaultdict[Origin, list[str]] = defaultdict(list)
+    groups: defaultdict[tuple[Origin, Place], list[str]] = defaultdict(list)
     left_out: dict[str, str] = {}
     for name in parameters.names():
         value = values.get(name)
         origin = None if value is None else origin_of(value)
         reason = _reason(prepared, parameters, name, value, origin)
         if reason is not None or origin is None:
-            left_out["/".join(origin) if origin else name] = reason or "it was computed, not stored"
-        else:
-            groups[origin].append(name)
-    labels = ["/".join(origin) for origin in groups]
-    _check_patterns([*train, *freeze], labels)
+            label = label_of(origin, place_of(value)) if origin and value is not None else name
+            left_out[label] = reason or "it was computed, not stored"
+        elif value is not None:
+            groups[origin, place_of(value)].append(name)
+    labels = [name for group in groups for name in {label_of(*group), label_of(group[0], ())}]
+    _check_patterns(train, labels)
+    _check_patterns(freeze, [*labels, *left_out])
     weights = []
-    for origin, names in sorted(groups.items(), key=lambda item: item[1]):
-        label = "/".join(origin)
-        if train and not _fits(label, train):
+    for (origin, place), names in sorted(groups.items(), key=lambda item: item[1]):
+        label, own = label_of(origin, place), {label_of(origin, place), label_of(origin, ())}
+        if train and not any(_fits(name, train) for name in own):
             left_out[label] = "not among the patterns to train"
-        elif _fits(label, freeze):
+        elif any(_fits(name, freeze) for name in own):
             left_out[label] = "frozen"
         elif label not in left_out:
-            weights.append(Weight(origin, tuple(names), parameters[names[0]].detach().clone()))
+            weights.append(Weight(origin, tuple(names), parameters[names[0]].detach().clone(), place))
     return Choice(tuple(weights), left_out)
 
 
 def _fits(label: str, patterns: Iterable[str]) -> bool:
-    return any(fnmatchcase(label, pattern) for pattern in patterns)
+    return any(label == pattern or fnmatchcase(label, pattern) for pattern in patterns)
 
 
 def _check_patterns(patterns: Sequence[str], labels: Sequence[str]) -> None:
     for pattern in patterns:
-        if not any(fnmatchcase(label, pattern) for label in labels):
+        if not any(_fits(label, [pattern]) for label in labels):
             shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
             raise UsageError("A pattern fits no weight", got=pattern, expected=f"one that fits: {shown}")
 
@@ -124,11 +131,13 @@ def _reason(
     tensor = find_tensor(prepared.loaded.proto, origin)
     if tensor is None or not is_writable(tensor):
         return "the file holds no such tensor of a floating-point type"
-    stored = values_of(tensor).astype(np.float32)
+    stored = values_of(tensor).astype(np.float32)[indices_of(place_of(value))]
     if stored.shape != tuple(current.shape) or not np.array_equal(stored, current.detach().cpu().numpy()):
         return "its values in the file are not those that the model computes with"
     if np.unique(stored).size == 1 and stored.ndim > 1 and min(stored.shape) > 1:
         return "all of its elements are equal"
+    if not stored.any() and is_initial_state(value):
+        return "an initial state of zeros"
     if is_table(value):
         return "a table that is added: positions"
     return "a fixed basis" if is_basis(stored) else None
@@ -151,6 +160,26 @@ def is_table(value: ir.Value) -> bool:
         if current.is_graph_output():
             return False
     return bool(value.uses())
+
+
+def is_initial_state(value: ir.Value) -> bool:
+    """Whether loops start from a value, and nothing else reads it."""
+    pending, seen = [value], set[ir.Value]()
+    while pending:
+        current = pending.pop()
+        if current.is_graph_output():
+            return False
+        for node, position in current.uses():
+            if node.op_type in _MOVED | _SPREAD:
+                pending += [output for output in node.outputs if output not in seen]
+                seen.update(node.outputs)
+            elif node.op_type != "Scan" or position >= _num_carried(node):
+                return False
+    return bool(value.uses())
+
+
+def _num_carried(scan: ir.Node) -> int:
+    return len(scan.inputs) - scan.attributes.get_int("num_scan_inputs", 0)
 
 
 def by_name(weights: Sequence[Weight], values: Sequence[Tensor]) -> dict[str, Tensor]:

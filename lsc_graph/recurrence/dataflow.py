@@ -50,13 +50,14 @@ def depends(value: ir.Value, source: ir.Value) -> bool:
 
 
 def copied(value: ir.Value) -> ir.Value | None:
-    """What a value is a copy of: the input of an Identity, or of a Cast to the type that it has already."""
+    """What a value is a copy of: the input of an Identity, of a Concat of one piece, or of an idle Cast."""
     node = value.producer()
     source = node.inputs[0] if node is not None and node.inputs else None
     if node is None or source is None or node.domain not in ("", "ai.onnx"):
         return None
     is_cast = node.op_type == "Cast" and source.dtype == ir.DataType(node.attributes["to"].as_int())
-    return source if node.op_type == "Identity" or is_cast else None
+    is_alone = node.op_type == "Concat" and len(node.inputs) == 1
+    return source if node.op_type == "Identity" or is_alone or is_cast else None
 
 
 def body_values(graph: ir.Graph) -> dict[str, ir.Value]:

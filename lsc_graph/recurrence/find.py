@@ -12,7 +12,6 @@ import onnx_ir as ir
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.errors import UsageError
 from lsc_graph.recurrence.counters import with_counters
 from lsc_graph.recurrence.dataflow import direct_sources
 from lsc_graph.recurrence.determined import determined_warnings
@@ -20,7 +19,7 @@ from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.equal_states import merge_equal_states
 from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
-from lsc_graph.recurrence.loops.rewrite import LoweredLoop, lower_loops
+from lsc_graph.recurrence.loops.rewrite import LoweredLoop, TripCount, lower_loops
 from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.packed import Piece, unpack
 from lsc_graph.recurrence.reversal import turn_around
@@ -31,9 +30,11 @@ from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
 from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unpack_scans import unpack_scans
+from lsc_graph.recurrence.unrolled.chosen import check_made, told_by_hand
 from lsc_graph.recurrence.unrolled.constants import Constants
-from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
+from lsc_graph.recurrence.unrolled.phase import OpenChoice
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
+from lsc_graph.recurrence.unrolled.unrecognised import find_unrecognised
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
 
@@ -56,7 +57,7 @@ class Findings:
     """The recurrent sites of `model`, which is the normalised model with fused operators lowered to Scan.
 
     `carried` are the states of a streaming model; they are part of `sites` unless they only carry the
-    state of another recurrence from call to call.
+    state of another recurrence from call to call. `counts` are there for loops that the data may end.
     """
 
     model: ir.Model
@@ -64,6 +65,7 @@ class Findings:
     carried: tuple[CarriedState, ...]
     refusals: tuple[Refusal, ...]
     warnings: tuple[str, ...]
+    counts: tuple[TripCount, ...] = ()
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -71,6 +73,13 @@ class Findings:
         words = {"streaming": "is not taken for a state", "loop": "is no layer", "scan": "is no layer"}
         found = [r for r in self.refusals if r.finder in words]
         return tuple(f"{r.candidate} {words[r.finder]}: {r.reason}" for r in found)
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What a person said of states: for reports that do not list the recurrences."""
+        return tuple(
+            f"{site.recurrence}: as chosen with --state {text}" for site in self.sites for text in site.chosen
+        )
 
     @property
     def is_streaming(self) -> bool:
@@ -84,6 +93,7 @@ def find_recurrences(
     num_steps: int,
     states: Sequence[tuple[str, str]] = (),
     trial: Trial | None = None,
+    more_trials: Sequence[Trial] = (),
 ) -> Findings:
     """Find the recurrences of a normalised model; the model is rewritten in place.
 
@@ -91,16 +101,19 @@ def find_recurrences(
         model: normalised model with static shapes.
         num_steps: how many calls of a streaming model make the sequence.
         states: pairs declared by hand: an input and the output that it receives next, or a value that a step
-            of an unrolled recurrence takes over and one that it hands on; or `NO_STATE` alone.
-        trial: runs parts of the model on a synthetic sample; needed where only a run can tell.
+            of an unrolled recurrence takes over and one that it hands on (or "none", for a value that is no
+            state); or `NO_STATE` alone.
+        trial: runs parts of the model on one sample; needed where only a run can tell.
+        more_trials: the same on other samples.
     """
     read_lists_as_tensors(model)
     of_operators = states_of_operators(model.graph)
-    loops, refusals = lower_loops(model, trial, simplify)
-    states, choices = _told_by_hand(model.graph, states)
-    rolled, refused = roll_steps(model, trial, choices)
-    _check_made(choices, rolled)
-    refusals += refused
+    loops, refusals = lower_loops(model, trial, simplify, more_trials)
+    states, chosen = told_by_hand(model.graph, states)
+    rolled, refused = roll_steps(model, trial, chosen)
+    check_made(chosen, (steps.made for steps in rolled))
+    more, unrecognised = find_unrecognised(model.graph, refused)
+    refusals += _with_more(refused, more)
     turn_around(model)
     lowered = lower_fused_ops(model)
     inline_single_step_scans(model)
@@ -115,7 +128,7 @@ def find_recurrences(
     looped = [node for node in model.graph if node.op_type == "Scan"]
     pairs, refused = find_state_pairs(model, states, of_operators)
     refusals += refused
-    refusals += tuple(_unread_loops(model.graph))
+    refusals += (*_unread_loops(model.graph), *_searches(model.graph))
     constants = Constants(model.graph)
     carrying = looped
     if len(pairs) < len(model.graph.inputs):  # else nothing but the names tells steps from layers
@@ -125,40 +138,38 @@ def find_recurrences(
     if stepping:
         return _streaming_findings(model, pairs, num_steps, refusals, looped)
     refusals += tuple(_single_step_refusal(op) for op in single)
-    warnings = tuple(f"{p.before} -> {p.after} carries a recurrence's state from call to call" for p in pairs)
+    warnings = unrecognised
     warnings += tuple(
-        f"{loop.name}: how often it runs depends on the data; {loop.num_steps} steps on a synthetic sample"
-        for loop in loops
-        if loop.is_data_dependent
+        f"{p.before} -> {p.after} carries a recurrence's state from call to call" for p in pairs
     )
+    warnings += tuple(
+        f"{loop.name}: how often it runs depends on the data; {loop.num_steps} steps on most samples"
+        for loop in loops
+        if loop.counted is not None
+    )
+    warnings += tuple(_apart(steps) for steps in rolled if steps.num_apart)
     warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
     found = _scan_sites(model, looped, lowered, rolled, loops)
     found = tuple(with_counters(site, model.graph, constants) for site in found)
     sites, refused = _told_apart(model, looped, found)
-    warnings += tuple(warning for site in sites for warning in determined_warnings(site))
-    return Findings(model, sites, carried, refusals + refused, warnings)
+    given = {str(value.name) for value in model.graph.inputs}
+    warnings += tuple(warning for site in sites for warning in determined_warnings(site, given))
+    counts = tuple(loop.counted for loop in loops if loop.counted is not None)
+    return Findings(model, sites, carried, refusals + refused, warnings, counts)
 
 
-def _told_by_hand(
-    graph: ir.Graph, pairs: Sequence[tuple[str, str]]
-) -> tuple[list[tuple[str, str]], list[Choice]]:
-    """Pairs that are inputs and outputs, and choices of where unrolled steps are cut apart."""
-    computed = {str(value.name) for node in graph for value in node.outputs}
-    streaming = [pair for pair in pairs if not computed.issuperset(pair)]
-    return streaming, [Choice(*pair) for pair in pairs if pair not in streaming]
+def _with_more(refused: Sequence[Refusal], more: Sequence[Refusal]) -> tuple[Refusal, ...]:
+    """Refusals, of which those of the same candidate are replaced."""
+    return tuple({refusal.candidate: refusal for refusal in (*refused, *more)}.values())
 
 
-def _check_made(choices: Sequence[Choice], rolled: Sequence[RolledSteps]) -> None:
-    made = {choice for steps in rolled for choice in steps.made}
-    for choice in choices:
-        if choice not in made:
-            raise UsageError(
-                "No unrolled recurrence computes both values that --state names",
-                got=f"--state {choice.before}:{choice.after}",
-                expected="a value that a step takes over, and one that the same step hands on",
-                do="see what `lsc-graph inspect` names as states",
-            )
+def _apart(steps: RolledSteps) -> str:
+    total = steps.num_steps + steps.num_apart
+    return (
+        f"{steps.name}: of {total} steps the first {steps.num_apart} are computed in another way, and are no "
+        "part of the layer: the network begins so, or their constants were folded or rounded apart"
+    )
 
 
 def _left_open(name: str, choice: OpenChoice) -> str:
@@ -214,6 +225,19 @@ def _unread_loops(graph: ir.Graph) -> Iterator[Refusal]:
             for node in inner.all_nodes():
                 if node.op_type in ("Loop", "Scan"):
                     yield Refusal(str(node.name), node.op_type.lower(), _why_unread(holder))
+
+
+def _searches(graph: ir.Graph) -> Iterator[Refusal]:
+    """Operators of others that run a network inside them, such as BeamSearch and GreedySearch."""
+    for node in graph:
+        if node.domain not in ("", "ai.onnx"):
+            for name, attribute in node.attributes.items():
+                if attribute.type is ir.AttributeType.GRAPH:
+                    reason = (
+                        f"{node.op_type} runs its {name} once for each token that it chooses, which cuts the "
+                        f"gradient: audit the {name} as a model of its own"
+                    )
+                    yield Refusal(str(node.name or node.outputs[0].name), "loop", reason)
 
 
 def _why_unread(holder: ir.Node) -> str:
@@ -300,6 +324,9 @@ def _told_apart(
     for node, site in zip(looped, sites, strict=True):
         if site.form not in (Form.LOOP, Form.SCAN):
             found.append(site)
+        elif not site.states:
+            reason = "no step hands anything on to the next one: a map, part of what is around it"
+            refused.append(Refusal(site.node, site.form.value, reason))
         elif is_running_total(site):
             reason = "its steps only add up: a running total, as in pooling"
             refused.append(Refusal(site.node, site.form.value, reason))
@@ -330,7 +357,7 @@ def _unrolled_site(model: ir.Model, steps: RolledSteps, recurrence: str) -> Recu
         form=Form.UNROLLED,
         state_names=steps.rolled.state_names,
     )
-    return replace(site, over_depth=steps.over_depth, watched=steps.rolled.watched)
+    return replace(site, over_depth=steps.over_depth, watched=steps.rolled.watched, chosen=steps.made.texts)
 
 
 def _streaming_findings(
@@ -367,6 +394,7 @@ def _streaming_findings(
         inputs=tuple(_slice(value) for value in model.graph.inputs if value.name not in befores),
         outputs=tuple(_slice(value) for value in model.graph.outputs),
         captures={},
+        chosen=tuple(f"{pair.before}:{pair.after}" for pair in pairs if pair.is_declared),
     )
     return Findings(model, (site,), tuple(carry for carry, _ in carried), refusals, tuple(warnings))
 

@@ -67,6 +67,9 @@ def _split(
     for node in before.consumers():
         if node.op_type == "Split":
             _slices_for_split(graph, node, axis)
+    for use in list(before.uses()):
+        if use.idx == 0:
+            _take_along_first(graph, use.node, axis)
     readers = [_reader(use.node, use.idx, axis, offsets) for use in before.uses()]
     if before in graph.outputs or any(reader is None for reader in readers):
         return None
@@ -78,6 +81,41 @@ def _split(
     graph.inputs[position : position + 1] = pieces
     written = [_named(graph, v, f"{after.name}.{i}") for i, v in enumerate(_distribute(graph, after, axis))]
     return axis, offsets, list(zip(pieces, written, strict=True))
+
+
+def _take_along_first(graph: ir.Graph, node: ir.Node, axis: int) -> None:
+    """Let a row of a row, the first one along an axis of size 1, be the same row of a row along `axis`."""
+    first = _row(node)
+    if first is None or first[0] == axis:
+        return
+    dropped, _ = first
+    source, taken = node.inputs[0], node.outputs[0]
+    shape = static_shape(source)
+    if source is None or shape is None or shape[dropped] != 1 or taken.is_graph_output():
+        return
+    inner = [(use.node, _row(use.node)) for use in taken.uses() if use.idx == 0]
+    wanted = axis - (dropped < axis)
+    if len(inner) < len(list(taken.uses())) or any(row is None or row[0] != wanted for _, row in inner):
+        return
+    for reader, _ in inner:
+        outer = ir.node("Gather", [source, reader.inputs[1]], {"axis": axis}, name=f"{reader.name}.row")
+        value = outer.outputs[0]
+        value.name, value.type = f"{reader.outputs[0].name}.row", source.type
+        value.shape = ir.Shape([size for at, size in enumerate(shape) if at != axis])
+        graph.insert_before(reader, outer)
+        reader.replace_input_with(0, value)
+        reader.replace_input_with(1, node.inputs[1])
+        reader.attributes["axis"] = ir.AttrInt64("axis", dropped - (axis < dropped))
+    graph.remove(node, safe=True)
+
+
+def _row(node: ir.Node) -> tuple[int, int] | None:
+    """The axis and the index of a row that Gather reads without the axis."""
+    shape = static_shape(node.inputs[0]) if node.op_type == "Gather" else None
+    index = constant(node.inputs[1]) if shape else None
+    if not shape or index is None or index.ndim:
+        return None
+    return node.attributes.get_int("axis", 0) % len(shape), int(index)
 
 
 def _concatenation(value: ir.Value, depth: int = 0) -> tuple[int, list[int]] | None:

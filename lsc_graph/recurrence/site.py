@@ -48,7 +48,8 @@ class RecurrentSite:
     a new leading axis). `recurrence` is shared by the two directions of one bidirectional operator.
     `over_depth` says that the steps are layers with tied weights, not times. `watched` holds, per state, what
     its values at the steps were called in the graph as it was found, in true time order, if they had names.
-    `counters` are states that count the steps, by name.
+    `counters` are states that count the steps, by name. `chosen` is what a person said of its states,
+    as after --state.
     """
 
     id: str
@@ -65,6 +66,7 @@ class RecurrentSite:
     over_depth: bool = False
     watched: tuple[tuple[str | None, ...], ...] = ()
     counters: frozenset[str] = frozenset()
+    chosen: tuple[str, ...] = ()
 
 
 def is_differentiable(site: RecurrentSite, state: StateVariable) -> bool:

@@ -74,10 +74,11 @@ _AFTER = re.compile(r"next|new|updated|present|tplus1|after")
 _BEFORE = re.compile(r"past|prev|old|before")
 _NEXT = r"(?:n|y|_?next|_?new|_?out(?:put)?|_?o|_?after|_?final|_?updated|_?t1|_?tplus1)"
 _PREVIOUS = r"(?:x|_?in(?:put)?|_?prev(?:ious)?|_?old|_?before|_?init(?:ial)?|_?i|_?t0?|_?0)"
-
+_LEADING = re.compile(r"^(?:in(?:put)?|init(?:ial)?|old|out(?:put)?|final|last|updated)[_.](?=.)")
 
 _Pair = tuple[ir.Value, ir.Value]
 
+_BY_HAND = "declared by hand"
 NO_STATE = ("none", "")
 """Declared in place of pairs: the model has no state."""
 
@@ -93,6 +94,11 @@ class StatePair:
     after: str
     evidence: str
     is_doubtful: bool = False
+
+    @property
+    def is_declared(self) -> bool:
+        """Whether it was given by hand."""
+        return self.evidence == _BY_HAND
 
 
 def find_state_pairs(
@@ -180,7 +186,7 @@ def _declared_pair(model: ir.Model, before: str, after: str) -> StatePair:
             got=f"{source.dtype} {source.shape} and {target.dtype} {target.shape}",
             expected="an output that can be fed back as the input",
         )
-    return StatePair(before, after, "declared by hand")
+    return StatePair(before, after, _BY_HAND)
 
 
 def _same_type(source: ir.Value, target: ir.Value) -> bool:
@@ -318,7 +324,8 @@ def _common_stem(before: str, after: str) -> str | None:
 def _stems(name: str, affix: str) -> set[str]:
     text = re.sub(r"past_key_values|past|present|previous|prev|next|new(?=_)", "", name.lower()).strip("_./:")
     bare = re.sub(rf"(?<=.){affix}(?=(?:[_.]?\d+)?$)", "", text, count=1)
-    return {stem.strip("_./:") for stem in (text, bare)} - {""} if text else {"past"}
+    stems = {stem.strip("_./:") for stem in (text, bare, _LEADING.sub("", text))}
+    return stems - {""} if text else {"past"}
 
 
 def _refuse(before: ir.Value, after: ir.Value, reason: str) -> Refusal:

@@ -1,4 +1,4 @@
-"""Parts of a model run once on a synthetic sample, where only a run can tell."""
+"""Parts of a model run on single samples, where only a run can tell."""
 
 from __future__ import annotations
 

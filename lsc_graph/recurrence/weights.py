@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import onnx_ir as ir
 
-from lsc_graph.canonical.origins import origin_of
-from lsc_graph.recurrence.dataflow import body_values, inputs_of
+from lsc_graph.canonical.origins import label_of, origin_of, place_of
+from lsc_graph.recurrence.dataflow import body_values, copied, inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
-from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.results import StepNode
 
 _MIN_ELEMENTS = 2
@@ -28,27 +27,54 @@ def _called(node: ir.Node, site: RecurrentSite) -> str:
     return (node.name or str(node.outputs[0].name)).removeprefix(f"{site.node}.step.")
 
 
-def trained_tensors(main: ir.Graph, site: RecurrentSite) -> tuple[str, ...]:
-    """Names in the file of the floating-point tensors that the new states are computed from.
+def trained_tensors(
+    main: ir.Graph, site: RecurrentSite, others: Iterable[RecurrentSite] = ()
+) -> tuple[str, ...]:
+    """Names in the file of the floating-point tensors that enter the next states before any other state.
 
-    Steps that read none of their own, as those of selective state spaces, are trained through the sequences
-    that they read: then it is what these are computed from, as far as the recurrences before.
+    They are found against the gradient's way: what the new states are computed from, be it in the step,
+    before the loop, or in the step of another recurrence behind that one's states.
 
     Args:
-        main: the graph that the site captures values from.
+        main: the graph that the sites capture values from.
         site: the recurrence.
+        others: the other ones of the model.
     """
-    _, found = _behind(_new_states(site), is_step=True)
-    outer = {**dict(main.initializers.items()), **body_values(main)}
-    captured = [outer[main_name] for name, main_name in site.captures.items() if name in _names(found)]
-    constants = Constants(main)
-    read = [outer[s.main] for s in site.inputs if s.body in _names(found) and s.main in outer]
-    captured += [value for value in read if value in constants]
-    _, beyond = _behind(captured)
-    tensors = [value for value in (*found, *captured, *beyond) if _is_trained(value)]
-    if not tensors:
-        tensors = [value for value in _behind(read)[1] if _is_trained(value)]
+    way = _Way(main, others)
+    way.follow(site, _new_states(site), frozenset())
+    tensors = [value for value in way.read if _is_trained(value)]
     return tuple(dict.fromkeys(_name_in_file(value) for value in tensors))
+
+
+class _Way:
+    """Everything that values are computed from, up to the states of recurrences that are passed."""
+
+    def __init__(self, main: ir.Graph, sites: Iterable[RecurrentSite]) -> None:
+        self.outer = {**dict(main.initializers.items()), **body_values(main)}
+        self.emitted = {sequence.main: (site, sequence) for site in sites for sequence in site.outputs}
+        self.read: dict[ir.Value, None] = {}
+        self._seen: set[ir.Value] = set()
+
+    def follow(self, site: RecurrentSite, values: Iterable[ir.Value], states: Collection[ir.Value]) -> None:
+        """Values of one step, and what the step reads for them."""
+        found = _behind(values, is_step=True, stops=states)[1]
+        self.read |= dict.fromkeys(found)
+        names = {str(value.name) for value in found} | {str(value.name) for value in values}
+        read = [main for body, main in site.captures.items() if body in names]
+        read += [sequence.main for sequence in site.inputs if sequence.body in names]
+        self._follow_outside([self.outer[name] for name in read if name in self.outer])
+
+    def _follow_outside(self, values: Sequence[ir.Value]) -> None:
+        """Values of the main graph; where another recurrence emits them, what its step has for them."""
+        new = [value for value in values if value not in self._seen]
+        self._seen.update(new)
+        found = [*new, *_behind(new)[1]]
+        self.read |= dict.fromkeys(found)
+        for value in found:
+            site, sequence = self.emitted.pop(str(value.name), (None, None))
+            if site is not None and sequence is not None:
+                body = body_values(site.body.graph)
+                self.follow(site, [body[sequence.body]], _states(site))
 
 
 def _new_states(site: RecurrentSite) -> list[ir.Value]:
@@ -56,12 +82,22 @@ def _new_states(site: RecurrentSite) -> list[ir.Value]:
     return [values[state.after] for state in site.states]
 
 
-def _names(values: Iterable[ir.Value]) -> set[str]:
-    return {str(value.name) for value in values}
+def _states(site: RecurrentSite) -> set[ir.Value]:
+    """The new states of a step, under whatever name, and the old ones."""
+    values = body_values(site.body.graph)
+    found = {values[state.before] for state in site.states}
+    for value in _new_states(site):
+        found.add(value)
+        while (source := copied(value)) is not None:
+            value = source
+            found.add(value)
+    return found
 
 
-def _behind(values: Iterable[ir.Value], *, is_step: bool = False) -> tuple[list[ir.Node], list[ir.Value]]:
-    """The nodes that values are computed by, and everything that these read.
+def _behind(
+    values: Iterable[ir.Value], *, is_step: bool = False, stops: Collection[ir.Value] = ()
+) -> tuple[list[ir.Node], list[ir.Value]]:
+    """The nodes that values are computed by as far as `stops`, and everything that these read.
 
     Other recurrences end it, unless they are part of one step.
     """
@@ -69,7 +105,8 @@ def _behind(values: Iterable[ir.Value], *, is_step: bool = False) -> tuple[list[
     read: dict[ir.Value, None] = {}
     pending = list(values)
     while pending:
-        node = pending.pop().producer()
+        value = pending.pop()
+        node = None if value in stops else value.producer()
         if node is None or node in nodes or (node.op_type == "Scan" and not is_step):
             continue
         nodes[node] = None
@@ -88,4 +125,4 @@ def _is_trained(value: ir.Value) -> bool:
 
 def _name_in_file(value: ir.Value) -> str:
     origin = origin_of(value)
-    return origin[-1] if origin else str(value.name)
+    return label_of(origin[-1:], place_of(value)) if origin else str(value.name)

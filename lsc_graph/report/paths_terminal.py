@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lsc_graph.path_results import Boundary, CellCount, Count, EdgeTarget, PathReport, StateRef, TimeGrowth
+from lsc_graph.report.lines import labelled, title
 
 Item = TypeVar("Item")
 MAX_ROWS = 24
@@ -21,11 +22,11 @@ _DIGITS_IN_A_LINE = 40
 def render_paths(report: PathReport, console: Console) -> None:
     """Print a count of gradient paths."""
     console.print(Text(report.model.path or "model in memory", style="bold"))
-    _line(console, "grid", _grid(report))
-    _line(console, "from", _states(report.sources))
-    _line(console, "to", _states(report.targets))
-    _line(console, "paths", _words(report.total))
-    _line(console, "counted by", report.method)
+    labelled(console, "grid", _grid(report))
+    labelled(console, "from", _states(report.sources))
+    labelled(console, "to", _states(report.targets))
+    labelled(console, "paths", _words(report.total))
+    labelled(console, "counted by", report.method)
     _digits(report.total, console)
     _growth(report, console)
     _from_inputs(report.from_inputs, console)
@@ -33,19 +34,6 @@ def render_paths(report: PathReport, console: Console) -> None:
     _targets(report.edge_targets, report.num_steps, console)
     for note in report.notes:
         console.print(Text(f"note: {note}"))
-
-
-def _line(console: Console, label: str, text: str) -> None:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=12, style="dim")
-    grid.add_column(overflow="fold")
-    grid.add_row(Text(label), Text(text))
-    console.print(grid)
-
-
-def _title(console: Console, text: str) -> None:
-    console.print()
-    console.print(Text(text, style="bold"))
 
 
 def _grid(report: PathReport) -> str:
@@ -83,14 +71,14 @@ def _digits(count: Count, console: Console) -> None:
 def _growth(report: PathReport, console: Console) -> None:
     if report.growth is None and report.boundary is None and not report.directions:
         return
-    _title(console, "Growth")
+    title(console, "Growth")
     if report.growth is not None:
-        _line(console, "with time", _time_growth(report.growth))
+        labelled(console, "with time", _time_growth(report.growth))
     for rate in report.directions:
         factor = 10**rate.log10_per_edge
-        _line(console, f"{rate.dt:g} : {rate.dl:g}", f"steps to levels: a factor of {factor:.4f} per edge")
+        labelled(console, f"{rate.dt:g} : {rate.dl:g}", f"steps to levels: a factor of {factor:.4f} per edge")
     if report.boundary is not None:
-        _line(console, "stable", _boundary(report.boundary))
+        labelled(console, "stable", _boundary(report.boundary))
 
 
 def _time_growth(growth: TimeGrowth) -> str:
@@ -114,7 +102,7 @@ def _boundary(boundary: Boundary) -> str:
 def _from_inputs(counts: Sequence[CellCount], console: Console) -> None:
     if not counts:
         return
-    _title(console, "From each input")
+    title(console, "From each input")
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("input", no_wrap=True)
     table.add_column("time", justify="right")
@@ -128,7 +116,7 @@ def _through_cells(counts: Sequence[CellCount], console: Console) -> None:
     """log10 of the number of paths, depth upwards and time to the right."""
     if not counts:
         return
-    _title(console, "Through each cell (log10)")
+    title(console, "Through each cell (log10)")
     times = _some(sorted({found.time for found in counts}), MAX_COLUMNS)
     by_layer: dict[str, dict[int, Count]] = {}
     for found in counts:
@@ -147,7 +135,7 @@ def _through_cells(counts: Sequence[CellCount], console: Console) -> None:
 def _targets(targets: Sequence[EdgeTarget], num_steps: int, console: Console) -> None:
     if not targets:
         return
-    _title(console, "Edge weights for which no path sum exceeds 1")
+    title(console, "Edge weights for which no path sum exceeds 1")
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("from", "to"):
         table.add_column(name, no_wrap=True)

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lsc_graph.pretrain_results import PretrainReport, Radius
+from lsc_graph.report.lines import labelled
 
 _MAX_LEFT_OUT = 12
 
@@ -15,11 +16,7 @@ def render_pretraining(report: PretrainReport, console: Console) -> None:
     """Print radii before and after, what was trained and what was not."""
     console.print(Text(report.model.path or "model in memory", style="bold"))
     for label, text in _facts(report):
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(width=12, style="dim")
-        grid.add_column(overflow="fold")
-        grid.add_row(Text(label), Text(text))
-        console.print(grid)
+        labelled(console, label, text)
     for left in report.left_out[:_MAX_LEFT_OUT]:
         console.print(Text(f"not trained: {left.tensor} ({left.reason})"))
     if len(report.left_out) > _MAX_LEFT_OUT:

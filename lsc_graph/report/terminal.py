@@ -12,6 +12,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from lsc_graph.report.lines import labelled, title
 from lsc_graph.report.plot import growth_plot
 from lsc_graph.report.statistics_terminal import predictions, render_statistics
 from lsc_graph.report.steps_terminal import step_lines
@@ -49,7 +50,7 @@ def render(analysis: Analysis, console: Console) -> None:
     """Print an audit."""
     _header(analysis.model, console)
     parity = analysis.parity
-    _line(
+    labelled(
         console,
         "parity",
         f"torch agrees with ONNX Runtime ({parity.provider}) on {parity.num_values} values, "
@@ -89,42 +90,30 @@ def render_rerolling(rerolling: Rerolling, console: Console) -> None:
     for own in rerolling.recurrences:
         direction = "over depth" if own.over_depth else "in reverse" if own.is_reverse else "forward"
         words = f"{own.num_steps} steps of {own.num_nodes} nodes, {direction}, are one Scan"
-        _line(console, "rerolled", f"{own.name}: {words}; states {', '.join(own.states)}")
-    _line(console, "nodes", f"{rerolling.num_nodes_before:,} -> {rerolling.num_nodes_after:,}")
-    _line(
+        chosen = f"; as chosen: {_options(own.chosen)}" if own.chosen else ""
+        labelled(console, "rerolled", f"{own.name}: {words}; states {', '.join(own.states)}{chosen}")
+    labelled(console, "nodes", f"{rerolling.num_nodes_before:,} -> {rerolling.num_nodes_after:,}")
+    labelled(
         console,
         "verified",
         f"equal in ONNX Runtime on {rerolling.num_checks} random inputs, "
         f"largest difference {rerolling.max_abs_error:.1e}",
     )
     if rerolling.output:
-        _line(console, "written", rerolling.output)
-
-
-def _line(console: Console, label: str, text: str) -> None:
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=12, style="dim")
-    grid.add_column(overflow="fold")
-    grid.add_row(Text(label), Text(text))
-    console.print(grid)
-
-
-def _title(console: Console, text: str) -> None:
-    console.print()
-    console.print(Text(text, style="bold"))
+        labelled(console, "written", rerolling.output)
 
 
 def _header(model: ModelFacts, console: Console) -> None:
     console.print(Text(model.path or "model in memory", style="bold"))
     opsets = ", ".join(f"{domain} {version}" for domain, version in model.opsets.items())
-    _line(console, "model", f"{model.num_nodes:,} nodes, {model.num_parameters:,} parameters, {opsets}")
-    _line(console, "producer", model.producer or "unknown")
+    labelled(console, "model", f"{model.num_nodes:,} nodes, {model.num_parameters:,} parameters, {opsets}")
+    labelled(console, "producer", model.producer or "unknown")
 
 
 def _inputs(inputs: Sequence[InputFacts], console: Console) -> None:
     for value in inputs:
         shape = " x ".join(map(str, value.shape)) or "scalar"
-        _line(console, "input", f"{value.name}: {shape} {value.dtype} ({value.source})")
+        labelled(console, "input", f"{value.name}: {shape} {value.dtype} ({value.source})")
 
 
 def _recurrences(
@@ -133,7 +122,7 @@ def _recurrences(
     console: Console,
     lines: Callable[[Recurrence], Iterator[str]] = lambda found: iter(()),
 ) -> None:
-    _title(console, "Recurrences")
+    title(console, "Recurrences")
     if not recurrences:
         console.print("none: the chain of its blocks is analysed")
     for found in recurrences:
@@ -142,15 +131,21 @@ def _recurrences(
         words = f"{form}, {found.direction}, {found.num_steps} steps"
         if found.over is Axis.DEPTH:
             words = f"{form}, {found.num_steps} layers with tied weights, a recurrence over depth"
-        _line(console, found.id, f"{found.node}: {words}; states {states}")
+        labelled(console, found.id, f"{found.node}: {words}; states {states}")
+        if found.chosen:
+            labelled(console, "", f"as chosen: {_options(found.chosen)}")
         for line in lines(found):
-            _line(console, "", line)
+            labelled(console, "", line)
     for refusal in refusals:
-        _line(console, "refused", f"{refusal.candidate} ({refusal.finder}): {refusal.reason}")
+        labelled(console, "refused", f"{refusal.candidate} ({refusal.finder}): {refusal.reason}")
+
+
+def _options(chosen: Sequence[str]) -> str:
+    return " ".join(f"--state {text}" for text in chosen)
 
 
 def _layers(layers: Sequence[LayerFacts], console: Console) -> None:
-    _title(console, "Layers")
+    title(console, "Layers")
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("layer", no_wrap=True)
     table.add_column("name", max_width=max(14, console.width - 72), overflow="ellipsis", no_wrap=True)
@@ -194,7 +189,7 @@ def _radii(outcomes: Sequence[RadiusOutcome], console: Console) -> None:
 def _black_box(facts: BlackBoxFacts | None, console: Console) -> None:
     if facts is None:
         return
-    _title(console, "Black box (finite differences in ONNX Runtime)")
+    title(console, "Black box (finite differences in ONNX Runtime)")
     shown = "; ".join(facts.parts[:3]) + ("; ..." if len(facts.parts) > 3 else "")
     console.print(Text(f"{shown}, because: {facts.reason}"))
     words = f"{facts.num_runs:,} runs in {facts.precision}; relative error of a Jacobian at most "
@@ -204,7 +199,7 @@ def _black_box(facts: BlackBoxFacts | None, console: Console) -> None:
 def _surrogate(facts: SurrogateFacts | None, console: Console) -> None:
     if facts is None:
         return
-    _title(console, "Surrogate derivative")
+    title(console, "Surrogate derivative")
     words = f"{facts.shape}, dampening {facts.dampening:g}, sharpness {facts.sharpness:g}"
     where = ", ".join(facts.nodes) or "nowhere: no threshold between states was found"
     console.print(Text(f"{words}; in place of that of {where}"))
@@ -213,7 +208,7 @@ def _surrogate(facts: SurrogateFacts | None, console: Console) -> None:
 def _time_parallel(layers: Sequence[TimeParallel], console: Console) -> None:
     if not layers:
         return
-    _title(console, "Causal layers without a cell (all times at once)")
+    title(console, "Causal layers without a cell (all times at once)")
     table = Table(box=None, pad_edge=False, header_style="dim")
     names = ("layer", "from", "axis", "steps", "reach", "dy[t]/dx[t]", "gain", "dy[t]/dx[t-1]", "gain")
     for name in names:
@@ -236,14 +231,14 @@ def _time_parallel(layers: Sequence[TimeParallel], console: Console) -> None:
 def _causal(readings: Sequence[CausalReading], console: Console) -> None:
     if not readings:
         return
-    _title(console, "Causal layers without a cell")
+    title(console, "Causal layers without a cell")
     for own in readings:
         axes = [
             f"axis {axis} ({size} steps)" for axis, size in zip(own.time_axes, own.num_steps, strict=True)
         ]
         words = f"causal along {' or '.join(axes)} of its output"
         choose = "; choose time with --time-axis" if len(axes) > 1 else ""
-        _line(console, own.layer_id, f"from {own.source}: {words}{choose}")
+        labelled(console, own.layer_id, f"from {own.source}: {words}{choose}")
 
 
 def _number(value: Statistics | None) -> str:
@@ -258,7 +253,7 @@ def _grid(grid: Grid, console: Console) -> None:
     count = grid.num_gradient_paths
     if grid.log10_num_gradient_paths is not None and grid.log10_num_gradient_paths >= 15:
         count = f"10^{grid.log10_num_gradient_paths:.2f}"
-    _title(console, "Grid")
+    title(console, "Grid")
     console.print(
         f"{grid.num_layers} layer(s) x {grid.num_steps} step(s): {count} gradient path(s) from the first "
         "state to the last"
@@ -270,7 +265,7 @@ def _growth(analysis: Analysis, console: Console) -> None:
     lines = growth_plot(growth, console.width)
     if not lines:
         return
-    _title(console, "Gradient growth")
+    title(console, "Gradient growth")
     for line in lines:
         console.print(Text(line, no_wrap=True))
     if growth.coherence is not None and growth.measured_log10 is not None:
@@ -299,7 +294,7 @@ def _verdict(analysis: Analysis, console: Console) -> None:
 
 def _warnings(warnings: Sequence[str], console: Console) -> None:
     if warnings:
-        _title(console, "Warnings")
+        title(console, "Warnings")
         for warning in warnings:
             console.print(Padding(Text(warning, style="yellow"), (0, 0, 0, 2)))
 
@@ -315,6 +310,6 @@ def _next_steps(analysis: Analysis, console: Console) -> None:
         analysis.verdict.label,
         f"see whether your own data agree: lsc-graph audit {path} --data FILE.npz",
     )
-    _title(console, "Next")
+    title(console, "Next")
     console.print(Padding(Text(step), (0, 0, 0, 2)))
     console.print(Padding(Text(f"all numbers as JSON: lsc-graph audit {path} --format json"), (0, 0, 0, 2)))

@@ -83,7 +83,8 @@ def _by_name(matrices: Tensor, method: Method, tolerance: float) -> Estimate:
         return power_radius(matrices, tolerance=tolerance)
     unit, scales = _single(matrices)
     found = arnoldi_radius(dense_operator(unit), tolerance=tolerance, max_basis=_basis(unit.shape[-1]))
-    return found if scales is None else found.scaled(scales)
+    found = found if scales is None else found.scaled(scales)
+    return unless_refuted(found, lambda point: matrices[point], tolerance)
 
 
 def _single(matrices: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -124,6 +125,18 @@ def confirmed(estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: fl
     allowed = (float(other.errors) + error + tolerance) * float(other.values)
     agrees = bool(other.converged) and abs(float(other.values) - given) <= allowed
     return estimate.where_better(torch.tensor([point]), other) if agrees else estimate.refuted()
+
+
+def unless_refuted(
+    estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: float = TOLERANCE
+) -> Estimate:
+    """Estimates that are Arnoldi's alone, without any point converged where powers do not bear them out.
+
+    Args:
+        estimate, matrix, tolerance: as of `confirmed`.
+    """
+    checked = confirmed(estimate, matrix, tolerance)
+    return estimate if bool(checked.converged.any()) else checked
 
 
 def cascade(size: int, device: str) -> tuple[Method, ...]:

@@ -38,6 +38,16 @@ class Eigenvectors:
         """1 / |w^H v| [P]; inf at a defective eigenvalue."""
         return 1 / self.cosines
 
+    def with_others(self, points: Tensor, others: Eigenvectors) -> Eigenvectors:
+        """With others of some of the matrices."""
+        parts = [(getattr(self, name).clone(), getattr(others, name)) for name in _TENSORS]
+        for own, other in parts:
+            own[points] = other
+        return Eigenvectors(*(own for own, _ in parts))
+
+
+_TENSORS = ("values", "left", "right", "residuals")
+
 
 @torch.no_grad()
 def eigenvectors(matrices: Tensor, values: Tensor) -> Eigenvectors:
@@ -60,6 +70,21 @@ def eigenvectors(matrices: Tensor, values: Tensor) -> Eigenvectors:
         found.append(vector[..., 0].nan_to_num())
     left, right = found
     return Eigenvectors(values, left, right, _residuals(matrices, values, left, right) / scale)
+
+
+@torch.no_grad()
+def refined(matrices: Tensor, pair: Eigenvectors) -> Eigenvectors:
+    """The same vectors with the eigenvalues that they give themselves.
+
+    The two-sided Rayleigh quotient is off by the product of both vectors' errors only.
+    """
+    overlap = (pair.left.conj() * pair.right).sum(1)
+    products = (matrices.to(pair.right.dtype) @ pair.right[:, :, None])[:, :, 0]
+    values = (pair.left.conj() * products).sum(1) / torch.where(overlap == 0, 1.0, overlap)
+    norms = torch.linalg.matrix_norm(matrices)
+    scale = torch.where(norms > 0, norms, torch.ones_like(norms))
+    residuals = _residuals(matrices, values, pair.left, pair.right) / scale
+    return Eigenvectors(values, pair.left, pair.right, residuals)
 
 
 def _residuals(matrices: Tensor, values: Tensor, left: Tensor, right: Tensor) -> Tensor:

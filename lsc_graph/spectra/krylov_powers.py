@@ -2,12 +2,13 @@
 
 Orthogonalisation and the eigenvalues of the projected matrix take longer than products that all points of a
 batch share. M^8 needs an eighth of the vectors, and a relative error of its radius is an eighth of that in
-the radius of M.
+the radius of M. Where eigenvalues crowd so much that this is not enough, M^32 needs fewer still, as long as
+products take less time than squaring the matrices.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,10 +17,19 @@ from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, NUM_SCOUTS, Krylov, point
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import Operator
 
-POWER = 8
-# Basis sizes at which to look.
-_SIZES = (24, 32, 48, 64, 80, 96)
-MAX_SIZE = _SIZES[-1]
+
+@dataclass(frozen=True)
+class _Stage:
+    """A power, and the basis sizes at which to look."""
+
+    power: int
+    sizes: tuple[int, ...]
+
+
+_FIRST = _Stage(8, (24, 32, 48, 64, 80, 96))
+# At what is left, where the matrices have this size at least.
+_SECOND, _SECOND_FROM = _Stage(32, (24, 32, 48)), 768
+MAX_SIZE = _FIRST.sizes[-1]
 # Where so many vectors are not enough for matrices this many times as large, squaring these takes less time.
 _LEAST_RATIO = 5
 # Parts of a basis whose values tell how the radius converges, where the basis has this size at least: with
@@ -41,29 +51,37 @@ def krylov_power_radius(operator: Operator, *, tolerance: float = TOLERANCE, see
         tolerance: relative error to stop at.
         seed: of the starting vectors.
     """
-    parts = point_groups(operator, MAX_SIZE)
+    found = _grouped(operator, _FIRST, tolerance, seed)
+    left = (~found.converged & found.values.isfinite()).nonzero()[:, 0]
+    if not len(left) or operator.size < _SECOND_FROM or operator.device.type != "cpu":
+        return found
+    return found.where_better(left, _grouped(operator.at(left), _SECOND, tolerance, seed))
+
+
+def _grouped(operator: Operator, stage: _Stage, tolerance: float, seed: int) -> Estimate:
+    parts = point_groups(operator, stage.sizes[-1])
     return Estimate.joined(
         [
-            _iterated(operator if len(parts) == 1 else operator.at(part), tolerance, seed + index)
+            _iterated(operator if len(parts) == 1 else operator.at(part), stage, tolerance, seed + index)
             for index, part in enumerate(parts)
         ]
     )
 
 
-def _iterated(operator: Operator, tolerance: float, seed: int) -> Estimate:
+def _iterated(operator: Operator, stage: _Stage, tolerance: float, seed: int) -> Estimate:
     """Spectral radii of operators whose bases are grown side by side."""
-    most = max(_SIZES[0], operator.size // _LEAST_RATIO)
-    sizes = sorted({min(size, operator.size) for size in _SIZES if size <= most})
+    most = max(stage.sizes[0], operator.size // _LEAST_RATIO)
+    sizes = sorted({min(size, operator.size) for size in stage.sizes if size <= most})
     sizes = sizes if operator.device.type == "cpu" else sizes[-1:]
     krylov = Krylov.start(operator, sizes[-1], torch.Generator().manual_seed(seed))
     scales = _growth(operator, krylov.basis[:, 0])
     best: Estimate | None = None
     alive = torch.arange(operator.num_points)
     for size in sizes:
-        krylov.grow(_power(operator, scales), size)
-        if size < sizes[-1] and not _is_time(krylov, scales, tolerance):
+        krylov.grow(_power(operator, scales, stage.power), size)
+        if size < sizes[-1] and not _is_time(krylov, scales, stage.power, tolerance):
             continue
-        found = _read(krylov, scales, tolerance)
+        found = _read(krylov, scales, stage.power, tolerance)
         best = found if best is None else best.where_better(alive, found)
         left = (~best.converged[alive]).nonzero()[:, 0]
         if not len(left):
@@ -75,11 +93,11 @@ def _iterated(operator: Operator, tolerance: float, seed: int) -> Estimate:
     return best
 
 
-def _power(operator: Operator, scales: Tensor) -> Operator:
-    """(M / scale)^POWER at every point."""
+def _power(operator: Operator, scales: Tensor, power: int) -> Operator:
+    """(M / scale)^power at every point."""
 
     def apply(vectors: Tensor) -> Tensor:
-        for _ in range(POWER):
+        for _ in range(power):
             vectors = operator.apply(vectors) / scales[:, None]
         return vectors
 
@@ -89,7 +107,7 @@ def _power(operator: Operator, scales: Tensor) -> Operator:
 def _growth(operator: Operator, vectors: Tensor) -> Tensor:
     """About by how much each map lengthens vectors [P, n] after some steps; 1 where that is no number."""
     growth = torch.ones_like(vectors[:, 0])
-    for _ in range(POWER):
+    for _ in range(_FIRST.power):
         vectors = operator.apply(vectors)
         growth = vectors.abs().amax(1)
         growth = torch.where(growth.isfinite() & (growth > 0), growth, torch.ones_like(growth))
@@ -97,15 +115,15 @@ def _growth(operator: Operator, vectors: Tensor) -> Tensor:
     return growth
 
 
-def _is_time(krylov: Krylov, scales: Tensor, tolerance: float) -> bool:
+def _is_time(krylov: Krylov, scales: Tensor, power: int, tolerance: float) -> bool:
     """Whether half of a few points have converged: to look at all takes long."""
     num_points = len(scales)
     at = torch.linspace(0, num_points - 1, min(NUM_SCOUTS, num_points)).long().to(scales.device)
     scouts = Krylov(krylov.basis[:0], krylov.matrix[at], krylov.size, krylov.scales[at])
-    return float(_read(scouts, scales[at], tolerance).converged.double().mean()) >= 0.5
+    return float(_read(scouts, scales[at], power, tolerance).converged.double().mean()) >= 0.5
 
 
-def _read(krylov: Krylov, scales: Tensor, tolerance: float) -> Estimate:
+def _read(krylov: Krylov, scales: Tensor, power: int, tolerance: float) -> Estimate:
     """The dominant Ritz values, taken to roots, and their estimated errors and condition numbers."""
     size = krylov.size
     packed = torch.cat([krylov.matrix[:, : size + 1, :size].double().flatten(1), scales.double()[:, None]], 1)
@@ -123,11 +141,11 @@ def _read(krylov: Krylov, scales: Tensor, tolerance: float) -> Estimate:
         off = torch.minimum(off, _changes(whole[:, :-1], top))
     norms = torch.linalg.matrix_norm(whole)
     eps = torch.finfo(krylov.matrix.dtype).eps
-    errors = torch.log1p((off + POWER * eps * condition * norms) / top) / POWER
+    errors = torch.log1p((off + power * eps * condition * norms) / top) / power
     is_partial = size < krylov.basis.shape[2]
     errors = torch.where((condition > ILL_CONDITIONED) & is_partial, torch.inf, errors)
     errors = torch.where(norms == 0, torch.inf, errors)
-    values = torch.where(finite, known * top ** (1 / POWER), torch.nan)
+    values = torch.where(finite, known * top ** (1 / power), torch.nan)
     return Estimate.of(Method.ARNOLDI, values, errors, tolerance=tolerance, conditions=condition)
 
 

@@ -30,26 +30,60 @@ def orbit_growth(matrix: Tensor, *, seed: int = 0) -> float:
         nan where rounding decides, or a power leaves the range of floats.
     """
     size = matrix.shape[-1]
-    scale = torch.linalg.matrix_norm(matrix.double()).clamp_min(torch.finfo(torch.float64).tiny)
     padding = -size % _ALIGNED  # products of rows that start anywhere take half as long again
-    power = torch.nn.functional.pad((matrix / scale.to(matrix.dtype)).float(), (0, padding, 0, padding))
-    log = scale.log()
+    power, log = _scaled(matrix, padding)
+    other = torch.empty_like(power)
     for _ in range(_SQUARINGS):
-        power = power @ power
+        torch.mm(power, power, out=other)
+        power, other = other, power
         norm = torch.linalg.matrix_norm(power)
-        power, log = power / norm, 2 * log + norm.double().log()
+        power /= norm
+        log = 2 * log + norm.double().log()
     step = 2**_SQUARINGS
     count = math.ceil(_END * size / step)
     vector = torch.randn(
         1, size + padding, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
     )
     vector = vector.to(power) / vector.norm().to(power)
-    power, lengths = power.T.contiguous(), []
+    power, lengths = other.copy_(power.T), []
     for _ in range(count):
         vector = vector @ power
         lengths.append(vector.norm())
         vector = vector / lengths[-1]
     return _rate(torch.stack([*(own.double() for own in lengths), log]).cpu(), size, step)
+
+
+def _scaled(matrix: Tensor, padding: int) -> tuple[Tensor, Tensor]:
+    """The matrix with a norm of 1, in single precision and so much larger, and the logarithm of its norm."""
+    largest = torch.linalg.vector_norm(matrix, torch.inf)
+    largest = torch.where(largest > 0, largest, torch.ones_like(largest))
+    unit = (matrix / largest).float()
+    norm = torch.linalg.matrix_norm(unit).clamp_min(torch.finfo(unit.dtype).tiny)
+    unit /= norm
+    unit = torch.nn.functional.pad(unit, (0, padding, 0, padding)) if padding else unit
+    return unit, largest.double().log() + norm.double().log()
+
+
+def orbit_fall(matrix: Tensor, radius: Tensor) -> Tensor:
+    """By which factor [P] the orbit of a Krylov space's first vector ends below its greatest length.
+
+    Lengths are taken over powers of the radius: what is dominant neither grows nor falls. What falls was a
+    transient.
+
+    Args:
+        matrix: the Hessenberg-like matrices [P, m, m].
+        radius: the moduli [P] of the dominant Ritz values.
+    """
+    vector = torch.zeros_like(matrix[:, :, :1])
+    vector[:, 0] = 1
+    log = torch.zeros_like(radius)
+    logs = [log]
+    for _ in range(matrix.shape[1] - 1):
+        vector = matrix @ vector / radius[:, None, None]
+        length = vector.norm(dim=1)
+        vector, log = vector / length[:, None], log + length[:, 0].log()
+        logs.append(log)
+    return (torch.stack(logs).amax(0) - log).exp().nan_to_num(math.inf)
 
 
 def _rate(found: Tensor, size: int, step: int) -> float:

@@ -17,6 +17,7 @@ from torch import Tensor
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, Krylov, ritz_values
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.operator import dense_operator
+from lsc_graph.spectra.orbit import orbit_fall
 
 # Squarings before the first Krylov spaces at least, between these and further ones, and at most.
 _FIRST, _MORE, _MOST = 5, 2, 13
@@ -92,7 +93,8 @@ def _estimate(powers: _Powers, tolerance: float, seed: int) -> Estimate:
     """From the Krylov spaces of the present powers.
 
     A Ritz value is off by at most its residual times its condition number; another one that its residual
-    would let overtake it may belong to an eigenvalue that is not resolved yet.
+    would let overtake it may belong to an eigenvalue that is not resolved yet. An orbit that has come down
+    by a large factor came down to what rounding made of it.
     """
     operator = dense_operator(powers.unit)
     krylov = Krylov.start(operator, min(_BASIS, operator.size), torch.Generator().manual_seed(seed))
@@ -109,7 +111,9 @@ def _estimate(powers: _Powers, tolerance: float, seed: int) -> Estimate:
     off = torch.maximum(torch.log1p(condition * own / top), overtaking) / factor
     errors = off + condition * _rounding(logs, log_radius, torch.finfo(powers.unit.dtype).eps)
     is_partial = krylov.size < operator.size
-    errors = torch.where((condition > ILL_CONDITIONED) & is_partial, torch.inf, errors)
+    # Of a random vector about 1 / sqrt(n) lies along an eigenvector, to which the orbit falls in any case.
+    fall = orbit_fall(torch.where(finite[:, None, None], matrix, 0.0)[:, :-1], top) / operator.size**0.5
+    errors = torch.where((torch.maximum(condition, fall) > ILL_CONDITIONED) & is_partial, torch.inf, errors)
     errors = torch.where(is_zero, 0.0, errors)
     values = torch.where(is_zero, 0.0, torch.where(finite, log_radius.exp(), torch.nan))
     return Estimate.of(Method.POWERS, values, errors, tolerance=tolerance, conditions=condition)

@@ -59,7 +59,9 @@ def _read(logs: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Estimates [P], their relative errors, and what of these is rounding, from log ||M^(2^k)||_F [K+1, P].
 
     The estimate's error is about its last change, which halves with every step while a crowded edge is
-    resolved; one change may be small by chance. Rounding at step j moves the eigenvalue of M^(2^j) by eps
+    resolved; one change may be small by chance, and all of the last ones where eigenvalues inside the edge
+    weigh more than those on it. While anything still changes, ||M^(2^k)|| / radius^(2^k) may go on as far as
+    it has come, of which the root takes its part. Rounding at step j moves the eigenvalue of M^(2^j) by eps
     times its condition number times ||M^(2^j)||, and the root takes 1 / 2^j of that. The condition number is
     what ||M^(2^k)|| / radius^(2^k) tends to.
     """
@@ -69,6 +71,7 @@ def _read(logs: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     changes = roots.diff(dim=0).abs()
     last = torch.stack([changes[-1], changes[-2] / 2, changes[-3] / 4]).amax(0)
     growth = logs - steps * roots[-1]
+    last = torch.where(last > _CERTAIN, torch.maximum(last, growth[-1].abs() / steps[-2]), last)
     rounding = torch.finfo(dtype).eps * growth.amax(0).exp() * (growth.exp() / steps).sum(0)
     rounding = rounding.nan_to_num(math.inf, math.inf)
     # A power that vanishes may have left the floating-point range element by element.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import vmap
 
+from lsc_graph.errors import AnalysisError
 from lsc_graph.layers.cells import Cell
 from lsc_graph.recurrence.site import RecurrentSite, StepSequence
 from lsc_graph.to_torch.segment import Parameters, Segment
@@ -123,6 +124,7 @@ class SiteModule(nn.Module):
         for time in self.times():
             now = {name: value[time] for name, value in slices.items()}
             after = self.step(state, now, captures)
+            self._check_shapes(state, after)
             emitted = self._emit(after, state, now, captures)
             counters = emitted[len(self.site.outputs) :]
             after_all = after | {s.name: v for s, v in zip(self.counters, counters, strict=True)}
@@ -138,6 +140,18 @@ class SiteModule(nn.Module):
             final={s.final: state[s.name] for s in self.site.states if s.final},
             cells={s.name: [after[s.name] for _, _, after, _ in steps] for s in self.layered},
         )
+
+    def _check_shapes(self, before: Values, after: Values) -> None:
+        """Caches may grow although the file declares one shape for what goes in and what comes out."""
+        for name, value in after.items():
+            if value.shape != before[name].shape:
+                raise AnalysisError(
+                    "A state changes its shape from step to step, as a cache that grows does",
+                    where=name,
+                    got=f"{tuple(before[name].shape)}, then {tuple(value.shape)}",
+                    expected="a state of one shape",
+                    do="declare the model's states with --state INPUT:OUTPUT, or --state none if it has none",
+                )
 
     def times(self) -> range:
         """Time indices in the order in which they are processed."""

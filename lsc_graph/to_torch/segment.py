@@ -18,10 +18,13 @@ from lsc_graph.canonical.function_ops import write_out
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.errors import ConversionError
 from lsc_graph.to_torch.black_box import BlackBox, Differences
+from lsc_graph.to_torch.functions import dft, lp_normalized
 from lsc_graph.to_torch.rewritten import ONLY, rewrite
 from lsc_graph.to_torch.spike import sign, spike
 from lsc_graph.to_torch.surrogates import DOMAIN, SPIKE
 from lsc_graph.to_torch.unfaithful import refuse_unfaithful, why_unfaithful
+
+_DFT_BY_INPUT = 20
 
 
 class BlackBoxUse(StrEnum):
@@ -209,6 +212,29 @@ def _only(value: Tensor | tuple[Tensor, ...]) -> Tensor:
     return value[0] if isinstance(value, tuple) else value
 
 
+def _convert_dft(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
+    """The operator DFT, whose axis is an attribute until operator set 20."""
+    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    x, length, axis = (builder.get_value(name) if name else None for name in (*node.input, "", "")[:3])
+    if axis is None:
+        axis = given.get("axis", -2 if builder.opset_version >= _DFT_BY_INPUT else 1)
+    inverse, onesided = bool(given.get("inverse", 0)), bool(given.get("onesided", 0))
+    converted: torch.fx.Node = builder.call_function(dft, args=(x, length, axis, inverse, onesided))
+    return converted
+
+
+def _convert_lp_normalization(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
+    """The operator LpNormalization."""
+    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    numbers = (given.get("axis", -1), given.get("p", 2))
+    converted: torch.fx.Node = builder.call_function(
+        lp_normalized, args=(builder.get_value(node.input[0]), *numbers)
+    )
+    return converted
+
+
+onnx2fx.register_op("DFT", handler=_convert_dft)
+onnx2fx.register_op("LpNormalization", handler=_convert_lp_normalization)
 onnx2fx.register_op(ONLY, handler=_convert_only, domain=DOMAIN)
 onnx2fx.register_op(SPIKE, handler=_convert_spike, domain=DOMAIN)
 

@@ -238,7 +238,6 @@ CHECKS: dict[str, Check] = {
     "Dropout": _dropout,
     "DynamicQuantizeLinear": _always("its range includes zero, which torch's does not"),
     "EyeLike": _eye_like,
-    "LpNormalization": _always("vectors of length zero give zero, in torch nan"),
     "MaxUnpool": _max_unpool,
     "NegativeLogLikelihoodLoss": _negative_log_likelihood,
     "NonMaxSuppression": _needs_torchvision,

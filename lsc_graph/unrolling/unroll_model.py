@@ -32,7 +32,7 @@ def unroll_model(
     """The unrolled graph of a model, with inputs and outputs, path counts, and if wanted radii.
 
     Attributes are those of `unroll` or `unroll_nodes`, of `annotate_counts` up to MAX_COUNTED_NODES
-    nodes, and with `measure` of `annotate_factors`.
+    nodes, and with `measure` of `annotate_factors`; `notes` of the graph says what could not be told.
 
     Args:
         model: path, bytes or ModelProto of an ONNX model.
@@ -48,7 +48,7 @@ def unroll_model(
         UsageError, AnalysisError: as `paths`.
         LimitExceededError: the graph would be too large.
     """
-    prepared, cells = model_cells(
+    prepared, cells, notes = model_cells(
         model,
         num_steps=num_steps,
         inputs=inputs,
@@ -57,6 +57,7 @@ def unroll_model(
         time_axis=time_axis,
     )
     grid = unroll_nodes(prepared, cells) if nodes else unroll(cells)
+    grid.graph["notes"] = notes
     # What is read or written at single times is no node at the others.
     terminals = [layer.id for layer in cells.layers if layer.role != "state"]
     unused = [GridNode(name, time) for name in terminals for time in range(cells.num_steps)]

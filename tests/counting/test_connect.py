@@ -62,7 +62,7 @@ def model(
 
 
 def cells_of(proto: onnx.ModelProto) -> CellGraph:
-    return connected_cells(prepare(proto, REQUEST), terminals=True)
+    return connected_cells(prepare(proto, REQUEST), terminals=True).cells
 
 
 def times(cells: CellGraph, source: str, target: str) -> set[tuple[int, int]]:
@@ -127,7 +127,7 @@ def test_a_pooled_output_is_reached_from_every_step() -> None:
 
 
 def test_without_terminals_only_states_are_layers() -> None:
-    cells = connected_cells(prepare(model([]), REQUEST))
+    cells = connected_cells(prepare(model([]), REQUEST)).cells
     assert [layer.id for layer in cells.layers] == ["layer_0", "layer_1"]
     assert cells.depth_edges == (DepthEdge("layer_0", "layer_1"),)
 
@@ -201,3 +201,31 @@ def test_of_two_axes_of_an_input_that_may_be_time_one_can_be_chosen() -> None:
     }
     assert totals[None] == totals[0] == str(steps)
     assert totals[2] == totals[-1] == str(steps * steps)
+
+
+@pytest.mark.parametrize("reads_rows", [False, True])
+def test_axes_that_nothing_tells_apart_are_named_and_can_be_chosen(*, reads_rows: bool) -> None:
+    """As many features as steps; step t reads x[t, T - 1 - t], or all of x[t]."""
+    steps = 4
+    mask = np.ones((steps, 1, steps)) if reads_rows else np.eye(steps)[::-1, None]
+    arrays = {"M": mask, "W": np.ones((1, 2, 1)), "R": np.full((1, 2, 2), 0.3)}
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        square (float[4, 1, 4] x) => (float[4, 1, 1, 2] y)
+        { taken = Mul(x, M)
+          sum = ReduceMean<axes = [2]>(taken)
+          y = RNN<hidden_size=2>(sum, W, R) }"""
+    )
+    for name, array in arrays.items():
+        proto.graph.initializer.append(numpy_helper.from_array(array.astype(np.float32), name))
+    totals, told = {}, {}
+    for axis in (None, 0, 2):
+        report = gradient_paths(proto, sources=["input:x@0"], targets=["output:y@0"], time_axis=axis)
+        totals[axis] = report.total.num_gradient_paths
+        told[axis] = [note for note in report.notes if "--time-axis" in note]
+    assert totals == {None: "1", 0: "1", 2: "1" if reads_rows else "0"}
+    assert told[0] == told[2] == []
+    assert len(told[None]) == (not reads_rows)
+    assert all("input x: time may be axis 0 or axis 2" in note for note in told[None])
+    notes = gradient_paths(proto, time_axis=1).notes
+    assert any("no input or output has that choice" in note for note in notes)

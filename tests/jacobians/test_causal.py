@@ -9,7 +9,14 @@ import torch
 from unrolled_models import Unroller
 
 from lsc_graph.audit_model import audit
-from lsc_graph.jacobians.causal import MAX_STEP_SIZE, CausalSummary, TimeAxes, causal_axes, causal_block
+from lsc_graph.jacobians.causal import (
+    MAX_STEP_SIZE,
+    CausalSummary,
+    TimeAxes,
+    _floors,
+    causal_axes,
+    causal_block,
+)
 from lsc_graph.jacobians.chain import ChainBlock
 from lsc_graph.jacobians.grid import dense
 
@@ -180,3 +187,12 @@ def test_a_convolution_between_two_recurrences_is_shown_as_the_glue_that_mixes_t
     (own,) = audit(net.model(), num_samples=1).time_parallel
     assert (own.source, own.layer_id, own.reach) == ("layer_0", "layer_1", 2)
     assert own.neighbour_gain.mean > 0
+
+
+def test_what_lies_ahead_counts_as_rounding_only_where_all_of_it_is_tiny() -> None:
+    sizes = torch.ones(3, 3).tril()
+    assert _floors(sizes, [0, 1, 2]) == [1e-12] * 3
+    sizes[0, 2] = 1e-7
+    assert _floors(sizes, [0, 1, 2]) == pytest.approx([1e-6] * 3)
+    sizes[0, 2] = 1e-4
+    assert _floors(sizes, [0, 1, 2]) == [1e-12] * 3

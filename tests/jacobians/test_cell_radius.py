@@ -73,12 +73,16 @@ def test_a_cell_without_matrices_needs_none(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(GatedJacobians, "dense", refuse)
     module, trajectory = cell_of("lru", 300)
     assert set(time_radii(module, trajectory, torch.Generator().manual_seed(0)).methods) == {Method.BLOCKS}
+    monkeypatch.setattr(cell_radius, "MAX_DENSE", 399)
     module, trajectory = cell_of("gru", 400)
     found = time_radii(module, trajectory, torch.Generator().manual_seed(0), Method.ARNOLDI)
     assert set(found.methods) == {Method.ARNOLDI}
 
 
-def test_a_large_cell_needs_one_matrix_to_confirm_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", [Method.AUTO, Method.ARNOLDI])
+def test_a_large_cell_needs_one_matrix_to_confirm_the_others(
+    method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
     module, trajectory = cell_of("tanh_rnn", 400)
     built, whole = [], GatedJacobians.dense
 
@@ -87,11 +91,11 @@ def test_a_large_cell_needs_one_matrix_to_confirm_the_others(monkeypatch: pytest
         return whole(self)
 
     monkeypatch.setattr(GatedJacobians, "dense", counted)
-    found = time_radii(module, trajectory, torch.Generator().manual_seed(0))
+    found = time_radii(module, trajectory, torch.Generator().manual_seed(0), method)
     assert built == [1]
     assert bool(found.converged.all())
     monkeypatch.setattr(cell_radius, "MAX_DENSE", 100)
-    found = time_radii(module, trajectory, torch.Generator().manual_seed(0))
+    found = time_radii(module, trajectory, torch.Generator().manual_seed(0), method)
     assert built == [1]
     assert found.counts() == {"arnoldi": STEPS}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from unrolled_models import Unroller, at, stacked
@@ -37,14 +39,30 @@ def test_a_state_that_follows_from_another_one_is_named(num_fed_back: int) -> No
     warnings = [warning for warning in found.warnings if "alone" in warning]
     assert len(warnings) == num_fed_back
     assert all("steps take over both" in warning for warning in warnings)
+    for warning in warnings:
+        other = inspect(residual(num_fed_back).model(), states=[told(warning)])
+        assert len(other.recurrences[0].states) == 1
+        assert not [warning for warning in other.warnings if "alone" in warning]
 
 
-def test_a_state_that_holds_another_one_is_named() -> None:
-    """a' = tanh(x W + [a, b] U), b' = b + sin(x W + [a, b] V), y = [a', b']: the next step reads y and b'."""
+def told(warning: str) -> tuple[str, str]:
+    """The option that a warning says to type."""
+    (text,) = re.findall(r"--state (\S+)", warning)
+    before, after = text.split(":")
+    return before, after
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_state_that_holds_another_one_is_named(is_given: bool) -> None:
+    """a' = tanh(x W + [a, b] U), b' = b + sin(x W + [a, b] V), y = [a', b']: the next step reads y and b'.
+
+    A first value of its own, which a caller gives, says that y is a state.
+    """
     net = Unroller()
     x = net.op("MatMul", net.input("x", T, 1, D), net.weight(D, H))
     u, v, rows = net.weight(2 * H, H), net.weight(2 * H, H), []
-    b, both = net.input("b", 1, H), net.input("both", 1, 2 * H)
+    b = net.input("b", 1, H) if is_given else net.constant(np.zeros((1, H)))
+    both = net.input("both", 1, 2 * H) if is_given else net.constant(np.zeros((1, 2 * H)))
     for time in range(T):
         drive = at(net, x, time)
         a = net.op("Tanh", net.op("Add", net.op("MatMul", both, u), drive))
@@ -52,5 +70,10 @@ def test_a_state_that_holds_another_one_is_named() -> None:
         both = net.op("Concat", a, b, axis=-1)
         rows.append(both)
     net.output(stacked(net, rows))
-    (warning,) = [warning for warning in inspect(net.model()).warnings if "steps take over" in warning]
-    assert "holds all of state" in warning
+    found = inspect(net.model())
+    warnings = [warning for warning in found.warnings if "holds all of state" in warning]
+    sizes = [state.shape[-1] for state in found.recurrences[0].states]
+    assert (len(warnings), sum(sizes)) == (not is_given, 3 * H)
+    for warning in warnings:
+        other = inspect(net.model(), states=[told(warning)])
+        assert [state.shape for state in other.recurrences[0].states] == [(1, H), (1, H)]

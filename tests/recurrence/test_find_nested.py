@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from unrolled_models import Unroller
 
 from lsc_graph.audit_model import audit, inspect
+from lsc_graph.errors import NoLayersError
 from lsc_graph.results import Form
 
 T, K, H = 5, 3, 4
@@ -126,3 +127,49 @@ def test_substeps_over_the_same_weights_are_part_of_a_streaming_step() -> None:
     (own,) = facts.recurrences
     assert own.form is Form.STREAMING
     assert set(own.weights) == {u, w}
+
+
+def test_a_search_that_runs_a_decoder_inside_itself_is_refused_by_name() -> None:
+    embedding, head = (np.ones(shape, np.float32) for shape in ((10, 16), (16, 10)))
+    decoder = helper.make_graph(
+        [
+            helper.make_node("Gather", ["embedding", "input_ids"], ["e"]),
+            helper.make_node("MatMul", ["e", "head"], ["logits"]),
+            helper.make_node("Identity", ["past_0"], ["present_0"]),
+        ],
+        "decoder",
+        [
+            *(
+                helper.make_tensor_value_info(name, TensorProto.INT32, [1, "length"])
+                for name in ("input_ids", "position_ids", "attention_mask")
+            ),
+            helper.make_tensor_value_info("past_0", TensorProto.FLOAT, [2, 1, 2, "past", 8]),
+        ],
+        [
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, "length", 10]),
+            helper.make_tensor_value_info("present_0", TensorProto.FLOAT, [2, 1, 2, "all", 8]),
+        ],
+        [numpy_helper.from_array(embedding, "embedding"), numpy_helper.from_array(head, "head")],
+    )
+    search = helper.make_node(
+        "GreedySearch",
+        ["ids", "longest"],
+        ["tokens"],
+        name="search",
+        domain="com.microsoft",
+        decoder=decoder,
+        eos_token_id=9,
+        pad_token_id=0,
+        model_type=0,
+    )
+    graph = helper.make_graph(
+        [search],
+        "m",
+        [helper.make_tensor_value_info("ids", TensorProto.INT32, [1, 4])],
+        [helper.make_tensor_value_info("tokens", TensorProto.INT32, [1, "n"])],
+        [numpy_helper.from_array(np.array([8], np.int32), "longest")],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
+    with pytest.raises(NoLayersError, match="GreedySearch runs its decoder once for each token"):
+        audit(model, num_samples=1)

@@ -52,6 +52,9 @@ def found(model: ir.Model) -> list[tuple[str, str]]:
         ("state_in_0", "state_out_0"),
         ("hidden_state", "hidden"),
         ("cache_last_channel", "cache_last_channel_next"),
+        ("in_cache0", "out_cache0"),
+        ("initial_h", "final_h"),
+        ("input_state_1", "output_state_1"),
     ],
 )
 def test_names_and_structure_together_make_a_state(before: str, after: str) -> None:
@@ -68,6 +71,7 @@ def test_names_and_structure_together_make_a_state(before: str, after: str) -> N
         ("z", "z_hat"),  # a conditional autoencoder
         ("image", "next_image"),  # data, whatever its time
         ("low", "low_out"),  # a network from images to images
+        ("in_image", "out_image"),  # the same
     ],
 )
 def test_structure_alone_never_makes_a_state(before: str, after: str) -> None:

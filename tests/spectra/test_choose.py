@@ -90,13 +90,12 @@ def test_batches_that_are_taken_apart_give_the_same(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("size", [12, 70, 230])
+@pytest.mark.parametrize("size", [12, 70, 240])
 @pytest.mark.parametrize("name", HARD)
 def test_what_is_given_as_converged_is_right(name: str, size: int, dtype: torch.dtype) -> None:
     build, exact = HARD[name]
     matrix = build(size).to(dtype)[None]
-    methods = [Method.AUTO] if size > 100 else [*BY_NAME, Method.AUTO]
-    for method in methods:
+    for method in (*BY_NAME, Method.POWERS, Method.AUTO):
         found = radius_estimate(matrix, method)
         if bool(found.converged):
             allowed = TOLERANCE * exact

@@ -36,10 +36,15 @@ def test_the_default_choice_waits_once(name: str, size: int) -> None:
     assert device.waits.total() == 1, device.waits
 
 
-@pytest.mark.parametrize("method", [Method.SQUARING, Method.POWERS, Method.ARNOLDI])
+@pytest.mark.parametrize("method", [Method.SQUARING, Method.POWERS])
 def test_methods_by_name_wait_once(method: Method) -> None:
     _, device = on_device(batch("outlier", 200).float(), method)
     assert device.waits.total() == 1, device.waits
+
+
+def test_arnoldi_waits_once_more_for_the_powers_of_the_point_that_it_is_confirmed_at() -> None:
+    _, device = on_device(batch("outlier", 200).float(), Method.ARNOLDI)
+    assert device.waits.total() == 2, device.waits
 
 
 def test_waits_are_counted() -> None:

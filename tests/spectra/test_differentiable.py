@@ -42,7 +42,7 @@ def test_large_matrices_have_the_derivative_that_all_eigenvalues_give(
     matrices = batch(name, 120)
     found = []
     for limit in (1000, 10):
-        monkeypatch.setattr(differentiable, "MAX_DENSE", limit)
+        monkeypatch.setattr(differentiable, "KRYLOV_FROM", limit)
         given = matrices.clone().requires_grad_()
         radius, derivative = differentiable_radius(given)
         assert bool(derivative.is_known.all())
@@ -96,3 +96,29 @@ def test_single_precision_comes_back_in_single_precision() -> None:
     radius, _ = differentiable_radius(matrices)
     (gradient,) = torch.autograd.grad(radius.sum(), matrices)
     assert radius.dtype == gradient.dtype == torch.float32
+
+
+def test_what_a_krylov_space_takes_for_an_eigenvalue_falls_back_on_all_of_them() -> None:
+    size = 150
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))[0]
+    jordan = 0.5 * torch.eye(size, dtype=torch.float64) + torch.diag(
+        torch.ones(size - 1, dtype=torch.float64), 1
+    )
+    matrices = torch.stack([basis @ jordan @ basis.T, batch("outlier", size)[0]]).requires_grad_()
+    radius, derivative = differentiable_radius(matrices)
+    assert derivative.is_known.tolist() == [False, True]
+    assert float(radius[1].detach()) == pytest.approx(float(radius_of(matrices[1:].detach())), rel=1e-9)
+    (gradient,) = torch.autograd.grad(radius.sum(), matrices)
+    assert not bool(gradient[0].any())
+
+
+@pytest.mark.parametrize("size", [20, 140])
+def test_a_nearly_defective_pair_is_reported_by_its_condition(size: int) -> None:
+    matrix = torch.diag(torch.linspace(0, 0.5, size, dtype=torch.float64))
+    matrix[0, 0] = matrix[1, 1] = 0.9
+    matrix[0, 1], matrix[1, 0] = 1.0, 1e-12
+    radius, derivative = differentiable_radius(matrix[None].requires_grad_())
+    assert float(derivative.conditions) > 1e5
+    assert not bool(derivative.is_known)
+    assert float(radius.detach()) == pytest.approx(0.9, rel=1e-4)

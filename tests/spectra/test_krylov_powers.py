@@ -72,3 +72,13 @@ def test_powers_that_vanish_or_are_badly_conditioned_do_not_converge(name: str) 
     build, exact = HARD[name]
     found = krylov_power_radius(dense_operator(build(60).float()[None]))
     assert not bool(found.converged) or abs(float(found.values) - exact) <= TOLERANCE * exact
+
+
+def test_a_higher_power_resolves_what_the_first_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = dense_operator(batch("rotations", 400).float())
+    first = krylov_power_radius(operator, tolerance=2e-3)
+    assert not bool(first.converged.any())
+    monkeypatch.setattr("lsc_graph.spectra.krylov_powers._SECOND_FROM", 400)
+    second = krylov_power_radius(operator, tolerance=2e-3)
+    assert bool(second.converged.all())
+    assert second.values.tolist() == pytest.approx([0.5, 0.9, 1.1], rel=2e-3)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from spectra_cases import HARD, SPECTRA, batch
 
-from lsc_graph.spectra.orbit import orbit_growth
+from lsc_graph.spectra.orbit import orbit_fall, orbit_growth
 
 
 @pytest.mark.parametrize("name", SPECTRA)
@@ -46,3 +46,30 @@ def test_what_is_not_finite_has_no_growth() -> None:
     matrix = batch("outlier", 50)[0].float()
     matrix[0, 0] = torch.nan
     assert math.isnan(orbit_growth(matrix))
+
+
+def fall(matrix: torch.Tensor, radius: float) -> float:
+    return float(orbit_fall(matrix[None].double(), torch.tensor([radius], dtype=torch.float64)))
+
+
+def test_an_orbit_of_the_radius_alone_does_not_fall() -> None:
+    turn = batch("rotations", 40)[1]
+    assert fall(turn, 0.9) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_a_transient_is_how_far_the_orbit_falls() -> None:
+    matrix = torch.zeros(30, 30)
+    matrix[0, 0] = 0.9
+    matrix[2, 1] = 1e4
+    matrix[1, 0] = 0.1
+    lengths = [1.0]
+    vector = torch.eye(30)[0]
+    for _ in range(29):
+        vector = matrix @ vector / 0.9
+        lengths.append(float(vector.norm()))
+    assert fall(matrix, 0.9) == pytest.approx(max(lengths) / lengths[-1], rel=1e-4)
+    assert fall(torch.eye(30).roll(1, 0).tril(), 1.0) == pytest.approx(1.0)
+
+
+def test_an_orbit_that_ends_falls_without_bound() -> None:
+    assert fall(torch.zeros(5, 5), 1.0) == math.inf

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from spectra_cases import batch
+from spectra_cases import HARD, SPECTRA, batch
 
 from lsc_graph.spectra.squaring import squaring_radius
 
@@ -39,3 +39,20 @@ def test_a_smaller_tolerance_gives_a_smaller_error() -> None:
         errors.append(float(((found.values - exact) / exact).abs().max()))
     assert errors[1] < 1e-4 < 1e-3
     assert errors[0] < 1e-2
+
+
+@pytest.mark.parametrize("size", [12, 30, 70])
+def test_estimates_that_stand_still_before_they_turn_claim_no_more_than_they_know(size: int) -> None:
+    build, exact = HARD["legs"]
+    found = squaring_radius(build(size)[None])
+    assert bool(found.converged)
+    assert abs(float(found.values) / exact - 1) <= float(found.errors) + 1e-6
+
+
+@pytest.mark.parametrize("name", SPECTRA)
+def test_no_error_is_larger_than_claimed(name: str) -> None:
+    for size in (60, 130):
+        matrices = batch(name, size)
+        found = squaring_radius(matrices.float())
+        off = (found.values / torch.linalg.eigvals(matrices).abs().amax(1) - 1).abs()
+        assert bool((off <= found.errors + 1e-6).all())

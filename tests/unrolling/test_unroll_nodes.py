@@ -15,7 +15,7 @@ from lsc_graph.unrolling.unroll_nodes import unroll_nodes
 
 
 def grids(name: str, num_steps: int | None, **options: object):
-    prepared, cells = model_cells(registry.build(name, **options), num_steps=num_steps)
+    prepared, cells, _ = model_cells(registry.build(name, **options), num_steps=num_steps)
     return unroll_nodes(prepared, cells), unroll(cells)
 
 

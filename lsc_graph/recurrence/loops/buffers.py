@@ -1,8 +1,7 @@
-"""Carried values that a loop only writes its results into: by index, into a list, or at the end."""
+"""Carried values that a loop writes its results into: by index, into a list, or at the end."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,13 +17,14 @@ from lsc_graph.recurrence.writer import GraphWriter, replace_output
 class Accumulation:
     """A carried value that step k puts `element` into.
 
-    It is put at `rows[k]` of the first axis, or appended along `axis`; neither is given for a list.
+    It is put at `rows[k]` of `row_axis`, or appended along `axis`; neither is given for a list.
     """
 
     carried: Carried
     element: ir.Value
     rows: tuple[int, ...] | None = None
     axis: int | None = None
+    row_axis: int = 0
 
 
 def find_accumulations(parts: LoopParts, decided: Decided) -> list[Accumulation]:
@@ -36,7 +36,7 @@ def find_accumulations(parts: LoopParts, decided: Decided) -> list[Accumulation]
         if node is None or users != {node} or node.inputs[0] is not carried.before:
             continue
         if node.op_type == "ScatterND":
-            accumulation = _scattered(carried, node, decided)
+            accumulation = scattered(carried, node, decided)
         elif node.op_type == "SequenceInsert" and len(node.inputs) == 2 and _starts_empty(carried):
             accumulation = _appended(carried, node)
         elif node.op_type == "Concat" and len(node.inputs) == 2:
@@ -48,7 +48,8 @@ def find_accumulations(parts: LoopParts, decided: Decided) -> list[Accumulation]
     return found
 
 
-def _scattered(carried: Carried, node: ir.Node, decided: Decided) -> Accumulation | None:
+def scattered(carried: Carried, node: ir.Node, decided: Decided) -> Accumulation | None:
+    """What a ScatterND that writes into a carried value puts where, if that is one row at each step."""
     indices, element = node.inputs[1], node.inputs[2]
     known = array_of(indices)
     arrays = decided.arrays.get(indices) if indices is not None and known is None else None
@@ -56,23 +57,26 @@ def _scattered(carried: Carried, node: ir.Node, decided: Decided) -> Accumulatio
     shape = static_shape(carried.start)
     if arrays is None or element is None or reduction != "none" or not shape:
         return None
-    rows = [_row(array, shape) for array in arrays]
-    found = tuple(row for row in rows if row is not None)
-    return Accumulation(carried, element, found) if len(set(found)) == len(rows) else None
+    for axis in range(arrays[0].shape[-1] if arrays[0].ndim else 0):
+        found = [row for array in arrays if (row := row_written(array, shape, axis)) is not None]
+        if len(set(found)) == len(arrays):
+            return Accumulation(carried, element, tuple(found), row_axis=axis)
+    return None
 
 
-def _row(indices: Array, shape: tuple[int, ...]) -> int | None:
-    """The row of the first axis that indices [..., k] of ScatterND fill as a whole and in order, if any."""
+def row_written(indices: Array, shape: tuple[int, ...], axis: int = 0) -> int | None:
+    """The row of an axis that indices [..., k] of ScatterND fill as a whole and in order, if any."""
     depth = indices.shape[-1] if indices.ndim else 0
-    if not 1 <= depth <= len(shape):
+    if not axis < depth <= len(shape):
         return None
     places, sizes = indices.reshape(-1, depth), np.array(shape[:depth])
-    if ((places < -sizes) | (places >= sizes)).any():
+    if not places.size or ((places < -sizes) | (places >= sizes)).any():
         return None
-    flat = np.ravel_multi_index(tuple((places % sizes).T), tuple(sizes))
-    width = math.prod(shape[1:depth])
-    row = int(flat[0]) // width if flat.size else 0
-    return row if np.array_equal(flat, row * width + np.arange(width)) else None
+    places = places % sizes
+    row = int(places[0, axis])
+    others = [[row] if own == axis else range(size) for own, size in enumerate(shape[:depth])]
+    whole = np.stack(np.meshgrid(*others, indexing="ij"), -1).reshape(-1, depth)
+    return row if np.array_equal(places, whole) else None
 
 
 def _starts_empty(carried: Carried) -> bool:
@@ -114,11 +118,25 @@ def replace_accumulation(accumulation: Accumulation, sequence: ir.Value, writer:
     if not final.name:
         return
     start, shape = accumulation.carried.start, static_shape(accumulation.carried.start) or ()
-    flat = _reshaped(sequence, (len(rows), *shape[1:]), writer)
-    if rows != tuple(range(shape[0])):
+    axis = accumulation.row_axis
+    rest = (*shape[:axis], *shape[axis + 1 :])
+    found = _reshaped(sequence, (len(rows), *rest), writer)
+    if rows != tuple(range(shape[axis])):
         where = writer.constant(np.array(rows, dtype=np.int64)[:, None], "rows")
-        flat = writer.op("ScatterND", [start, where, flat], "filled", shape, start.dtype)
-    replace_output(final, flat)
+        whole = _turned(start, axis, 0, writer)
+        found = writer.op("ScatterND", [whole, where, found], "filled", (shape[axis], *rest), start.dtype)
+    replace_output(final, _turned(found, 0, axis, writer))
+
+
+def _turned(value: ir.Value, source: int, target: int, writer: GraphWriter) -> ir.Value:
+    """The value with one axis moved to another place."""
+    if source == target:
+        return value
+    shape = static_shape(value) or ()
+    order = list(range(len(shape)))
+    order.insert(target, order.pop(source))
+    moved = [shape[place] for place in order]
+    return writer.op("Transpose", [value], "turned", moved, value.dtype, perm=order)
 
 
 def _reshaped(value: ir.Value, shape: tuple[int, ...], writer: GraphWriter) -> ir.Value:

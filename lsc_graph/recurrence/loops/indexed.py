@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,23 +23,36 @@ class IndexedRead:
     indices: tuple[int, ...]
 
 
-def find_indexed_reads(parts: LoopParts, decided: Decided) -> list[IndexedRead]:
-    """Reads of values from outside by Gather or Slice, one slice of one axis for each step."""
+def find_indexed_reads(
+    parts: LoopParts, decided: Decided, also: Collection[ir.Value] = ()
+) -> list[IndexedRead]:
+    """Reads of values from outside by Gather or Slice, one slice of one axis for each step.
+
+    Args:
+        parts: the Loop.
+        decided: what the number of the step decides, followed over all steps.
+        also: values of the body whose slices count, too.
+    """
     inside = {value for node in parts.body for value in node.outputs} | set(parts.body.inputs)
+    inside.difference_update(also)
     found = []
     for node in parts.body:
         source = node.inputs[0] if node.inputs else None
-        if source is None or source in inside or source.shape is None or node in decided.nodes:
+        if source is None or source in inside or node in decided.nodes:
             continue
-        if node.op_type == "Gather":
-            read = _gathered(node, source, decided)
-        elif node.op_type == "Slice":
-            read = _sliced(node, source, decided)
-        else:
-            continue
+        read = indexed_read(node, source, decided)
         if read is not None and len(set(read.indices)) > 1:
             found.append(read)
     return found
+
+
+def indexed_read(node: ir.Node, source: ir.Value, decided: Decided) -> IndexedRead | None:
+    """What a node reads of a value, if that is one slice at each step."""
+    if source.shape is None or node.inputs[0] is not source:
+        return None
+    if node.op_type == "Gather":
+        return _gathered(node, source, decided)
+    return _sliced(node, source, decided) if node.op_type == "Slice" else None
 
 
 def _arrays(value: ir.Value | None, decided: Decided) -> list[Array] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,8 @@ from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import AnalysisError, LimitExceededError
 from lsc_graph.recurrence.loops.buffers import Accumulation, find_accumulations, replace_accumulation
 from lsc_graph.recurrence.loops.decided import Decided, find_decided, max_trips, run
-from lsc_graph.recurrence.loops.indexed import IndexedRead, find_indexed_reads
+from lsc_graph.recurrence.loops.histories import carry_the_row, find_histories
+from lsc_graph.recurrence.loops.indexed import IndexedRead, find_indexed_reads, indexed_read
 from lsc_graph.recurrence.loops.parts import (
     Carried,
     LoopParts,
@@ -27,19 +29,34 @@ from lsc_graph.recurrence.loops.parts import (
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.writer import GraphWriter, Names, replace_output
 from lsc_graph.results import Refusal
+from lsc_graph.running.reference import Array, Reference
+
+
+@dataclass(frozen=True)
+class TripCount:
+    """How a Loop that the data may end is counted: `proto` puts out one number for each of its steps."""
+
+    loop: str
+    num_steps: int
+    proto: onnx.ModelProto
+
+    def on(self, feed: Mapping[str, Array]) -> int:
+        """How often the Loop runs on one sample; raises AnalysisError if the model does not run."""
+        (numbers,) = Reference(self.proto).run(feed).values()
+        return len(numbers)
 
 
 @dataclass(frozen=True)
 class LoweredLoop:
     """A Loop and the Scan that took its place.
 
-    `is_data_dependent` says that the number of steps is that of one synthetic sample.
+    `counted` is given where the data decide the number of steps, which is then that of most samples.
     """
 
     name: str
     scan: ir.Node
     num_steps: int
-    is_data_dependent: bool
+    counted: TripCount | None
     state_names: tuple[str, ...]
 
 
@@ -48,7 +65,10 @@ class CannotRollError(Exception):
 
 
 def lower_loops(
-    model: ir.Model, trial: Trial | None, simplify: Callable[[ir.Model], None]
+    model: ir.Model,
+    trial: Trial | None,
+    simplify: Callable[[ir.Model], None],
+    more_trials: Sequence[Trial] = (),
 ) -> tuple[tuple[LoweredLoop, ...], tuple[Refusal, ...]]:
     """Rewrite the Loops of the main graph as Scans, in place.
 
@@ -56,7 +76,9 @@ def lower_loops(
         model: normalised model.
         trial: runs the model once, to count the steps of a Loop whose end depends on data.
         simplify: infers shapes and folds constants.
+        more_trials: the same on other samples: such a Loop is taken to run as often as on most of them.
     """
+    trials = () if trial is None else (trial, *more_trials)
     lowered: list[LoweredLoop] = []
     refused: dict[str, Refusal] = {}
     while (node := _next(model, refused)) is not None:
@@ -66,7 +88,7 @@ def lower_loops(
             simplify(model)
         name = _name(node)
         try:
-            lowered.append(_lower(model, node, name, Names(model.graph), trial))
+            lowered.append(_lower(model, node, name, Names(model.graph), trials))
         except (CannotRollError, LimitExceededError) as error:
             refused[name] = Refusal(name, "loop", str(error))
             continue
@@ -113,7 +135,7 @@ def _shape_reads(model: ir.Model, node: ir.Node) -> bool:
     decided = find_decided(parts)
     try:
         run(parts, decided, model.opset_imports.get("", 0), 2)
-        reads = find_indexed_reads(parts, decided)
+        reads = [*find_indexed_reads(parts, decided), *_reads_of_carried(parts, decided)]
     except AnalysisError:
         reads = []  # a loop of a single step may not be able to take two
     for read in reads:
@@ -125,12 +147,19 @@ def _shape_reads(model: ir.Model, node: ir.Node) -> bool:
     return is_learned
 
 
-def _lower(model: ir.Model, node: ir.Node, name: str, names: Names, trial: Trial | None) -> LoweredLoop:
+def _reads_of_carried(parts: LoopParts, decided: Decided) -> Iterator[IndexedRead]:
+    for carried in parts.carried:
+        for use in carried.before.uses():
+            if use.idx == 0 and (read := indexed_read(use.node, carried.before, decided)) is not None:
+                yield read
+
+
+def _lower(model: ir.Model, node: ir.Node, name: str, names: Names, trials: Sequence[Trial]) -> LoweredLoop:
     parts = parts_of(node)
     outputs = list(parts.body.outputs)
     parts.body.outputs.clear()
     try:
-        return _rewritten(model, parts, outputs, name, names, trial)
+        return _rewritten(model, parts, outputs, name, names, trials)
     except CannotRollError:
         parts.body.outputs.clear()
         parts.body.outputs.extend(outputs)
@@ -143,7 +172,7 @@ def _rewritten(
     outputs: Sequence[ir.Value],
     name: str,
     names: Names,
-    trial: Trial | None,
+    trials: Sequence[Trial],
 ) -> LoweredLoop:
     node = parts.node
     forward_unchanged(parts)
@@ -151,12 +180,16 @@ def _rewritten(
     counted = None
     if not decided.decides_end or (parts.max_trips is not None and max_trips(parts) is None):
         parts.body.outputs.extend(outputs)
-        counted = _count_trips(model, node, trial)
+        counted = _count_trips(model, node, name, trials)
         parts.body.outputs.clear()
-    num_steps = run(parts, decided, model.opset_imports.get("", 0), counted)
+    known = None if counted is None else counted.num_steps
+    num_steps = run(parts, decided, model.opset_imports.get("", 0), known)
     if num_steps < 1:
         raise CannotRollError("it runs for no step at all")
     parts.carried = [c for c in parts.carried if c not in decided.counters or _is_used(c.final)]
+    writer = GraphWriter(names.unique_prefix(name), None)
+    for history in find_histories(parts, decided):
+        carry_the_row(parts, history, writer)
     accumulations = find_accumulations(parts, decided)
     for accumulation in accumulations:
         parts.carried.remove(accumulation.carried)
@@ -164,7 +197,6 @@ def _rewritten(
         carried for carried in parts.carried if _is_used(carried.before) or _is_used(carried.final)
     ]
     _check_shapes(parts.carried)
-    writer = GraphWriter(names.unique_prefix(name), None)
     state_names = tuple(str(carried.before.name) for carried in parts.carried)
     scan = _Writer(parts, decided, accumulations, num_steps, writer).write()
     graph = node.graph
@@ -172,7 +204,7 @@ def _rewritten(
     graph.insert_before(node, writer.nodes)
     forget_insides(node)
     graph.remove(node, safe=True)
-    return LoweredLoop(name, scan, num_steps, counted is not None, state_names)
+    return LoweredLoop(name, scan, num_steps, counted, state_names)
 
 
 def _is_used(value: ir.Value) -> bool:
@@ -190,9 +222,9 @@ def _check_shapes(carried: Sequence[Carried]) -> None:
             raise CannotRollError(f"{each.before.name} changes its shape from {start} to {after}")
 
 
-def _count_trips(model: ir.Model, node: ir.Node, trial: Trial | None) -> int:
-    """How often a Loop runs on a synthetic sample, counted in ONNX Runtime."""
-    if trial is None:
+def _count_trips(model: ir.Model, node: ir.Node, name: str, trials: Sequence[Trial]) -> TripCount:
+    """How often a Loop runs on most samples, counted in ONNX Runtime."""
+    if not trials:
         raise CannotRollError("how often it runs depends on the data")
     proto = ir.to_proto(model)
     shown = f"{node.outputs[0].name}.numbers"
@@ -204,7 +236,8 @@ def _count_trips(model: ir.Model, node: ir.Node, trial: Trial | None) -> int:
     del proto.graph.output[:]
     proto.graph.output.append(onnx.helper.make_tensor_value_info(shown, onnx.TensorProto.INT64, [None]))
     try:
-        return len(trial(proto)[shown])
+        counts = Counter(len(trial(proto)[shown]) for trial in trials)
+        return TripCount(name, counts.most_common(1)[0][0], proto)
     except AnalysisError as error:
         raise CannotRollError(
             f"how often it runs depends on the data, and it did not run: {error}"

@@ -21,12 +21,15 @@ _ROLE_RADIUS = 2
 class Chain:
     """Uses of one constant by the same operator at the same input, each computed from the one before.
 
-    Where `is_sequence`, it is a sequence instead, of which each node uses the next slice.
+    Where `is_sequence`, it is a sequence instead, of which each node uses the next slice. Where `is_part`,
+    the constant is used elsewhere, too. Where `is_strided`, each is computed from the one several before.
     """
 
     constant: ir.Value
     nodes: tuple[ir.Node, ...]
     is_sequence: bool = False
+    is_part: bool = False
+    is_strided: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class NoChain:
         if self.num_levels == self.num_uses:
             return (
                 f"its {self.num_uses} uses follow each other: steps of a recurrence, or layers with tied "
-                f"weights, but at least {MIN_STEPS} are needed to tell"
+                f"weights, but at least {MIN_STEPS} are needed to tell: export it with more steps"
             )
         if self.num_levels == 1:
             return (
@@ -79,7 +82,7 @@ class Order:
         return found
 
 
-def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[list[Chain], list[NoChain]]:
+def find_chains(order: Order, constants: Constants) -> tuple[list[Chain], list[NoChain]]:
     """Chains of uses, and the repeated uses that are none.
 
     Two uses of a matrix in a chain are among both: too few, unless a first step without a use is found.
@@ -88,16 +91,16 @@ def find_chains(graph: ir.Graph, order: Order, constants: Constants) -> tuple[li
     """
     chains: list[Chain] = []
     others: list[NoChain] = []
-    for constant, nodes in _repeated_uses(graph, order, constants):
+    for constant, nodes in repeated_uses(order, constants):
         if len(nodes) < MIN_STEPS:
-            if constants.is_matrix(constant) and _is_chain(_own_levels(order, nodes)):
+            if constants.is_matrix(constant) and _is_chain(own_levels(order, nodes)):
                 others.append(NoChain(constant, len(nodes), len(nodes)))
                 chains += [Chain(constant, part) for part in ordered_uses(order, nodes)]
             continue
         ordered = ordered_uses(order, nodes)
-        chains += [Chain(constant, part) for part in ordered]
+        chains += [Chain(constant, part, is_part=len(part) < len(nodes)) for part in ordered]
         if not ordered:
-            others.append(NoChain(constant, len(nodes), max(_own_levels(order, nodes))))
+            others.append(NoChain(constant, len(nodes), max(own_levels(order, nodes))))
     chains.sort(key=lambda chain: _precedence(chain, order, constants))
     return chains, others
 
@@ -108,14 +111,14 @@ def ordered_uses(order: Order, nodes: Sequence[ir.Node]) -> list[tuple[ir.Node, 
     Those belong together that play one role, or that have to do with each other: one network may be applied
     to several sequences.
     """
-    levels = _own_levels(order, nodes)
+    levels = own_levels(order, nodes)
     if _is_chain(levels):
         return [tuple(sorted(nodes, key=order.index.__getitem__))]
     parts = [part for part in _by_role(nodes) if len(part) >= MIN_STEPS] if max(levels) > 1 else []
-    ordered = [part for part in parts if _is_chain(_own_levels(order, part))]
+    ordered = [part for part in parts if _is_chain(own_levels(order, part))]
     if not ordered and max(levels) >= MIN_STEPS:
         parts = [part for part in _connected(order, nodes) if len(part) >= MIN_STEPS]
-        ordered = [part for part in parts if _is_chain(_own_levels(order, part))]
+        ordered = [part for part in parts if _is_chain(own_levels(order, part))]
     return [tuple(sorted(part, key=order.index.__getitem__)) for part in ordered]
 
 
@@ -125,9 +128,8 @@ def _precedence(chain: Chain, order: Order, constants: Constants) -> tuple[int, 
     return (1, -constants.num_elements(chain.constant))
 
 
-def _repeated_uses(
-    graph: ir.Graph, order: Order, constants: Constants
-) -> Iterator[tuple[ir.Value, list[ir.Node]]]:
+def repeated_uses(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, list[ir.Node]]]:
+    """Constants that are used more than once by one operator at one input, with these uses."""
     uses: defaultdict[Hashable, list[tuple[ir.Value, ir.Node]]] = defaultdict(list)
     for node in order.nodes:
         if node.op_type in _LOOPING or all(v is None or v in constants for v in node.inputs):
@@ -141,7 +143,8 @@ def _repeated_uses(
             yield found[0][0], nodes
 
 
-def _own_levels(order: Order, nodes: Sequence[ir.Node]) -> list[int]:
+def own_levels(order: Order, nodes: Sequence[ir.Node]) -> list[int]:
+    """The place of each node in the longest path over nodes that ends in it."""
     levels = order.levels(nodes)
     return [levels[node] for node in nodes]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,17 +41,24 @@ class _Merger:
 
 
 @dataclass(frozen=True)
-class _Choice:
-    """What is to be merged: `own` is the state that holds `base` already, if any; `start` is its first."""
+class Base:
+    """A value of the step that is handed on: `own` is the state that holds it already, if any."""
 
-    base: ir.Value
+    value: ir.Value
     own: ir.Value | None
     start: ir.Value
+
+
+@dataclass(frozen=True)
+class Merge:
+    """States that are left out, each with the nodes that lead from the bases to what is handed on for it."""
+
+    bases: tuple[Base, ...]
     derived: Mapping[ir.Value, tuple[ir.Node, ...]]
 
-    def shares_states_with(self, other: _Choice) -> bool:
+    def shares_states_with(self, other: Merge) -> bool:
         """Whether a state plays a part in both."""
-        mine, theirs = ({*choice.derived, choice.own} - {None} for choice in (self, other))
+        mine, theirs = ({*m.derived, *(base.own for base in m.bases)} - {None} for m in (self, other))
         return bool(mine & theirs)
 
 
@@ -62,52 +69,73 @@ def merge_derived(
 
     Several groups, such as the layers of a stack whose states are taken over together, are independent.
     """
-    taken: list[_Choice] = []
-    of_savings = (_choice(merger, steps, writer) for merger in _mergers(steps, reads))
-    for choice in itertools.chain(_of_given(steps, reads), of_savings):
-        if choice is None or any(choice.shares_states_with(other) for other in taken):
+    taken: list[Merge] = []
+    if reads.stacks:
+        return  # what each step has of its own is not followed
+    of_savings = (_merge_of(merger, steps, writer) for merger in _mergers(steps, reads))
+    for merge in itertools.chain(_of_given(steps, reads, nodes), of_savings):
+        if merge is None or any(merge.shares_states_with(other) for other in taken):
             continue
-        if _makes_no_difference(model, steps, reads, nodes, [*taken, choice], trial):
-            taken.append(choice)
-    for choice in taken:
-        _merge(steps, choice)
+        if makes_no_difference(model, steps, reads, nodes, [*taken, merge], trial):
+            taken.append(merge)
+    for merge in taken:
+        apply(merge, steps)
 
 
-def _choice(merger: _Merger, steps: Steps, writer: GraphWriter) -> _Choice | None:
+def _merge_of(merger: _Merger, steps: Steps, writer: GraphWriter) -> Merge | None:
     own = next((key for key in merger.members if steps.after[key] is merger.base), None)
-    start = steps.states[own][0] if own is not None else _zeros(merger.base, writer)
+    start = steps.states[own][0] if own is not None else zeros(merger.base, writer)
     derived = {key: path for key, path in merger.members.items() if key is not own}
     if start is None or static_shape(start) != static_shape(merger.base):
         return None
-    return _Choice(merger.base, own, start, derived)
+    return Merge((Base(merger.base, own, start),), derived)
 
 
-def _of_given(steps: Steps, reads: Reads) -> Iterator[_Choice]:
-    """States whose first value the file computes from a model input, as each step computes the next one."""
+def _of_given(steps: Steps, reads: Reads, nodes: Sequence[ir.Node]) -> Iterator[Merge]:
+    """States whose first value the file computes from model inputs, as each step computes the next one."""
     for key, value in steps.after.items():
-        start = steps.states[key][0]
-        path: tuple[ir.Node, ...] = ()
-        while (one := _same_function(value, start, reads)) is not None:
-            node, value, start = one
-            path = (node, *path)
-            if value in steps.values and start.is_graph_input():
-                yield _Choice(value, _started(steps, value, start), start, {key: path})
+        given: dict[ir.Value, ir.Value] = {}
+        if value not in steps.values or not _is_of_given(value, steps.states[key][0], steps, reads, given):
+            continue
+        if value not in given:
+            bases = tuple(Base(own, _started(steps, own, start), start) for own, start in given.items())
+            yield Merge(bases, {key: between(value, given, steps, nodes)})
 
 
-def _same_function(
-    value: ir.Value, start: ir.Value | None, reads: Reads
-) -> tuple[ir.Node, ir.Value, ir.Value] | None:
-    """The node that computes a value from one other of the step, that one, and what it is for `start`."""
-    node, first = value.producer(), start.producer() if start is not None else None
-    if node is None or first is None or not is_alike(node, first):
-        return None
-    pairs = list(zip(node.inputs, first.inputs, strict=True))
-    inner = [(own, other) for own, other in pairs if own is not None and own not in reads.captures]
-    outer = [(own, other) for own, other in pairs if own is not None and own in reads.captures]
-    if len(inner) != 1 or any(reads.captures[own] is not other for own, other in outer):
-        return None
-    own, other = inner[0]
-    return (node, own, other) if other is not None else None
+def _is_of_given(
+    value: ir.Value,
+    start: ir.Value | None,
+    steps: Steps,
+    reads: Reads,
+    given: dict[ir.Value, ir.Value],
+) -> bool:
+    """Whether a value is computed as its start is from model inputs; `given` gets what these stand for."""
+    if start is None or value in reads.captures:
+        return start is not None and reads.captures[value] is start
+    if start.is_graph_input():
+        return value in steps.values and given.setdefault(value, start) is start
+    node, first = value.producer(), start.producer()
+    if node is None or first is None or not is_alike(node, first) or value.index() != start.index():
+        return False
+    return value in steps.values and all(
+        own is None or _is_of_given(own, other, steps, reads, given)
+        for own, other in zip(node.inputs, first.inputs, strict=True)
+    )
+
+
+def between(
+    value: ir.Value, bases: Collection[ir.Value], steps: Steps, nodes: Sequence[ir.Node]
+) -> tuple[ir.Node, ...]:
+    """Those nodes of a step, in order, that lead from the bases to a value."""
+    seen, pending, needed = set(bases), [value], set[ir.Node]()
+    while pending:
+        own = pending.pop()
+        node = own.producer()
+        if own not in seen and own in steps.values and node is not None:
+            needed.add(node)
+            pending += [v for v in node.inputs if v is not None]
+        seen.add(own)
+    return tuple(node for node in nodes if node in needed)
 
 
 def _started(steps: Steps, base: ir.Value, start: ir.Value) -> ir.Value | None:
@@ -141,52 +169,61 @@ def _ancestors(value: ir.Value, steps: Steps, reads: Reads) -> dict[ir.Value, tu
     return found
 
 
-def _makes_no_difference(
+def makes_no_difference(
     model: ir.Model,
     steps: Steps,
     reads: Reads,
     nodes: Sequence[ir.Node],
-    choices: Sequence[_Choice],
+    merges: Sequence[Merge],
     trial: Trial,
 ) -> bool:
     """Whether the first step, begun from the bases' starts, computes what it does from the given starts."""
     given = {key: lane[0] for key, lane in steps.states.items() if lane[0] is not None}
-    if len(given) < len(steps.states) or reads.stacks:
-        return False  # what each step has of its own is not followed
+    if len(given) < len(steps.states):
+        return False
     wanted = [value for key, value in steps.after.items() if value in steps.values]
     wanted += [value for node in steps.heads for value in node.outputs]
     writer = GraphWriter("lsc_graph.derived", None)
     instead = dict(given)
-    for choice in choices:
-        for key, path in choice.derived.items():
-            known = dict(reads.captures) | {choice.base: choice.start}
+    for merge in merges:
+        starts = {base.value: base.start for base in merge.bases}
+        for key, path in merge.derived.items():
+            known = dict(reads.captures) | starts
             writer.repeat(path, known)
             instead[key] = known[steps.after[key]]
     pairs = []
     for initial in (given, instead):
         known = stepped(steps, reads, nodes, initial, writer)
         pairs.append([known[value] for value in wanted])
-    constants = loose_constants([*given.values(), *(choice.start for choice in choices)])
+    constants = loose_constants([*given.values(), *(base.start for m in merges for base in m.bases)])
     return are_equal(model, [*constants, *writer.nodes], pairs[0], pairs[1], trial)
 
 
-def _merge(steps: Steps, choice: _Choice) -> None:
-    images = steps.values[choice.base]
-    key = choice.own if choice.own is not None else images[steps.position - 1]
-    if key is None:
+def apply(merge: Merge, steps: Steps) -> None:
+    """Leave the derived states out of the steps."""
+    keys = {base.value: _handed_on(base, steps) for base in merge.bases}
+    known = {base: key for base, key in keys.items() if key is not None}
+    if len(known) < len(keys):
         return
-    if choice.own is None:
-        steps.states[key], steps.after[key] = [choice.start, *images[:-1]], choice.base
-    for each, path in choice.derived.items():
-        steps.derived[each] = Derivation(key, choice.base, path, steps.after[each])
+    for base in merge.bases:
+        if base.own is None:
+            steps.states[known[base.value]] = [base.start, *steps.values[base.value][:-1]]
+            steps.after[known[base.value]] = base.value
+    for each, path in merge.derived.items():
+        steps.derived[each] = Derivation(known, path, steps.after[each], steps.states[each])
         del steps.states[each], steps.after[each]
+
+
+def _handed_on(base: Base, steps: Steps) -> ir.Value | None:
+    """The value that the step takes over for a base."""
+    return base.own if base.own is not None else steps.values[base.value][steps.position - 1]
 
 
 def _size(value: ir.Value) -> int:
     return math.prod(static_shape(value) or (0,))
 
 
-def _zeros(value: ir.Value, writer: GraphWriter) -> ir.Value:
+def zeros(value: ir.Value, writer: GraphWriter) -> ir.Value:
+    """What a state starts from if nothing is known of it."""
     dtype = value.dtype or ir.DataType.FLOAT
-    zeros = np.zeros(static_shape(value) or (), dtype=dtype.numpy())
-    return writer.constant(zeros, f"{value.name}.zeros")
+    return writer.constant(np.zeros(static_shape(value) or (), dtype=dtype.numpy()), f"{value.name}.zeros")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads
+from lsc_graph.recurrence.unrolled.slices import time_slice
 from lsc_graph.recurrence.unrolled.steps import Steps
 from lsc_graph.recurrence.writer import GraphWriter
 
@@ -35,6 +38,33 @@ def put_back_first_steps(
         if not _put_back(model, steps, reads, nodes, constants, writer, trial):
             return count
     return max(1, steps.num_lacking)
+
+
+def num_apart(steps: Steps, reads: Reads, constants: Constants) -> int:
+    """How many steps before the first are computed in another way: their slices enter the first states."""
+    ranges = sorted(reads.slices.values(), key=lambda own: len(_before(own)))
+    earlier = {(own.source, own.axis): _before(own) for own in ranges}
+    found: defaultdict[tuple[ir.Value, int], set[int]] = defaultdict(set)
+    starts = {lane[0] for lane in steps.states.values()} - {None}
+    seen, pending = set(starts), list(starts)
+    while pending:
+        value = pending.pop()
+        taken = time_slice(value, constants) if value is not None else None
+        if taken is not None and taken.index in earlier.get((taken.source, taken.axis), ()):
+            found[taken.source, taken.axis].add(taken.index)
+        node = value.producer() if value is not None else None
+        fresh = set(inputs_of(node) if node is not None else ()) - seen
+        seen |= fresh
+        pending += fresh
+    return max(map(len, found.values()), default=0)
+
+
+def _before(slices: Slices) -> range:
+    """The indices that come before those that the steps read, if they read one after the other."""
+    size, first = (slices.source.shape or ())[slices.axis], slices.indices[0]
+    if slices.stride not in (1, -1) or not isinstance(size, int):
+        return range(0)
+    return range(first) if slices.stride == 1 else range(first + 1, size)
 
 
 def _put_back(
@@ -65,6 +95,11 @@ def _put_back(
         if steps.after[key] in steps.values and start is not None and not start.is_initializer():
             steps.values[steps.after[key]][0] = start
         steps.states[key].insert(0, initial[key])
+    for key, own in steps.derived.items():
+        first = own.images[0]
+        if first is not None and not first.is_initializer():
+            steps.values[own.result][0] = first
+        own.images.insert(0, next(iter(steps.earlier.get(key, [])), None))
     steps.earlier = {key: images[1:] for key, images in steps.earlier.items()}
     steps.outside_earlier = {key: images[1:] for key, images in steps.outside_earlier.items()}
     reads.update(earlier)
@@ -153,6 +188,7 @@ def stepped(
         index = [read.indices[0]] if read.keeps_axis else read.indices[0]
         where = writer.constant(np.array(index, dtype=np.int64), "index")
         known[key] = writer.op("Gather", [read.source, where], "x", key.shape, key.dtype, axis=read.axis)
+    steps.derive(known, writer)
     writer.repeat(nodes, known)
     return known
 

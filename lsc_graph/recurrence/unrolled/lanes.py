@@ -110,6 +110,11 @@ class Walk:
         producer = value.producer()
         return producer is not None and producer in self.levels
 
+    @property
+    def longest_shift(self) -> int:
+        """How many steps a read may reach back."""
+        return max((read.shift for lane in self.lanes for read in lane.reads.values()), default=0)
+
     def _read(self, lane: Lane, position: int) -> None:
         column = lane.column(position)
         present = {k: value for k, value in column.items() if value is not None}
@@ -196,15 +201,16 @@ class Walk:
         A node that may stand for several others is first tried as that which is read as it is. The last state
         may be read by others too.
         """
-        while any(self._extend_by(num_steps, among) for among in (None, _ARITHMETIC, frozenset[str]())):
+        limit = num_steps + max(1, self.longest_shift - 1)
+        while any(self._extend_by(limit, among) for among in (None, _ARITHMETIC, frozenset[str]())):
             pass
 
-    def _extend_by(self, num_steps: int, among: Collection[str] | None) -> bool:
+    def _extend_by(self, limit: int, among: Collection[str] | None) -> bool:
         """Make lanes longer, or one if only some readers count."""
         is_longer = False
         for lane in self.lanes:
             k = max(lane.images) + 1
-            image = self._next_image(lane, k, among) if k <= num_steps + 1 else None
+            image = self._next_image(lane, k, among) if k <= limit else None
             if image is not None and image not in self.where:
                 lane.images[k] = image
                 self.where[image] = (lane, k)

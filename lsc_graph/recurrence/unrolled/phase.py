@@ -4,7 +4,8 @@ Exporters compute the first step from zeros by themselves, and leave out what no
 operations are there for fewer steps than the recurrence has. What is left says, in this order:
 
 1. An operation that is there for every step is where its number says, and so is one that reads a slice of
-   a sequence which has one for every step.
+   a sequence which has one for every step. What the first step takes over as an input of the model is a
+   state at the start of it: no exporter could have computed it there.
 2. A value that another one alone determines is not handed on, but that other one, if that one is read in
    more places: U h follows from h, which the next layer reads too.
 3. As few elements as possible are handed on.
@@ -20,14 +21,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import onnx_ir as ir
+
 from lsc_graph.errors import UsageError
 from lsc_graph.recurrence.unrolled.affine import is_affine
 from lsc_graph.recurrence.unrolled.lanes import Lane, Walk
 from lsc_graph.recurrence.unrolled.retiming import Optimum, Tie, retime
-from lsc_graph.recurrence.unrolled.slices import step_numbers
+from lsc_graph.recurrence.unrolled.slices import step_numbers, time_slice
 from lsc_graph.recurrence.unrolled.worth import Reach, Worth
 
 _MOST_LAGS = 8
+_SHAPING = frozenset(
+    ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Expand", "Transpose", "Gather", "Slice", "Split")
+)
 
 
 @dataclass(frozen=True)
@@ -232,7 +238,7 @@ class _Cutting:
     def _span(self, lane: Lane) -> tuple[int, int]:
         """The first and the last index of a lane; what comes before the first step may look like it."""
         indices = list(lane.images)
-        if len(indices) > self.walk.newest + 3:
+        if len(indices) > self.walk.newest + max(3, self.walk.longest_shift + 1):
             indices = [index for index, node in lane.images.items() if node in self.walk.levels]
         return min(indices), max(indices)
 
@@ -255,7 +261,32 @@ class _Cutting:
         numbers = self._numbers(lane, self.num_steps)
         if numbers:
             return numbers[0], numbers[0]
+        if any(index == first - 1 and self._is_given(value) for (index, _), value in lane.starts.items()):
+            return earliest, earliest
         return min(earliest, latest), max(earliest, latest)
+
+    def _is_given(self, value: ir.Value) -> bool:
+        """Whether a first state is an input of the model, or part of one that is no sequence of the steps."""
+        while not value.is_graph_input():
+            node, taken = value.producer(), time_slice(value, self.walk.constants)
+            is_sliced = taken is not None and taken.source in self._sequences
+            if is_sliced or node is None or node.op_type not in _SHAPING or node.inputs[0] is None:
+                return False
+            value = node.inputs[0]
+        return True
+
+    @cached_property
+    def _sequences(self) -> set[ir.Value]:
+        """What the steps read slices of."""
+        columns = [
+            lane.column(position).values()
+            for lane in self.lanes
+            for position in range(len(self.walk.pattern(lane).inputs))
+            if position not in lane.reads
+        ]
+        values = {value for column in columns if len({*column}) > 1 for value in column if value is not None}
+        slices = [time_slice(value, self.walk.constants) for value in values]
+        return {taken.source for taken in slices if taken is not None}
 
     def _costs(self) -> tuple[list[int], int]:
         """What handing on each lane's outputs costs, and the price of anything else."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -12,15 +11,19 @@ import onnx_ir.passes.common as passes
 from lsc_graph.canonical.rewiring import remove_unused
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, find_chains
+from lsc_graph.recurrence.unrolled.chosen import Chosen
 from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.continuation import check_end
 from lsc_graph.recurrence.unrolled.derived import merge_derived
-from lsc_graph.recurrence.unrolled.first_step import put_back_first_steps
+from lsc_graph.recurrence.unrolled.first_step import num_apart, put_back_first_steps
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
 from lsc_graph.recurrence.unrolled.reads import Reads, find_reads
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
+from lsc_graph.recurrence.unrolled.stateless import leave_out
 from lsc_graph.recurrence.unrolled.steps import Steps, find_heads_at, find_steps
+from lsc_graph.recurrence.unrolled.strided import find_strided_chains
 from lsc_graph.recurrence.unrolled.substeps import Substeps
 from lsc_graph.recurrence.writer import GraphWriter, Names
 from lsc_graph.results import Refusal
@@ -29,6 +32,7 @@ MIN_OPSET = 13
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _MAX_TRIMMED = 4
 _FEW_ELEMENTS = 2
+_NOTHING = Chosen()
 _FUSED = frozenset(("RNN", "GRU", "LSTM"))
 
 
@@ -37,7 +41,7 @@ class RolledSteps:
     """An unrolled recurrence and the Scan that took its place.
 
     `name` is unique in the model; `over_depth` says that the steps read no sequence and leave none:
-    they are layers that share their weights.
+    they are layers that share their weights. `num_apart` steps before the first are computed in another way.
     """
 
     name: str
@@ -46,49 +50,53 @@ class RolledSteps:
     num_steps: int
     num_nodes: int
     over_depth: bool
-    made: tuple[Choice, ...]
+    num_apart: int
+    made: Chosen
     open: tuple[OpenChoice, ...]
 
 
 def has_steps(model: ir.Model) -> bool:
     """Whether anything is used in a chain: only then is there something to roll."""
     order, constants = Order(model.graph), Constants(model.graph)
-    found = bool(find_chains(model.graph, order, constants)[0])
+    found = bool(find_chains(order, constants)[0])
     return found or any(True for _ in find_sequence_chains(order, constants))
 
 
 def roll_steps(
-    model: ir.Model, trial: Trial | None, choices: Sequence[Choice] = ()
+    model: ir.Model, trial: Trial | None, chosen: Chosen = _NOTHING
 ) -> tuple[tuple[RolledSteps, ...], tuple[Refusal, ...]]:
     """Replace every unrolled recurrence of a normalised model by a Scan, in place.
 
     Args:
         model: normalised model.
         trial: runs parts of the model; without it, a first step that was simplified away stays outside.
-        choices: where steps are cut apart, as far as a person says so.
+        chosen: where steps are cut apart and what is no state, as far as a person says so.
 
     Returns:
         What was rolled up, in the order of the dataflow, and why other repeated uses of constants were not.
+
+    Raises:
+        UsageError: what was chosen cannot be.
     """
     version = model.opset_imports.get("", 0)
     found: list[RolledSteps] = []
     refused: dict[str, Refusal] = {}
-    tried: set[tuple[str, ir.Node]] = set()
+    tried: set[tuple[str, int, ir.Node]] = set()
     while True:
         order, constants = Order(model.graph), Constants(model.graph)
-        chains, others = find_chains(model.graph, order, constants)
+        chains, others = find_chains(order, constants)
         substeps = Substeps(order, constants)
-        long, short = ([c for c in chains if (len(c.nodes) < MIN_STEPS) == own] for own in (False, True))
-        for chain in itertools.chain(long, find_sequence_chains(order, constants), short):
+        for chain in _in_turn(chains, order, constants, substeps):
             name = str(chain.constant.name)
-            if (name in refused and not chain.is_sequence) or (name, chain.nodes[-1]) in tried:
+            key = (name, len(chain.nodes), chain.nodes[-1])
+            if (name in refused and not chain.is_sequence and not chain.is_part) or key in tried:
                 continue
-            tried.add((name, chain.nodes[-1]))
+            tried.add(key)
             try:
                 if version < MIN_OPSET:
                     raise StepsDifferError((), f"operator set {version} is too old, {MIN_OPSET} is needed")
                 of_steps = substeps.first_uses(chain)
-                found.append(_roll(model, of_steps, order, constants, trial, choices))
+                found.append(_roll(model, of_steps, order, constants, trial, chosen))
                 refused.pop(name, None)
                 break
             except StepsDifferError as error:
@@ -102,15 +110,33 @@ def roll_steps(
             return tuple(found), tuple(refused.values())
 
 
+def _in_turn(
+    chains: Sequence[Chain], order: Order, constants: Constants, substeps: Substeps
+) -> Iterator[Chain]:
+    """Chains in the order in which they are tried: the surest first."""
+    long = [chain for chain in chains if len(chain.nodes) >= MIN_STEPS]
+    yield from (chain for chain in long if not chain.is_part)
+    yield from find_strided_chains(order, constants, substeps)
+    yield from (chain for chain in long if chain.is_part)
+    yield from find_sequence_chains(order, constants)
+    yield from (chain for chain in chains if len(chain.nodes) < MIN_STEPS)
+
+
 def _roll(
     model: ir.Model,
     chain: Chain,
     order: Order,
     constants: Constants,
     trial: Trial | None,
-    choices: Sequence[Choice],
+    chosen: Chosen,
 ) -> RolledSteps:
-    steps, reads = _alike_steps(chain, order, constants, choices)
+    steps, reads = _alike_steps(chain, order, constants, chosen.cuts)
+    if len(chain.nodes) < MIN_STEPS:
+        check_end(steps, order, constants)
+    if chain.is_part and (far := [r for r in reads.slices.values() if abs(r.stride or 0) > 1]):
+        raise StepsDifferError(
+            (), f"they read every {abs(far[0].stride or 0)}. slice of {far[0].source.name}"
+        )
     is_read = bool(reads.slices) or any(v not in constants for lane in reads.stacks.values() for v in lane)
     if any(node.op_type in _FUSED for node in steps.nodes):
         raise StepsDifferError((), "its steps are recurrences over time themselves, which are layers")
@@ -122,21 +148,33 @@ def _roll(
     weight = f"{chain.constant.name}.steps" if chain.is_sequence else str(chain.constant.name)
     name = Names(model.graph).unique_prefix(_label(chain.nodes[0], weight), for_node=True)
     writer = GraphWriter(name, chain.constant.dtype)
+    left_out: tuple[str, ...] = ()
     if trial is not None:
+        left_out = leave_out(model, steps, reads, nodes, writer, trial, chosen.stateless)
         for step in range(put_back_first_steps(model, steps, reads, nodes, constants, writer, trial)):
             find_heads_at(steps, step, order, constants)
     if steps.num_steps < MIN_STEPS:
         raise StepsDifferError((), f"at least {MIN_STEPS} steps are needed to tell")
     if trial is not None:
         merge_derived(model, steps, reads, nodes, writer, trial)
+    apart = num_apart(steps, reads, constants)
     roller = Roller(steps, reads, writer, nodes)
     rolled = roller.write()
     model.graph.extend(writer.nodes)
     passes.TopologicalSortPass()(model)
     remove_unused(model)
     is_left = any(axis is not None for axis in roller.joined_axes)
-    over_depth = not is_read and not is_left
-    return RolledSteps(name, weight, rolled, steps.num_steps, len(nodes), over_depth, steps.made, steps.open)
+    return RolledSteps(
+        name=name,
+        weight=weight,
+        rolled=rolled,
+        num_steps=steps.num_steps,
+        num_nodes=len(nodes),
+        over_depth=not is_read and not is_left,
+        num_apart=apart,
+        made=Chosen(steps.made, left_out),
+        open=steps.open,
+    )
 
 
 def _alike_steps(

@@ -65,10 +65,7 @@ class Roller:
             self._add_stack(key, values)
         if not self.sequences:
             self._add_counter()
-        for key, derivation in steps.derived.items():
-            known = self.inner | {derivation.base: self.inner[derivation.source]}
-            self.body.repeat(derivation.nodes, known)
-            self.inner[key] = known[derivation.result]
+        steps.derive(self.inner, self.body)
         self.body.repeat(nodes_in_order, self.inner)
 
     def write(self) -> Rolled:

@@ -12,6 +12,7 @@ from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import Lane, StepsDifferError, Walk, is_alike
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice, Phase, find_phase
+from lsc_graph.recurrence.writer import GraphWriter
 
 Images = list[ir.Value | None]
 """One value per step, None where a step lacks it."""
@@ -19,12 +20,16 @@ Images = list[ir.Value | None]
 
 @dataclass(frozen=True)
 class Derivation:
-    """A value taken over is computed from the state `source`, as `nodes` lead from `base` to `result`."""
+    """A value taken over is computed again, as `nodes` lead from the keys of `bases` to `result`.
 
-    source: ir.Value
-    base: ir.Value
+    Of each of these, `bases` has the key under which the next step takes it over; `images` are the values
+    that stand for the result in the graph.
+    """
+
+    bases: Mapping[ir.Value, ir.Value]
     nodes: tuple[ir.Node, ...]
     result: ir.Value
+    images: Images
 
 
 @dataclass
@@ -66,6 +71,16 @@ class Steps:
         """What a computed or taken-over value is at every step."""
         return self.values[key] if key in self.values else self.states[key]
 
+    def derive(self, known: dict[ir.Value, ir.Value], writer: GraphWriter) -> None:
+        """Compute what is taken over but is no state, by new nodes; `known` grows by it."""
+        pending = dict(self.derived)
+        while pending:
+            key = next(key for key, own in pending.items() if not pending.keys() & {*own.bases.values()})
+            own = pending.pop(key)
+            again = known | {base: known[source] for base, source in own.bases.items()}
+            writer.repeat(own.nodes, again)
+            known[key] = again[own.result]
+
 
 def find_steps(
     order: Order, constants: Constants, anchors: Sequence[ir.Node], choices: Sequence[Choice] = ()
@@ -87,9 +102,13 @@ def find_steps(
 
 
 def _size(node: ir.Node) -> int:
-    """Number of elements of a node's outputs; an unknown dimension counts as one."""
-    shapes = [value.shape for value in node.outputs if value.shape is not None]
-    return max(1, sum(math.prod(dim for dim in shape if isinstance(dim, int)) for shape in shapes))
+    """Number of elements of a node's outputs."""
+    return max(1, sum(num_elements(value) for value in node.outputs if value.shape is not None))
+
+
+def num_elements(value: ir.Value) -> int:
+    """An unknown dimension counts as one."""
+    return math.prod(dim for dim in value.shape or () if isinstance(dim, int))
 
 
 class _Folding:

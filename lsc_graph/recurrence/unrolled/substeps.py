@@ -28,9 +28,9 @@ class Substeps:
 
     def first_uses(self, chain: Chain) -> Chain:
         """The chain, or every p-th of its uses where each slice is there for p of them."""
-        if len(chain.nodes) < 2 * MIN_STEPS:
+        if len(chain.nodes) < 2 * MIN_STEPS or chain.is_strided:
             return chain
-        periods = [_first_uses(self._num_slices(chain.nodes, behind)) for behind in self._behind()]
+        periods = [_first_uses(self._num_slices(chain.nodes, behind)) for behind in self.behind()]
         known = [uses for uses in periods if uses is not None]
         if not known or any(uses != known[0] for uses in known):
             return chain
@@ -39,7 +39,7 @@ class Substeps:
     def _num_slices(self, nodes: Iterable[ir.Node], behind: Mapping[ir.Value, int]) -> list[int]:
         return [behind.get(node.outputs[0], 0).bit_count() for node in nodes]
 
-    def _behind(self) -> list[dict[ir.Value, int]]:
+    def behind(self) -> list[dict[ir.Value, int]]:
         """For each sequence, the slices that every value is computed from, as bits."""
         if self._found is None:
             self._found = [

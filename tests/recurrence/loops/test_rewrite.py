@@ -76,7 +76,7 @@ def test_a_counted_loop_that_reads_the_sequence_from_outside() -> None:
     )
     _, loops, _ = lowered(proto)
     scan = scan_of(loops)
-    assert (loops[0].num_steps, loops[0].is_data_dependent) == (T, False)
+    assert (loops[0].num_steps, loops[0].counted) == (T, None)
     assert [value.name for value in scan.inputs if value is not None] == ["h0", "x"]
 
 
@@ -121,7 +121,7 @@ def test_a_loop_ended_by_its_counter(limit: str) -> None:
         },
     )  # fmt: skip
     _, loops, _ = lowered(proto)
-    assert (loops[0].num_steps, loops[0].is_data_dependent) == (5, False)
+    assert (loops[0].num_steps, loops[0].counted) == (5, None)
 
 
 def test_a_loop_that_counts_down_is_a_reverse_scan() -> None:
@@ -313,7 +313,7 @@ def fixpoint() -> onnx.ModelProto:
 
 def test_a_loop_that_data_end_is_counted_in_a_run() -> None:
     _, loops, _ = lowered(fixpoint())
-    assert loops[0].is_data_dependent
+    assert loops[0].counted is not None
     assert loops[0].num_steps > 2
 
 

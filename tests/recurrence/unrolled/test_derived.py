@@ -139,3 +139,22 @@ def test_what_the_file_computes_from_a_given_first_state_is_no_state(
     names = [str(name) for name in steps.rolled.state_names]
     assert len(names) == 1 + (is_residual and not is_given)
     assert any("add_" in name for name in names) == (is_residual or is_given)
+
+
+def test_a_state_in_another_shape_is_no_second_state() -> None:
+    """The next step reads h, and h with another axis, which was computed once for several readers."""
+    net = Unroller()
+    x, u, axes = (
+        net.op("MatMul", net.input("x", T, B, D), net.weight(D, H)),
+        net.weight(H, H),
+        net.constant([0]),
+    )
+    h, tall, rows = net.constant(np.zeros((B, H))), net.constant(np.zeros((1, B, H))), list[str]()
+    for time in range(T):
+        back = net.op("ReduceSum", net.op("Sigmoid", tall), axes, keepdims=0)
+        new = net.op("Add", net.op("MatMul", net.op("Mul", h, back), u), at(net, x, time))
+        h = net.op("Add", h, net.op("Tanh", new))
+        tall = net.op("Unsqueeze", h, axes)
+        rows += [net.op("ReduceSum", tall, axes, keepdims=0)]
+    net.output(stacked(net, rows))
+    assert state_sizes(rolled(net.model())) == [(B, H)]

@@ -12,6 +12,7 @@ from unrolled_models import Unroller, at, stacked
 
 from lsc_graph.canonical.normalize import normalize
 from lsc_graph.errors import UsageError
+from lsc_graph.recurrence.unrolled.chosen import Chosen
 from lsc_graph.recurrence.unrolled.phase import Choice
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.running.reference import Reference
@@ -28,7 +29,7 @@ def rolled(proto: onnx.ModelProto, choices: Sequence[Choice] = ()) -> RolledStep
         for name, shape in shapes.items()
     }
     model = normalize(proto, {name: tuple(shape) for name, shape in shapes.items()}, {})
-    (steps,), _ = roll_steps(model, lambda part: Reference(part).run(feed), choices)
+    (steps,), _ = roll_steps(model, lambda part: Reference(part).run(feed), Chosen(tuple(choices)))
     after = Reference(ir.to_proto(model)).run(feed)
     for name, value in Reference(proto).run(feed).items():
         np.testing.assert_allclose(after[name], value, rtol=1e-5, atol=1e-6)
@@ -179,7 +180,7 @@ def test_where_nothing_tells_when_a_state_is_computed_the_other_reading_is_named
     (left_open,) = steps.open
     other = rolled(proto, [left_open.other])
     assert (steps.num_steps, other.num_steps) == (T, T)
-    assert (steps.made, other.made, other.open) == ((), (left_open.other,), ())
+    assert (steps.made.cuts, other.made.cuts, other.open) == ((), (left_open.other,), ())
     assert widths(steps) == widths(other) == [H, H]
     assert handed_on_together(steps)[3] != handed_on_together(other)[3]
     assert set(handed_on_together(steps)[3]) & set(handed_on_together(other)[3])
@@ -189,6 +190,28 @@ def test_both_ways_to_write_it_leave_the_same_and_are_told_apart_by_choice() -> 
     first, second = (rolled(adapting_network(is_early=is_early)) for is_early in (True, False))
     assert len(first.open) == len(second.open) == 1
     assert widths(first) == widths(second)
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+@pytest.mark.parametrize("is_packed", [True, False])
+def test_first_states_that_are_inputs_tell_when_a_state_is_computed(
+    *, is_early: bool, is_packed: bool
+) -> None:
+    net = Folding()
+    x, w, weights = net.input("x", T, 1, D), net.weight(D, H), [net.weight(*SQUARE), net.weight(H)]
+    packed = net.input("states", 2, 1, H) if is_packed else ""
+    known = {n: at(net, packed, k) if packed else net.input(n, 1, H) for k, n in enumerate("hc")}
+    rows, expected = [], []
+    for time in range(T):
+        drive = net.op("MatMul", at(net, x, time), w)
+        rows.append(adapting(net, drive, known, weights, is_early=is_early))
+        expected.append({known["h"], known["c"]})
+    net.output(stacked(net, rows))
+    steps = rolled(net.model())
+    assert (steps.num_steps, steps.open) == (T, ())
+    names = [{name for name in own if name} for own in handed_on_together(steps)]
+    assert [own <= wanted for own, wanted in zip(names, expected, strict=True)] == [True] * T
+    assert names[:-1] == expected[:-1]
 
 
 def test_steps_that_cannot_be_cut_as_a_person_says_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time as clock
 
 import numpy as np
@@ -135,3 +136,59 @@ def test_layers_without_weights_that_step_together_are_one_recurrence_each() -> 
     net.output(stacked(net, rows))
     steps, _ = rolled(net.model())
     assert [(own.num_steps, len(own.rolled.state_names)) for own in steps] == [(T, 1), (T, 1)]
+
+
+def windowed(net: Unroller, sequence: list[str], *, is_reverse: bool, is_given: bool) -> list[str]:
+    """c' = f c + (1 - f) z, with z and f of x[t] and the x before it, as in a quasi-recurrent network."""
+    width = D if sequence[0].startswith("gather") else H
+    weights = [net.weight(width, H) for _ in range(4)]
+    one = net.constant(1.0)
+    c, before = (net.input(f"start{len(net.inputs)}", B, H), "") if is_given else ("", "")
+    rows = []
+    for x in sequence[:: -1 if is_reverse else 1]:
+        now = [net.op("MatMul", x, weight) for weight in weights[:2]]
+        if before:
+            past = [net.op("MatMul", before, weight) for weight in weights[2:]]
+            now = [net.op("Add", *pair) for pair in zip(now, past, strict=True)]
+        f, z = net.op("Sigmoid", now[0]), net.op("Tanh", now[1])
+        new = net.op("Mul", net.op("Sub", one, f), z)
+        c = net.op("Add", net.op("Mul", f, c), new) if c else new
+        before = x
+        rows.append(c)
+    return rows[:: -1 if is_reverse else 1]
+
+
+@pytest.mark.parametrize("is_reverse", [False, True])
+@pytest.mark.parametrize("is_given", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_windows_that_move_into_each_other_number_the_steps(
+    *, is_reverse: bool, is_given: bool, num_layers: int
+) -> None:
+    net = Unroller()
+    x = net.input("x", T, B, D)
+    rows = [at(net, x, time) for time in range(T)]
+    for _ in range(num_layers):
+        rows = windowed(net, rows, is_reverse=is_reverse, is_given=is_given)
+    net.output(stacked(net, rows))
+    steps, refusals = rolled(net.model())
+    apart = int(not is_given)  # the first step reads half a window from zeros: it is not like the others
+    assert [own.num_steps for own in steps] == [T - apart] * num_layers
+    assert steps[0].num_apart == apart
+    assert [len(own.rolled.state_names) for own in steps] == [1] * num_layers
+    assert not [refusal for refusal in refusals if "chain, but" in refusal.reason]
+
+
+def test_windows_that_are_only_summed_or_joined_are_no_recurrence() -> None:
+    net = Unroller()
+    x = net.op("MatMul", net.input("x", T, B, D), net.weight(D, H))
+    rows = [at(net, x, time) for time in range(T)]
+    pairs = [net.op("Mul", one, two) for one, two in itertools.pairwise(rows)]
+    total = pairs[0]
+    for pair in pairs[1:]:
+        total = net.op("Add", total, pair)
+    net.output(total)
+    net.output(
+        stacked(net, [net.op("Tanh", net.op("Add", *pair)) for pair in zip(pairs, rows, strict=False)])
+    )
+    steps, _ = rolled(net.model())
+    assert steps == ()

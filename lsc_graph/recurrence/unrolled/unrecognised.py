@@ -1,0 +1,102 @@
+"""Weights that look like those of steps, though none were recognised: named, so that nothing is left out."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx_ir as ir
+
+from lsc_graph.recurrence.unrolled.affine import is_affine
+from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Order, own_levels, repeated_uses
+from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.lanes import is_alike
+from lsc_graph.recurrence.unrolled.slices import time_slice
+from lsc_graph.results import Refusal
+
+_MOST_USES = 2 * MIN_STEPS
+_MOST_NAMED = 3
+_ENTERS = (
+    "are side by side, but what stands behind one enters what stands behind another, as in steps whose first "
+    f"was simplified away: at least {MIN_STEPS} equal ones are needed to tell: export it with more steps"
+)
+
+
+def find_unrecognised(
+    graph: ir.Graph, refused: Sequence[Refusal]
+) -> tuple[tuple[Refusal, ...], tuple[str, ...]]:
+    """Further candidates that are refused, and a warning if there is any that may be a recurrence.
+
+    Args:
+        graph: with the steps that were recognised brought back to loops.
+        refused: why repeated uses of constants are none.
+    """
+    order, constants = Order(graph), Constants(graph)
+    reasons = {refusal.candidate: refusal.reason for refusal in refused}
+    likely: dict[str, str] = {}
+    for constant, nodes in repeated_uses(order, constants):
+        name = str(constant.name)
+        if not constants.is_matrix(constant) or constants.is_uniform(constant):
+            continue
+        if max(own_levels(order, nodes)) > 1:
+            likely[name] = reasons.get(name, "its uses follow each other")
+        elif len(nodes) <= _MOST_USES and _meet([node.outputs for node in nodes], order):
+            likely[name] = f"its {len(nodes)} uses {_ENTERS}"
+    for source, slices in _few_slices(order, constants) if not likely else ():
+        if _meet(slices, order):
+            likely[str(source.name)] = f"its {len(slices)} slices {_ENTERS}"
+    more = tuple(
+        Refusal(name, "unrolled", text) for name, text in likely.items() if reasons.get(name) != text
+    )
+    return more, tuple(_words(likely))
+
+
+def _words(likely: Mapping[str, str]) -> Iterator[str]:
+    named = sorted(likely, key=lambda name: likely[name].endswith(_ENTERS))[:_MOST_NAMED]
+    more = f" and {len(likely) - len(named)} more" if len(likely) > len(named) else ""
+    if named:
+        yield (
+            f"{', '.join(named)}{more}: perhaps steps of a recurrence that was not recognised; {named[0]}: "
+            f"{likely[named[0]]}"
+        )
+
+
+def _few_slices(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, list[list[ir.Value]]]]:
+    """Sequences of two or three slices, with the values that are each of these."""
+    found: defaultdict[tuple[ir.Value, int], defaultdict[int, list[ir.Value]]]
+    found = defaultdict(lambda: defaultdict(list))
+    for value in (value for node in order.nodes for value in node.outputs):
+        taken = time_slice(value, constants)
+        if taken is not None and taken.source not in constants:
+            found[taken.source, taken.axis][taken.index].append(value)
+    for (source, _), slices in found.items():
+        if MIN_STEPS - 1 <= len(slices) <= MIN_STEPS:
+            yield source, list(slices.values())
+
+
+def _meet(uses: Sequence[Sequence[ir.Value]], order: Order) -> bool:
+    """Whether an operation behind one use depends on the same operation behind another one."""
+    behind = [_first_curved(values, order) for values in uses]
+    return any(
+        first is not second and is_alike(first, second) and order.levels([first, second])[second] == 2
+        for one, two in itertools.permutations(behind, 2)
+        for first, second in itertools.product(one, two)
+        if order.index[first] < order.index[second]
+    )
+
+
+def _first_curved(values: Sequence[ir.Value], order: Order) -> list[ir.Node]:
+    """The first operations behind some values that are not affine functions of them."""
+    found: list[ir.Node] = []
+    seen: set[ir.Node] = set()
+    pending = list(values)
+    while pending:
+        value = pending.pop()
+        for reader in {use.node for use in value.uses() if use.node in order.index} - seen:
+            seen.add(reader)
+            if is_affine(reader, value):
+                pending += reader.outputs
+            else:
+                found.append(reader)
+    return found

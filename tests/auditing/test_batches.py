@@ -1,0 +1,122 @@
+"""Radii of a batch are those of its entries, whatever form the recurrence has; other axes are no batch."""
+
+from __future__ import annotations
+
+from statistics import mean
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from lsc_graph.models.gru import gru
+from lsc_graph.models.lru import lru
+from onnx import helper
+
+from lsc_graph.audit_model import audit
+from lsc_graph.jacobians import local
+from lsc_graph.results import Analysis, Form
+
+FORMS = (Form.FUSED_OP, Form.SCAN, Form.LOOP, Form.UNROLLED, Form.STREAMING)
+T, B, D = 5, 3, 8
+
+
+def together_and_apart(model: onnx.ModelProto) -> tuple[Analysis, list[Analysis]]:
+    """The audit of a batch, and those of its entries."""
+    x = np.random.default_rng(0).standard_normal((T, B, D)).astype(np.float32)
+    together = audit(model, num_samples=1, data={"x": x}, num_steps=T)
+    apart = [audit(model, num_samples=1, data={"x": x[:, b : b + 1]}, num_steps=T) for b in range(B)]
+    return together, apart
+
+
+def assert_are_means(together: Analysis, apart: list[Analysis], *quantities: str) -> None:
+    for index, layer in enumerate(together.layers):
+        for quantity in quantities:
+            found = getattr(layer, quantity)
+            singles = [getattr(one.layers[index], quantity) for one in apart]
+            assert (found is None) == (singles[0] is None)
+            assert found is None or found.mean == pytest.approx(mean(one.mean for one in singles), abs=1e-5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_radii_and_gains_are_those_of_the_entries_in_every_form(form: Form) -> None:
+    together, apart = together_and_apart(gru(form=form, num_steps=T).model)
+    assert_are_means(together, apart, "time_radius", "time_gain", "depth_radius")
+    assert any("a batch of 3 independent entries" in warning for warning in together.warnings)
+    assert not any("batch" in warning for one in apart for warning in one.warnings)
+
+
+def test_units_and_maps_are_taken_entry_by_entry_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_MIN_UNITWISE", 0)
+    assert_are_means(*together_and_apart(lru(form=Form.SCAN).model), "time_radius")
+    monkeypatch.undo()
+    monkeypatch.setattr(local, "MAX_TIME_BYTES", 0)
+    together, apart = together_and_apart(gru().model)
+    assert_are_means(together, apart, "time_radius")
+    assert any("but for those of layer_0 -> layer_1" in warning for warning in together.warnings)
+
+
+class Written(torch.nn.Module):
+    """A cell over a sequence [B, T, D] in a Python loop; `mixes` lets the entries of the batch meet."""
+
+    def __init__(self, mixes: bool) -> None:
+        super().__init__()
+        self.cell, self.mixes = torch.nn.RNNCell(D, D), mixes
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.zeros(B, D)
+        steps = []
+        for time in range(T):
+            h = self.cell(x[:, time], h - h.mean(0) if self.mixes else h)
+            steps.append(h)
+        return torch.stack(steps, 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("mixes", [False, True])
+def test_a_batch_whose_entries_meet_is_looked_at_as_a_whole(mixes: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(B, T, D)
+    program = torch.onnx.export(Written(mixes), (x,), dynamo=True, verbose=False, input_names=["x"])
+    assert program is not None
+    analysis = audit(program.model_proto, data={"x": x.numpy()}, num_samples=1)
+    (layer,) = analysis.layers
+    (warning,) = [warning for warning in analysis.warnings if "batch" in warning]
+    assert ("but for those of layer_0" in warning) == mixes
+    assert layer.time_radius is not None
+    assert layer.time_radius.num_points == (T - 1) * (1 if mixes else B)
+
+
+def test_heads_with_weights_of_their_own_are_no_batch() -> None:
+    heads, width = 3, 4
+    rng = np.random.default_rng(0)
+    weight = (0.3 * rng.standard_normal((heads, width, width))).astype(np.float32)
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["h", "W"], ["wh"]),
+            helper.make_node("Add", ["wh", "x_t"], ["sum"]),
+            helper.make_node("Tanh", ["sum"], ["h_next"]),
+            helper.make_node("Identity", ["h_next"], ["y_t"]),
+        ],
+        "step",
+        [value("h", heads, 1, width), value("x_t", heads, 1, width)],
+        [value("h_next", heads, 1, width), value("y_t", heads, 1, width)],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Scan", ["start", "x"], ["last", "y"], body=body, num_scan_inputs=1)],
+        "heads",
+        [value("x", T, heads, 1, width)],
+        [value("y", T, heads, 1, width)],
+        [
+            onnx.numpy_helper.from_array(weight, "W"),
+            onnx.numpy_helper.from_array(np.zeros((heads, 1, width), np.float32), "start"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    analysis = audit(model, num_samples=1)
+    assert not any("batch" in warning for warning in analysis.warnings)
+    assert analysis.layers[0].time_radius is not None
+    assert analysis.layers[0].time_radius.num_points == T - 1
+
+
+def value(name: str, *shape: int) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)

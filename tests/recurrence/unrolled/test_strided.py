@@ -1,0 +1,70 @@
+"""Cells that reach back over several steps alone are one recurrence, not as many side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from unrolled_models import Network, Unroller, at, layer, rolled, stacked, tanh_cell
+
+from lsc_graph.audit_model import audit, inspect
+from lsc_graph.canonical.normalize import normalize
+from lsc_graph.recurrence.unrolled.chains import Order
+from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.strided import find_strided_chains
+from lsc_graph.recurrence.unrolled.substeps import Substeps
+
+T, D, H = 6, 3, 4
+
+
+def dilated(stride: int, num_steps: int, *, is_given: bool) -> onnx.ModelProto:
+    """h[t] = tanh(x[t] W + h[t - stride] U)."""
+    net = Network(is_given=is_given, num_steps=num_steps)
+    u = net.weight(H, H)
+    rows = [net.start(f"h{k}", H) for k in range(stride)]
+    for time in range(num_steps):
+        back = rows[time] and net.op("MatMul", rows[time], u)
+        rows.append(net.op("Tanh", net.sum(at(net, net.drives, time), back)))
+    return net.done(rows[stride:], rows[stride:])
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+@pytest.mark.parametrize(("stride", "num_steps"), [(2, 5), (2, 12), (3, 9), (4, 10)])
+def test_all_steps_are_one_recurrence_with_as_many_states(
+    stride: int, num_steps: int, *, is_given: bool
+) -> None:
+    steps = rolled(dilated(stride, num_steps, is_given=is_given))
+    assert (steps.num_steps, len(steps.rolled.state_names)) == (num_steps, stride)
+
+
+def test_the_radius_is_the_root_of_that_over_the_stride() -> None:
+    """A linear map of h[t-2] alone: the eigenvalues over one step are square roots of its own."""
+    num_steps = 6
+    net = Network(is_given=True, num_steps=num_steps)
+    u, rows = net.weight(H, H), [net.start("h0", H), net.start("h1", H)]
+    for time in range(num_steps):
+        rows.append(net.sum(at(net, net.drives, time), net.op("MatMul", rows[time], u)))
+    (own,) = audit(net.done(rows[2:], []), num_samples=1).layers
+    expected = np.sqrt(np.abs(np.linalg.eigvals(net.initializers[u])).max())
+    assert own.time_radius is not None
+    assert own.time_radius.mean == pytest.approx(expected, rel=1e-5)
+
+
+def test_too_few_steps_are_refused_by_name() -> None:
+    found = inspect(dilated(2, 3, is_given=True))
+    assert found.recurrences == ()
+    assert any("the longest has 2" in refusal.reason for refusal in found.refusals)
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_chains_and_separate_sequences_are_not_strided(*, is_shared: bool) -> None:
+    net = Unroller()
+    cell, rows = tanh_cell(net, D, H), list[str]()
+    for name in ("x", "z") if is_shared else ("x",):
+        rows += layer(net, cell, net.input(name, T, 1, D), net.input(f"{name}.h", 1, H), range(T))
+    net.output(stacked(net, rows))
+    proto = net.model()
+    shapes = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in proto.graph.input}
+    graph = normalize(proto, shapes, {}).graph
+    order, constants = Order(graph), Constants(graph)
+    assert list(find_strided_chains(order, constants, Substeps(order, constants))) == []

@@ -1,0 +1,85 @@
+"""What may be steps and was not recognised is named, with the reason; what is none is not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from unrolled_models import Network, Unroller, at, stacked
+
+from lsc_graph.audit_model import audit, inspect
+
+H = 4
+
+
+def from_zeros(num_steps: int, *, is_hoisted: bool) -> Network:
+    """h' = tanh(x W + h U) with the first product left out; x W for all steps at once, or step by step."""
+    net = Network(is_given=False, num_steps=num_steps)
+    w, u, h, rows = net.weight(H, H), net.weight(H, H), "", list[str]()
+    for time in range(num_steps):
+        drive = at(net, net.drives, time)
+        drive = drive if is_hoisted else net.op("MatMul", drive, w)
+        h = net.op("Tanh", net.sum(drive, h and net.op("MatMul", h, u)))
+        rows.append(h)
+    net.output(stacked(net, rows))
+    return net
+
+
+@pytest.mark.parametrize("is_hoisted", [False, True])
+def test_two_steps_of_which_the_first_was_folded_are_named(*, is_hoisted: bool) -> None:
+    proto = from_zeros(2, is_hoisted=is_hoisted).model()
+    found = inspect(proto)
+    assert found.recurrences == ()
+    (reason,) = [r.reason for r in found.refusals if "side by side" in r.reason]
+    assert f"its 2 {'slices' if is_hoisted else 'uses'} are side by side" in reason
+    assert "export it with more steps" in reason
+    (warning,) = [text for text in audit(proto, num_samples=1).warnings if "not recognised" in text]
+    assert reason in warning
+
+
+def test_steps_that_are_recognised_are_not_named() -> None:
+    found = inspect(from_zeros(4, is_hoisted=False).model())
+    assert [recurrence.num_steps for recurrence in found.recurrences] == [4]
+    assert not [text for text in found.warnings if "not recognised" in text]
+
+
+def test_uses_that_follow_each_other_are_named_first() -> None:
+    net = Network(is_given=True, num_steps=2)
+    w, u, h = net.weight(H, H), net.weight(H, H), net.start("h", H)
+    for time in range(2):
+        drive = net.op("MatMul", at(net, net.drives, time), w)
+        h = net.op("Tanh", net.sum(drive, net.op("MatMul", h, u)))
+    net.output(h)
+    (warning,) = [text for text in inspect(net.model()).warnings if "not recognised" in text]
+    assert warning.startswith("w2, w1: ")
+    assert "w2: its 2 uses follow each other" in warning
+
+
+def siamese(net: Unroller) -> str:
+    w, v = net.weight(3, H), net.weight(H, H)
+    sides = [net.op("Tanh", net.op("MatMul", net.input(name, 1, 3), w)) for name in ("a", "b")]
+    return net.op("Sub", *(net.op("MatMul", side, v) for side in sides))
+
+
+def attention(net: Unroller) -> str:
+    """Query, key and value are three slices of one tensor."""
+    packed = net.op("MatMul", net.input("x", 3, 5, 3), net.weight(3, H))
+    q, k, v = (at(net, packed, index) for index in range(3))
+    scores = net.op("Softmax", net.op("MatMul", q, net.op("Transpose", k, perm=[1, 0])), axis=-1)
+    return net.op("MatMul", net.op("MatMul", scores, v), net.weight(H, H))
+
+
+def features(net: Unroller) -> str:
+    """Two columns, one of which gates the other."""
+    x = net.op("MatMul", net.input("x", 2, 1, 3), net.weight(3, H))
+    gate = net.op("Sigmoid", at(net, x, 0))
+    return net.op("MatMul", net.op("Mul", gate, net.op("Tanh", at(net, x, 1))), net.weight(H, H))
+
+
+@pytest.mark.parametrize("build", [siamese, attention, features])
+def test_sharing_and_slices_alone_are_not_named(build: object) -> None:
+    assert callable(build)
+    net = Unroller()
+    net.output(net.op("Relu", net.op("Add", build(net), net.constant(np.ones(H)))))
+    found = inspect(net.model())
+    assert not [text for text in found.warnings if "not recognised" in text]
+    assert not [refusal for refusal in found.refusals if "side by side" in refusal.reason]
