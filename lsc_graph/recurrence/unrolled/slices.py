@@ -132,6 +132,22 @@ def _offsets(indices: Mapping[int, int]) -> set[int]:
     return found if len(found) == 1 else set()
 
 
+def continues(earlier: Mapping[int, ir.Value], key: int, value: ir.Value, constants: Constants) -> bool:
+    """Whether a value may stand at a key: it is made from the slice that follows those of the earlier ones.
+
+    Args:
+        earlier: values at two keys; where they are not made from one sequence each, any value may follow.
+    """
+    if len(earlier) < 2 or value in earlier.values():
+        return True
+    first, last = min(earlier), max(earlier)
+    start, end = (_only_slices(earlier[own], constants) for own in (first, last))
+    speeds = {place: (end[place] - start[place]) / (last - first) for place in start.keys() & end.keys()}
+    moving = {place: end[place] + speed * (key - last) for place, speed in speeds.items() if speed}
+    found = _only_slices(value, constants)
+    return not moving or any(found.get(place) == index for place, index in moving.items())
+
+
 def _only_slices(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, int], int]:
     """The sequences of which a value is made from one slice only, with the axis, and which one."""
     found: dict[tuple[ir.Value, int], set[int]] = {}
