@@ -84,8 +84,13 @@ def test_a_join_of_both_directions_is_part_of_neither() -> None:
 
 @pytest.mark.parametrize(
     ("indices", "is_other", "expected"),
-    [((1, 2, 3), False, False), ((3, 2, 1), False, False), ((1, 2, 2), False, True)]
-    + [((1, 2, 3), True, True), ((1, 1, 2), False, False)],
+    [
+        ((1, 2, 3), False, False),
+        ((3, 2, 1), False, False),
+        ((1, 2, 2), False, True),
+        ((1, 2, 3), True, True),
+        ((1, 1, 2), False, False),
+    ],
 )
 def test_the_next_slice_goes_on(indices: tuple[int, ...], *, is_other: bool, expected: bool) -> None:
     sequences = [ir.val(name, ir.DataType.FLOAT, [8, 2]) for name in "xz"]
