@@ -16,8 +16,8 @@ from lsc_graph.recurrence.unrolled.constants import Constants
 def with_counters(site: RecurrentSite, main: ir.Graph, constants: Constants) -> RecurrentSite:
     """A site that knows its counters: what starts from a constant and is computed from such and constants.
 
-    It may stand there for every unit, as the clock of a phased cell. As in Loops, constants of more than a few
-    elements are weights: what they move is a state.
+    It may stand there for every unit, as the clock of a phased cell. As in Loops, constants of more than a
+    few elements are weights: what they move is a state.
     """
     outer = {**dict(main.initializers.items()), **body_values(main)}
     captured = {name: outer.get(value) for name, value in site.captures.items()}
