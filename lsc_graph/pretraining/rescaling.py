@@ -489,7 +489,7 @@ class _Run:
         """One step of the unknowns."""
         assert self.unknowns is not None
         assert self.tracker.error is not None
-        step = least_norm_step(self.sensitivities, self._damped(self.tracker.significant()), _DAMPING)
+        step = least_norm_step(self.sensitivities, self._damped(self.tracker.error), _DAMPING)
         step = _limited(step, self.unknowns)
         changes = self.sensitivities @ step
         self.tracker.predict(changes)
