@@ -343,7 +343,7 @@ def summary(rows: list[Row]) -> list[str]:
         "",
         f"Of {compared} points whose eigenvalues were computed, {under} were off by more than the estimate "
         f"claimed.\nRows in which ours took as much memory as the baseline, or more: {words}. "
-        f"Spectra not measured: {missing(rows)}.",
+        f"Spectra of which rows are missing: {missing(rows)}.",
     ]
 
 
