@@ -1,8 +1,7 @@
-"""Single numbers that count the steps of a loop, in floating point: carried, but no layers."""
+"""Numbers that count the steps of a loop, in floating point: carried, but no layers."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import onnx_ir as ir
@@ -17,7 +16,8 @@ from lsc_graph.recurrence.unrolled.constants import Constants
 def with_counters(site: RecurrentSite, main: ir.Graph, constants: Constants) -> RecurrentSite:
     """A site that knows its counters: what starts from a constant and is computed from such and constants.
 
-    As in Loops, constants of more than a few elements are weights: what they move is a state.
+    It may stand there for every unit, as the clock of a phased cell. As in Loops, constants of more than a
+    few elements are weights: what they move is a state.
     """
     outer = {**dict(main.initializers.items()), **body_values(main)}
     captured = {name: outer.get(value) for name, value in site.captures.items()}
@@ -33,7 +33,7 @@ def with_counters(site: RecurrentSite, main: ir.Graph, constants: Constants) -> 
 
 def _may_count(state: StateVariable, outer: dict[str, ir.Value], constants: Constants) -> bool:
     start = outer.get(state.initial) if state.initial else None
-    return math.prod(state.shape) == 1 and start is not None and start in constants
+    return start is not None and start in constants and constants.is_uniform(start)
 
 
 def _is_few(value: ir.Value, constants: Constants) -> bool:

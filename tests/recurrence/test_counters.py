@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import pytest
@@ -25,18 +27,18 @@ COUNTS = "t_new = Add(t_old, one)"
 OF_DATA = "m = ReduceMean<keepdims=0>(x_t)\nt_new = Add(t_old, m)"
 
 
-def counting(use: str, count: str) -> onnx.ModelProto:
-    """h' = tanh(x W + h U + 0.01 t), and t' = t + 1, as a Scan over two states."""
+def counting(use: str, count: str, clock: Sequence[int] = ()) -> onnx.ModelProto:
+    """h' = tanh(x W + h U + 0.01 t), and t' = t + 1, as a Scan over two states; t has the shape `clock`."""
     info, kind = helper.make_tensor_value_info, TensorProto.FLOAT
     body = onnx.parser.parse_model(STEP.format(use=use, count=count)).graph
-    body.input.extend([info("h_old", kind, [1, H]), info("t_old", kind, []), info("x_t", kind, [1, D])])
-    body.output.extend([info("h_new", kind, [1, H]), info("t_new", kind, []), info("y", kind, [1, H])])
+    body.input.extend([info("h_old", kind, [1, H]), info("t_old", kind, clock), info("x_t", kind, [1, D])])
+    body.output.extend([info("h_new", kind, [1, H]), info("t_new", kind, clock), info("y", kind, [1, H])])
     generator = np.random.default_rng(0)
     tensors = {
         "W": generator.standard_normal((D, H)),
         "U": 0.5 * generator.standard_normal((H, H)),
         "zeros": np.zeros((1, H)),
-        "zero": np.array(0.0),
+        "zero": np.zeros(clock),
         "one": np.array(1.0),
         "small": np.array(0.01),
     }
@@ -53,9 +55,9 @@ def counting(use: str, count: str) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-@pytest.mark.parametrize("use", [UNUSED, USED])
-def test_a_counter_is_carried_and_no_layer(use: str) -> None:
-    found = audit(counting(use, COUNTS), num_samples=1)
+@pytest.mark.parametrize(("use", "clock"), [(UNUSED, []), (USED, []), (USED, [1, H])])
+def test_a_counter_is_carried_and_no_layer(use: str, clock: list[int]) -> None:
+    found = audit(counting(use, COUNTS, clock), num_samples=1)
     assert [layer.state_size for layer in found.layers] == [H]
     assert found.grid.num_gradient_paths == "1"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import networkx as nx
 import onnx_ir as ir
@@ -69,6 +70,17 @@ class Order:
             node: [p for v in inputs_of(node) if (p := v.producer()) is not None and p in self.index]
             for node in self.nodes
         }
+
+    @cached_property
+    def loops(self) -> dict[ir.Node, frozenset[ir.Node]]:
+        """For each node, the loops and recurrent operators that it is, or is computed from."""
+        found: dict[ir.Node, frozenset[ir.Node]] = {}
+        none = frozenset[ir.Node]()
+        for node in self.nodes:
+            behind = {found[source] for source in self.sources[node]}
+            own = frozenset((node,)) if node.op_type in _LOOPING else none
+            found[node] = behind.pop() if len(behind) == 1 and not own else own.union(*behind)
+        return found
 
     def levels(self, anchors: Iterable[ir.Node]) -> dict[ir.Node, int]:
         """For each node, the largest number of anchors on one path that ends in it; absent where 0."""

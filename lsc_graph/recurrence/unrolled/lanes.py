@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import onnx_ir as ir
 
 from lsc_graph.recurrence.dataflow import subgraphs_of
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants, attributes_of
+from lsc_graph.recurrence.unrolled.own_slices import OwnSlices, breaks_off
 from lsc_graph.recurrence.unrolled.slices import continues
 
 _RADIUS = 2
@@ -73,10 +75,13 @@ class Walk:
     Args:
         order, constants: of the graph.
         anchors: one node per step.
+        with_slices: whether what only reads from them may read slices of sequences, too.
     """
 
-    def __init__(self, order: Order, constants: Constants, anchors: Sequence[ir.Node]) -> None:
-        self.order, self.constants = order, constants
+    def __init__(
+        self, order: Order, constants: Constants, anchors: Sequence[ir.Node], *, with_slices: bool = False
+    ) -> None:
+        self.order, self.constants, self.with_slices = order, constants, with_slices
         self.levels = order.levels(anchors)
         self.newest = len(anchors) - 1
         self.where: dict[ir.Node, tuple[Lane, int]] = {}
@@ -226,7 +231,8 @@ class Walk:
             value = read.lane.value(k - read.shift, read.output)
             if value is not None:
                 shift = k - self._index_of(own)
-                return self._head_image(own, position, value, shift, self._varying(lane), among)
+                image = self._head_image(own, position, value, shift, self._varying(lane), among)
+                return image if image is not None and self._continues(lane, k, image) else None
         return None
 
     def _is_next(self, lane: Lane, k: int, image: ir.Node) -> bool:
@@ -242,17 +248,45 @@ class Walk:
                     return self._reads_the_like(image, self.pattern(lane))
         return True
 
+    def _continues(self, lane: Lane, k: int, image: ir.Node) -> bool:
+        """Whether a node reads the slices that come next, where a lane reads slices, by the same weights."""
+        own = self.pattern(lane)
+        outside = [i for i in range(len(image.inputs)) if i not in lane.reads]
+        if any(self._is_projected_apart(own.inputs[i], image.inputs[i]) for i in outside):
+            return False
+        columns = [lane.column(position) | {k: image.inputs[position]} for position in outside]
+        return not any(breaks_off(column, k, self.constants) for column in columns)
+
+    def _is_projected_apart(self, one: ir.Value | None, two: ir.Value | None, radius: int = _RADIUS) -> bool:
+        """Whether values are computed alike, but by other matrices, some operators far."""
+        if one is None or two is None or one is two:
+            return False
+        if one in self.constants and two in self.constants:
+            return self.constants.is_matrix(one) and not self.constants.same(one, two)
+        first, second = one.producer(), two.producer()
+        if radius == 0 or first is None or second is None or not is_alike(first, second):
+            return False
+        pairs = zip(first.inputs, second.inputs, strict=True)
+        return any(self._is_projected_apart(*pair, radius - 1) for pair in pairs)
+
     def _add_heads(self) -> None:
         """Lanes of nodes that are applied to the values of all steps alike: read-outs."""
         pending = list(self.lanes)
         while pending:
             lane = pending.pop()
-            for node in list(_readers(self.pattern(lane))):
+            for node in self._possible_heads(lane):
                 images = self._head(node)
                 if images:
                     head = self._new_lane(images, is_head=True)
                     self._walk()
                     pending.append(head)
+
+    def _possible_heads(self, lane: Lane) -> list[ir.Node]:
+        """What reads a lane: seen from a step before the last, of which readers may have been left out."""
+        own = self.pattern(lane)
+        inner = lane.images.get(self._index_of(own) - 1)
+        readers = list(_readers(own))
+        return [*_readers(inner), *readers] if inner is not None and self.with_slices else readers
 
     def _head(self, node: ir.Node) -> dict[int, ir.Node]:
         """The images of a node that reads nothing but lanes and constants; none if it is no read-out."""
@@ -260,17 +294,42 @@ class Walk:
         if node in self.where or node not in self.order.index or is_joining or any(subgraphs_of(node)):
             return {}
         moving = [(i, v) for i, v in enumerate(node.inputs) if v is not None and v not in self.constants]
-        if not moving or not all(v.producer() in self.where for _, v in moving):
+        own = [(i, v) for i, v in moving if v.producer() in self.where]
+        others = [(i, v) for i, v in moving if v.producer() not in self.where]
+        if not own or (others and not self.with_slices) or any(self.is_inside(v) for _, v in others):
             return {}
-        first, value = moving[0]
+        first, value = own[0]
         lane, index = self.where[_producer(value)]
-        output, found = value.index() or 0, {}
-        for k in lane.images:
-            image = self._head_image(node, first, lane.images[k].outputs[output], k - index)
-            if image is not None:
-                found[k] = image
+        found = {}
+        for k, image in self._all_values(lane, value.index() or 0).items():
+            counterpart = self._head_image(node, first, image, k - index)
+            if counterpart is not None:
+                found[k] = counterpart
         is_whole = len(set(found.values())) == len(found) >= len(lane.images) - 2
-        return found if is_whole and _is_run(found) else {}
+        if not is_whole or not _is_run(found):
+            return {}
+        columns = [{k: image.inputs[i] for k, image in found.items()} for i, _ in others]
+        return found if all(self._own_slices.are(column) for column in columns) else {}
+
+    def _all_values(self, lane: Lane, output: int) -> dict[int, ir.Value]:
+        """What a lane gives, and what its first readers start from."""
+        found = {k: node.outputs[output] for k, node in lane.images.items()}
+        if self.with_slices:
+            starts = {k: v for (k, index), v in lane.starts.items() if index == output}
+            found |= {k: value for k, value in starts.items() if value not in self.constants}
+        return found
+
+    @cached_property
+    def _own_slices(self) -> OwnSlices:
+        read = [
+            value
+            for lane in self.lanes
+            for position in range(len(self.pattern(lane).inputs))
+            if position not in lane.reads and not lane.is_head
+            for value in lane.column(position).values()
+            if value is not None
+        ]
+        return OwnSlices(read, self.order, self.constants)
 
     def _head_image(
         self,
@@ -287,7 +346,8 @@ class Walk:
         found = [
             use.node
             for use in value.uses()
-            if use.idx == first and use.node in self.order.index and is_alike(use.node, own)
+            if use.idx == first and use.node in self.order.index and use.node not in self.where
+            and is_alike(use.node, own)
             and all(
                 self._is_image(mine, other, shift, varies=position in varying)
                 for position, (mine, other) in enumerate(zip(own.inputs, use.node.inputs, strict=True))

@@ -26,8 +26,9 @@ import onnx_ir as ir
 from lsc_graph.errors import UsageError
 from lsc_graph.recurrence.unrolled.affine import is_affine
 from lsc_graph.recurrence.unrolled.lanes import Lane, Walk
+from lsc_graph.recurrence.unrolled.numbering import Numbering
 from lsc_graph.recurrence.unrolled.retiming import Optimum, Tie, retime
-from lsc_graph.recurrence.unrolled.slices import step_numbers, time_slice
+from lsc_graph.recurrence.unrolled.slices import time_slice
 from lsc_graph.recurrence.unrolled.worth import Reach, Worth
 
 _MOST_LAGS = 8
@@ -98,11 +99,19 @@ class _Cutting:
 
         Sequences that have a slice for every step tell, or joins of what all steps give.
         """
-        pairs = zip(self.lanes, self.spans, strict=True)
-        counts = sorted({last - first + 1 for lane, (first, last) in pairs if not lane.is_head}, reverse=True)
-        sliced = (count for count in counts if any(self._numbers(lane, count) for lane in self.lanes))
+        pairs = [(lane, last - first + 1) for lane, (first, last) in zip(self.lanes, self.spans, strict=True)]
+        counts = sorted({count for lane, count in pairs if not lane.is_head}, reverse=True)
+        heads = {count for lane, count in pairs if lane.is_head and self._numbers(lane, count)}
+        longest = sorted({*counts, *heads, *self._one_more(counts[0])}, reverse=True)
+        sliced = (count for count in longest if any(self._numbers(lane, count) for lane in self.lanes))
         joined = (count for count in counts if count in self._joins)
         return next(itertools.chain(sliced, joined, counts))
+
+    def _one_more(self, count: int) -> Iterator[int]:
+        """A last step of which only read-outs are left: they read the one slice that is left."""
+        heads = [lane for lane in self.lanes if lane.is_head]
+        if any(self._numbers(lane, count + 1) for lane in heads):
+            yield count + 1
 
     @cached_property
     def _joins(self) -> set[int]:
@@ -117,12 +126,24 @@ class _Cutting:
 
     def _numbers(self, lane: Lane, num_steps: int) -> list[int]:
         """The offsets that a lane has by the slices that it reads of sequences of so many."""
-        found = []
-        for position in range(len(self.walk.pattern(lane).inputs)):
-            if position not in lane.reads:
-                column = {k: v for k, v in lane.column(position).items() if v is not None}
-                found.append(step_numbers(column, num_steps, self.walk.constants))
-        return [number for number in found if number is not None]
+        found = [self._numbering.offsets(column, num_steps) for column in self._columns[id(lane)]]
+        return [min(own) for own in found if len(own) == 1]
+
+    @cached_property
+    def _numbering(self) -> Numbering:
+        return Numbering([c for own in self._columns.values() for c in own], self.walk.constants)
+
+    @cached_property
+    def _columns(self) -> dict[int, list[dict[int, ir.Value]]]:
+        """What each lane reads from outside, by index."""
+        return {
+            id(lane): [
+                {k: value for k, value in lane.column(position).items() if value is not None}
+                for position in range(len(self.walk.pattern(lane).inputs))
+                if position not in lane.reads
+            ]
+            for lane in self.lanes
+        }
 
     def phase(self) -> Phase:
         offsets = self._offsets()

@@ -203,10 +203,8 @@ def _alike_steps(
     """The longest run of steps that are alike: the first and the last may have been simplified."""
     nodes = chain.nodes
     while True:
-        part = Chain(chain.constant, nodes)
         try:
-            steps = find_steps(order, constants, part.nodes, choices)
-            return steps, _reads(steps, constants, len(nodes))
+            return _steps_and_reads(nodes, order, constants, choices)
         except StepsDifferError as error:
             first, last = 0 in error.steps, len(nodes) - 1 in error.steps
             is_inner = any(0 < step < len(nodes) - 1 for step in error.steps)
@@ -214,6 +212,35 @@ def _alike_steps(
             fewest = max(MIN_STEPS, len(chain.nodes) - _MAX_TRIMMED)
             if is_inner or not (first or last) or len(nodes) < fewest:
                 raise
+
+
+def _steps_and_reads(
+    anchors: Sequence[ir.Node], order: Order, constants: Constants, choices: Sequence[Choice]
+) -> tuple[Steps, Reads]:
+    """Steps with the read-outs that read slices; without these, if the sequences do not fit the steps."""
+    try:
+        steps = find_steps(order, constants, anchors, choices, with_slices=True)
+        reads = _reads(steps, constants, len(anchors))
+        if _are_states_alone(steps, reads):
+            return steps, reads
+    except StepsDifferError:
+        pass
+    steps = find_steps(order, constants, anchors, choices)
+    return steps, _reads(steps, constants, len(anchors))
+
+
+def _are_states_alone(steps: Steps, reads: Reads) -> bool:
+    """Whether what is no slice is read by states too, not by read-outs alone."""
+    lifted = {value: node for node in reads.lifted for value in node.outputs}
+    pending = [value for node in steps.nodes.keys() - steps.heads for value in node.inputs]
+    read = set(pending)
+    while pending:
+        value = pending.pop()
+        node = lifted.get(value) if value is not None else None
+        fresh = set(node.inputs if node is not None else ()) - read
+        read |= fresh
+        pending += fresh
+    return read.issuperset(reads.stacks)
 
 
 def _reads(steps: Steps, constants: Constants, num_uses: int) -> Reads:

@@ -41,7 +41,7 @@ def _before_reversal(taken: TimeSlice) -> TimeSlice | None:
     if found is None or found[1] != taken.axis:
         return None
     source, axis = found
-    size = _size(source, axis)
+    size = size_along(source, axis)
     return None if size is None else TimeSlice(source, axis, size - 1 - taken.index, taken.keeps_axis)
 
 
@@ -61,7 +61,8 @@ def _direct_slice(value: ir.Value, constants: Constants) -> TimeSlice | None:
     return None
 
 
-def _size(value: ir.Value, axis: int) -> int | None:
+def size_along(value: ir.Value, axis: int) -> int | None:
+    """How long a value is along an axis, if that is known."""
     dim = value.shape[axis] if value.shape is not None else None
     return dim if isinstance(dim, int) else None
 
@@ -74,7 +75,7 @@ def _gathered(node: ir.Node, source: ir.Value, constants: Constants) -> TimeSlic
     indices = _integers(node.inputs[1], constants)
     rank = len(source.shape or ())
     axis = node.attributes.get_int("axis", 0) % max(rank, 1)
-    size = _size(source, axis)
+    size = size_along(source, axis)
     if indices is None or indices.size != 1 or indices.ndim > 1 or size is None:
         return None
     return TimeSlice(source, axis, int(indices.reshape(-1)[0]) % size, indices.ndim == 1)
@@ -90,7 +91,7 @@ def _sliced(node: ir.Node, source: ir.Value, constants: Constants) -> TimeSlice 
     steps = given[3].reshape(-1) if len(given) > 3 and given[3] is not None else np.ones(len(starts), int)
     found = None
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
-        size = _size(source, int(axis))
+        size = size_along(source, int(axis))
         if size is None:
             return None
         taken = range(size)[int(start) : int(end) : int(step)]
@@ -111,27 +112,6 @@ def _split(node: ir.Node, source: ir.Value, value: ir.Value, constants: Constant
     return TimeSlice(source, axis, sum(sizes[:index]), True)
 
 
-def step_numbers(values: Mapping[int, ir.Value], num_steps: int, constants: Constants) -> int | None:
-    """What to add to the keys to get the numbers of the steps, if the values are made from one slice each.
-
-    The slices have to follow each other, forward or backward, along an axis that is `num_steps` long.
-    """
-    slices = {key: _only_slices(value, constants) for key, value in values.items()}
-    places = set.intersection(*(set(own) for own in slices.values())) if slices else set()
-    found = set()
-    for source, axis in places:
-        if _size(source, axis) == num_steps:
-            indices = {key: own[source, axis] for key, own in slices.items()}
-            found |= _offsets(indices) or _offsets({k: num_steps - 1 - index for k, index in indices.items()})
-    return found.pop() if len(found) == 1 else None
-
-
-def _offsets(indices: Mapping[int, int]) -> set[int]:
-    """The difference between index and key, if it is the same everywhere."""
-    found = {index - key for key, index in indices.items()}
-    return found if len(found) == 1 else set()
-
-
 def continues(earlier: Mapping[int, ir.Value], key: int, value: ir.Value, constants: Constants) -> bool:
     """Whether a value may stand at a key: it is made from the slice that follows those of the earlier ones.
 
@@ -141,14 +121,14 @@ def continues(earlier: Mapping[int, ir.Value], key: int, value: ir.Value, consta
     if len(earlier) < 2 or value in earlier.values():
         return True
     first, last = min(earlier), max(earlier)
-    start, end = (_only_slices(earlier[own], constants) for own in (first, last))
+    start, end = (only_slices(earlier[own], constants) for own in (first, last))
     speeds = {place: (end[place] - start[place]) / (last - first) for place in start.keys() & end.keys()}
     moving = {place: end[place] + speed * (key - last) for place, speed in speeds.items() if speed}
-    found = _only_slices(value, constants)
+    found = only_slices(value, constants)
     return not moving or any(found.get(place) == index for place, index in moving.items())
 
 
-def _only_slices(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, int], int]:
+def only_slices(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, int], int]:
     """The sequences of which a value is made from one slice only, with the axis, and which one."""
     found: dict[tuple[ir.Value, int], set[int]] = {}
     seen, pending = {value}, [value]

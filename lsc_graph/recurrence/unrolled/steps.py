@@ -83,14 +83,19 @@ class Steps:
 
 
 def find_steps(
-    order: Order, constants: Constants, anchors: Sequence[ir.Node], choices: Sequence[Choice] = ()
+    order: Order,
+    constants: Constants,
+    anchors: Sequence[ir.Node],
+    choices: Sequence[Choice] = (),
+    *,
+    with_slices: bool = False,
 ) -> Steps:
-    """The steps that a chain of anchors numbers.
+    """The steps that a chain of anchors numbers; `with_slices`: with read-outs that read sequences, too.
 
     Raises:
         StepsDifferError: they are not alike.
     """
-    walk = Walk(order, constants, anchors)
+    walk = Walk(order, constants, anchors, with_slices=with_slices)
     phase = find_phase(walk, [_size(walk.pattern(lane)) for lane in walk.lanes], choices)
     try:
         steps = _Folding(walk, phase).steps
