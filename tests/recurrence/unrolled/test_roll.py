@@ -435,7 +435,7 @@ def test_a_last_step_that_reads_before_it_writes_is_a_step_though_its_write_was_
 
 
 def test_one_cell_for_all_layers_is_a_recurrence_each_though_first_steps_were_folded() -> None:
-    """What a gate lets through is a bias at first, which each layer reads once like this: three in a chain."""
+    """What a gate lets through is a bias at first, which each layer reads so once: a chain of three."""
     net = Unroller()
     x, w, u, b = net.input("x", T, B, H), net.weight(H, H), net.weight(H, H), net.weight(H)
     for _ in range(3):
