@@ -114,11 +114,14 @@ def is_reverse(reads: Reads, constants: Constants) -> bool:
 
 
 def _directions(values: Sequence[ir.Value], constants: Constants) -> list[int]:
-    """Which way the steps go through each sequence that each of some values is computed from slices of."""
+    """Which way the steps go through each sequence that most of some values are computed from slices of.
+
+    An end of it may be there as a last state, too.
+    """
     found = [slices_behind(value, constants) for value in values]
-    places = set.intersection(*map(set, found))
-    means = [[float(np.mean([*own[place]])) for own in found] for place in places]
-    return [int(np.sign(own[-1] - own[0])) for own in means]
+    places = set[tuple[ir.Value, int]]().union(*found)
+    means = [[float(np.mean([*own[place]])) for own in found if place in own] for place in places]
+    return [int(np.sign(own[-1] - own[0])) for own in means if 2 * len(own) > len(values)]
 
 
 def find_earlier_reads(steps: Steps, constants: Constants) -> Reads:
