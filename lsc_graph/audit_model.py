@@ -318,7 +318,7 @@ class EdgeFactors:
         self.time = {
             layer.id: value.mean
             for layer in layers
-            if (value := layer.time_gain if with_gains else layer.time_radius)
+            if (value := layer.time_gain if with_gains else layer.time_radius or layer.time_gain)
         }
         self.depth = {
             (edge.source, layer.id): (edge.gain if with_gains else edge.radius or edge.gain).mean

@@ -534,3 +534,18 @@ def test_sequences_are_whole_unless_lengths_are_given_and_steps_past_the_end_kee
     short = audit(with_lengths(), num_steps=8, num_samples=1, inputs={"lengths": "5"})
     assert short.layers[0].time_radius is not None
     assert short.layers[0].time_radius.max == pytest.approx(1.0)
+
+
+def test_a_layer_whose_radius_is_nowhere_known_is_audited_by_its_gain() -> None:
+    """A Jordan block in single precision: its eigenvalues are what rounding makes of them."""
+    model = registry.build("linear_orthogonal_rnn", hidden_size=40, num_layers=1)
+    weight = next(own for own in model.graph.initializer if own.name.endswith("weight_hh"))
+    jordan = 0.5 * (np.eye(40, dtype=np.float32) + np.eye(40, k=1, dtype=np.float32))
+    weight.CopyFrom(numpy_helper.from_array(jordan.reshape(weight.dims), weight.name))
+    analysis = audit(model, num_steps=6, num_samples=1)
+    (layer,) = analysis.layers
+    assert layer.time_radius is None
+    assert layer.time_gain is not None
+    assert any("did not converge at 5 of 5 points" in warning for warning in analysis.warnings)
+    # d log10 growth = log10 of the gain for each step, since one path leads back.
+    assert analysis.growth.coherent_log10 == pytest.approx(5 * math.log10(layer.time_gain.mean))

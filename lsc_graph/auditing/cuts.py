@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from lsc_graph.prepare import Prepared
 from lsc_graph.recurrence.dataflow import body_values
+from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.recurrence.thresholds import cut_points
 from lsc_graph.results import Form, SurrogateFacts
 from lsc_graph.to_torch.program import writes_of
@@ -16,16 +17,16 @@ from lsc_graph.to_torch.surrogates import DOMAIN, Surrogate, use_surrogate
 
 def zero_derivatives(prepared: Prepared) -> list[ir.Node]:
     """Thresholds and roundings between states, or on the way through a feed-forward model."""
-    found = [node for model, sources in _ways(prepared) for node in cut_points(model.graph, sources)]
+    found = [node for model, sources, _ in _ways(prepared) for node in cut_points(model.graph, sources)]
     return list(dict.fromkeys(found))
 
 
 def put_in(prepared: Prepared, surrogate: Surrogate) -> SurrogateFacts:
     """Let a surrogate stand in for the derivative of every threshold between states, in the torch view."""
     found: list[ir.Node] = []
-    for model, sources in _ways(prepared):
+    for model, sources, captured in _ways(prepared):
         model.opset_imports[DOMAIN] = 1
-        found += use_surrogate(model.graph, sources, surrogate)
+        found += use_surrogate(model.graph, sources, surrogate, captured)
     return SurrogateFacts(
         shape=surrogate.shape.value,
         dampening=surrogate.dampening,
@@ -38,14 +39,28 @@ def _name(node: ir.Node) -> str:
     return f"{node.name or node.outputs[0].name} ({node.op_type})"
 
 
-def _ways(prepared: Prepared) -> Iterator[tuple[ir.Model, list[ir.Value]]]:
-    """The models that gradients pass through, each with the values where they are counted from."""
+def _ways(
+    prepared: Prepared,
+) -> Iterator[tuple[ir.Model, list[ir.Value], dict[str, ir.TensorProtocol]]]:
+    """The models that gradients pass through, each with the values where they are counted from.
+
+    Also what the bodies of recurrences capture of the graph around them that is always the same.
+    """
     model, sites = prepared.findings.model, prepared.findings.sites
     values = body_values(model.graph)
     if prepared.chain is not None:
-        yield model, [values[name] for name in prepared.chain.boundaries]
+        yield model, [values[name] for name in prepared.chain.boundaries], {}
     for site in sites:
         inside = body_values(site.body.graph)
-        yield site.body, [inside[state.before] for state in site.states]
+        yield site.body, [inside[state.before] for state in site.states], _captured(model.graph, site)
         if site.form is not Form.STREAMING:
-            yield model, [values[name] for name in writes_of(site)]
+            yield model, [values[name] for name in writes_of(site)], {}
+
+
+def _captured(graph: ir.Graph, site: RecurrentSite) -> dict[str, ir.TensorProtocol]:
+    constants = {name: graph.initializers.get(main) for name, main in site.captures.items()}
+    return {
+        name: value.const_value
+        for name, value in constants.items()
+        if value is not None and value.const_value is not None
+    }

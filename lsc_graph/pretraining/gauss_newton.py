@@ -76,12 +76,6 @@ class Tracker:
         self.error, self.has_moved = self.error + trust * surprise, False
         self.variance = (1 - trust).square() * self.variance + trust.square() * variance
 
-    def significant(self) -> Tensor:
-        """The errors, shrunk by what of them may be noise: steps after noise are a random walk."""
-        assert self.error is not None
-        share = 1 - self.variance / self.error.square().clamp_min(1e-30)
-        return self.error * share.clamp_min(0)
-
     def predict(self, change: Tensor) -> None:
         """The weights were changed, which should move the errors by `change`."""
         assert self.error is not None

@@ -17,7 +17,7 @@ from lsc_graph.running.sampling import Sample
 
 # Operations on spectra that an iteration may cost, and so many times more within so many tolerances.
 _MOST_WORK = 3e9
-_MORE_WORK, _CLOSE = 4, 4
+_MORE_WORK, _CLOSE = 2, 2
 # Derivatives' points are doubled so many times less than those of the radii, and so often at most.
 _BEHIND, _MOST_DERIVATIVES = 4, 2
 # A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.

@@ -20,6 +20,7 @@ from lsc_graph.to_torch.segment import Parameters
 from lsc_graph.writeback.tensors import is_writable, values_of
 
 _ADDED = frozenset(("Add", "Sub"))
+_SPREAD = frozenset(("Expand", "Tile", "Concat"))
 _MOVED = frozenset(("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Identity", "Cast"))
 
 
@@ -81,7 +82,8 @@ def choose(
         elif value is not None:
             groups[origin, place_of(value)].append(name)
     labels = [name for group in groups for name in {label_of(*group), label_of(group[0], ())}]
-    _check_patterns([*train, *freeze], labels)
+    _check_patterns(train, labels)
+    _check_patterns(freeze, [*labels, *left_out])
     weights = []
     for (origin, place), names in sorted(groups.items(), key=lambda item: item[1]):
         label, own = label_of(origin, place), {label_of(origin, place), label_of(origin, ())}
@@ -134,6 +136,8 @@ def _reason(
         return "its values in the file are not those that the model computes with"
     if np.unique(stored).size == 1 and stored.ndim > 1 and min(stored.shape) > 1:
         return "all of its elements are equal"
+    if not stored.any() and is_initial_state(value):
+        return "an initial state of zeros"
     if is_table(value):
         return "a table that is added: positions"
     return "a fixed basis" if is_basis(stored) else None
@@ -156,6 +160,26 @@ def is_table(value: ir.Value) -> bool:
         if current.is_graph_output():
             return False
     return bool(value.uses())
+
+
+def is_initial_state(value: ir.Value) -> bool:
+    """Whether loops start from a value, and nothing else reads it."""
+    pending, seen = [value], set[ir.Value]()
+    while pending:
+        current = pending.pop()
+        if current.is_graph_output():
+            return False
+        for node, position in current.uses():
+            if node.op_type in _MOVED | _SPREAD:
+                pending += [output for output in node.outputs if output not in seen]
+                seen.update(node.outputs)
+            elif node.op_type != "Scan" or position >= _num_carried(node):
+                return False
+    return bool(value.uses())
+
+
+def _num_carried(scan: ir.Node) -> int:
+    return len(scan.inputs) - scan.attributes.get_int("num_scan_inputs", 0)
 
 
 def by_name(weights: Sequence[Weight], values: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,7 @@ same number and has the chosen derivative (paper section 2, "surrogate gradients
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -80,10 +80,21 @@ def parse_surrogate(
     return surrogate
 
 
-def use_surrogate(graph: ir.Graph, sources: Iterable[ir.Value], surrogate: Surrogate) -> tuple[ir.Node, ...]:
+def use_surrogate(
+    graph: ir.Graph,
+    sources: Iterable[ir.Value],
+    surrogate: Surrogate,
+    captured: Mapping[str, ir.TensorProtocol] | None = None,
+) -> tuple[ir.Node, ...]:
     """Give the thresholds that cut the gradient from `sources` a derivative, in place.
 
     Values stay what they are, to the last bit. Roundings, and comparisons for equality, stay cut.
+
+    Args:
+        graph: where.
+        sources: the values that the gradient is taken by.
+        surrogate: the derivative.
+        captured: what inputs of the graph always are, by name.
 
     Returns:
         The comparisons (and Sign operators) that have one now.
@@ -95,7 +106,7 @@ def use_surrogate(graph: ir.Graph, sources: Iterable[ir.Value], surrogate: Surro
             _replace_sign(graph, node, surrogate)
             done.append(node)
         elif node.op_type in COMPARISONS - {"Equal"} and is_float:
-            numbers = _Numbers(graph, node, surrogate)
+            numbers = _Numbers(graph, node, surrogate, captured or {})
             if numbers.replace_uses(node.outputs[0], numbers.spike()):
                 done.append(node)
     return tuple(done)
@@ -143,8 +154,14 @@ def _stand_in(node: ir.Node, value: ir.Value) -> None:
 class _Numbers:
     """The numbers 0 and 1 in place of the booleans that follow from one comparison."""
 
-    def __init__(self, graph: ir.Graph, node: ir.Node, surrogate: Surrogate) -> None:
-        self.graph, self.node, self.surrogate = graph, node, surrogate
+    def __init__(
+        self,
+        graph: ir.Graph,
+        node: ir.Node,
+        surrogate: Surrogate,
+        captured: Mapping[str, ir.TensorProtocol],
+    ) -> None:
+        self.graph, self.node, self.surrogate, self.captured = graph, node, surrogate, captured
 
     def spike(self) -> ir.Value:
         a, b = self.node.inputs[:2]
@@ -183,6 +200,8 @@ class _Numbers:
         is_found = False
         for cast in [use.node for use in output.uses() if use.node.op_type == "Cast"]:
             is_found |= self._cast(cast, number)
+        if not output.uses() and not output.is_graph_output():
+            self.graph.remove(node, safe=True)
         return is_found
 
     def _combined(self, node: ir.Node, index: int, number: ir.Value) -> ir.Value:
@@ -201,17 +220,18 @@ class _Numbers:
     def _selected(self, node: ir.Node, number: ir.Value) -> bool:
         """Where(flag, x, y) with constants x and y is y + number (x - y), where floats allow it exactly."""
         x, y = (self._constant(value) for value in node.inputs[1:3])
-        if x is None or y is None or not np.array_equal(y + (x - y), x):
+        if x is None or y is None or not np.array_equal(y + (x - y), np.broadcast_to(x, (x + y).shape)):
             return False
-        step = self._put(node, x - y)
+        step = self._insert(node, "Sub", node.inputs[1:3])
+        step.shape = ir.Shape((x - y).shape)
         scaled = self._insert(node, "Mul", [number, step])
-        result = scaled if not y.any() else self._insert(node, "Add", [scaled, self._put(node, y)])
-        _stand_in(node, result)
+        _stand_in(node, self._insert(node, "Add", [scaled, node.inputs[2]]))
         return True
 
-    @staticmethod
-    def _constant(value: ir.Value | None) -> np.ndarray | None:
-        tensor = None if value is None else value.const_value
+    def _constant(self, value: ir.Value | None) -> np.ndarray | None:
+        if value is None:
+            return None
+        tensor = value.const_value or self.captured.get(value.name or "")
         if tensor is None or not tensor.dtype.is_floating_point():
             return None
         return np.asarray(tensor.numpy())
@@ -227,7 +247,7 @@ class _Numbers:
         self,
         before: ir.Node,
         op_type: str,
-        inputs: list[ir.Value | None],
+        inputs: Sequence[ir.Value | None],
         attributes: Mapping[str, ir.Attr] | None = None,
         dtype: ir.DataType | None = None,
     ) -> ir.Value:

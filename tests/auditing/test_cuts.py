@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 import torch
 from lsc_graph.models import registry
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import Tensor
 
 from lsc_graph.audit_model import audit
@@ -114,3 +115,40 @@ def test_the_report_names_the_surrogate_and_where_it_stands() -> None:
     cut = audit(registry.build("alif"), num_steps=4, num_samples=1)
     assert cut.surrogate is None
     assert sum("zero derivative" in warning for warning in cut.warnings) == 2
+
+
+def selecting(model: onnx.ModelProto, by: str) -> onnx.ModelProto:
+    """The model with its spikes made by selecting constants of the graph around the loop, or by integers."""
+    (scan,) = (node for node in model.graph.node if node.op_type == "Scan")
+    body = next(attribute.g for attribute in scan.attribute if attribute.name == "body")
+    nodes = []
+    for node in body.node:
+        if node.op_type != "Cast":
+            nodes.append(node)
+        elif by == "selection":
+            flag, spike = node.input[0], node.output[0]
+            nodes.append(helper.make_node("Where", [flag, "spiking", "silent"], [spike]))
+        else:
+            whole = f"{node.output[0]}/whole"
+            nodes.append(helper.make_node("Cast", list(node.input), [whole], to=onnx.TensorProto.INT32))
+            nodes.append(helper.make_node("Cast", [whole], list(node.output), to=onnx.TensorProto.FLOAT))
+    del body.node[:]
+    body.node.extend(nodes)
+    for name, value in (("spiking", 1.0), ("silent", 0.0)):
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(value), name))
+    return model
+
+
+@pytest.mark.parametrize("by", ["selection", "integers"])
+def test_spikes_that_are_selected_or_integers_at_first_have_the_same_derivative(by: str) -> None:
+    found = []
+    for model in (
+        registry.build("alif", form=Form.SCAN),
+        selecting(registry.build("alif", form=Form.SCAN), by),
+    ):
+        analysis = audit(model, num_steps=6, num_samples=1, surrogate="triangle")
+        assert not any("zero derivative" in warning for warning in analysis.warnings)
+        found.append([layer.time_gain.mean for layer in analysis.layers if layer.time_gain])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    cut = audit(registry.build("alif", form=Form.SCAN), num_steps=6, num_samples=1)
+    assert [layer.time_gain.mean for layer in cut.layers if layer.time_gain] != pytest.approx(found[0])

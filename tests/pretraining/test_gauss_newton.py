@@ -74,8 +74,3 @@ def test_a_surprise_makes_the_estimate_follow() -> None:
         tracker.observe(one, 0.01 * one)
     assert tracker.error is not None
     assert float(tracker.error) > 0.9
-
-
-def test_an_error_that_may_be_noise_asks_for_less_of_a_step_and_a_small_one_for_none() -> None:
-    tracker = Tracker(torch.tensor([0.1, -0.2, 0.01]).double(), torch.tensor([0.005, 0.0, 0.01]).double())
-    torch.testing.assert_close(tracker.significant(), torch.tensor([0.05, -0.2, 0.0]).double())

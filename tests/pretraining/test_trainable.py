@@ -80,6 +80,47 @@ def test_patterns_choose_and_freeze() -> None:
         chosen("gru", freeze=["nothing"])
 
 
+def test_what_is_not_trained_anyway_may_be_frozen_too_but_not_be_all_that_is_trained() -> None:
+    assert chosen(net_with_settings(), freeze=["positions"]).weights
+    with pytest.raises(UsageError, match="fits no weight"):
+        chosen(net_with_settings(), train=["positions"])
+
+
+def scan_from(first: np.ndarray) -> onnx.ModelProto:
+    """h' = tanh(W h + x) over 5 steps, from a stored first state [1, 4]."""
+    rng = np.random.default_rng(0)
+    floats = onnx.TensorProto.FLOAT
+    shaped = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["h_in", "w"], ["wh"]),
+            helper.make_node("Add", ["wh", "x_t"], ["a"]),
+            helper.make_node("Tanh", ["a"], ["h_out"]),
+            helper.make_node("Identity", ["h_out"], ["y_t"]),
+        ],
+        "step",
+        [shaped("h_in", floats, [1, 4]), shaped("x_t", floats, [1, 4])],
+        [shaped("h_out", floats, [1, 4]), shaped("y_t", floats, [1, 4])],
+    )
+    arrays = {"w": rng.normal(size=(4, 4)) / 2, "h_0": first}
+    graph = helper.make_graph(
+        [helper.make_node("Scan", ["h_0", "x"], ["h", "y"], body=body, num_scan_inputs=1)],
+        "loop",
+        [shaped("x", floats, [5, 1, 4])],
+        [shaped("y", floats, [5, 1, 4])],
+        [numpy_helper.from_array(a.astype(np.float32), name) for name, a in arrays.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_first_state_of_zeros_is_no_weight_and_a_learned_one_is() -> None:
+    zeros = chosen(scan_from(np.zeros((1, 4))))
+    assert [weight.label for weight in zeros.weights] == ["w"]
+    assert zeros.left_out["h_0"] == "an initial state of zeros"
+    learned = chosen(scan_from(np.ones((1, 4)) * [0.1, -0.2, 0.3, 0.4]))
+    assert {weight.label for weight in learned.weights} == {"w", "h_0"}
+
+
 def test_windowed_fourier_bases_are_recognised_and_random_matrices_are_not() -> None:
     n = np.arange(64)
     waves = np.exp(-2j * np.pi * np.outer(np.arange(33), n) / 64) * np.hanning(65)[:64]

@@ -43,6 +43,7 @@ FORMS = {
     ),
     "integers": ("s = Greater(x, theta)  i = Cast<to = 7>(s)  y = Cast<to = 1>(i)", D_SPIKE),
     "doubles": ("s = Greater(x, theta)  d = Cast<to = 11>(s)  y = Cast<to = 1>(d)", D_SPIKE),
+    "selected or not": ("s = Greater(x, theta)  y = Where(s, one, zero)", D_SPIKE),
     "selected": ("s = Greater(x, theta)  y = Where(s, three, one)", 2 * D_SPIKE),
     "sign": ("c = Sub(x, theta)  y = Sign(c)", 2 * D_SPIKE),
     "reshaped": (
@@ -56,7 +57,8 @@ def model_of(body: str) -> onnx.ModelProto:
     text = f"""
     <ir_version: 8, opset_import: ["" : 17]>
     g (float[4] x) => (float[4] y)
-    <float theta = {{{THETA}}}, bool[4] mask = {{1, 0, 1, 0}}, float three = {{3.0}}, float one = {{1.0}},
+    <float theta = {{{THETA}}}, bool[4] mask = {{1, 0, 1, 0}}, float three = {{3.0}},
+     float one = {{1.0}}, float zero = {{0.0}},
      int64[1] axes = {{0}}>
     {{ {body} }}
     """

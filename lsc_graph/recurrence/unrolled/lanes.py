@@ -12,6 +12,7 @@ from lsc_graph.recurrence.dataflow import subgraphs_of
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants, attributes_of
 from lsc_graph.recurrence.unrolled.own_slices import OwnSlices, breaks_off
+from lsc_graph.recurrence.unrolled.slices import continues
 
 _RADIUS = 2
 _ARITHMETIC = frozenset(("Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Relu", "Exp", "Neg"))
@@ -216,7 +217,7 @@ class Walk:
         for lane in self.lanes:
             k = max(lane.images) + 1
             image = self._next_image(lane, k, among) if k <= limit else None
-            if image is not None and image not in self.where:
+            if image is not None and image not in self.where and self._is_next(lane, k, image):
                 lane.images[k] = image
                 self.where[image] = (lane, k)
                 is_longer = True
@@ -233,6 +234,19 @@ class Walk:
                 image = self._head_image(own, position, value, shift, self._varying(lane), among)
                 return image if image is not None and self._continues(lane, k, image) else None
         return None
+
+    def _is_next(self, lane: Lane, k: int, image: ir.Node) -> bool:
+        """Whether a node reads what follows in the sequences that a lane has read so far, or the like of it.
+
+        What else is done to a last state reads other sequences, at the time of the last step.
+        """
+        ends = {index: lane.images[index] for index in (min(lane.images), max(lane.images))}
+        for position, value in enumerate(image.inputs):
+            if position not in lane.reads and value is not None:
+                earlier = {i: v for i, node in ends.items() if (v := node.inputs[position]) is not None}
+                if not continues(earlier, k, value, self.constants):
+                    return self._reads_the_like(image, self.pattern(lane))
+        return True
 
     def _continues(self, lane: Lane, k: int, image: ir.Node) -> bool:
         """Whether a node reads the slices that come next, where a lane reads slices, by the same weights."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -109,6 +110,22 @@ def _split(node: ir.Node, source: ir.Value, value: ir.Value, constants: Constant
     if sizes[index] != 1 or 0 in sizes[:index]:
         return None
     return TimeSlice(source, axis, sum(sizes[:index]), True)
+
+
+def continues(earlier: Mapping[int, ir.Value], key: int, value: ir.Value, constants: Constants) -> bool:
+    """Whether a value may stand at a key: it is made from the slice that follows those of the earlier ones.
+
+    Args:
+        earlier: values at two keys; where they are not made from one sequence each, any value may follow.
+    """
+    if len(earlier) < 2 or value in earlier.values():
+        return True
+    first, last = min(earlier), max(earlier)
+    start, end = (only_slices(earlier[own], constants) for own in (first, last))
+    speeds = {place: (end[place] - start[place]) / (last - first) for place in start.keys() & end.keys()}
+    moving = {place: end[place] + speed * (key - last) for place, speed in speeds.items() if speed}
+    found = only_slices(value, constants)
+    return not moving or any(found.get(place) == index for place, index in moving.items())
 
 
 def only_slices(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, int], int]:

@@ -237,3 +237,22 @@ def test_what_comes_before_the_first_step_is_no_step_though_it_looks_like_one() 
     net.output(stacked(net, rows))
     steps = rolled(net.model())
     assert (steps.num_steps, widths(steps), steps.open) == (T, [H, H], ())
+
+
+@pytest.mark.parametrize("is_given", [True, False])
+def test_what_else_is_done_to_the_last_state_is_no_part_of_a_step_to_come(*, is_given: bool) -> None:
+    """The last observation, carried on where there is none, and how it decays: both are products."""
+    net = Folding()
+    x, mask, decay = (net.input(name, T, 1, D) for name in ("x", "mask", "decay"))
+    last, known, outside = net.input("last", 1, D) if is_given else "", [], []
+    missing = net.op("Sub", net.constant([1.0]), mask)
+    for time in range(T):
+        seen = net.op("Mul", at(net, mask, time), at(net, x, time))
+        last = net.sum(seen, net.scaled(last, at(net, missing, time)))
+        known.append(last)
+        outside.append(net.op("Mul", last, net.op("Exp", at(net, decay, time))))
+    net.output(stacked(net, outside))
+    steps = rolled(net.model())
+    assert (steps.num_steps, widths(steps), steps.open) == (T, [D], ())
+    names = {name for own in handed_on_together(steps) for name in own if name}
+    assert names <= {"last", *known}
