@@ -18,7 +18,7 @@ from lsc_graph.recurrence.unrolled.derived import merge_derived
 from lsc_graph.recurrence.unrolled.first_step import num_apart, put_back_first_steps
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
-from lsc_graph.recurrence.unrolled.reads import Reads, find_reads
+from lsc_graph.recurrence.unrolled.reads import Reads, find_reads, is_reverse
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
 from lsc_graph.recurrence.unrolled.stateless import leave_out
@@ -178,7 +178,7 @@ def _roll(
     if trial is not None:
         merge_derived(model, steps, reads, nodes, writer, trial)
     apart = num_apart(steps, reads, constants)
-    roller = Roller(steps, reads, writer, nodes)
+    roller = Roller(steps, reads, writer, nodes, is_reverse=is_reverse(reads, constants))
     rolled = roller.write()
     model.graph.extend(writer.nodes)
     passes.TopologicalSortPass()(model)
