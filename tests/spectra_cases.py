@@ -135,6 +135,11 @@ def _legs(size: int) -> Tensor:
     return torch.linalg.solve(one - step, one + step)
 
 
+def _leaky(size: int, leak: float) -> Tensor:
+    """Units that each follow the one before: powers decay only after as many steps as units over the leak."""
+    return (1 - leak) * torch.eye(size, dtype=torch.float64) + leak * _shift(size)
+
+
 def _defective_edge(size: int) -> Tensor:
     rest = 0.7 * torch.rand(size - 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     return _turned(torch.block_diag(_jordan(2, 0.9, 2), torch.diag(rest)))
@@ -144,6 +149,12 @@ HARD: dict[str, tuple[Callable[[int], Tensor], float]] = {
     "jordan": (lambda size: _jordan(size, 0.9, size), 0.9),
     "jordan, turned": (lambda size: _turned(_jordan(size, 0.9, size)), 0.9),
     "jordan of 4, turned": (lambda size: _turned(_jordan(size, 0.9, 4)), 0.9),
+    "leaky cascade": (lambda size: _leaky(size, 0.05), 0.95),
+    "slow leaky cascade": (lambda size: _leaky(size, 0.02), 0.98),
+    "leaky cascade among others": (
+        lambda size: torch.block_diag(_leaky(size - size // 2, 0.1), 0.5 * _pairs(size // 2)),
+        0.9,
+    ),
     "defective edge": (_defective_edge, 0.9),
     "kahan, turned": (lambda size: _turned(_kahan(size)), 1.0),
     "companion": (_companion, 0.97),

@@ -22,6 +22,8 @@ SQUARING_FROM = {"cpu": 48, "cuda": 16}
 POWERS_FROM = {"cpu": 136, "cuda": 4096}
 ARNOLDI_FROM = {"cpu": 224, "cuda": 4096}
 MAX_BATCH_BYTES = 512 * 2**20
+# An eigenvalue that is resolved to this relative error stands alone: no slow transient looks like that.
+_CERTAIN = 1e-5
 # Matrices that are built at once: so many bytes of them, or so many where these are large.
 _GROUP_BYTES, _MIN_GROUP = 2**21, 4
 
@@ -80,10 +82,18 @@ def _by_name(matrices: Tensor, method: Method, tolerance: float) -> Estimate:
     if method is Method.SQUARING:
         return squaring_radius(matrices, tolerance=tolerance)
     if method is Method.POWERS:
-        return power_radius(matrices, tolerance=tolerance)
+        return _powers(matrices, tolerance)
     unit, scales = _single(matrices)
     found = arnoldi_radius(dense_operator(unit), tolerance=tolerance, max_basis=_basis(unit.shape[-1]))
     found = found if scales is None else found.scaled(scales)
+    return unless_refuted(found, lambda point: matrices[point], tolerance)
+
+
+def _powers(matrices: Tensor, tolerance: float) -> Estimate:
+    """Checked at one point; or high powers of all, where squaring takes less time than another wait."""
+    if matrices.device.type != "cpu":
+        return power_radius(matrices, tolerance=tolerance, is_long=True)
+    found = power_radius(matrices, tolerance=tolerance)
     return unless_refuted(found, lambda point: matrices[point], tolerance)
 
 
@@ -101,9 +111,10 @@ def _basis(size: int) -> int:
 
 
 def confirmed(estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: float = TOLERANCE) -> Estimate:
-    """Arnoldi's estimates, if powers bear out the one of them whose eigenvalue seems worst conditioned.
+    """Estimates, if powers bear out the one of them whose eigenvalue seems worst conditioned.
 
-    Far from normal matrices have approximate eigenvectors where no eigenvalue is.
+    Far from normal matrices have approximate eigenvectors where no eigenvalue is. Where some estimates are
+    not resolved to the last digits it is one of these, and slow transients are waited for, too.
 
     Args:
         estimate: at all points.
@@ -115,13 +126,15 @@ def confirmed(estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: fl
     """
     if not bool(estimate.converged.any()):
         return estimate
-    suspicion = torch.where(estimate.converged, estimate.conditions, -1.0)
-    point = int(suspicion.argmax())
+    doubtful = estimate.converged & (estimate.errors > _CERTAIN)
+    is_long = bool(doubtful.any())
+    among = doubtful if is_long else estimate.converged
+    point = int(torch.where(among, estimate.conditions, -1.0).argmax())
     given, error = float(estimate.values[point]), float(estimate.errors[point])
     own = matrix(point)
-    if abs(orbit_growth(own) - given) <= (error + tolerance / 2) * given:
+    if abs(orbit_growth(own, is_long=is_long) - given) <= (error + tolerance / 2) * given:
         return estimate
-    other = power_radius(own[None], tolerance=tolerance)
+    other = power_radius(own[None], tolerance=tolerance, is_long=is_long)
     allowed = (float(other.errors) + error + tolerance) * float(other.values)
     agrees = bool(other.converged) and abs(float(other.values) - given) <= allowed
     return estimate.where_better(torch.tensor([point]), other) if agrees else estimate.refuted()
@@ -130,7 +143,7 @@ def confirmed(estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: fl
 def unless_refuted(
     estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: float = TOLERANCE
 ) -> Estimate:
-    """Estimates that are Arnoldi's alone, without any point converged where powers do not bear them out.
+    """Estimates of one method alone, without any point converged where powers do not bear them out.
 
     Args:
         estimate, matrix, tolerance: as of `confirmed`.

@@ -1,8 +1,9 @@
 """How fast the powers of one matrix grow once any transient is over: what confirms a spectral radius.
 
 A vector is multiplied more than twice as often as the matrix has rows, since Jordan blocks within the unit
-circle grow like circulant matrices for up to twice as many steps. A few squarings first take less time than
-all these products.
+circle grow like circulant matrices for up to twice as many steps. Cascades of leaky units, (1 - d) h + d
+times the unit before, do so for as many steps as they have rows over d: these are seen through in a long
+orbit, for any d that matters to a radius. A few squarings first take less time than all these products.
 """
 
 from __future__ import annotations
@@ -16,31 +17,42 @@ _SQUARINGS = 4
 _ALIGNED = 16
 # Times the size: until when powers may grow by what is no eigenvalue, and how long they are looked at.
 _TRANSIENT, _END = 2.0, 2.5
+# The same of a long orbit: leaks of half a percent are over by then.
+_LONG_TRANSIENT, _LONG_END = 200.0, 250.0
+# Products that take about as long as another squaring.
+_MAX_PRODUCTS = 256
 # What rounding may make of a growth that later decays, relative to what is left of it.
 _MAX_ROUNDING = 1e-3
 
 
 @torch.no_grad()
-def orbit_growth(matrix: Tensor, *, seed: int = 0) -> float:
-    """By how much a power of a matrix [n, n] exceeds the one before, after twice as many as it has rows.
+def orbit_growth(matrix: Tensor, *, is_long: bool = False, seed: int = 0) -> float:
+    """By how much a power of a matrix [n, n] exceeds the one before, once transients are over.
 
     On CUDA the host waits for the device once.
+
+    Args:
+        matrix: which.
+        is_long: whether to wait for slow transients, too.
+        seed: of the vector.
 
     Returns:
         nan where rounding decides, or a power leaves the range of floats.
     """
     size = matrix.shape[-1]
     padding = -size % _ALIGNED  # products of rows that start anywhere take half as long again
+    transient, end = (_LONG_TRANSIENT, _LONG_END) if is_long else (_TRANSIENT, _END)
+    squarings = max(_SQUARINGS, math.ceil(math.log2(end * size / _MAX_PRODUCTS))) if is_long else _SQUARINGS
     power, log = _scaled(matrix, padding)
     other = torch.empty_like(power)
-    for _ in range(_SQUARINGS):
+    for _ in range(squarings):
         torch.mm(power, power, out=other)
         power, other = other, power
         norm = torch.linalg.matrix_norm(power)
         power /= norm
         log = 2 * log + norm.double().log()
-    step = 2**_SQUARINGS
-    count = math.ceil(_END * size / step)
+    step = 2**squarings
+    count = math.ceil(end * size / step)
     vector = torch.randn(
         1, size + padding, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
     )
@@ -50,7 +62,8 @@ def orbit_growth(matrix: Tensor, *, seed: int = 0) -> float:
         vector = vector @ power
         lengths.append(vector.norm())
         vector = vector / lengths[-1]
-    return _rate(torch.stack([*(own.double() for own in lengths), log]).cpu(), size, step)
+    found = torch.stack([*(own.double() for own in lengths), log]).cpu()
+    return _rate(found, size, step, math.ceil(transient * size / step))
 
 
 def _scaled(matrix: Tensor, padding: int) -> tuple[Tensor, Tensor]:
@@ -86,10 +99,9 @@ def orbit_fall(matrix: Tensor, radius: Tensor) -> Tensor:
     return (torch.stack(logs).amax(0) - log).exp().nan_to_num(math.inf)
 
 
-def _rate(found: Tensor, size: int, step: int) -> float:
-    """From what each product does to the length, and the logarithm of the matrix's own scale."""
+def _rate(found: Tensor, size: int, step: int, start: int) -> float:
+    """From what each product does to the length, `start` on, and the logarithm of the matrix's own scale."""
     logs = found[:-1].log() + found[-1]
-    start = math.ceil(_TRANSIENT * size / step)
     rate = float(logs[start:].mean())
     grown = (logs - rate).cumsum(0)
     rounding = torch.finfo(torch.float32).eps * math.exp(min(float(grown.max() - grown[-1]), 700.0))

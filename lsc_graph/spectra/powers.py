@@ -24,6 +24,8 @@ _FIRST, _MORE, _MOST = 5, 2, 13
 # A transient, such as that of a Jordan block, may take as many steps as the matrix has rows; the Krylov
 # spaces see this many times as many.
 _BEYOND_TRANSIENT = 2.5
+# The same where slow transients are to be seen through: leaks of half a percent are over by then.
+_LONG_BEYOND = 200.0
 _BASIS = 24
 
 
@@ -62,7 +64,9 @@ class _Powers:
 
 
 @torch.no_grad()
-def power_radius(matrices: Tensor, *, tolerance: float = TOLERANCE, seed: int = 0) -> Estimate:
+def power_radius(
+    matrices: Tensor, *, tolerance: float = TOLERANCE, is_long: bool = False, seed: int = 0
+) -> Estimate:
     """Spectral radii of matrices [P, n, n].
 
     On CUDA the host waits for the device once for every power whose Krylov spaces are looked at.
@@ -70,13 +74,15 @@ def power_radius(matrices: Tensor, *, tolerance: float = TOLERANCE, seed: int = 
     Args:
         matrices: the batch.
         tolerance: relative error to stop at.
+        is_long: whether to wait for transients that take many times as many steps as the matrix has rows.
         seed: of the starting vectors.
     """
     powers = _Powers.start(matrices)
     best = Estimate.none(Method.POWERS, len(matrices))
     alive = torch.arange(len(matrices))
-    first = max(_FIRST, math.ceil(math.log2(_BEYOND_TRANSIENT * matrices.shape[-1] / _BASIS)))
-    for number in range(1, _MOST + 1):
+    beyond = _LONG_BEYOND if is_long else _BEYOND_TRANSIENT
+    first = max(_FIRST, math.ceil(math.log2(beyond * matrices.shape[-1] / _BASIS)))
+    for number in range(1, max(_MOST, first) + 1):
         powers.square()
         if number < first or (number - first) % _MORE:
             continue

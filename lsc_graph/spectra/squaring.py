@@ -16,9 +16,10 @@ from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 
 # The dominant eigenvalues may take turns at first, so that early estimates stand still by chance.
 _MIN_SQUARINGS = 9
-# A transient, such as that of a Jordan block, grows steadily for as many steps as the matrix has rows; seen
-# through to its end at this many times as many.
-_BEYOND_TRANSIENT = 8
+# A transient, such as that of a Jordan block, grows steadily for as many steps as the matrix has rows, and
+# that of a cascade of leaky units for as many as it has rows over the leak: seen through at this many times
+# as many.
+_BEYOND_TRANSIENT = 200
 _MORE_SQUARINGS = 5
 _CERTAIN_SQUARINGS = 5
 _CERTAIN = 1e-5

@@ -27,6 +27,16 @@ def test_a_jordan_block_stops_growing_like_a_circulant() -> None:
     assert not orbit_growth(jordan) > 1.45
 
 
+def test_slow_transients_are_waited_for_in_a_long_orbit() -> None:
+    build, exact = HARD["slow leaky cascade"]
+    assert orbit_growth(build(300).float()) > 1.01 * exact
+    assert not orbit_growth(build(300).float(), is_long=True) > 1.01 * exact
+    for name in SPECTRA:
+        matrix = batch(name, 300)[0]
+        radius = float(torch.linalg.eigvals(matrix).abs().max())
+        assert orbit_growth(matrix.float(), is_long=True) == pytest.approx(radius, rel=1e-3)
+
+
 @pytest.mark.parametrize("name", ["nilpotent", "nilpotent, turned", "companion"])
 def test_what_rounding_decides_is_not_known(name: str) -> None:
     build, exact = HARD[name]
