@@ -3,6 +3,8 @@
 Central differences at h and 2 h along every input element, extrapolated to order h^4: D = (4 D_h - D_2h) / 3.
 What they differ by, |D_h - D_2h| / 3, is the error of D_h, and a bar that D stays within. Rounding adds
 eps |f| / h; with h = eps^(1/5) times the input's scale it is as large as what the extrapolation leaves.
+At a kink, such as that of a ReLU at zero, D is the mean of two slopes: how far these are apart, as far as
+that does not shrink with h, is added to the bar.
 """
 
 from __future__ import annotations
@@ -151,20 +153,28 @@ def _differences(run: Any, values: Sequence[Array], index: int, dtype: Any, reco
     scale = float(np.sqrt(np.mean(np.square(point, dtype=np.float64)))) if point.size else 1.0
     step = float(np.finfo(dtype).eps) ** 0.2 * max(scale, 1e-2)
     columns, errors = [], []
+    middle = run(given) if point.size else np.zeros(0)
     for number in range(point.size):
 
-        def slope(h: float, number: int = number) -> Array:
-            moved = []
+        def slopes(h: float, number: int = number) -> tuple[Array, Array]:
+            """The mean of the slopes to the right and to the left, and their difference."""
+            sides = []
             for sign in (1, -1):
                 shifted = point.copy()
                 shifted.flat[number] += sign * h
-                moved.append((shifted.flat[number], run([*given[:index], shifted, *given[index + 1 :]])))
-            (right, after), (left, before) = moved
-            return np.asarray((after - before) / (float(right) - float(left)))
+                moved = float(shifted.flat[number]) - float(point.flat[number])
+                value = run([*given[:index], shifted, *given[index + 1 :]])
+                sides.append((moved, np.asarray(value - middle)))
+            (right, after), (left, before) = sides
+            return (after - before) / (right - left), after / right - before / left
 
-        fine, coarse = slope(step), slope(2 * step)
+        (fine, jump), (coarse, wide_jump) = slopes(step), slopes(2 * step)
         columns.append((4 * fine - coarse) / 3)
-        errors.append(float(np.linalg.norm(fine - coarse)) / 3)
+        error, kink = (
+            float(np.linalg.norm(fine - coarse)) / 3,
+            float(np.linalg.norm(2 * jump - wide_jump)) / 2,
+        )
+        errors.append(error + kink)
     jacobian = np.stack(columns, 1) if columns else np.zeros((len(run(given)), 0))
     norm = float(np.linalg.norm(jacobian))
     if norm > 0:
