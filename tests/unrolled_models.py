@@ -36,6 +36,13 @@ class Unroller:
         self.nodes.append(helper.make_node(op_type, list(inputs), names, name=names[0], **attributes))
         return names[0]
 
+    def sum(self, *values: str) -> str:
+        """The sum of values; empty names are zeros, left out."""
+        total, *others = [value for value in values if value] or [""]
+        for value in others:
+            total = self.op("Add", total, value)
+        return total
+
     def weight(self, *shape: int, scale: float = 0.3) -> str:
         return self.constant(scale * self.generator.standard_normal(shape), f"w{len(self.initializers)}")
 
@@ -122,12 +129,6 @@ class Network(Unroller):
 
     def start(self, name: str, width: int) -> str:
         return self.input(name, 1, width) if self.is_given else ""
-
-    def sum(self, *values: str) -> str:
-        total, *others = [value for value in values if value]
-        for value in others:
-            total = self.op("Add", total, value)
-        return total
 
     def done(self, rows: list[str], names: list[str]) -> onnx.ModelProto:
         self.output(stacked(self, rows))

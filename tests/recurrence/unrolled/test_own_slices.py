@@ -63,6 +63,41 @@ def test_a_memory_that_is_read_and_queried_has_one_state_in_every_layer() -> Non
     assert all(own.num_steps == T for own in found.recurrences)
 
 
+def intersecting(*, is_given: bool, num_layers: int = 2) -> onnx.ModelProto:
+    """h' = g h + (1 - g) tanh(x Z + h Y), y = f relu(x X + h Y) + (1 - f) x W; gates g and f of x and h."""
+    net = Unroller()
+    one, x = net.constant([1.0]), net.input("x", T, 1, H)
+    weights = [[net.weight(H, H) for _ in range(6)] for _ in range(num_layers)]
+    states = [net.input(f"h{number}", 1, H) if is_given else "" for number in range(num_layers)]
+    rows = list[str]()
+
+    def mixed(gate: str, chosen: str, other: str) -> str:
+        return net.sum(chosen and net.op("Mul", gate, chosen), net.op("Mul", net.op("Sub", one, gate), other))
+
+    for time in range(T):
+        row = at(net, x, time)
+        for number, (w, u, into_y, y, z, v) in enumerate(weights):
+            h = states[number]
+            drive = [net.op("MatMul", row, weight) for weight in (into_y, w, z)]
+            own = [h and net.op("MatMul", h, weight) for weight in (y, u, v)]
+            out = net.op("Relu", net.sum(drive[0], own[0]))
+            keep, show = (net.op("Sigmoid", net.sum(drive[k], own[k])) for k in (1, 2))
+            states[number] = mixed(keep, h, net.op("Tanh", net.sum(drive[2], own[0])))
+            row = mixed(show, out, drive[1])
+        rows.append(row)
+    net.output(stacked(net, rows))
+    return net.model()
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_read_outs_by_weights_of_their_own_are_no_step_to_come(*, is_given: bool) -> None:
+    found = audit(intersecting(is_given=is_given), num_samples=1)
+    assert [(own.num_steps, len(own.states)) for own in found.recurrences] == [(T, 1)] * 2
+    assert [layer.state_size for layer in found.layers] == [H] * 2
+    assert found.grid is not None
+    assert found.grid.num_gradient_paths == str(T - 1)
+
+
 def test_a_join_of_both_directions_is_part_of_neither() -> None:
     net = Unroller()
     x = net.input("x", T, 1, D)

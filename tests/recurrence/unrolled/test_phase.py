@@ -51,12 +51,6 @@ class Folding(Unroller):
     def scaled(self, value: str, factor: str) -> str:
         return value and self.op("Mul", value, factor)
 
-    def sum(self, *values: str) -> str:
-        total, *others = [value for value in values if value] or [""]
-        for value in others:
-            total = self.op("Add", total, value)
-        return total
-
 
 def network(step: Callable[[Folding, str, Values], str], states: Sequence[str]) -> onnx.ModelProto:
     """Steps from zeros; `step` returns what is read of a step and updates the states."""
