@@ -386,13 +386,26 @@ def code_state() -> str | None:
 
 
 def states(rows: list[Row]) -> str:
-    """Which rows were measured with which state of the code."""
-    groups: dict[str, set[int]] = {}
+    """Which rows were measured with which state of the code; kinds of spectra where a size has several."""
+    groups: dict[str, dict[int, list[Row]]] = {}
     for row in rows:
         state = row.get("code")
-        groups.setdefault(f"commit {state}" if state else "earlier states", set()).add(row["size"])
-    parts = [f"{name}: sizes {', '.join(map(str, sorted(own)))}" for name, own in groups.items()]
+        sizes = groups.setdefault(f"commit {state}" if state else "earlier states", {})
+        sizes.setdefault(row["size"], []).append(row)
+    parts = [
+        f"{name}: " + ", ".join(_measured(size, own, rows) for size, own in sorted(sizes.items()))
+        for name, sizes in groups.items()
+    ]
     return "Measured with " + "; ".join(parts) + "."
+
+
+def _measured(size: int, own: list[Row], rows: list[Row]) -> str:
+    if len(own) == sum(row["size"] == size for row in rows):
+        return str(size)
+    kinds: dict[str, list[str]] = {}
+    for row in own:
+        kinds.setdefault(row["spectrum"], []).append(row["cell"])
+    return f"{size} (" + ", ".join(f"{kind}: {' '.join(cells)}" for kind, cells in kinds.items()) + ")"
 
 
 def _table(sizes: list[int], rows: list[Row], show: Callable[[Row], str]) -> list[str]:
