@@ -51,7 +51,9 @@ single precision of the elements leaves their radii unknown. Processor time of o
 Ours takes {ours} points in each row, as many as an audit takes from a sample by default, one of which is
 confirmed by its powers. The baseline takes {few},
 spread evenly over them, since all eigenvalues of one matrix of 2048 take some seconds; errors are those at
-these points. With fewer points of ours, what is done once for all of them weighs more.
+these points. With fewer points of ours, what is done once for all of them weighs more. From commit 1a37f15
+on the one point is confirmed by an orbit that waits for slow transients, and squaring goes on for longer: the
+rows with the least gain, where that weighs most, were measured again with it, the others were not.
 
 """
 # Elements of the state for each unit of the width.
@@ -400,6 +402,7 @@ def states(rows: list[Row]) -> str:
 
 
 def _measured(size: int, own: list[Row], rows: list[Row]) -> str:
+    """A size, and which of its rows, where these are not all."""
     if len(own) == sum(row["size"] == size for row in rows):
         return str(size)
     kinds: dict[str, list[str]] = {}
