@@ -402,13 +402,15 @@ def states(rows: list[Row]) -> str:
 
 
 def _measured(size: int, own: list[Row], rows: list[Row]) -> str:
-    """A size, and which of its rows, where these are not all."""
-    if len(own) == sum(row["size"] == size for row in rows):
+    """A size, and which of its rows, where these are not all: those that lack, if fewer."""
+    others = [row for row in rows if row["size"] == size and row not in own]
+    if not others:
         return str(size)
+    fewer, word = (others, "all but ") if len(others) < len(own) else (own, "")
     kinds: dict[str, list[str]] = {}
-    for row in own:
+    for row in fewer:
         kinds.setdefault(row["spectrum"], []).append(row["cell"])
-    return f"{size} (" + ", ".join(f"{kind}: {' '.join(cells)}" for kind, cells in kinds.items()) + ")"
+    return f"{size} ({word}" + ", ".join(f"{kind}: {' '.join(cells)}" for kind, cells in kinds.items()) + ")"
 
 
 def _table(sizes: list[int], rows: list[Row], show: Callable[[Row], str]) -> list[str]:
