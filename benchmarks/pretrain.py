@@ -1,18 +1,17 @@
 """Time until every radius is at its target: the table of models, and rescaling against gradient descent.
 
 Run as `python benchmarks/pretrain.py [table] [compare] [pages]`. Rows that benchmarks/results/pretrain.json
-already has are kept, so that an interrupted run goes on (`--stale` measures those of other states of the
-library again, `--only="gru 7 x 128"` and `--target=half` some alone, `--fresh` starts anew); `pages` writes
-docs/pretraining_table.md from it. One thread; all methods start from the same weights.
+already has are kept, so that an interrupted run goes on; `pages` writes docs/pretraining_table.md from it.
+One thread; all methods start from the same weights.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +31,7 @@ from lsc_graph.to_torch.surrogates import parse_surrogate
 
 RESULTS = Path(__file__).parent / "results" / "pretrain.json"
 PAGE = Path(__file__).parents[1] / "docs" / "pretraining_table.md"
+PARTS = ("table", "compare", "pages")
 METHODS = ("rescale", "both", "gradient", "paper")
 RECURRENT = ("tanh_rnn", "gru", "lstm", "alif_smooth", "lru")
 FEED_FORWARD = ("feed_forward_sin", "feed_forward_relu", "feed_forward_cos")
@@ -41,15 +41,15 @@ KEYS = ("part", "model", "num_layers", "hidden_size", "num_steps", "target", "me
 Case = dict[str, Any]
 
 
-def cases(part: str) -> Iterator[Case]:
+def cases(wanted: str) -> Iterator[Case]:
     """What is measured, the quickest first."""
-    if part == "compare":
+    if wanted == "compare":
         sizes = [(name, 3, 32, 16, "half") for name in RECURRENT]
         sizes.insert(1, ("feed_forward_relu", 10, 64, None, "one"))
         sizes += [("tanh_rnn", 5, 128, 32, "half"), ("feed_forward_relu", 30, 128, None, "one")]
         for size in sizes:
             for method in METHODS:
-                yield dict(zip(KEYS, (part, *size, method), strict=True))
+                yield dict(zip(KEYS, (wanted, *size, method), strict=True))
         return
     sizes = [(name, 2, 128, 32) for name in RECURRENT[:4]]
     sizes += [(name, 30, 128, None) for name in FEED_FORWARD]
@@ -58,7 +58,7 @@ def cases(part: str) -> Iterator[Case]:
     sizes += [("lru", n, 128, 32) for n in (2, 5, 7)]
     for size in sizes:
         for target in TARGETS:
-            yield dict(zip(KEYS, (part, *size, target, "rescale"), strict=True))
+            yield dict(zip(KEYS, (wanted, *size, target, "rescale"), strict=True))
 
 
 def problem_of(case: Case) -> Problem:
@@ -174,32 +174,54 @@ def page(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: list[str]) -> None:
+def chosen_cases(options: argparse.Namespace) -> list[Case]:
+    """The cases of the parts asked for, as far as they are not left out."""
+    found = [case for own in ("table", "compare") if own in options.parts for case in cases(own)]
+    found = [case for case in found if not options.target or case["target"] in options.target]
+    return [case for case in found if not options.only or name_of(case) in options.only]
+
+
+def main(options: argparse.Namespace) -> None:
     """Run the parts asked for."""
     torch.set_num_threads(1)
-    parts = [part for part in arguments if not part.startswith("-")] or ["table", "compare", "pages"]
     rows: list[dict[str, Any]] = []
-    if RESULTS.exists() and "--fresh" not in arguments:
+    if RESULTS.exists() and not options.fresh:
         rows = json.loads(RESULTS.read_text()).get("rows", [])
     head = {"python": platform.python_version(), "torch": torch.__version__}
     head |= {"machine": platform.machine(), "cores": os.cpu_count(), "code": code_state()}
-    only = [argument.removeprefix("--only=") for argument in arguments if argument.startswith("--only=")]
-    chosen = [case for part in ("table", "compare") if part in parts for case in cases(part)]
-    aims = [argument.removeprefix("--target=") for argument in arguments if argument.startswith("--target=")]
-    chosen = [case for case in chosen if not aims or case["target"] in aims]
-    for case in (case for case in chosen if not only or name_of(case) in only):
+    for case in chosen_cases(options):
         before = [row for row in rows if all(row[key] == case[key] for key in KEYS)]
-        if before and ("--stale" not in arguments or before[0].get("code") == head["code"]):
+        if before and (not options.stale or before[0].get("code") == head["code"]):
             continue
         row = row_of(case) | {"code": head["code"]}
         at = rows.index(before[0]) if before else len(rows)
         rows[at : at + 1] = [row]
         print(f"{name_of(case):28} {case['target']:5} {case['method']:9} {outcome(row)}", flush=True)
         write_text(RESULTS, json.dumps(head | {"rows": rows}, indent=1) + "\n")
-    if "pages" in parts:
+    if "pages" in options.parts:
         measured_last = json.loads(RESULTS.read_text())["code"]
         write_text(PAGE, page(rows, head | {"code": measured_last}))
 
 
+def part(text: str) -> str:
+    """A part by its name."""
+    if text not in PARTS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(PARTS)}")
+    return text
+
+
+def parsed() -> argparse.Namespace:
+    """The options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("parts", nargs="*", type=part, metavar="PART", help=f"of {', '.join(PARTS)}; or all")
+    parser.add_argument("--stale", action="store_true", help="measure rows of other states of the code again")
+    parser.add_argument("--fresh", action="store_true", help="start anew")
+    parser.add_argument("--only", action="append", metavar="NAME", help='such as "gru 7 x 128"; repeatable')
+    parser.add_argument("--target", action="append", choices=list(TARGETS), help="repeatable")
+    options = parser.parse_args()
+    options.parts = options.parts or PARTS
+    return options
+
+
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(parsed())

@@ -110,7 +110,6 @@ def normalize(
         model = ir.from_proto(_with_static_inputs(proto, shapes, constants))
         _flatten(model)
         simplify(model)
-        count_indices_from_the_front(model)
         remove_unused(model)
     return model
 
@@ -159,12 +158,13 @@ def _tidy(model: ir.Model) -> None:
 
 
 def simplify(model: ir.Model) -> None:
-    """Infer shapes, fold, take decided branches, until nothing changes."""
+    """Infer shapes, fold, take decided branches, until nothing changes; no index counts from the end."""
     for _ in range(MAX_ROUNDS):
         infer_shapes(model)
         cast_to_known_types(model)
         is_folded, is_taken = fold_constants(model), take_decided_branches(model)
         if not (is_folded or is_taken or infer_scans(model) or select_open_branches(model)):
+            count_indices_from_the_front(model)
             return
         _tidy(model)
     raise LimitExceededError(

@@ -35,7 +35,8 @@ def hops_of(cells: CellGraph) -> tuple[Hop, ...]:
     """The hops of a cell graph, each edge of the unrolled grid in exactly one of them."""
     if not cells.has_one_length:
         return _listed_hops(cells)
-    time = [Hop(layer.id, layer.id, layer.time_step, "time") for layer in cells.layers if layer.time_step]
+    recurrent = [layer for layer in cells.layers if layer.has_time_edges]
+    time = [Hop(layer.id, layer.id, layer.time_step, "time") for layer in recurrent]
     depth = [Hop(e.source, e.target, e.lag, "depth") for e in cells.depth_edges if e.time_pairs is None]
     found = {(hop.source, hop.target, hop.lag): hop for hop in reversed([*time, *depth])}
     periodic = [found[key] for key in reversed(found)]
@@ -57,7 +58,7 @@ def _listed_hops(cells: CellGraph) -> tuple[Hop, ...]:
     length = {layer.id: cells.steps_of(layer) for layer in cells.layers}
     pairs: dict[tuple[str, str, Literal["time", "depth"]], dict[tuple[int, int], None]] = {}
     for layer in cells.layers:
-        if layer.time_step:
+        if layer.has_time_edges:
             found = _pairs(layer.time_step, length[layer.id])
             pairs.setdefault((layer.id, layer.id, "time"), {}).update(found)
     for edge in cells.depth_edges:

@@ -130,8 +130,8 @@ def _check_acyclic(graph: nx.DiGraph[GridNode] | nx.DiGraph[str], what: str) -> 
 
 
 def _time_edges(layer: Layer, steps: int) -> Iterable[tuple[int, int]]:
-    """s[t - time_step] -> s[t]; in a reverse layer (time_step -1) from t + 1 to t; none for time_step 0."""
-    return _shifted(layer.time_step, steps) if layer.time_step else ()
+    """s[t - time_step] -> s[t]; in a reverse layer (time_step -1) from t + 1 to t; none for delays."""
+    return _shifted(layer.time_step, steps) if layer.has_time_edges else ()
 
 
 def _length(cells: CellGraph, layer: Layer, steps: int) -> int:

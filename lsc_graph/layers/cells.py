@@ -24,7 +24,8 @@ class Layer:
 
     `time_step` is 0 for a layer without recurrence: a feed-forward block, or an input or output of the
     model where these are part of the graph (`role`). `num_steps` is given where the layer takes fewer steps
-    than the cell graph has: its states are then at times 0 to num_steps - 1 only.
+    than the cell graph has: its states are then at times 0 to num_steps - 1 only. A delay, such as the input
+    of the step before, has steps, but no time edges: nothing of its own old state enters the new one.
     """
 
     id: str
@@ -35,6 +36,12 @@ class Layer:
     time_step: int
     role: Literal["state", "input", "output"] = "state"
     num_steps: int | None = None
+    is_delay: bool = False
+
+    @property
+    def has_time_edges(self) -> bool:
+        """Whether its states are computed from those of the step before."""
+        return self.time_step != 0 and not self.is_delay
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class DepthEdge:
 
 @dataclass(frozen=True)
 class CellGraph:
-    """Layers in depth order. A layer with `time_step` != 0 has the time edges s[t - time_step] -> s[t]."""
+    """Layers in depth order. One that `has_time_edges` has s[t - time_step] -> s[t]."""
 
     layers: tuple[Layer, ...]
     depth_edges: tuple[DepthEdge, ...]
@@ -146,6 +153,7 @@ def _cell(
         state_size=sum(size(state.shape) for state in members),
         time_step=-1 if reverse else 1,
         num_steps=num_steps,
+        is_delay=not any(state.before in names for state in members),
     )
     return Cell(
         layer=layer,

@@ -48,7 +48,7 @@ _MOST_DOUBLINGS = 2
 # Finite changes are looked for so often at most.
 _MOST_JUMPS = 4
 # Estimates so many times as far off as the best ones, and so many tolerances more, have gone astray.
-_ASTRAY = 3
+_ASTRAY = 10
 # A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
 _MOST_ROUNDS, _BETTER = 4, 0.8
 _KEPT = (
@@ -201,7 +201,6 @@ class _Run:
         """Take a reading with sensitivities, and update the estimates."""
         problem = self.problem
         num_samples, num_times = problem.effort.of_derivatives(max(self.doublings.values(), default=0))
-        num_times //= 2 if self._best > _NEAR * problem.tolerance else 1
         seed = problem.seed_of(iteration, 0)
         sample = problem.draw(seed, 1)[0]
         transitions = find_transitions(problem.reader, problem.weights, self.values, sample)

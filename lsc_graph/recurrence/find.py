@@ -13,7 +13,8 @@ from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.counters import with_counters
-from lsc_graph.recurrence.dataflow import direct_sources
+from lsc_graph.recurrence.dataflow import depends, direct_sources
+from lsc_graph.recurrence.delays import delay_warnings
 from lsc_graph.recurrence.determined import determined_warnings
 from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.equal_states import merge_equal_states
@@ -26,7 +27,7 @@ from lsc_graph.recurrence.reversal import turn_around
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
 from lsc_graph.recurrence.selections import read_selected_states, write_selections
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
-from lsc_graph.recurrence.streaming import StatePair, find_state_pairs
+from lsc_graph.recurrence.streaming import UNRELATED, StatePair, find_state_pairs
 from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unpack_scans import unpack_scans
@@ -135,10 +136,12 @@ def find_recurrences(
         carrying = [node for node in looped if not _is_over_depth(node, constants)]
     stepping = [pair for pair in pairs if states or not _is_carried_by(model, pair, carrying)]
     single = [op for op in lowered if all(scan.graph is None for scan in op.scans)]
-    if stepping:
-        return _streaming_findings(model, pairs, num_steps, refusals, looped)
-    refusals += tuple(_single_step_refusal(op) for op in single)
     warnings = unrecognised
+    warnings += tuple(f"{own.candidate}: {own.reason}" for own in refusals if UNRELATED in own.reason)
+    if stepping:
+        found = _streaming_findings(model, pairs, num_steps, refusals, looped)
+        return replace(found, warnings=(*warnings, *found.warnings))
+    refusals += tuple(_single_step_refusal(op) for op in single)
     warnings += tuple(
         f"{p.before} -> {p.after} carries a recurrence's state from call to call" for p in pairs
     )
@@ -150,11 +153,12 @@ def find_recurrences(
     warnings += tuple(_apart(steps) for steps in rolled if steps.num_apart)
     warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
-    found = _scan_sites(model, looped, lowered, rolled, loops)
-    found = tuple(with_counters(site, model.graph, constants) for site in found)
-    sites, refused = _told_apart(model, looped, found)
+    all_sites = _scan_sites(model, looped, lowered, rolled, loops)
+    all_sites = tuple(with_counters(site, model.graph, constants) for site in all_sites)
+    sites, refused = _told_apart(model, looped, all_sites)
     given = {str(value.name) for value in model.graph.inputs}
     warnings += tuple(warning for site in sites for warning in determined_warnings(site, given))
+    warnings += tuple(warning for site in sites for warning in delay_warnings(site))
     counts = tuple(loop.counted for loop in loops if loop.counted is not None)
     return Findings(model, sites, carried, refusals + refused, warnings, counts)
 
@@ -214,6 +218,8 @@ def _is_carried_by(model: ir.Model, pair: StatePair, looped: list[ir.Node]) -> b
     after = next(value for value in model.graph.outputs if value.name == pair.after)
     if after.producer() in looped:
         return True
+    if not depends(after, inputs[pair.before]):
+        return False  # a delay: other states carry it
     stops = {inputs[pair.before], *(output for node in looped for output in node.outputs)}
     return inputs[pair.before] not in direct_sources(after, stops)
 
@@ -396,6 +402,7 @@ def _streaming_findings(
         captures={},
         chosen=tuple(f"{pair.before}:{pair.after}" for pair in pairs if pair.is_declared),
     )
+    warnings += delay_warnings(site)
     return Findings(model, (site,), tuple(carry for carry, _ in carried), refusals, tuple(warnings))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -79,6 +80,7 @@ _LEADING = re.compile(r"^(?:in(?:put)?|init(?:ial)?|old|out(?:put)?|final|last|u
 _Pair = tuple[ir.Value, ir.Value]
 
 _BY_HAND = "declared by hand"
+UNRELATED = "its names speak of a state, but it is not computed from it"
 NO_STATE = ("none", "")
 """Declared in place of pairs: the model has no state."""
 
@@ -130,22 +132,36 @@ def find_state_pairs(
     assignment = _assign(candidates)
     taken.update(value for pair in assignment or [] for value in pair)
     passing = [pair for pair in passing if not set(pair) <= taken]
-    refusals = [_refuse(before, after, "its value passes through unchanged") for before, after in passing]
-    refusals += [
-        _refuse(*pair, "its names speak of a state, but it is not computed from it") for pair in unrelated
-    ]
     pairs = [StatePair(str(before.name), str(after.name), "recurrent operators") for before, after in certain]
     is_all = len(certain) + len(assignment or []) == len(model.graph.outputs)
-    for before, after in assignment or []:
-        if (pair := _named_pair(before, after, is_all)) is not None:
-            pairs.append(pair)
-        else:
-            refusals.append(
-                _refuse(before, after, "same type and shape, but nothing says that it is a state")
-            )
+    found = [(pair, _named_pair(*pair, is_all)) for pair in assignment or []]
+    pairs += [named for _, named in found if named is not None]
+    delays = _delays(unrelated) if any(not pair.is_doubtful for pair in pairs) else []
+    pairs += [StatePair(str(before.name), str(after.name), "names of a delay") for before, after in delays]
+    known = {name for pair in pairs for name in (pair.before, pair.after)}
+    refusals = [
+        _refuse(before, after, "its value passes through unchanged")
+        for before, after in passing
+        if not {before.name, after.name} & known
+    ]
+    refusals += [_refuse(*pair, UNRELATED) for pair in unrelated if pair not in delays]
+    refusals += [
+        _refuse(*pair, "same type and shape, but nothing says that it is a state")
+        for pair, named in found
+        if named is None and pair[0].name not in known
+    ]
     if assignment is None:
         refusals += [_refuse(*pair, "several inputs fit this output") for pair in candidates]
     return tuple(pairs), (*refusals, *_growing(model))
+
+
+def _delays(unrelated: Sequence[_Pair]) -> list[_Pair]:
+    """Named pairs that carry what a step computed without them, such as its input, to the next one.
+
+    Beside other states they are what their names say, if no other name fits.
+    """
+    uses = Counter(value for pair in unrelated for value in pair)
+    return [(before, after) for before, after in unrelated if uses[before] == uses[after] == 1]
 
 
 def _growing(model: ir.Model) -> Iterator[Refusal]:

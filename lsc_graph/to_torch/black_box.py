@@ -5,6 +5,8 @@ Twice what they differ by is a bar that D stays within: where the finite step is
 third of it and D by less; where rounding is, or quantisation, D is off by 4/3 of what D_h is, as is about the
 difference. Rounding adds eps |f| / h; with h = eps^(1/5) times the input's scale it is as large as what the
 extrapolation leaves.
+At a kink, such as that of a ReLU at zero, D is the mean of two slopes: how far these are apart, as far as
+that does not shrink with h, is added to the bar.
 """
 
 from __future__ import annotations
@@ -154,20 +156,28 @@ def _differences(run: Any, values: Sequence[Array], index: int, dtype: Any, reco
     scale = float(np.sqrt(np.mean(np.square(point, dtype=np.float64)))) if point.size else 1.0
     step = float(np.finfo(dtype).eps) ** 0.2 * max(scale, 1e-2)
     columns, errors = [], []
+    middle = run(given) if point.size else np.zeros(0)
     for number in range(point.size):
 
-        def slope(h: float, number: int = number) -> Array:
-            moved = []
+        def slopes(h: float, number: int = number) -> tuple[Array, Array]:
+            """The mean of the slopes to the right and to the left, and their difference."""
+            sides = []
             for sign in (1, -1):
                 shifted = point.copy()
                 shifted.flat[number] += sign * h
-                moved.append((shifted.flat[number], run([*given[:index], shifted, *given[index + 1 :]])))
-            (right, after), (left, before) = moved
-            return np.asarray((after - before) / (float(right) - float(left)))
+                moved = float(shifted.flat[number]) - float(point.flat[number])
+                value = run([*given[:index], shifted, *given[index + 1 :]])
+                sides.append((moved, np.asarray(value - middle)))
+            (right, after), (left, before) = sides
+            return (after - before) / (right - left), after / right - before / left
 
-        fine, coarse = slope(step), slope(2 * step)
+        (fine, jump), (coarse, wide_jump) = slopes(step), slopes(2 * step)
         columns.append((4 * fine - coarse) / 3)
-        errors.append(_BAR * float(np.linalg.norm(fine - coarse)))
+        error, kink = (
+            _BAR * float(np.linalg.norm(fine - coarse)),
+            float(np.linalg.norm(2 * jump - wide_jump)) / 2,
+        )
+        errors.append(error + kink)
     jacobian = np.stack(columns, 1) if columns else np.zeros((len(run(given)), 0))
     norm = float(np.linalg.norm(jacobian))
     if norm > 0:

@@ -254,16 +254,27 @@ def running_statistics(graph: ir.Graph) -> set[str]:
 
 def _rename(piece: ir.Graph) -> dict[str, str]:
     """Names that stay distinct as Python identifiers; returns new -> old for the initializers."""
+    inputs, parameters = (_stem_apart(letter, piece) for letter in "xp")
     for index, value in enumerate(piece.inputs):
-        value.name = f"x{index}"
+        value.name = f"{inputs}{index}"
     origins = {}
     for index, value in enumerate(list(piece.initializers.values())):
-        origins[f"p{index}"] = str(value.name)
+        origins[f"{parameters}{index}"] = str(value.name)
         if value.const_value is not None:
             # Renaming a value renames its tensor, which the model that was cut from still uses.
             value.const_value = ir.tensor(value.const_value.numpy(), dtype=value.const_value.dtype)
-        value.name = f"p{index}"
+        value.name = f"{parameters}{index}"
     return origins
+
+
+def _stem_apart(stem: str, piece: ir.Graph) -> str:
+    """A stem that no name of a graph consists of with a number behind it."""
+    values = [*piece.inputs, *piece.initializers.values()]
+    values += [value for node in piece.all_nodes() for value in (*node.inputs, *node.outputs) if value]
+    names = {str(value.name) for value in values}
+    while any(name.startswith(stem) and name[len(stem) :].isdigit() for name in names):
+        stem += "_"
+    return stem
 
 
 def _conversion_error(error: Exception, part: str) -> ConversionError:

@@ -8,7 +8,10 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from lsc_graph.layers.cells import DepthEdge, cells_of_site, depth_edges_within
+from lsc_graph.counting.hops import hops_of
+from lsc_graph.grid.paths import num_paths_from_each
+from lsc_graph.grid.unroll import GridNode, unroll
+from lsc_graph.layers.cells import CellGraph, DepthEdge, cells_of_site, depth_edges_within
 from lsc_graph.recurrence.find import find_recurrences
 from lsc_graph.recurrence.site import RecurrentSite
 
@@ -87,6 +90,36 @@ def test_reading_a_lower_state_of_the_step_before_is_an_edge_of_lag_one() -> Non
     # In a reverse layer the step before is the later one.
     reverse = [replace(cell, layer=replace(cell.layer, time_step=-1)) for cell in cells]
     assert depth_edges_within(reverse) == (DepthEdge("layer_0", "layer_1", -1),)
+
+
+def test_a_delay_has_steps_but_no_edges_in_time() -> None:
+    """What is delayed enters the cell at its own step and at the next one: on two paths."""
+    cells = cells_of_site(
+        site_of(
+            """
+            step (float[1, 3] x, float[1, 3] last, float[1, 3] h)
+            => (float[1, 3] y, float[1, 3] last_out, float[1, 3] h_out)
+            {
+                last_out = Sigmoid(x)
+                change = Sub(last_out, last)
+                a = Add(change, h)
+                h_out = Tanh(a)
+                y = Neg(h_out)
+            }
+            """,
+            states=(("last", "last_out"), ("h", "h_out")),
+        )
+    )
+    delay, cell = (own.layer for own in cells)
+    assert [(own.is_delay, own.has_time_edges, own.time_step) for own in (delay, cell)] == [
+        (True, False, 1),
+        (False, True, 1),
+    ]
+    graph = CellGraph((delay, cell), depth_edges_within(cells), num_steps=6)
+    assert [(hop.source, hop.lag) for hop in hops_of(graph) if hop.kind == "time"] == [(cell.id, 1)]
+    grid = unroll(graph)
+    assert not [(a, b) for a, b in grid.edges if a.layer == b.layer == delay.id]
+    assert num_paths_from_each(grid, [GridNode(cell.id, 5)])[GridNode(delay.id, 0)] == 2
 
 
 def test_two_states_that_feed_each_other_over_time_are_one_layer() -> None:

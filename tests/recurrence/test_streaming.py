@@ -219,3 +219,12 @@ def test_a_delay_line_is_a_state_in_every_part() -> None:
 def test_what_only_its_names_connect_is_refused_by_name() -> None:
     model = step_model({"x": [1, 4], "h": [1, 4]}, {"y": ("x", "h"), "hn": ("x",)})
     assert any("not computed from it" in r.reason for r in find_state_pairs(model)[1])
+
+
+def test_beside_a_state_names_tell_a_delay_of_what_a_step_reads() -> None:
+    model = step_model(
+        {"x": [1, 4], "h": [1, 4], "c": [1, 4]}, {"pooled": ("x", "h", "c"), "hn": ("x", "h"), "cn": ("x",)}
+    )
+    pairs, refusals = find_state_pairs(model)
+    assert {(p.before, p.after) for p in pairs} == {("h", "hn"), ("c", "cn")}
+    assert not any("not computed from it" in refusal.reason for refusal in refusals)

@@ -133,6 +133,25 @@ def assert_within_the_bar(nodes: list[onnx.NodeProto], constants: dict[str, np.n
     assert 0 < off < record.errors[0]
 
 
+@pytest.mark.parametrize(("where", "is_kink"), [(0.0, True), (0.5, False)])
+def test_the_error_bar_reaches_both_slopes_of_a_kink(where: float, *, is_kink: bool) -> None:
+    shaped = helper.make_tensor_value_info
+    node = helper.make_node("Relu", ["a"], ["y"])
+    graph = helper.make_graph(
+        [node], "kink", [shaped("a", TensorProto.FLOAT, [3])], [shaped("y", TensorProto.FLOAT, [3])]
+    )
+    record = Differences()
+    box = BlackBox(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), record
+    )
+    point = np.array([where, 1.0, 2.0], np.float32)
+    jacobian = box.jacobian([point], [0])[0]
+    bar = record.errors[0] * np.linalg.norm(jacobian)
+    slopes = [np.diag([slope, 1.0, 1.0]) for slope in ((0.0, 1.0) if is_kink else (1.0,))]
+    assert all(np.linalg.norm(jacobian - slope) <= bar * (1 + 1e-6) + 1e-9 for slope in slopes)
+    assert (bar > 0.4) == is_kink
+
+
 def test_too_many_elements_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(black_box, "MAX_INPUT_ELEMENTS", N - 1)
     with pytest.raises(AnalysisError, match="Too many elements for finite differences"):
@@ -245,7 +264,7 @@ def test_inputs_that_nothing_reads_cost_no_runs() -> None:
     y.sum().backward()
     torch.testing.assert_close(x.grad, 1 - torch.tanh(x.detach()) ** 2, rtol=1e-5, atol=1e-6)
     assert unused.grad is None
-    assert record.num_runs == 4 * 3
+    assert record.num_runs == 1 + 4 * 3
 
 
 def test_scalars_stay_scalars() -> None:

@@ -13,21 +13,21 @@ from lsc_graph.running.reference import Reference
 from lsc_graph.to_torch.segment import Parameters, Segment
 
 
-def loaded() -> tuple[onnx.ModelProto, ir.Model]:
+def loaded(first: str = "w.a", second: str = "w_a") -> tuple[onnx.ModelProto, ir.Model]:
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
             [
-                onnx.helper.make_node("MatMul", ["x", "w.a"], ["m"]),
+                onnx.helper.make_node("MatMul", ["x", first], ["m"]),
                 onnx.helper.make_node("Tanh", ["m"], ["n"]),
-                onnx.helper.make_node("MatMul", ["n", "w_a"], ["k"]),
-                onnx.helper.make_node("MatMul", ["k", "w.a"], ["y"]),
+                onnx.helper.make_node("MatMul", ["n", second], ["k"]),
+                onnx.helper.make_node("MatMul", ["k", first], ["y"]),
             ],
             "g",
             [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2, 3])],
             [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2, 3])],
             [
-                onnx.numpy_helper.from_array(np.linspace(0, 1, 9, dtype=np.float32).reshape(3, 3), "w.a"),
-                onnx.numpy_helper.from_array(np.linspace(1, -1, 9, dtype=np.float32).reshape(3, 3), "w_a"),
+                onnx.numpy_helper.from_array(np.linspace(0, 1, 9, dtype=np.float32).reshape(3, 3), first),
+                onnx.numpy_helper.from_array(np.linspace(1, -1, 9, dtype=np.float32).reshape(3, 3), second),
             ],
         ),
         opset_imports=[onnx.helper.make_opsetid("", 17)],
@@ -40,8 +40,9 @@ def segment(model: ir.Model, inputs: list[str], outputs: list[str], parameters: 
     return Segment(model.graph, inputs, outputs, opsets={"": 17}, parameters=parameters)
 
 
-def test_names_that_look_alike_as_identifiers_stay_apart() -> None:
-    proto, model = loaded()
+@pytest.mark.parametrize("names", [("w.a", "w_a"), ("p1", "p0"), ("x0", "p_0")])
+def test_names_that_look_alike_as_identifiers_stay_apart(names: tuple[str, str]) -> None:
+    proto, model = loaded(*names)
     x = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
     (y,) = segment(model, ["x"], ["y"], Parameters())(torch.from_numpy(x))
     np.testing.assert_allclose(y.detach().numpy(), Reference(proto).run({"x": x})["y"], rtol=1e-5)

@@ -86,9 +86,7 @@ def _starts_empty(carried: Carried) -> bool:
 
 def _appended(carried: Carried, node: ir.Node) -> Accumulation | None:
     element = node.inputs[1]
-    joins = [use.node for use in carried.final.uses()]
-    can_join = all(join.op_type == "ConcatFromSequence" for join in joins)
-    if element is None or carried.final.is_graph_output() or not can_join or static_shape(element) is None:
+    if element is None or carried.final.is_graph_output() or static_shape(element) is None:
         return None
     return Accumulation(carried, element)
 
@@ -109,11 +107,7 @@ def replace_accumulation(accumulation: Accumulation, sequence: ir.Value, writer:
             replace_output(final, _lengthened(accumulation, accumulation.axis, sequence, writer))
         return
     if rows is None:
-        for use in list(final.uses()):
-            replace_output(use.node.outputs[0], _joined(use.node, accumulation.element, sequence, writer))
-            use.node.replace_input_with(0, None)
-            if use.node.graph is not None:
-                use.node.graph.remove(use.node)
+        _replace_list(accumulation, sequence, writer)
         return
     if not final.name:
         return
@@ -126,6 +120,20 @@ def replace_accumulation(accumulation: Accumulation, sequence: ir.Value, writer:
         whole = _turned(start, axis, 0, writer)
         found = writer.op("ScatterND", [whole, where, found], "filled", (shape[axis], *rest), start.dtype)
     replace_output(final, _turned(found, 0, axis, writer))
+
+
+def _replace_list(accumulation: Accumulation, sequence: ir.Value, writer: GraphWriter) -> None:
+    """Joins of a list become the stacked elements; who else reads it reads a list of their rows."""
+    final = accumulation.carried.final
+    for node in [use.node for use in final.uses() if use.node.op_type == "ConcatFromSequence"]:
+        replace_output(node.outputs[0], _joined(node, accumulation.element, sequence, writer))
+        node.replace_input_with(0, None)
+        if node.graph is not None:
+            node.graph.remove(node)
+    if any(True for _ in final.uses()):
+        rows = writer.op("SplitToSequence", [sequence], "rows", axis=0, keepdims=0)
+        rows.type = final.type
+        ir.convenience.replace_all_uses_with(final, rows)
 
 
 def _turned(value: ir.Value, source: int, target: int, writer: GraphWriter) -> ir.Value:

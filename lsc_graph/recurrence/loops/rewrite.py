@@ -18,6 +18,7 @@ from lsc_graph.recurrence.loops.buffers import Accumulation, find_accumulations,
 from lsc_graph.recurrence.loops.decided import Decided, find_decided, max_trips, run
 from lsc_graph.recurrence.loops.histories import carry_the_row, find_histories
 from lsc_graph.recurrence.loops.indexed import IndexedRead, find_indexed_reads, indexed_read
+from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.parts import (
     Carried,
     LoopParts,
@@ -92,6 +93,7 @@ def lower_loops(
         except (CannotRollError, LimitExceededError) as error:
             refused[name] = Refusal(name, "loop", str(error))
             continue
+        read_lists_as_tensors(model)
         passes.TopologicalSortPass()(model)
         remove_unused(model)
         simplify(model)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError, is_alike
-from lsc_graph.recurrence.unrolled.slices import TimeSlice, time_slice
+from lsc_graph.recurrence.unrolled.slices import TimeSlice, slices_behind, time_slice
 from lsc_graph.recurrence.unrolled.steps import Images, Steps
 
 _MAX_LIFTED_DEPTH = 200
@@ -103,6 +103,25 @@ def _read_but_last(steps: Steps, key: ir.Value, lane: Images, constants: Constan
         return None
     reads.slices = {own: slices for own, slices in longer.items() if slices is not None}
     return reads
+
+
+def is_reverse(reads: Reads, constants: Constants) -> bool:
+    """Whether most sequences are read from their end to their start, slice by slice or in windows."""
+    directions = [slices.stride or 0 for slices in reads.slices.values()]
+    if not directions:
+        directions = [way for values in reads.stacks.values() for way in _directions(values, constants)]
+    return sum(way < 0 for way in directions) > sum(way > 0 for way in directions)
+
+
+def _directions(values: Sequence[ir.Value], constants: Constants) -> list[int]:
+    """Which way the steps go through each sequence that most of some values are computed from slices of.
+
+    An end of it may be there as a last state, too.
+    """
+    found = [slices_behind(value, constants) for value in values]
+    places = set[tuple[ir.Value, int]]().union(*found)
+    means = [[float(np.mean([*own[place]])) for own in found if place in own] for place in places]
+    return [int(np.sign(own[-1] - own[0])) for own in means if 2 * len(own) > len(values)]
 
 
 def find_earlier_reads(steps: Steps, constants: Constants) -> Reads:

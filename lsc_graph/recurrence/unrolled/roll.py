@@ -18,7 +18,7 @@ from lsc_graph.recurrence.unrolled.derived import merge_derived
 from lsc_graph.recurrence.unrolled.first_step import num_apart, put_back_first_steps
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
-from lsc_graph.recurrence.unrolled.reads import Reads, find_reads
+from lsc_graph.recurrence.unrolled.reads import Reads, find_reads, is_reverse
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
 from lsc_graph.recurrence.unrolled.stateless import leave_out
@@ -115,11 +115,31 @@ def _in_turn(
 ) -> Iterator[Chain]:
     """Chains in the order in which they are tried: the surest first."""
     long = [chain for chain in chains if len(chain.nodes) >= MIN_STEPS]
-    yield from (chain for chain in long if not chain.is_part)
+    doubtful = [chain for chain in long if _is_doubtful(chain, long, order, constants)]
+    yield from (chain for chain in long if not chain.is_part and chain not in doubtful)
     yield from find_strided_chains(order, constants, substeps)
-    yield from (chain for chain in long if chain.is_part)
+    yield from (chain for chain in long if chain.is_part and chain not in doubtful)
     yield from find_sequence_chains(order, constants)
+    yield from doubtful
     yield from (chain for chain in chains if len(chain.nodes) < MIN_STEPS)
+
+
+def _is_doubtful(chain: Chain, others: Sequence[Chain], order: Order, constants: Constants) -> bool:
+    """Whether a matrix is used several times for each use of a vector or number: that may number sequences.
+
+    Where one cell is applied to one sequence after the other, a constant that only its first step reads is
+    used once for each of them.
+    """
+    if constants.is_matrix(chain.constant):
+        return False
+    first, last = order.index[chain.nodes[0]], order.index[chain.nodes[-1]]
+    return any(
+        len(other.nodes) >= 2 * len(chain.nodes)
+        and constants.is_matrix(other.constant)
+        and first <= order.index[other.nodes[-1]]
+        and order.index[other.nodes[0]] <= last
+        for other in others
+    )
 
 
 def _roll(
@@ -158,7 +178,7 @@ def _roll(
     if trial is not None:
         merge_derived(model, steps, reads, nodes, writer, trial)
     apart = num_apart(steps, reads, constants)
-    roller = Roller(steps, reads, writer, nodes)
+    roller = Roller(steps, reads, writer, nodes, is_reverse=is_reverse(reads, constants))
     rolled = roller.write()
     model.graph.extend(writer.nodes)
     passes.TopologicalSortPass()(model)

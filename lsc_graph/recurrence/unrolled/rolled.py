@@ -46,13 +46,20 @@ class Roller:
         steps, reads: the recurrence.
         writer: for new nodes, which go where `insert` is called.
         nodes_in_order: the pattern step's nodes, lifted ones and read-outs included.
+        is_reverse: whether step 0 is the last time.
     """
 
     def __init__(
-        self, steps: Steps, reads: Reads, writer: GraphWriter, nodes_in_order: Sequence[ir.Node]
+        self,
+        steps: Steps,
+        reads: Reads,
+        writer: GraphWriter,
+        nodes_in_order: Sequence[ir.Node],
+        *,
+        is_reverse: bool,
     ) -> None:
         self.steps, self.reads, self.writer = steps, reads, writer
-        self.is_reverse = _is_reverse(reads)
+        self.is_reverse = is_reverse
         self.body = writer.child("step")
         self.body.nodes = []
         self.inner: dict[ir.Value, ir.Value] = dict(reads.captures)
@@ -192,12 +199,6 @@ class Roller:
             return first
         shape = self.writer.integers(wanted)
         return self.writer.op("Expand", [first, shape], f"{key.name}.start", wanted, key.dtype)
-
-
-def _is_reverse(reads: Reads) -> bool:
-    """Whether most sequences are read from their end to their start."""
-    strides = [slices.stride or 0 for slices in reads.slices.values()]
-    return sum(stride < 0 for stride in strides) > sum(stride > 0 for stride in strides)
 
 
 def _without(shape: Sequence[Dim], axis: int) -> list[Dim]:

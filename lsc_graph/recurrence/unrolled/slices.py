@@ -130,6 +130,12 @@ def continues(earlier: Mapping[int, ir.Value], key: int, value: ir.Value, consta
 
 def only_slices(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, int], int]:
     """The sequences of which a value is made from one slice only, with the axis, and which one."""
+    found = slices_behind(value, constants)
+    return {place: min(indices) for place, indices in found.items() if len(indices) == 1}
+
+
+def slices_behind(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, int], set[int]]:
+    """The sequences of which a value is made from slices, with the axis, and which ones."""
     found: dict[tuple[ir.Value, int], set[int]] = {}
     seen, pending = {value}, [value]
     while pending and len(seen) < _MAX_BEFORE_SLICE:
@@ -142,4 +148,4 @@ def only_slices(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, i
         fresh = {v for v in (node.inputs if node is not None else ()) if v is not None} - seen
         seen |= fresh
         pending += fresh
-    return {place: min(indices) for place, indices in found.items() if len(indices) == 1}
+    return found

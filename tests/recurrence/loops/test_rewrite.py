@@ -176,6 +176,35 @@ def test_results_appended_to_a_list_are_a_scanned_output(new_axis: int, axis: in
     assert loops[0].state_names == ("h",)
 
 
+def test_a_list_of_results_is_read_item_by_item() -> None:
+    """The last one alone, and all of them by a loop of the next layer."""
+    lists = f"seq(float[]) s_in) => (bool c_out, float[{B},{H}] h_new, seq(float[]) s_out)"
+    proto = model_of(
+        f"""m (float[{T},{B},{D}] x, float[{B},{H}] h0) => (float[N,M] y, float[N,M] z) {{
+            empty = SequenceEmpty()
+            first, ys = Loop (trips, go, h0, empty) <body = lower (
+                    int64 t, bool c, float[{B},{H}] h, {lists} {{
+                xt = Gather <axis = 0> (x, t) {CELL} c_out = Identity(c)
+                s_out = SequenceInsert(s_in, h_new) }}>
+            length = SequenceLength(ys)
+            second, zs = Loop (length, go, h0, empty) <body = upper (
+                    int64 t, bool c, float[{B},{H}] h, {lists} {{
+                xt = SequenceAt(ys, t)
+                a = MatMul(xt, u) b = MatMul(h, u) s = Add(a, b) h_new = Tanh(s) c_out = Identity(c)
+                s_out = SequenceInsert(s_in, h_new) }}>
+            y = SequenceAt(ys, end)
+            z = SequenceAt(zs, end)
+        }}""",
+        {"trips": np.int64(T), "go": np.bool_(True), "end": np.int64(-1)},
+    )
+    model, loops, refusals = lowered(proto)
+    assert ([loop.num_steps for loop in loops], refusals) == ([T, T], ())
+    assert not [node for node in model.graph.all_nodes() if node.op_type.startswith("Sequence")]
+    ends = [node.inputs[1] for node in model.graph if node.op_type == "Gather"]
+    known = [end.const_value.numpy() for end in ends if end is not None and end.const_value is not None]
+    assert [int(end) for end in known] == [T - 1] * 2
+
+
 @pytest.mark.parametrize("start_rows", [0, 2])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_results_joined_to_a_growing_tensor_are_a_scanned_output(start_rows: int, axis: int) -> None:

@@ -432,3 +432,20 @@ def test_a_last_step_that_reads_before_it_writes_is_a_step_though_its_write_was_
     net.output(stacked(net, rows))
     _, steps, _ = rolled(net.model())
     assert [(own.num_steps, len(own.rolled.state_names)) for own in steps] == [(T, 1)]
+
+
+def test_one_cell_for_all_layers_is_a_recurrence_each_though_first_steps_were_folded() -> None:
+    """What a gate lets through is a bias at first, which each layer reads so once: a chain of three."""
+    net = Unroller()
+    x, w, u, b = net.input("x", T, B, H), net.weight(H, H), net.weight(H, H), net.weight(H)
+    for _ in range(3):
+        states: list[str] = []
+        for time in range(T):
+            drive = net.op("MatMul", at(net, x, time), w)
+            seen = net.op("Add", net.op("MatMul", states[-1], u), b) if states else b
+            gated = net.op("Mul", net.op("Sigmoid", drive), seen)
+            states.append(net.op("Tanh", net.op("Add", drive, gated)))
+        x = stacked(net, states)
+    net.output(x)
+    _, steps, _ = rolled(net.model())
+    assert [(own.num_steps, own.over_depth) for own in steps] == [(T, False)] * 3

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from onnx import helper
 from unrolled_models import Network, Unroller, at, stacked
 
 from lsc_graph.audit_model import audit, inspect
+from lsc_graph.results import Form
 
 H = 4
 
@@ -52,6 +54,18 @@ def test_uses_that_follow_each_other_are_named_first() -> None:
     (warning,) = [text for text in inspect(net.model()).warnings if "not recognised" in text]
     assert warning.startswith("w2, w1: ")
     assert "w2: its 2 uses follow each other" in warning
+
+
+def test_they_are_named_inside_the_step_of_a_streaming_model_too() -> None:
+    net = from_zeros(2, is_hoisted=False)
+    h = net.input("h_in", 1, H)
+    last = net.op("Gather", str(net.outputs[0].name), net.constant(1), axis=0)
+    net.output(net.op("Tanh", net.op("Add", last, net.op("MatMul", h, net.weight(H, H)))))
+    net.nodes.append(helper.make_node("Identity", [net.outputs[1].name], ["h_out"]))
+    net.outputs[1].name = "h_out"
+    found = inspect(net.model())
+    assert [own.form for own in found.recurrences] == [Form.STREAMING]
+    assert [text for text in found.warnings if "not recognised" in text]
 
 
 def siamese(net: Unroller) -> str:
