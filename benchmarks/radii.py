@@ -51,7 +51,9 @@ single precision of the elements leaves their radii unknown. Processor time of o
 Ours takes {ours} points in each row, as many as an audit takes from a sample by default, one of which is
 confirmed by its powers. The baseline takes {few},
 spread evenly over them, since all eigenvalues of one matrix of 2048 take some seconds; errors are those at
-these points. With fewer points of ours, what is done once for all of them weighs more.
+these points. With fewer points of ours, what is done once for all of them weighs more. From commit 1a37f15
+on the one point is confirmed by an orbit that waits for slow transients, and squaring goes on for longer: the
+rows with the least gain, where that weighs most, were measured again with it, the others were not.
 
 """
 # Elements of the state for each unit of the width.
@@ -386,13 +388,29 @@ def code_state() -> str | None:
 
 
 def states(rows: list[Row]) -> str:
-    """Which rows were measured with which state of the code."""
-    groups: dict[str, set[int]] = {}
+    """Which rows were measured with which state of the code; kinds of spectra where a size has several."""
+    groups: dict[str, dict[int, list[Row]]] = {}
     for row in rows:
         state = row.get("code")
-        groups.setdefault(f"commit {state}" if state else "earlier states", set()).add(row["size"])
-    parts = [f"{name}: sizes {', '.join(map(str, sorted(own)))}" for name, own in groups.items()]
+        sizes = groups.setdefault(f"commit {state}" if state else "earlier states", {})
+        sizes.setdefault(row["size"], []).append(row)
+    parts = [
+        f"{name}: " + ", ".join(_measured(size, own, rows) for size, own in sorted(sizes.items()))
+        for name, sizes in groups.items()
+    ]
     return "Measured with " + "; ".join(parts) + "."
+
+
+def _measured(size: int, own: list[Row], rows: list[Row]) -> str:
+    """A size, and which of its rows, where these are not all: those that lack, if fewer."""
+    others = [row for row in rows if row["size"] == size and row not in own]
+    if not others:
+        return str(size)
+    fewer, word = (others, "all but ") if len(others) < len(own) else (own, "")
+    kinds: dict[str, list[str]] = {}
+    for row in fewer:
+        kinds.setdefault(row["spectrum"], []).append(row["cell"])
+    return f"{size} ({word}" + ", ".join(f"{kind}: {' '.join(cells)}" for kind, cells in kinds.items()) + ")"
 
 
 def _table(sizes: list[int], rows: list[Row], show: Callable[[Row], str]) -> list[str]:

@@ -89,9 +89,9 @@ def _by_name(matrices: Tensor, method: Method, tolerance: float) -> Estimate:
     return unless_refuted(found, lambda point: matrices[point], tolerance)
 
 
-def _powers(matrices: Tensor, tolerance: float) -> Estimate:
-    """Checked at one point; or high powers of all, where squaring takes less time than another wait."""
-    if matrices.device.type != "cpu":
+def _powers(matrices: Tensor, tolerance: float, *, is_long: bool = False) -> Estimate:
+    """Checked at one point; or high powers of all, also where squaring takes less time than another wait."""
+    if is_long or matrices.device.type != "cpu":
         return power_radius(matrices, tolerance=tolerance, is_long=True)
     found = power_radius(matrices, tolerance=tolerance)
     return unless_refuted(found, lambda point: matrices[point], tolerance)
@@ -214,6 +214,11 @@ def _by_others(estimate: Estimate, matrices: Tensor, methods: Sequence[Method], 
             open_points &= ~(found.conditions > ILL_CONDITIONED)
         rest = open_points.nonzero()[:, 0]
         if len(rest):
-            again = _by_name(matrices[rest.to(matrices.device)], method, tolerance)
+            here = matrices[rest.to(matrices.device)]
+            # Where one point was refuted, the next check of a single one may fall on another.
+            is_doubted = method is Method.POWERS and bool(found.errors[rest].isinf().all())
+            again = (
+                _powers(here, tolerance, is_long=True) if is_doubted else _by_name(here, method, tolerance)
+            )
             found = found.where_better(rest, again)
     return found

@@ -74,9 +74,10 @@ def eigenvectors(matrices: Tensor, values: Tensor) -> Eigenvectors:
 
 @torch.no_grad()
 def refined(matrices: Tensor, pair: Eigenvectors) -> Eigenvectors:
-    """The same vectors with the eigenvalues that they give themselves.
+    """The same vectors with the eigenvalues that they give themselves, where these fit better.
 
-    The two-sided Rayleigh quotient is off by the product of both vectors' errors only.
+    The two-sided Rayleigh quotient is off by the product of both vectors' errors only, over their overlap:
+    where there is next to none, as at a defective eigenvalue, it may be anything.
     """
     overlap = (pair.left.conj() * pair.right).sum(1)
     products = (matrices.to(pair.right.dtype) @ pair.right[:, :, None])[:, :, 0]
@@ -84,7 +85,9 @@ def refined(matrices: Tensor, pair: Eigenvectors) -> Eigenvectors:
     norms = torch.linalg.matrix_norm(matrices)
     scale = torch.where(norms > 0, norms, torch.ones_like(norms))
     residuals = _residuals(matrices, values, pair.left, pair.right) / scale
-    return Eigenvectors(values, pair.left, pair.right, residuals)
+    is_better = (residuals <= pair.residuals) & (overlap != 0)
+    values = torch.where(is_better, values, pair.values)
+    return Eigenvectors(values, pair.left, pair.right, torch.where(is_better, residuals, pair.residuals))
 
 
 def _residuals(matrices: Tensor, values: Tensor, left: Tensor, right: Tensor) -> Tensor:

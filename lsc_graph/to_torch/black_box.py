@@ -1,8 +1,10 @@
 """A piece of a model that only ONNX Runtime can run, as a torch function: derivatives by finite differences.
 
 Central differences at h and 2 h along every input element, extrapolated to order h^4: D = (4 D_h - D_2h) / 3.
-What they differ by, |D_h - D_2h| / 3, is the error of D_h, and a bar that D stays within. Rounding adds
-eps |f| / h; with h = eps^(1/5) times the input's scale it is as large as what the extrapolation leaves.
+Twice what they differ by is a bar that D stays within: where the finite step is what errs, D_h is off by a
+third of it and D by less; where rounding is, or quantisation, D is off by 4/3 of what D_h is, as is about the
+difference. Rounding adds eps |f| / h; with h = eps^(1/5) times the input's scale it is as large as what the
+extrapolation leaves.
 At a kink, such as that of a ReLU at zero, D is the mean of two slopes: how far these are apart, as far as
 that does not shrink with h, is added to the bar.
 """
@@ -26,13 +28,14 @@ from lsc_graph.running.reference import Array, Reference
 MAX_INPUT_ELEMENTS = 20_000
 """Every element that is differentiated by takes four runs of the piece."""
 _AGREES = 1e-3
+_BAR = 2.0
 
 
 @dataclass
 class Differences:
     """What finite differences were taken of, and how well they are known.
 
-    `errors` holds, for every Jacobian, the estimated error's norm relative to the Jacobian's.
+    `errors` holds, for every Jacobian, the norm of its error bars relative to its own.
     """
 
     parts: list[str] = field(default_factory=list)
@@ -171,7 +174,7 @@ def _differences(run: Any, values: Sequence[Array], index: int, dtype: Any, reco
         (fine, jump), (coarse, wide_jump) = slopes(step), slopes(2 * step)
         columns.append((4 * fine - coarse) / 3)
         error, kink = (
-            float(np.linalg.norm(fine - coarse)) / 3,
+            _BAR * float(np.linalg.norm(fine - coarse)),
             float(np.linalg.norm(2 * jump - wide_jump)) / 2,
         )
         errors.append(error + kink)

@@ -113,6 +113,16 @@ def test_a_jordan_block_that_krylov_spaces_take_for_a_circulant_is_refuted() -> 
     assert bool(confirmed(found, lambda point: ordinary[point]).converged.all())
 
 
+def test_a_slow_transient_among_ordinary_points_is_not_given_as_converged() -> None:
+    build, exact = HARD["leaky cascade"]
+    matrices = torch.cat([batch("gaussian", 260), build(260)[None], batch("rotations", 260)]).float()
+    found = radius_estimate(matrices)
+    assert not bool(found.converged[3]) or float(found.values[3]) == pytest.approx(exact, rel=5e-3)
+    others = torch.arange(7) != 3
+    assert bool(found.converged[others].all())
+    assert found.values[others].numpy() == pytest.approx(oracle(matrices.double())[others.numpy()], rel=5e-3)
+
+
 def test_no_matrices_are_no_estimates() -> None:
     assert len(radius_estimate(torch.zeros(0, 5, 5))) == 0
 

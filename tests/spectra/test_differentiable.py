@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from spectra_cases import batch
+from spectra_cases import HARD, batch
 from torch import Tensor
 
 from lsc_graph.spectra import differentiable
@@ -122,3 +122,12 @@ def test_a_nearly_defective_pair_is_reported_by_its_condition(size: int) -> None
     assert float(derivative.conditions) > 1e5
     assert not bool(derivative.is_known)
     assert float(radius.detach()) == pytest.approx(0.9, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["jordan", "slow leaky cascade", "leaky cascade"])
+@pytest.mark.parametrize("size", [20, 150])
+def test_a_defective_eigenvalue_has_no_derivative_but_its_value(name: str, size: int) -> None:
+    build, exact = HARD[name]
+    radius, derivative = differentiable_radius(build(size)[None])
+    assert not bool(derivative.is_known)
+    assert float(radius) == pytest.approx(exact, rel=1e-6)
