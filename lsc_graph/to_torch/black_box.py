@@ -173,11 +173,8 @@ def _differences(run: Any, values: Sequence[Array], index: int, dtype: Any, reco
 
         (fine, jump), (coarse, wide_jump) = slopes(step), slopes(2 * step)
         columns.append((4 * fine - coarse) / 3)
-        error, kink = (
-            _BAR * float(np.linalg.norm(fine - coarse)),
-            float(np.linalg.norm(2 * jump - wide_jump)) / 2,
-        )
-        errors.append(error + kink)
+        kink = float(np.linalg.norm(2 * jump - wide_jump)) / 2
+        errors.append(_BAR * float(np.linalg.norm(fine - coarse)) + kink)
     jacobian = np.stack(columns, 1) if columns else np.zeros((len(run(given)), 0))
     norm = float(np.linalg.norm(jacobian))
     if norm > 0:
