@@ -51,7 +51,7 @@ single precision of the elements leaves their radii unknown. Processor time of o
 Ours takes {ours} points in each row, as many as an audit takes from a sample by default, one of which is
 confirmed by its powers. The baseline takes {few},
 spread evenly over them, since all eigenvalues of one matrix of 2048 take some seconds; errors are those at
-these points. With fewer points of ours, what is done once for all of them weighs more. From commit 1a37f15
+these points. With fewer points of ours, what is done once for all of them weighs more. From commit 8483e5a
 on the one point is confirmed by an orbit that waits for slow transients, and squaring goes on for longer: the
 rows with the least gain, where that weighs most, were measured again with it, the others were not.
 
