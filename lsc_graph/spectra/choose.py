@@ -24,6 +24,8 @@ ARNOLDI_FROM = {"cpu": 224, "cuda": 4096}
 MAX_BATCH_BYTES = 512 * 2**20
 # An eigenvalue that is resolved to this relative error stands alone: no slow transient looks like that.
 _CERTAIN = 1e-5
+# Powers of a badly conditioned matrix are rounding errors.
+_BY_POWERS = (Method.SQUARING, Method.POWERS)
 # Matrices that are built at once: so many bytes of them, or so many where these are large.
 _GROUP_BYTES, _MIN_GROUP = 2**21, 4
 
@@ -207,18 +209,13 @@ def _by_others(estimate: Estimate, matrices: Tensor, methods: Sequence[Method], 
     found = estimate
     for method in methods:
         open_points = ~found.converged
-        if method in (
-            Method.SQUARING,
-            Method.POWERS,
-        ):  # powers of a badly conditioned matrix are rounding errors
+        if method in _BY_POWERS:
             open_points &= ~(found.conditions > ILL_CONDITIONED)
         rest = open_points.nonzero()[:, 0]
         if len(rest):
             here = matrices[rest.to(matrices.device)]
             # Where one point was refuted, the next check of a single one may fall on another.
             is_doubted = method is Method.POWERS and bool(found.errors[rest].isinf().all())
-            again = (
-                _powers(here, tolerance, is_long=True) if is_doubted else _by_name(here, method, tolerance)
-            )
-            found = found.where_better(rest, again)
+            own = _powers(here, tolerance, is_long=True) if is_doubted else _by_name(here, method, tolerance)
+            found = found.where_better(rest, own)
     return found
