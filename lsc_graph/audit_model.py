@@ -18,6 +18,7 @@ from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
 from lsc_graph.auditing.lengths import FittingSamples
 from lsc_graph.auditing.measure import (
     HALF_TOLERANCE,
+    Measured,
     check_against_autograd,
     measured_model,
 )
@@ -30,6 +31,7 @@ from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
 from lsc_graph.errors import AnalysisError, ConversionError, ParityError, UsageError
 from lsc_graph.grid.unroll import GridNode, united, unroll
+from lsc_graph.jacobians.grid import EdgeMap
 from lsc_graph.jacobians.meter import GrowthMeter, cancelled_depths
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.cells import CellGraph
@@ -132,9 +134,8 @@ def audit(
 
     def measure(use: BlackBoxUse) -> Analysis:
         rounds = Rounds(precision, num_samples, min(max_samples, limit or max_samples), max_seconds)
-        place = _device(device)
         fitting = FittingSamples(prepared, draw, limit)
-        return _measure(prepared, fitting, rounds, place, seed, time_axis, method, use, say, clock)
+        return _measure(prepared, fitting, rounds, _device(device), seed, time_axis, method, use, say, clock)
 
     with torch.no_grad():
         analysis = _with_black_boxes(measure, black_box)
@@ -241,11 +242,7 @@ def _measure(
             clock.lap("jacobians")
             if meter is None:
                 cells = found
-                meter = GrowthMeter(cells, unroll(cells), generator)
-                # From all states too: an edge that few paths to the last ones use is seen from near by.
-                near = meter.start_everywhere(torch.Generator().manual_seed(seed))
-                for start in (meter.random_start(1), near):
-                    check_against_autograd(model, sample, edges, meter.order, start)
+                meter = _confirmed_meter(model, sample, cells, edges, generator, seed)
             elif (more := united(cells, found)) is not cells:
                 cells = more
                 meter.regard(cells, unroll(cells))
@@ -261,6 +258,7 @@ def _measure(
     layers = summary.layers(cells)
     growth = meter.growth(EdgeFactors(layers))
     radii, precision = summary.outcomes(), rounds.result()
+    warnings = measured_warnings(prepared, samples, summary, radii, precision)
     analysis = Analysis(
         schema_version=SCHEMA_VERSION,
         tool=tool(),
@@ -279,16 +277,29 @@ def _measure(
         grid=_grid(cells),
         growth=growth,
         verdict=_verdict(growth, layers, cells),
-        warnings=(
-            *measured_warnings(prepared, samples, summary, radii, precision),
-            *cancelled_warnings(growth, cells),
-            *fitting.warnings,
-        ),
+        warnings=(*warnings, *cancelled_warnings(growth, cells), *fitting.warnings),
         timing_seconds=clock.seconds,
     )
     clock.lap("judge")
     say("Done", 1.0)
     return analysis
+
+
+def _confirmed_meter(
+    model: Measured,
+    sample: Sample,
+    cells: CellGraph,
+    edges: list[EdgeMap],
+    generator: torch.Generator,
+    seed: int,
+) -> GrowthMeter:
+    """A meter for the growth along a grid whose gradient of one sample is that of autograd."""
+    meter = GrowthMeter(cells, unroll(cells), generator)
+    # From all states too: an edge that few paths to the last ones use is seen from near by.
+    near = meter.start_everywhere(torch.Generator().manual_seed(seed))
+    for start in (meter.random_start(1), near):
+        check_against_autograd(model, sample, edges, meter.order, start)
+    return meter
 
 
 def _no_sample(fitting: FittingSamples) -> AnalysisError:
