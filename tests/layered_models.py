@@ -139,9 +139,9 @@ def time_scan(inner: Nodes, shape: Sequence[int], extra: str = "", starts: str =
 
 def layer_scan(order: str, axes: Sequence[int], out_axis: int, *, is_reverse: bool = False) -> onnx.NodeProto:
     """A Scan over layers inside the step: stacks named in `order`, of which S are the states."""
-    kinds = {"W": ("w", H, H), "U": ("u", H, H), "b": ("c", 1, H), "S": ("h", 1, H)}
+    kinds = {"W": ("w", (H, H)), "U": ("u", (H, H)), "b": ("c", (1, H)), "S": ("h", (1, H))}
     nodes = [*cell(), node("Identity", "h_new", "h_out")]
-    inputs = [info("x", 1, H), *(info(str(kinds[each][0]), *kinds[each][1:]) for each in order)]  # type: ignore[arg-type]
+    inputs = [info("x", 1, H), *(info(name, *shape) for name, shape in (kinds[each] for each in order))]
     body = graph(nodes, inputs, [info("h_new", 1, H), info("h_out", 1, H)])
     names = " ".join(each if each != "S" else "hs" for each in order)
     return scan(

@@ -22,9 +22,9 @@ def test_nodes_are_counted_by_kind_and_the_first_and_last_are_named() -> None:
 
 def test_every_node_is_listed_if_asked_for() -> None:
     found = inspect(registry.build("loop_gru"), num_steps=8)
-    console = Console(file=io.StringIO(), width=100, highlight=False)
-    render_inspection(found, console, is_verbose=True)
-    text = console.file.getvalue()  # type: ignore[attr-defined]
+    stream = io.StringIO()
+    render_inspection(found, Console(file=stream, width=100, highlight=False), is_verbose=True)
+    text = stream.getvalue()
     for own in found.recurrences:
         assert all(f"{node.op_type} {node.name}" in text for node in own.nodes)
 
