@@ -142,6 +142,31 @@ def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randint(0, 2, like.shape, generator=generator).to(like) * 2 - 1
 
 
+def isotropic(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Random vectors v [K, size] with E[v v^T] = 1, in float64: an orthogonal frame, or whole bases.
+
+    Mean squares over a basis are exact: ||J||_F^2 = sum_i ||J^T v_i||^2 / size. Rows of a frame of K vectors
+    are less alike than independent ones, which lowers the variance (K. Choromanski, M. Rowland, A. Weller,
+    "The Unreasonable Effectiveness of Structured Random Orthogonal Embeddings", NeurIPS 2017).
+
+    Args:
+        count: as many vectors, or where that is more than `size`, as many as there are in whole bases.
+        size: their length.
+        generator: of the frame's random orientation.
+    """
+    if count >= size:
+        return (math.sqrt(size) * torch.eye(size, dtype=torch.float64)).repeat(count // size, 1)
+    normal = torch.randn(size, count, generator=generator, dtype=torch.float64)
+    frame, upper = torch.linalg.qr(normal)
+    # With the signs of the diagonal, the frame is uniformly distributed (F. Mezzadri, Notices AMS 2007).
+    return (frame * upper.diagonal().sign() * math.sqrt(size)).T.contiguous()
+
+
+def log10_isotropic(start: Mapping[GridNode, Tensor]) -> float:
+    """log10 of the root mean square length of isotropic cotangents [K, n] at several nodes."""
+    return 0.5 * math.log10(sum(vectors.shape[1] for vectors in start.values()) / len(start))
+
+
 def log10_rms(log10_norms: Tensor) -> float:
     """log10 of the root mean square of lengths given by their logarithms; -inf if all are zero."""
     twice = 2 * log10_norms.double().flatten()
