@@ -137,9 +137,7 @@ def audit(
     def measure(use: BlackBoxUse) -> Analysis:
         rounds = Rounds(precision, num_samples, min(max_samples, limit or max_samples), max_seconds)
         fitting = FittingSamples(prepared, draw, limit)
-        return _measure(
-            prepared, fitting, rounds, device_of(device), seed, time_axis, method, use, say, clock
-        )
+        return _measure(prepared, fitting, rounds, where, seed, time_axis, method, use, say, clock)
 
     with torch.no_grad():
         analysis = _with_black_boxes(measure, black_box)
