@@ -1,4 +1,4 @@
-"""Spectral radii on a CUDA device against the CPU: every estimator by size.
+"""A CUDA device against the CPU: every estimator of spectral radii by size, and whole audits and fits.
 
 Run as `python benchmarks/gpu.py` on a machine with CUDA; it prints a table and writes its result with the
 device's name to benchmarks/results/gpu.json. Where the fastest method of a size is not the one that is
@@ -12,27 +12,43 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from lsc_graph.models.registry import build, card
 
+from lsc_graph.audit_model import audit
+from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.spectra.choose import cascade, radius_estimate
 from lsc_graph.spectra.estimate import Estimate, Method
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
+Result = TypeVar("Result")
 METHODS = (Method.DENSE, Method.SQUARING, Method.ARNOLDI, Method.AUTO)
 # Dense eigenvalues of larger matrices take minutes.
 MAX_DENSE = 2048
-REPEATS = 3
+REPEATS, ENOUGH_SECONDS = 5, 2.0
+STEPS = 32
+# Reference models as whole: (name, options, whether it is pre-trained to 0.5 too).
+WHOLE: list[tuple[str, dict[str, object], bool]] = [
+    ("lstm", {"hidden_size": 16}, True),
+    ("lstm", {"hidden_size": 128}, True),
+    ("lstm", {"hidden_size": 512}, False),
+    ("tanh_rnn", {"num_layers": 7, "hidden_size": 128}, True),
+    ("tanh_rnn", {"num_layers": 2, "hidden_size": 1024}, False),
+    ("feed_forward_relu", {}, True),
+]
 
 
-def seconds_of(function: Callable[[], Estimate], device: torch.device) -> tuple[float, Estimate]:
+def seconds_of(function: Callable[[], Result], device: torch.device) -> tuple[float, Result]:
     """The shortest of a few runs after a first one, the device's queue empty before and after."""
     found = function()
-    times = []
-    for _ in range(REPEATS):
+    times: list[float] = []
+    while len(times) < REPEATS and sum(times) < ENOUGH_SECONDS:
         synchronise(device)
         start = time.perf_counter()
         found = function()
@@ -83,6 +99,22 @@ def compare(size: int, num_points: int, devices: list[torch.device]) -> list[dic
     return rows
 
 
+def compare_whole(device: torch.device) -> Iterator[dict[str, object]]:
+    """Seconds of an audit and of a fit to 0.5, on both devices."""
+    for name, options, is_trained in WHOLE:
+        model = build(name, **options)
+        steps = STEPS if card(name).forms else None
+        tasks: dict[str, Callable[..., object]] = {"audit": partial(audit, model, num_steps=steps)}
+        if is_trained:
+            tasks["pretrain"] = partial(pretrain, model, target="half", num_steps=steps)
+        for task, run in tasks.items():
+            row: dict[str, object] = {"model": name, **options, "task": task}
+            for where in dict.fromkeys((device.type, "cpu")):
+                seconds, _ = seconds_of(partial(run, device=where), device)
+                row[f"{where}_seconds"] = round(seconds, 3)
+            yield row
+
+
 def describe(rows: list[dict[str, object]]) -> str:
     """One line for a size: each device's fastest method, and the choice where it is another."""
     parts = []
@@ -102,6 +134,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="16,32,64,128,256,512,1024,2048,4096")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--output", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -120,9 +153,14 @@ def main() -> int:
         found = compare(size, 32 if size <= 1024 else 4, devices)
         rows += found
         print(describe(found), flush=True)
+    whole = []
+    for row in compare_whole(device):
+        whole.append(row)
+        print(*(f"{key}={value}" for key, value in row.items()), flush=True)
     if device.type == "cuda":
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
+        result = {"machine": machine, "rows": rows, "whole": whole}
+        arguments.output.parent.mkdir(exist_ok=True)
+        arguments.output.write_text(json.dumps(result, indent=2) + "\n")
     return 0
 
 

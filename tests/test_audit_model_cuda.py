@@ -26,7 +26,9 @@ def audited(model: onnx.ModelProto, device: str, **options: Any) -> Analysis:
 def assert_same(one: Statistics | None, other: Statistics | None) -> None:
     assert (one is None) == (other is None)
     if one is not None and other is not None:
-        assert one.mean == pytest.approx(other.mean, rel=5e-3, abs=1e-5)
+        # Probes of estimates may differ, as other methods may be chosen.
+        allowed = 5e-3 * abs(other.mean) + 2 * other.std_error + 1e-5
+        assert one.mean == pytest.approx(other.mean, abs=allowed)
 
 
 def assert_equal_audits(model: onnx.ModelProto, **options: Any) -> Analysis:
@@ -34,6 +36,7 @@ def assert_equal_audits(model: onnx.ModelProto, **options: Any) -> Analysis:
     cpu, cuda = (audited(model, device, **options) for device in ("cpu", "cuda"))
     assert [layer.name for layer in cuda.layers] == [layer.name for layer in cpu.layers]
     assert cuda.grid == cpu.grid
+    assert (cuda.black_box is None) == (cpu.black_box is None)
     for here, there in zip(cuda.layers, cpu.layers, strict=True):
         assert_same(here.time_radius, there.time_radius)
         assert_same(here.time_gain, there.time_gain)

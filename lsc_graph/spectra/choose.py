@@ -11,6 +11,7 @@ from lsc_graph.errors import UsageError
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, MAX_BASIS, arnoldi_radius
 from lsc_graph.spectra.dense import dense_radius
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
+from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.krylov_powers import krylov_power_radius
 from lsc_graph.spectra.operator import dense_operator
 from lsc_graph.spectra.orbit import orbit_growth
@@ -178,7 +179,7 @@ def _auto(matrices: Tensor, tolerance: float) -> Estimate:
     found = found if scales is None else found.scaled(scales)
     found = confirmed(found, lambda point: matrices[point], tolerance)
     return completed(
-        found, matrices.shape[-1], lambda points: matrices[points.to(matrices.device)], tolerance
+        found, matrices.shape[-1], lambda points: matrices[handed(points, matrices.device)], tolerance
     )
 
 
@@ -213,7 +214,7 @@ def _by_others(estimate: Estimate, matrices: Tensor, methods: Sequence[Method], 
             open_points &= ~(found.conditions > ILL_CONDITIONED)
         rest = open_points.nonzero()[:, 0]
         if len(rest):
-            here = matrices[rest.to(matrices.device)]
+            here = matrices[handed(rest, matrices.device)]
             # Where one point was refuted, the next check of a single one may fall on another.
             is_doubted = method is Method.POWERS and bool(found.errors[rest].isinf().all())
             own = _powers(here, tolerance, is_long=True) if is_doubted else _by_name(here, method, tolerance)

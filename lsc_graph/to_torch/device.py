@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
 from lsc_graph.errors import UsageError
-
-_SWITCHES: tuple[Any, ...] = (
-    torch.backends.cuda.matmul,
-    torch.backends.cudnn.conv,  # type: ignore[attr-defined]  # torch replaces the module by one that has it
-    torch.backends.cudnn.rnn,
-)
 
 
 def device_of(wanted: str) -> str:
@@ -35,9 +29,49 @@ def device_of(wanted: str) -> str:
 
 @contextmanager
 def whole_single_precision() -> Iterator[None]:
-    """No product in TF32, of three digits, which torch takes for convolutions on CUDA by default."""
+    """No product in TF32, of three digits, which torch takes for convolutions on CUDA by default.
+
+    What was set before is set again afterwards, by torch's older names where it was set by these: torch
+    refuses to read them when they disagree with its newer ones.
+    """
     with ExitStack() as after:
-        for switch in _SWITCHES:
-            after.callback(setattr, switch, "fp32_precision", switch.fp32_precision)
-            switch.fp32_precision = "ieee"
+        for restore in (_whole_convolutions(), _whole_products()):
+            after.callback(restore)
         yield
+
+
+def _whole_convolutions() -> Callable[[], None]:
+    """Switches cuDNN over, and returns how to switch it back."""
+    cudnn: Any = torch.backends.cudnn
+    parts = (cudnn.conv, cudnn.rnn)
+    try:
+        before = cudnn.allow_tf32
+    except RuntimeError:
+        return _whole(*parts)
+    backends: Any = torch.backends
+    if any(part.fp32_precision != backends.fp32_precision for part in parts):
+        cudnn.allow_tf32 = False
+        return lambda: setattr(cudnn, "allow_tf32", before)
+    return _whole(*parts)
+
+
+def _whole_products() -> Callable[[], None]:
+    """As `_whole_convolutions`, for matrix products on any device."""
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        return _whole(torch.backends.cuda.matmul)
+    torch.set_float32_matmul_precision("highest")
+    return lambda: torch.set_float32_matmul_precision(before)
+
+
+def _whole(*switches: Any) -> Callable[[], None]:
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = "ieee"
+
+    def restore() -> None:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
+
+    return restore

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from enum import StrEnum
+from typing import Any
 
 import onnx
 import onnx2fx
@@ -87,6 +88,8 @@ class Segment(nn.Module):
         ConversionError: an operator has no torch counterpart.
     """
 
+    _place: Tensor
+
     def __init__(
         self,
         graph: ir.Graph,
@@ -101,6 +104,7 @@ class Segment(nn.Module):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.is_empty = not outputs
         self.part = ""
+        self.register_buffer("_place", torch.empty(0), persistent=False)
         if not self.is_empty:
             piece = ir.convenience.extract(graph, self.inputs, self.outputs)
             piece.opset_imports.update(opsets)
@@ -111,11 +115,17 @@ class Segment(nn.Module):
         if self.is_empty:
             return ()
         try:
-            # Not by a call, in which torch.fx would print the traceback of what may be tried otherwise.
-            result = self.module.forward(*values)
+            result = self._computed(*values)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
             raise _conversion_error(error, self.part) from error
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+    def _computed(self, *values: Tensor) -> Any:
+        # Not by calls, in which torch.fx would print the traceback of what may be tried otherwise.
+        if self._place.device.type == "cpu":
+            return self.module.forward(*values)
+        with self._place.device:  # where operators put constants and shapes that they make
+            return self.module.forward(*values)
 
 
 def _module_of(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> nn.Module:

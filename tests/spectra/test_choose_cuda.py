@@ -63,7 +63,7 @@ def test_waits_are_counted() -> None:
 
 @pytest.mark.parametrize("size", [40, 150, 300])
 @pytest.mark.parametrize("name", ["gated", "gaussian", "outlier"])
-@pytest.mark.parametrize("method", [Method.AUTO, Method.SQUARING, Method.POWERS])
+@pytest.mark.parametrize("method", [Method.AUTO, Method.DENSE, Method.SQUARING, Method.POWERS])
 def test_the_host_waits_once_for_a_batch(name: str, size: int, method: Method) -> None:
     matrices = batch(name, size).float().cuda()
     radius_estimate(matrices, method)

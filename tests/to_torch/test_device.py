@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from lsc_graph.errors import UsageError
-from lsc_graph.to_torch.device import device_of, whole_single_precision
+from lsc_graph.to_torch.device import device_of
 
 
 def test_the_default_is_cuda_where_torch_sees_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,16 +27,47 @@ def test_devices_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch)
         device_of("tpu")
 
 
-def test_tf32_is_off_within_and_as_before_afterwards() -> None:
-    convolution = torch.backends.cudnn.conv  # type: ignore[attr-defined]  # torch replaces the module
-    before = convolution.fp32_precision
+SETTINGS = {
+    "nothing": "pass",
+    "older names": "torch.set_float32_matmul_precision('high')",
+    "cuDNN's older name": "torch.backends.cudnn.allow_tf32 = False",
+    "newer names": "torch.backends.fp32_precision = 'tf32'",
+    "both": "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    "a newer name for products": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+}
+SCRIPT = """
+import torch
+from lsc_graph.to_torch.device import whole_single_precision
 
-    @whole_single_precision()
-    def fails() -> None:
-        assert convolution.fp32_precision == "ieee"
-        assert torch.backends.cuda.matmul.fp32_precision == "ieee"
-        raise KeyError("inside")
+def state():
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    found = [switch.fp32_precision == "tf32" for switch in (cudnn.conv, cudnn.rnn, matmul)]
+    for read in (lambda: cudnn.allow_tf32, torch.get_float32_matmul_precision):
+        try:
+            found.append(read())
+        except RuntimeError:
+            found.append("not to be read")
+    return found
 
-    with pytest.raises(KeyError, match="inside"):
-        fails()
-    assert convolution.fp32_precision == before
+{setting}
+before = state()
+is_default = torch.backends.fp32_precision == "none" and "not to be read" not in before
+for _ in range(2):
+    try:
+        with whole_single_precision():
+            within = state()
+            assert within[:3] == [False] * 3, within
+            assert not is_default or "not to be read" not in within, within
+            raise KeyError
+    except KeyError:
+        pass
+    assert state() == before, (state(), before)
+"""
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
+def test_tf32_is_off_within_and_everything_as_before_afterwards(setting: str) -> None:
+    """In a process of its own: torch's switches are global."""
+    script = SCRIPT.format(setting=setting)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-1500:]
