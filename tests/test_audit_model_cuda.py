@@ -26,9 +26,7 @@ def audited(model: onnx.ModelProto, device: str, **options: Any) -> Analysis:
 def assert_same(one: Statistics | None, other: Statistics | None) -> None:
     assert (one is None) == (other is None)
     if one is not None and other is not None:
-        # Probes of estimates may differ, as other methods may be chosen.
-        allowed = 5e-3 * abs(other.mean) + 2 * other.std_error + 1e-5
-        assert one.mean == pytest.approx(other.mean, abs=allowed)
+        assert one.mean == pytest.approx(other.mean, rel=5e-3, abs=1e-5)
 
 
 def assert_equal_audits(model: onnx.ModelProto, **options: Any) -> Analysis:

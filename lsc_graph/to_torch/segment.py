@@ -19,7 +19,7 @@ from lsc_graph.canonical.function_ops import write_out
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.errors import ConversionError
 from lsc_graph.to_torch.black_box import BlackBox, Differences
-from lsc_graph.to_torch.functions import dft, lp_normalized
+from lsc_graph.to_torch.functions import dft, lp_normalized, shape_of, size_of
 from lsc_graph.to_torch.rewritten import ONLY, rewrite
 from lsc_graph.to_torch.spike import sign, spike
 from lsc_graph.to_torch.surrogates import DOMAIN, SPIKE
@@ -243,6 +243,24 @@ def _convert_lp_normalization(builder: GraphBuilder, node: onnx.NodeProto) -> to
     return converted
 
 
+def _convert_shape(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
+    """The operator Shape."""
+    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    numbers = (given.get("start", 0), given.get("end"))
+    converted: torch.fx.Node = builder.call_function(
+        shape_of, args=(builder.get_value(node.input[0]), *numbers)
+    )
+    return converted
+
+
+def _convert_size(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
+    """The operator Size."""
+    converted: torch.fx.Node = builder.call_function(size_of, args=(builder.get_value(node.input[0]),))
+    return converted
+
+
+onnx2fx.register_op("Shape", handler=_convert_shape)
+onnx2fx.register_op("Size", handler=_convert_size)
 onnx2fx.register_op("DFT", handler=_convert_dft)
 onnx2fx.register_op("LpNormalization", handler=_convert_lp_normalization)
 onnx2fx.register_op(ONLY, handler=_convert_only, domain=DOMAIN)
