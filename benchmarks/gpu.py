@@ -72,6 +72,11 @@ def matrices_of(size: int, num_points: int) -> torch.Tensor:
     return found
 
 
+def on_host(matrices: torch.Tensor) -> Estimate:
+    """By all eigenvalues on the CPU, the transfer included."""
+    return radius_estimate(matrices.cpu(), Method.DENSE)
+
+
 def compare(size: int, num_points: int, devices: list[torch.device]) -> list[dict[str, object]]:
     """Every method on every device, on the same matrices."""
     matrices = matrices_of(size, num_points)
@@ -84,7 +89,7 @@ def compare(size: int, num_points: int, devices: list[torch.device]) -> list[dic
             if method is not Method.DENSE or size <= MAX_DENSE
         }
         if device.type != "cpu" and Method.DENSE.value in methods:
-            methods[ON_HOST] = lambda here=here: radius_estimate(here.cpu(), Method.DENSE)
+            methods[ON_HOST] = partial(on_host, here)
         for method, run in methods.items():
             seconds, found = seconds_of(run, device)
             rows.append(
