@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.spectra.arnoldi import arnoldi_radius
+from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.operator import gram_operator
 
 # Blocks of more rows and columns than this have their norm found by Krylov iteration.
@@ -23,8 +24,7 @@ def spectral_radius(matrices: Tensor) -> Tensor:
     Returns:
         [...], float64.
     """
-    eigenvalues: Tensor = torch.linalg.eigvals(matrices.double())
-    return eigenvalues.abs().amax(-1)
+    return eigenvalues(matrices).abs().amax(-1)
 
 
 def gain(matrices: Tensor) -> Tensor:

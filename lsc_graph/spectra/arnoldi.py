@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.operator import Operator, dense_operator, divided
@@ -227,7 +228,7 @@ def dominant_values(matrices: Tensor, *, max_basis: int = 2 * MAX_BASIS, seed: i
     size = min(max_basis, operator.size)
     krylov = Krylov.start(operator, size, torch.Generator().manual_seed(seed))
     krylov.grow(operator, size)
-    values = torch.linalg.eigvals(krylov.matrix[:, :size, :size].double().nan_to_num(0.0, 0.0, 0.0))
+    values = eigenvalues(krylov.matrix[:, :size, :size].double().nan_to_num(0.0, 0.0, 0.0))
     top: Tensor = values.gather(1, values.abs().argmax(1)[:, None])[:, 0]
     return top
 

@@ -18,9 +18,9 @@ from lsc_graph.spectra.orbit import orbit_growth
 from lsc_graph.spectra.powers import power_radius
 from lsc_graph.spectra.squaring import squaring_radius
 
-# Sizes from which each method is the fastest one, as benchmarks/radii.py measures.
-SQUARING_FROM = {"cpu": 48, "cuda": 16}
-POWERS_FROM = {"cpu": 136, "cuda": 4096}
+# Sizes from which each method is the fastest one, as benchmarks/radii.py and benchmarks/gpu.py measure.
+SQUARING_FROM = {"cpu": 48, "cuda": 20}
+POWERS_FROM = {"cpu": 136, "cuda": 1400}
 ARNOLDI_FROM = {"cpu": 224, "cuda": 4096}
 MAX_BATCH_BYTES = 512 * 2**20
 # An eigenvalue that is resolved to this relative error stands alone: no slow transient looks like that.
