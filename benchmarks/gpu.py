@@ -1,8 +1,9 @@
 """A CUDA device against the CPU: every estimator of spectral radii by size, and whole audits and fits.
 
 Run as `python benchmarks/gpu.py` on a machine with CUDA; it prints a table and writes its result with the
-device's name to benchmarks/results/gpu.json. Where the fastest method of a size is not the one that is
-chosen there, the line says what is chosen; lsc_graph/spectra/choose.py has the crossovers.
+device's name to benchmarks/results/gpu.json, and docs/gpu.md from it (`--page`: only that). Where the
+fastest method of a size is not the one that is chosen there, the line says what is chosen;
+lsc_graph/spectra/choose.py has the crossovers.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import argparse
 import json
 import platform
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from lsc_graph.models.registry import build, card
@@ -27,6 +29,7 @@ from lsc_graph.spectra.estimate import Estimate, Method
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
+PAGE = ROOT / "docs" / "gpu.md"
 Result = TypeVar("Result")
 METHODS = (Method.DENSE, Method.SQUARING, Method.POWERS, Method.ARNOLDI, Method.AUTO)
 # Dense eigenvalues of larger matrices take minutes.
@@ -136,13 +139,54 @@ def describe(rows: list[dict[str, object]]) -> str:
     return f"n={rows[0]['size']}, {rows[0]['num_points']} points; " + "; ".join(parts)
 
 
+def page(result: dict[str, Any]) -> str:
+    """The result as a page of documentation."""
+    machine, found = result["machine"], result["rows"]
+    methods = list(dict.fromkeys((row["device"], row["method"]) for row in found))
+    lines = [
+        "# On a GPU",
+        "",
+        f"Made by `python benchmarks/gpu.py` on one {machine['device']}, CUDA {machine['cuda']}, torch",
+        f"{machine['torch']}, and {machine['num_cpu_threads']} cores of its host. Milliseconds for all",
+        "points; matrices diag * W + diag in single precision, already where they are worked on.",
+        "",
+        "| n x points | " + " | ".join(f"{device}: {method}" for device, method in methods) + " |",
+        "|" + "---|" * (len(methods) + 1),
+    ]
+    for size, count in dict.fromkeys((row["size"], row["num_points"]) for row in found):
+        own = {(row["device"], row["method"]): row["seconds"] for row in found if row["size"] == size}
+        cells = (f"{1000 * own[key]:.3g}" if key in own else "-" for key in methods)
+        lines.append(f"| {size} x {count} | " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        "Which method is chosen follows from this (`lsc_graph/spectra/choose.py`, `eigenvalues.py`).",
+        *textwrap.wrap(result.get("note", ""), 100),
+        "",
+        f"Whole audits of four samples and fits to 0.5, T = {STEPS}, in seconds:",
+        "",
+        "Much of these is many small operations, where a GPU gains nothing; `--device cpu` takes the CPU.",
+        "",
+        "| model | task | CUDA | CPU |",
+        "|---|---|---|---|",
+    ]
+    for row in result["whole"]:
+        sizes = ", ".join(f"{key} {row[key]}" for key in ("num_layers", "hidden_size") if key in row)
+        name = f"{row['model']} {sizes}".strip()
+        lines.append(f"| {name} | {row['task']} | {row['cuda_seconds']} | {row['cpu_seconds']} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> int:
     """Compare over sizes, and write the result; without CUDA there is nothing to compare."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="8,16,32,64,128,256,512,1024,2048")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--page", action="store_true", help="only write the page from the last result")
     arguments = parser.parse_args()
+    if arguments.page:
+        PAGE.write_text(page(json.loads(RESULTS.read_text())))
+        return 0
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         print("torch sees no CUDA device: nothing was measured", file=sys.stderr)
@@ -168,6 +212,7 @@ def main() -> int:
         result = {"machine": machine, "rows": rows, "whole": whole}
         arguments.output.parent.mkdir(exist_ok=True)
         arguments.output.write_text(json.dumps(result, indent=2) + "\n")
+        PAGE.write_text(page(result))
     return 0
 
 

@@ -12,8 +12,8 @@ ON_CUDA_FROM = 224
 
 
 def nearer(matrices: Tensor) -> Tensor:
-    """Matrices [..., n, n] where their eigenvalues are found quicker: as they are, or on the host."""
-    return matrices if matrices.shape[-1] >= ON_CUDA_FROM else matrices.cpu()
+    """Matrices [..., m, n] where their eigenvalues or singular values take less time: here, or on the host."""
+    return matrices if min(matrices.shape[-2:]) >= ON_CUDA_FROM else matrices.cpu()
 
 
 def eigenvalues(matrices: Tensor) -> Tensor:
