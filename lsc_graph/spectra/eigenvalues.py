@@ -12,7 +12,7 @@ ON_CUDA_FROM = 224
 
 
 def nearer(matrices: Tensor) -> Tensor:
-    """Matrices [..., m, n] where their eigenvalues or singular values take less time: here, or on the host."""
+    """Matrices [..., m, n] where their eigenvalues or singular values take less time: here or on the host."""
     return matrices if min(matrices.shape[-2:]) >= ON_CUDA_FROM else matrices.cpu()
 
 
