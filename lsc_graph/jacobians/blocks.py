@@ -129,14 +129,16 @@ def unit_blocks(module: CellModule, trajectory: Trajectory, generator: torch.Gen
     ]
     width, units = len(own), points[own[0]][0].numel()
     step = max(1, _MAX_ELEMENTS // (width * units))
-    parts = []
-    for start in range(0, points[0].shape[0], step):
+    num_points = points[0].shape[0]
+    # In place: blocks of all steps may be larger than anything else.
+    blocks = points[own[0]].new_empty(num_points, units, width, width)
+    for start in range(0, num_points, step):
         here = [value[start : start + step] for value in points]
         found = _assembled(module, here, own, units)
         if not _agrees(module, here, own, found, generator):
             return None
-        parts.append(found)
-    return UnitBlocks(torch.cat(parts))
+        blocks[start : start + step] = found
+    return UnitBlocks(blocks)
 
 
 def _pull_states(

@@ -131,15 +131,36 @@ class SiteModule(nn.Module):
             steps.append((time, state, after_all, emitted))
             state = {name: value.detach() for name, value in after_all.items()} if self.forgets else after_all
         steps.sort(key=lambda step: step[0])
+        before, after = self._stacked([own[1] for own in steps], [own[2] for own in steps])
         return Trajectory(
-            before=_stacked([before for _, before, _, _ in steps]),
-            after=_stacked([after for _, _, after, _ in steps]),
+            before=before,
+            after=after,
             slices=dict(slices),
             captures=dict(captures),
             outputs=self._collect([emitted for _, _, _, emitted in steps]),
             final={s.final: state[s.name] for s in self.site.states if s.final},
-            cells={s.name: [after[s.name] for _, _, after, _ in steps] for s in self.layered},
+            cells=self._passed_on([own[2] for own in steps], after),
         )
+
+    def _passed_on(self, steps: Sequence[Values], after: Values) -> dict[str, list[Tensor]]:
+        """The states of each step, as tensors to take gradients by; without gradients no second copy."""
+        if torch.is_grad_enabled():
+            return {state.name: [own[state.name] for own in steps] for state in self.layered}
+        return {state.name: list(after[state.name]) if steps else [] for state in self.layered}
+
+    def _stacked(
+        self, before: Sequence[Values], after: Sequence[Values]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """States before and after each step, in one memory: what a step reads the one before it wrote."""
+        if not before:
+            return {}, {}
+        if self.forgets:
+            return _over_time(before), _over_time(after)
+        if self.is_reverse:
+            whole = _over_time([*after, before[-1]])
+            return {k: v[1:] for k, v in whole.items()}, {k: v[:-1] for k, v in whole.items()}
+        whole = _over_time([before[0], *after])
+        return {k: v[:-1] for k, v in whole.items()}, {k: v[1:] for k, v in whole.items()}
 
     def _check_shapes(self, before: Values, after: Values) -> None:
         """Caches may grow although the file declares one shape for what goes in and what comes out."""
@@ -244,5 +265,5 @@ def slices_of(sequence: StepSequence, main: Tensor, *, is_reverse: bool) -> Tens
     return slices if sequence.reverse == is_reverse else slices.flip(0)
 
 
-def _stacked(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([step[name] for step in steps]) for name in steps[0]} if steps else {}
+def _over_time(steps: Sequence[Values]) -> dict[str, Tensor]:
+    return {name: torch.stack([step[name] for step in steps]) for name in steps[0]}
