@@ -28,6 +28,7 @@ from lsc_graph.recurrence.loops.rewrite import length_of
 from lsc_graph.recurrence.observed_shapes import observe_shapes
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, has_steps
+from lsc_graph.recurrence.written.reads import read_what_was_written
 from lsc_graph.results import Form
 from lsc_graph.running.inputs import (
     Domain,
@@ -122,6 +123,8 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
     model = _normalized(proto, plan)
     layered = write_out_layers(model, simplify)
     if observe_shapes(model, lambda whole: Reference(whole).run(planner.feed(plan.shapes))):
+        simplify(model)
+    if read_what_was_written(model):
         simplify(model)
     _show_final_states(model.graph)
     normalized = ir.to_proto(model)
