@@ -12,7 +12,7 @@ import onnx_ir as ir
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.recurrence.counters import with_counters
+from lsc_graph.recurrence.counters import with_clocks, with_counters
 from lsc_graph.recurrence.dataflow import depends, direct_sources
 from lsc_graph.recurrence.delays import delay_warnings
 from lsc_graph.recurrence.determined import determined_warnings
@@ -402,6 +402,7 @@ def _streaming_findings(
         captures={},
         chosen=tuple(f"{pair.before}:{pair.after}" for pair in pairs if pair.is_declared),
     )
+    site = with_clocks(site)
     warnings += delay_warnings(site)
     return Findings(model, (site,), tuple(carry for carry, _ in carried), refusals, tuple(warnings))
 

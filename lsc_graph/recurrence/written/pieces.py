@@ -59,9 +59,7 @@ class Builder:
         except NotInPiecesError:
             if len(indices) == 1:
                 raise
-            return [
-                piece for k in indices for piece in self._along(which, places, axis, range(k, k + 1))
-            ]
+            return [piece for k in indices for piece in self._along(which, places, axis, range(k, k + 1))]
 
     def _of_one(self, source: ir.Value, places: Array) -> ir.Value:
         number = uniform_number(source)
@@ -82,13 +80,13 @@ class Builder:
 
     def _cut(self, source: ir.Value, shape: Shape, places: Array) -> ir.Value:
         """The elements at these places, which must be some indices of each axis."""
-        picks = [np.unique(own) for own in np.unravel_index(places, shape)]
+        picks = [_in_order(own) for own in np.unravel_index(places, shape)]
         sizes = [len(pick) for pick in picks]
         whole = np.ravel_multi_index(np.ix_(*picks), shape).reshape(-1) if picks else np.zeros(1, int)
         if math.prod(sizes) != places.size or not np.array_equal(whole, places):
             raise NotInPiecesError
         for axis, pick in enumerate(picks):
-            if len(pick) == shape[axis]:
+            if len(pick) == shape[axis] and _count_up(pick):
                 continue
             known = [*sizes[: axis + 1], *shape[axis + 1 :]]
             source = self._picked(source, axis, pick, known)
@@ -104,9 +102,7 @@ class Builder:
     def _shaped(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
         if static_shape(value) == tuple(shape):
             return value
-        return self.writer.op(
-            "Reshape", [value, self.writer.integers(shape)], "shaped", shape, value.dtype
-        )
+        return self.writer.op("Reshape", [value, self.writer.integers(shape)], "shaped", shape, value.dtype)
 
 
 def uniform_number(value: ir.Value) -> np.generic | None:
@@ -121,6 +117,11 @@ def uniform_number(value: ir.Value) -> np.generic | None:
     if array is None or not array.size or (array != array.reshape(-1)[0]).any():
         return None
     return array.reshape(-1)[0]  # type: ignore[no-any-return]
+
+
+def _in_order(indices: Array) -> Array:
+    """Indices without repetitions, in the order in which they come."""
+    return indices[np.sort(np.unique(indices, return_index=True)[1])]
 
 
 def _count_up(places: Array) -> bool:
@@ -154,13 +155,14 @@ def _turned_order(places: Array) -> tuple[list[int], list[int]]:
     """The axes by falling stride, and their sizes, axes of size one left out.
 
     Raises:
-        NotInPiecesError: places do not grow evenly along the axes.
+        NotInPiecesError: an axis repeats what is there already.
     """
     squeezed = places.reshape([size for size in places.shape if size > 1])
     strides = [
-        int(squeezed.take(1, axis).reshape(-1)[0] - squeezed.reshape(-1)[0]) for axis in range(squeezed.ndim)
+        abs(int(squeezed.take(1, axis).reshape(-1)[0] - squeezed.reshape(-1)[0]))
+        for axis in range(squeezed.ndim)
     ]
     order = sorted(range(squeezed.ndim), key=lambda axis: -strides[axis])
-    if any(stride <= 0 for stride in strides):
+    if 0 in strides:
         raise NotInPiecesError
     return order, list(squeezed.shape)
