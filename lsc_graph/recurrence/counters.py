@@ -50,11 +50,7 @@ def _is_clock(site: RecurrentSite, state: StateVariable, single: Collection[str]
     before, value = values[state.before], values[state.after]
     while value is not before:
         node = value.producer()
-        if (
-            node is None
-            or node.op_type not in ("Add", "Sub", "Identity")
-            or node.domain not in ("", "ai.onnx")
-        ):
+        if node is None or node.domain or node.op_type not in ("Add", "Sub", "Identity"):
             return False
         first, *others = [own for own in node.inputs if own is not None]
         if node.op_type == "Add" and _is_single(first, single):

@@ -1,4 +1,4 @@
-"""Where the elements of a value come from: behind operators that only move elements, or write at known places.
+"""Where the elements of a value come from: behind what only moves elements, or writes at known places.
 
 Elements are counted in row-major order, so a place is one integer.
 """
@@ -231,6 +231,6 @@ def _scattered_along(node: ir.Node, indices: Array, shape: Shape) -> Array | Non
     axis = node.attributes.get_int("axis", 0) % len(shape)
     if ((indices < -shape[axis]) | (indices >= shape[axis])).any():
         return None
-    coordinates = list(np.indices(indices.shape))
+    coordinates: list[Array] = list(np.indices(indices.shape))
     coordinates[axis] = indices % shape[axis]
     return np.ravel_multi_index(coordinates, shape).reshape(-1)

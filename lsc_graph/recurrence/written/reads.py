@@ -1,8 +1,8 @@
 """Reads of a buffer that was written into: what is read is what was written there.
 
-`out[:, t + 1] = f(out[:, t])` is a recurrence of what is written, not of the buffer. So it is where results are
-appended to a tensor whose end is read. Only writes at constant places are looked into; what is read of two
-writes at once is joined from both.
+`out[:, t + 1] = f(out[:, t])` is a recurrence of what is written, not of the buffer. So it is where results
+are appended to a tensor whose end is read. Only writes at constant places are looked into; what is read of
+two writes at once is joined from both.
 """
 
 from __future__ import annotations

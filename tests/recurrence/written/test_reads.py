@@ -97,14 +97,9 @@ def exported(how: str) -> onnx.ModelProto:
     return program.model_proto
 
 
-@pytest.mark.parametrize(
-    ("how", "num_layers"),
-    [("separate", 1), ("read_back", 1), ("backwards", 1), ("grown", 1), ("in_place", 2), ("layer_by_layer", 2)],
-)  # fmt: skip
-def test_states_that_go_through_buffers_are_states_and_the_buffers_are_none(
-    how: str, num_layers: int
-) -> None:
-    proto = exported(how)
+@pytest.mark.parametrize("how", WAYS)
+def test_states_that_go_through_buffers_are_states_and_buffers_are_none(how: str) -> None:
+    proto, num_layers = exported(how), 2 if how in ("in_place", "layer_by_layer") else 1
     found = audit(proto, num_samples=1)
     assert [la.state_size for la in found.layers] == [H] * num_layers
     assert {own.num_steps for own in found.recurrences} == {T}
