@@ -80,7 +80,8 @@ def test_given_data_of_a_length_that_the_graph_does_not_take_are_named() -> None
     with pytest.raises(InputError, match="given shapes") as caught:
         prepare(gru_of_fixed_length(5), Request(None, {}, {}, (), data))
     assert caught.value.where == "x [9, 1, 3]"
-    assert caught.value.got is not None and "Reshape" in caught.value.got
+    assert caught.value.got is not None
+    assert "Reshape" in caught.value.got
 
 
 @pytest.mark.parametrize("data", [{}, {"x": np.zeros((1, 5, 1, D), np.float32)}])
