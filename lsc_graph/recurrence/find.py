@@ -40,7 +40,6 @@ from lsc_graph.recurrence.unrolled.unrecognised import find_unrecognised
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
 
-
 BRANCHES = "branches"
 """Finder of refusals: branches with weights that are used again and again."""
 
