@@ -64,8 +64,8 @@ def gathered(readings: Sequence[Reading]) -> list[Reading]:
     """
     if num_processes() == 1:
         return list(readings)
-    parts: list[dict[Edge, tuple[list[list[float]], bool]]] = [{} for _ in range(num_processes())]
-    own = {r.edge: ([v.tolist() for v in r.by_sample()], r.is_radius) for r in readings}
+    parts: list[dict[Edge, tuple[list[list[float]], bool, bool]]] = [{} for _ in range(num_processes())]
+    own = {r.edge: ([v.tolist() for v in r.by_sample()], r.is_radius, r.is_differentiable) for r in readings}
     dist.all_gather_object(parts, own)
     derivatives = {r.edge: (r.derivative, r.values.numel()) for r in readings}
     found = []
@@ -74,7 +74,8 @@ def gathered(readings: Sequence[Reading]) -> list[Reading]:
         samples = _interleaved(shares)
         is_radius = next(part[edge][1] for part in parts if edge in part)
         values = torch.tensor([v for sample in samples for v in sample], dtype=torch.float64)
-        whole = Reading(edge, values, is_radius, None, tuple(map(len, samples)))
+        is_differentiable = any(part[edge][2] for part in parts if edge in part)
+        whole = Reading(edge, values, is_radius, None, tuple(map(len, samples)), is_differentiable)
         derivative, count = derivatives.get(edge, (None, 0))
         if derivative is not None:
             whole = replace(whole, derivative=derivative * (count / values.numel()))
