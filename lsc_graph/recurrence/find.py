@@ -12,7 +12,7 @@ import onnx_ir as ir
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.recurrence.counters import with_counters
+from lsc_graph.recurrence.counters import with_clocks, with_counters
 from lsc_graph.recurrence.dataflow import depends, direct_sources
 from lsc_graph.recurrence.delays import delay_warnings
 from lsc_graph.recurrence.determined import determined_warnings
@@ -31,6 +31,7 @@ from lsc_graph.recurrence.streaming import UNRELATED, StatePair, find_state_pair
 from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unpack_scans import unpack_scans
+from lsc_graph.recurrence.unrolled.chains import MIN_STEPS
 from lsc_graph.recurrence.unrolled.chosen import check_made, told_by_hand
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.phase import OpenChoice
@@ -38,6 +39,9 @@ from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.recurrence.unrolled.unrecognised import find_unrecognised
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
+
+BRANCHES = "branches"
+"""Finder of refusals: branches with weights that are used again and again."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Findings:
     def doubts(self) -> tuple[str, ...]:
         """What else may be a recurrence: for reports that do not list what was refused."""
         words = {"streaming": "is not taken for a state", "loop": "is no layer", "scan": "is no layer"}
+        words[BRANCHES] = "is not looked into"
         found = [r for r in self.refusals if r.finder in words]
         return tuple(f"{r.candidate} {words[r.finder]}: {r.reason}" for r in found)
 
@@ -225,8 +230,10 @@ def _is_carried_by(model: ir.Model, pair: StatePair, looped: list[ir.Node]) -> b
 
 
 def _unread_loops(graph: ir.Graph) -> Iterator[Refusal]:
-    """Loops that may hold recurrences which are not looked into."""
+    """Loops, and branches with weights, that may hold recurrences which are not looked into."""
     for holder in graph:
+        if holder.op_type == "If" and any(map(_repeats_weights, inner_graphs(holder))):
+            yield Refusal(str(holder.name or holder.outputs[0].name), BRANCHES, _why_unread(holder))
         for inner in inner_graphs(holder):
             for node in inner.all_nodes():
                 if node.op_type in ("Loop", "Scan"):
@@ -244,6 +251,17 @@ def _searches(graph: ir.Graph) -> Iterator[Refusal]:
                         f"gradient: audit the {name} as a model of its own"
                     )
                     yield Refusal(str(node.name or node.outputs[0].name), "loop", reason)
+
+
+def _repeats_weights(branch: ir.Graph) -> bool:
+    """Whether nodes of a branch use one matrix as often as the steps of a recurrence do."""
+    uses = Counter(
+        value
+        for node in branch.all_nodes()
+        for value in node.inputs
+        if value is not None and value.is_initializer() and len(value.shape or ()) > 1
+    )
+    return max(uses.values(), default=0) >= MIN_STEPS
 
 
 def _why_unread(holder: ir.Node) -> str:
@@ -402,6 +420,7 @@ def _streaming_findings(
         captures={},
         chosen=tuple(f"{pair.before}:{pair.after}" for pair in pairs if pair.is_declared),
     )
+    site = with_clocks(site)
     warnings += delay_warnings(site)
     return Findings(model, (site,), tuple(carry for carry, _ in carried), refusals, tuple(warnings))
 
