@@ -159,7 +159,8 @@ def isotropic(count: int, size: int, generator: torch.Generator) -> Tensor:
     normal = torch.randn(size, count, generator=generator, dtype=torch.float64)
     frame, upper = torch.linalg.qr(normal)
     # With the signs of the diagonal, the frame is uniformly distributed (F. Mezzadri, Notices AMS 2007).
-    return (frame * upper.diagonal().sign() * math.sqrt(size)).T.contiguous()
+    found: Tensor = (frame * upper.diagonal().sign() * math.sqrt(size)).T.contiguous()
+    return found
 
 
 def log10_isotropic(start: Mapping[GridNode, Tensor]) -> float:

@@ -90,7 +90,7 @@ class GrowthMeter:
         be fewer than `count`.
         """
         sizes = [self._sizes[node.layer] for node in self._targets]
-        parts = isotropic(count, sum(sizes), self._generator).split(sizes, 1)
+        parts = torch.split(isotropic(count, sum(sizes), self._generator), sizes, 1)
         return dict(zip(self._targets, parts, strict=True))
 
     def start_everywhere(self, generator: torch.Generator) -> dict[GridNode, Tensor]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lsc_graph.jacobians.blocks import UnitBlocks
+from lsc_graph.jacobians.blocks import UnitBlocks, block_gain, block_radius
 from lsc_graph.jacobians.causal import CausalSummary, causal_glue
 from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, probed_gain
 from lsc_graph.jacobians.depth_maps import DepthMaps
@@ -153,9 +153,9 @@ class Summary:
         """The time Jacobians of a layer whose units do not meet."""
         self._note(bool(units.blocks.any()))
         for part in units.by_entry(self.entries.get(layer_id)):
-            self._time[layer_id].estimates.append(part.radius())
-            self._time[layer_id].gain.append(part.gain().cpu())
-            self._time[layer_id].held.append(_is_identity(part.blocks).all(1))
+            self._time[layer_id].estimates.append(block_radius(part))
+            self._time[layer_id].gain.append(block_gain(part).cpu())
+            self._time[layer_id].held.append(_is_identity(part).all(1))
 
     def _add_time_maps(self, layer_id: str, maps: TimeMaps) -> None:
         """The time Jacobians of a layer that is too large for dense ones."""
