@@ -237,12 +237,12 @@ class Reader:
             return [edge.rows for edge in found]
 
         pulled = self._together.each(pull, inputs, detached(runs), torch.tensor(times))
-        firsts = {layer.id: time for site in puller.program.sites for layer, time in _first_steps(site)}
+        steps = {layer.id: steps for site in puller.program.sites for layer, steps in _steps_of(site)}
         return [
             [
-                _as_at(edge, rows[k], own, firsts[edge.target])
+                _as_at(edge, rows[k], own, steps[edge.target])
                 for edge, rows in zip(found, pulled, strict=True)
-                if not edge.is_lagged or set(own) != {firsts[edge.target]}
+                if not set(own) <= set(steps[edge.target][: edge.lag])
             ]
             for k, own in enumerate(times)
         ]
@@ -424,18 +424,19 @@ def _bytes_per_point(model: Model, layers: Sequence[Layer]) -> int:
     return 24 * sum(layer.state_size**2 for layer in layers)
 
 
-def _first_steps(site: nn.Module) -> list[tuple[Layer, int]]:
-    """Every layer of a site, with the step at which the site starts."""
+def _steps_of(site: nn.Module) -> list[tuple[Layer, range]]:
+    """Every layer of a site, with its steps in their order."""
     assert isinstance(site, SiteModule)
-    return [(m.cell.layer, site.times()[0]) for m in site.cells if isinstance(m, CellModule)]
+    return [(m.cell.layer, site.times()) for m in site.cells if isinstance(m, CellModule)]
 
 
-def _as_at(edge: EdgeRows, rows: Tensor, times: Sequence[int], first: int) -> EdgeRows:
-    """A sample's rows, without a lagged edge's point at the first step, which is none."""
+def _as_at(edge: EdgeRows, rows: Tensor, times: Sequence[int], steps: range) -> EdgeRows:
+    """A sample's rows, without the points at first steps where a lagged edge has none."""
     own = replace(edge, rows=rows)
-    if not edge.is_lagged or first not in times:
+    first = set(steps[: edge.lag])
+    if first.isdisjoint(times):
         return own
-    return own.at([position for position, time in enumerate(times) if time != first])
+    return own.at([position for position, time in enumerate(times) if time not in first])
 
 
 def _of_point(edge: EdgeRows, point: int) -> EdgeRows:
