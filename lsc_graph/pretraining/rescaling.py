@@ -39,8 +39,8 @@ _NEAR, _LEAST_SHARE = 10, 0.15
 _LEAST_VARIANCE = 1e-6
 # So many tolerances from its target a radius is far off: not by the noise of estimates.
 _FAR = 5
-# So many radii, or so large gradients, are computed in one pass, if they fit in so much memory.
-_MANY, _LARGE_BYTES, _MOST_BYTES = 20, 2**23, 2**28
+# So many radii, or so small gradients, are computed in one pass, if they fit in so much memory.
+_MANY, _SMALL_BYTES, _MOST_BYTES = 20, 2**23, 2**28
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.9
 # An edge's points are doubled so often at most from one iteration to the next.
@@ -643,7 +643,7 @@ def _slopes(readings: Sequence[Reading], leaves: Sequence[Tensor], unknowns: Unk
 def _gradients(scalars: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Sequence[Tensor | None]]:
     """Each scalar's gradients: many scalars in one pass, which costs less than walking the graph so often."""
     total_bytes = len(scalars) * sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-    is_worth_it = len(scalars) >= _MANY or (len(scalars) > 1 and total_bytes >= _LARGE_BYTES)
+    is_worth_it = len(scalars) >= _MANY or (len(scalars) > 1 and total_bytes <= _SMALL_BYTES)
     if is_worth_it and total_bytes <= _MOST_BYTES:
         try:
             found = torch.autograd.grad(

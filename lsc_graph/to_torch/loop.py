@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,8 @@ class CellModule(nn.Module):
 class SiteModule(nn.Module):
     """A recurrent site that can be run over time, its states kept apart at every step.
 
+    What delays carry takes part in a run as it is, and is no state that gradients are taken of.
+
     Args:
         site: the recurrence.
         cells: its layers in depth order.
@@ -92,6 +95,8 @@ class SiteModule(nn.Module):
         layered = {state.name for cell in cells for state in cell.layer.states}
         self.layered = [state for state in site.states if state.name in layered]
         self.counters = [state for state in site.states if state.name not in layered]
+        delays = cells[0].delays if cells else ()
+        self.delays = nn.ModuleList(CellModule(delay, opsets, parameters, scope) for delay in delays)
         inputs = [
             *(state.after for state in self.layered),
             *(state.before for state in site.states),
@@ -125,7 +130,7 @@ class SiteModule(nn.Module):
             now = {name: value[time] for name, value in slices.items()}
             after = self.step(state, now, captures)
             self._check_shapes(state, after)
-            emitted = self._emit(after, state, now, captures)
+            emitted = self._emit(captures, after, state, now)
             counters = emitted[len(self.site.outputs) :]
             after_all = after | {s.name: v for s, v in zip(self.counters, counters, strict=True)}
             steps.append((time, state, after_all, emitted))
@@ -197,40 +202,53 @@ class SiteModule(nn.Module):
 
     def emit_all(self, after: Values, trajectory: Trajectory) -> dict[str, Tensor]:
         """Main-graph outputs of the site when its states are `after` ([T, ...] per state name)."""
-        times = list(self.times())
-        before = dict(trajectory.before)
+        before, new = dict(trajectory.before), dict(after)
         for name, value in after.items():
-            # A step reads what the one before it wrote; the first one its initial state.
-            kept = trajectory.before[name][times[0]][None]
-            before[name] = torch.cat([value[1:], kept] if self.is_reverse else [kept, value[:-1]])
+            before[name] = self._before(name, value, trajectory)
+        for module in self.delays:
+            assert isinstance(module, CellModule)
+            name = module.cell.layer.name
+            pools = {"before": before, "after": new, "slice": trajectory.slices}
+            read = [pools[kind][own] for kind, own in module.reads if kind != "capture"]
+            held = [trajectory.captures[own] for kind, own in module.reads if kind == "capture"]
+            (new[name],) = self._each(partial(_with_captures, module, held), *read)
+            before[name] = self._before(name, new[name], trajectory)
         emitted = self._emit_each(after, before, trajectory.slices, trajectory.captures)
         outputs = self._collect(emitted)
-        finals = {s.final: after[s.name][times[-1]] for s in self.layered if s.final}
-        return outputs | finals
+        last = self.times()[-1]
+        return outputs | {s.final: new[s.name][last] for s in self.site.states if s.final and s.name in new}
+
+    def _before(self, name: str, value: Tensor, trajectory: Trajectory) -> Tensor:
+        """A step reads what the one before it wrote; the first one its initial state."""
+        kept = trajectory.before[name][self.times()[0]][None]
+        return torch.cat([value[1:], kept] if self.is_reverse else [kept, value[:-1]])
 
     def _emit_each(
         self, after: Values, before: Values, slices: Values, captures: Values
     ) -> Sequence[tuple[Tensor, ...]]:
-        """What every step emits. No step waits for another: all at once where `vmap` can do that."""
+        """What every step emits."""
         states = {state.name: after[state.name] for state in self.layered}
         given = {state.name: before[state.name] for state in self.site.states}
+        emitted = self._each(partial(self._emit, dict(captures)), states, given, dict(slices))
+        return list(zip(*(value.unbind() for value in emitted), strict=True))
+
+    def _each(
+        self, function: Callable[..., tuple[Tensor, ...]], *given: Values | Tensor
+    ) -> tuple[Tensor, ...]:
+        """What a function of what is given at a step has for every one: they wait for no other step.
+
+        They are taken all at once where `vmap` can do that.
+        """
         if self.is_mapped:
             try:
-                together = vmap(self._emit, in_dims=(0, 0, 0, None))(
-                    states, given, dict(slices), dict(captures)
-                )
-                return list(zip(*(value.unbind() for value in together), strict=True))
+                together: tuple[Tensor, ...] = vmap(function)(*given)
+                return together
             except (RuntimeError, ValueError, TypeError):
                 self.is_mapped = False
-        emitted = []
-        for time in range(self.site.num_steps):
-            now = [
-                {name: value[time] for name, value in values.items()} for values in (states, given, slices)
-            ]
-            emitted.append(self._emit(now[0], now[1], now[2], captures))
-        return emitted
+        steps = [function(*(_at(values, time) for values in given)) for time in range(self.site.num_steps)]
+        return tuple(torch.stack(parts) for parts in zip(*steps, strict=True))
 
-    def _emit(self, after: Values, before: Values, slices: Values, captures: Values) -> tuple[Tensor, ...]:
+    def _emit(self, captures: Values, after: Values, before: Values, slices: Values) -> tuple[Tensor, ...]:
         site = self.site
         values: dict[str, Tensor] = {state.after: after[state.name] for state in self.layered}
         values |= {state.before: before[state.name] for state in site.states}
@@ -246,6 +264,19 @@ class SiteModule(nn.Module):
                 stacked = stacked.flip(0)
             collected[sequence.main] = stacked if sequence.axis < 0 else stacked.movedim(0, sequence.axis)
         return collected
+
+
+def _with_captures(module: CellModule, held: Sequence[Tensor], *read: Tensor) -> tuple[Tensor, ...]:
+    """A cell's new states from what it reads at one step, in order, and what it captures."""
+    written: tuple[Tensor, ...] = module(*read, *held)
+    return written
+
+
+def _at(values: Values | Tensor, time: int) -> Values | Tensor:
+    """What is there at one time of what has time first."""
+    if isinstance(values, Tensor):
+        return values[time]
+    return {name: value[time] for name, value in values.items()}
 
 
 def own_tensor(value: Tensor) -> Tensor:

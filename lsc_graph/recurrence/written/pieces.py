@@ -11,6 +11,7 @@ import onnx_ir as ir
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.loops.decided import Array, array_of
 from lsc_graph.recurrence.writer import GraphWriter
+from lsc_graph.recurrence.written.places import count_up
 
 Shape = tuple[int, ...]
 
@@ -66,7 +67,7 @@ class Builder:
         if number is not None:
             return self.writer.constant(np.full(places.shape, number, dtype=number.dtype), "constant")
         shape = static_shape(source) or ()
-        if places.size == math.prod(shape) and _count_up(places.reshape(-1)):
+        if places.size == math.prod(shape) and count_up(places.reshape(-1)):
             return self._shaped(source, places.shape)
         order, counts = _turned_order(places)
         box = places.reshape(counts).transpose(order) if counts else places.reshape(-1)
@@ -86,14 +87,14 @@ class Builder:
         if math.prod(sizes) != places.size or not np.array_equal(whole, places):
             raise NotInPiecesError
         for axis, pick in enumerate(picks):
-            if len(pick) == shape[axis] and _count_up(pick):
+            if len(pick) == shape[axis] and count_up(pick):
                 continue
             known = [*sizes[: axis + 1], *shape[axis + 1 :]]
             source = self._picked(source, axis, pick, known)
         return source
 
     def _picked(self, source: ir.Value, axis: int, pick: Array, shape: Sequence[int]) -> ir.Value:
-        if _count_up(pick - pick[0]):
+        if count_up(pick - pick[0]):
             bounds = [self.writer.integers([int(k)]) for k in (pick[0], pick[-1] + 1, axis)]
             return self.writer.op("Slice", [source, *bounds], "cut", shape, source.dtype)
         where = self.writer.integers([int(k) for k in pick])
@@ -122,10 +123,6 @@ def uniform_number(value: ir.Value) -> np.generic | None:
 def _in_order(indices: Array) -> Array:
     """Indices without repetitions, in the order in which they come."""
     return indices[np.sort(np.unique(indices, return_index=True)[1])]
-
-
-def _count_up(places: Array) -> bool:
-    return np.array_equal(places, np.arange(places.size))
 
 
 def _joining_axis(which: Array) -> int:

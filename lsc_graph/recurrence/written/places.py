@@ -99,14 +99,20 @@ def _joined(node: ir.Node, value: ir.Value, places: Array) -> list[Part] | None:
     return found
 
 
+_RESHAPES = frozenset(("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand"))
 _MOVES: dict[str, Move] = {
-    **dict.fromkeys(("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Expand"), _same),
+    **dict.fromkeys(_RESHAPES, _same),
     **dict.fromkeys(("Slice", "Split"), _cut),
     "Gather": _gathered,
     "Transpose": _transposed,
     "Concat": _joined,
 }
 _WRITES = frozenset(("ScatterND", "ScatterElements"))
+
+
+def count_up(places: Array) -> bool:
+    """Whether places are 0, 1, 2 and so on."""
+    return np.array_equal(places, np.arange(places.size))
 
 
 def only_moves(node: ir.Node | None) -> bool:
@@ -159,6 +165,7 @@ class Writes:
 
     budget: int
     _known: dict[ir.Node, tuple[Array, Array] | None] = field(default_factory=dict)
+    _holding: dict[ir.Value, bool] = field(default_factory=dict)
 
     def sources(self, value: ir.Value) -> Iterator[Found]:
         """The values that all elements come from, as far back as they can be followed."""
@@ -167,7 +174,8 @@ class Writes:
         while pending:
             own = pending.pop()
             self.budget -= own.part.places.size
-            behind = self._behind(own.part.source, own.part.places) if self.budget > 0 else None
+            is_done = self.budget <= 0 or self._is_what_was_written(own)
+            behind = self._behind(own.part.source, own.part.places) if not is_done else None
             if behind is None:
                 yield own
                 continue
@@ -176,6 +184,26 @@ class Writes:
             for part in behind:
                 where = own.part.where[part.where]
                 pending.append(Found(Part(part.source, where, part.places), is_written, is_appended))
+
+    def _is_what_was_written(self, found: Found) -> bool:
+        """Whether a part is the whole of a value that was written, as it was computed: read as it is."""
+        source, places = found.part.source, found.part.places
+        node = source.producer()
+        is_whole = places.size == math.prod(static_shape(source) or ()) and count_up(places)
+        is_same = node is not None and node.op_type in _RESHAPES and only_moves(node)
+        return (
+            (found.is_written or found.is_appended) and is_whole and not is_same and not self._holds(source)
+        )
+
+    def _holds(self, value: ir.Value) -> bool:
+        """Whether a value is, or is moved out of, one that is written into or appended to."""
+        node = value.producer()
+        if node is None or is_write(node) or grows(node):
+            return node is not None
+        if value not in self._holding:
+            moved = node.inputs if is_join(node) else node.inputs[:1]
+            self._holding[value] = only_moves(node) and any(self._holds(v) for v in moved if v is not None)
+        return self._holding[value]
 
     def _behind(self, value: ir.Value, places: Array) -> list[Part] | None:
         node = value.producer()

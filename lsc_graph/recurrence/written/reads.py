@@ -43,6 +43,8 @@ def read_what_was_written(model: ir.Model) -> bool:
     lift_constants(model)
     remove_identities(model)
     passes.TopologicalSortPass()(model)
+    if is_changed:  # an exporter does not see that what it reads of a buffer was computed with already
+        passes.CommonSubexpressionEliminationPass()(model)
     remove_unused(model)
     return is_changed
 

@@ -213,3 +213,50 @@ def test_a_cell_that_reads_its_whole_past_is_refused_by_name() -> None:
     found = inspect(program.model_proto)
     assert not found.recurrences
     assert any("has no counterpart there" in refusal.reason for refusal in found.refusals)
+
+
+class InHalves(nn.Module):
+    """Two layers of which each keeps two halves, apart from the pre-activation of what it shows."""
+
+    def __init__(self, *, through_buffers: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.through_buffers = through_buffers
+        self.inputs = nn.ModuleList(nn.Linear(n, H) for n in (D, H))
+        self.cells = nn.ModuleList(nn.Linear(H, H, bias=False) for _ in range(2))
+
+    def forward(self, x: torch.Tensor, *starts: torch.Tensor) -> torch.Tensor:
+        halves = list(starts)
+        buffers = [torch.zeros(T + 1, B, H // 2) for _ in starts]
+        for buffer, start in zip(buffers, starts, strict=True):
+            buffer[0] = start
+        rows = []
+        for t in range(T):
+            row = x[:, t]
+            for number, (read, cell) in enumerate(zip(self.inputs, self.cells, strict=True)):
+                own = slice(2 * number, 2 * number + 2)
+                before = [b[t] for b in buffers[own]] if self.through_buffers else halves[own]
+                new = torch.tanh(read(row) + cell(torch.tanh(torch.cat(before, 1))))
+                halves[own] = [new[:, : H // 2], 0.5 * before[1] + new[:, H // 2 :]]
+                for buffer, half in zip(buffers[own], halves[own], strict=True):
+                    buffer[t + 1] = half
+                row = torch.tanh(torch.cat(halves[own], 1))
+            rows.append(row)
+        return torch.stack(rows)
+
+
+def test_what_is_computed_again_from_a_buffer_is_the_same_value() -> None:
+    starts = [torch.randn(B, H // 2) for _ in range(4)]
+    found = []
+    for through_buffers in (False, True):
+        net = InHalves(through_buffers=through_buffers).eval()
+        program = torch.onnx.export(net, (torch.randn(B, T, D), *starts), dynamo=True, verbose=False)
+        assert program is not None
+        found.append(audit(program.model_proto, num_samples=1))
+    plain, buffered = found
+    assert buffered.grid.num_gradient_paths == plain.grid.num_gradient_paths
+    assert [la.state_size for la in buffered.layers] == [la.state_size for la in plain.layers] == [H, H]
+    for one, other in zip(plain.layers, buffered.layers, strict=True):
+        assert one.time_gain is not None
+        assert other.time_gain is not None
+        assert other.time_gain.mean == pytest.approx(one.time_gain.mean, rel=1e-5)
