@@ -26,8 +26,13 @@ class Held(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> Held:
-        kept = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, held.shape, strides=held.stride(), dtype=held.dtype, device=NAME
+        kept = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # torch's stubs lack it
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=NAME,
         )
         kept.held = held
         assert isinstance(kept, Held)
@@ -38,6 +43,13 @@ class Held(Tensor):
 
     def tolist(self) -> Any:
         return self.held.tolist()
+
+    # torch makes an index of a list where the tensor is: on a device without content.
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(_as_tensors(index))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        super().__setitem__(_as_tensors(index), value)
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -73,6 +85,12 @@ class FakeDevice(TorchDispatchMode):
         if name.endswith("_") and not name.endswith("__"):  # in place: the same tensor as before
             return values[0]
         return tree_map(lambda value: Held(value) if isinstance(value, Tensor) else value, out)
+
+
+def _as_tensors(index: Any) -> Any:
+    if isinstance(index, tuple):
+        return tuple(map(_as_tensors, index))
+    return torch.tensor(index) if isinstance(index, list) else index
 
 
 def _is_elsewhere(value: Any) -> bool:

@@ -26,7 +26,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeDevice]:
         yield device
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm", "feed_forward_relu", "residual_mlp"])
+@pytest.mark.parametrize("name", ["gru", "scan_gru", "lru", "feed_forward_relu", "residual_mlp"])
 def test_audits(name: str, device: FakeDevice) -> None:
     num_steps = None if name in SIZES else 5
     audit(build(name, **SIZES.get(name, {})), num_steps=num_steps, num_samples=1, black_box="never")
