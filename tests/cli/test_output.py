@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from lsc_graph.cli import output
 
 
