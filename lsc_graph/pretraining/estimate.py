@@ -13,7 +13,8 @@ from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.running.sampling import Sample
 
-_FIRST_SAMPLES, _NUM_TIMES = 8, 4
+# Noise is known from how samples differ: the first ones are many, at few steps each.
+_FIRST_SAMPLES, _FIRST_TIMES, _NUM_TIMES = 16, 2, 4
 _MOST_SAMPLES = 512
 # So many floating-point operations on spectra are spent at most: n^3 for each point and edge.
 _MOST_WORK = 2e10
@@ -46,10 +47,10 @@ def estimate(
         only: the edges to read; all of them where it is None.
     """
     found: dict[Edge, list[Reading]] = {}
-    count, total = _FIRST_SAMPLES, 0
+    count, total, num_times = _FIRST_SAMPLES, 0, _FIRST_TIMES
     while True:
         samples = own_share(list(enumerate(draw(seed + 7919 * total, count))))
-        readings = reader.read(values, samples, _NUM_TIMES, seed + total, with_derivative=False, only=only)
+        readings = reader.read(values, samples, num_times, seed + total, with_derivative=False, only=only)
         for reading in gathered(readings):
             found.setdefault(reading.edge, []).append(reading)
         total += count
@@ -58,7 +59,7 @@ def estimate(
         limit = most_samples(reader, only)
         if total >= limit or not only or any(map(is_enough, joined)):
             return joined
-        count = min(total, limit - total)
+        count, num_times = min(total, limit - total), _NUM_TIMES
 
 
 def joined_readings(parts: Sequence[Reading]) -> Reading:

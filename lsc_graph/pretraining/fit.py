@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,7 +41,19 @@ def why_unmoved(reading: Reading) -> str:
     """Why a radius that no unknown moves is where it is."""
     if reading.mean <= 1e-9:
         return "the local Jacobian is zero: the gradient is cut there, and no weight can change that"
+    if not reading.is_differentiable:
+        return "its derivative is known nowhere: the largest eigenvalue is defective, or nearly so"
     return "no trained weight moves it"
+
+
+def how_sure(readings: Sequence[Reading], targets: Mapping[Edge, float]) -> str:
+    """The numbers of radii that count as being at their targets, though not beyond their standard errors."""
+    if not readings:
+        return ""
+    first = max(readings, key=lambda reading: abs(reading.mean - targets[reading.edge]))
+    more = f" (and {len(readings) - 1} more)" if len(readings) > 1 else ""
+    off = abs(first.mean - targets[first.edge])
+    return f"; that of {' -> '.join(first.edge)} is {off:.3f} off, known to ± {first.std_error:.3f}{more}"
 
 
 def why_missed(

@@ -43,7 +43,12 @@ class Probed:
 
 
 def best_probe(
-    problem: Problem, unknowns: Unknowns, values: Sequence[Tensor], still: Collection[Edge], seed: int
+    problem: Problem,
+    unknowns: Unknowns,
+    values: Sequence[Tensor],
+    still: Collection[Edge],
+    seed: int,
+    most: float = math.inf,
 ) -> Probed:
     """The change of a single unknown that brings some radii nearest to their targets.
 
@@ -53,6 +58,7 @@ def best_probe(
         values: of the weights, now.
         still: the edges that stand still.
         seed: of the points, the same for every change.
+        most: the sum of the log errors of these radii where the fit stands, which must become less.
     """
 
     def logs(step: Tensor) -> list[float]:
@@ -63,6 +69,7 @@ def best_probe(
     at_first = logs(torch.zeros(len(unknowns)))
     if not len(unknowns) or not at_first or not _react(at_first, logs(_shaken(len(unknowns)))):
         return Probed(0, None)
+    most = min(most, _size((at_first, torch.zeros(0))))
     left = min(_MOST, int(_MOST_WORK / work_of(problem.reader, *_POINTS, still)))
     count = 0
     for steps in _turns(unknowns):
@@ -73,7 +80,7 @@ def best_probe(
             tried += _halved(logs, min(too_far, key=_size)[1], math.copysign(1, sum(at_first)))
             count += _HALVINGS
         best = min(tried, key=_size, default=None)
-        if best is not None and _size(best) < _WORTH * _size((at_first, best[1])):
+        if best is not None and _size(best) < _WORTH * most:
             return Probed(count, unknowns.apply(values, best[1]))
     return Probed(count, None)
 

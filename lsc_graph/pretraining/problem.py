@@ -161,8 +161,17 @@ class Problem:
         work = sum(work_of(self.reader, *self.effort.at(count), (edge,)) for edge, count in doublings.items())
         return max(doublings.values()) <= self.effort.max_doublings and work <= most
 
+    def is_sure(self, reading: Reading) -> bool:
+        """Whether a mean is within tolerance of its target beyond its standard error."""
+        return abs(reading.mean - self.targets[reading.edge]) + reading.std_error <= self.tolerance
+
     def agrees(self, reading: Reading) -> bool:
-        """Whether a reading is within tolerance of its target, or as near as its own noise can tell."""
+        """Whether a reading is surely within tolerance, or within it and no more points can be afforded."""
+        is_within = abs(reading.mean - self.targets[reading.edge]) <= self.tolerance
+        return self.is_sure(reading) or (is_within and reading.std_error > self.tolerance / 3)
+
+    def is_as_near_as_known(self, reading: Reading) -> bool:
+        """Whether a mean is within tolerance, or as near as its own noise can tell."""
         error = abs(reading.mean - self.targets[reading.edge])
         return error <= max(self.tolerance, 2 * reading.std_error)
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree
 
 from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming
 from lsc_graph.errors import AnalysisError
@@ -25,6 +26,7 @@ from lsc_graph.pretraining.batches import Together, Tree, detached, part, record
 from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.eigenpairs import (
     SAME,
+    Direction,
     gain_direction,
     gains,
     probed_gain_direction,
@@ -32,7 +34,9 @@ from lsc_graph.pretraining.eigenpairs import (
     radius_direction,
     unit_direction,
     unit_radii,
+    value_alone,
 )
+from lsc_graph.pretraining.narrow import Looks, Narrow, NarrowRange, NarrowUnits, saves_much
 from lsc_graph.pretraining.parametrised import Parametrised
 from lsc_graph.pretraining.reduction import covers, shared_range, unit_matrices
 from lsc_graph.pretraining.rows import EdgeRows, RowPuller
@@ -48,7 +52,7 @@ Values = Mapping[str, Tensor]
 _MIN_GROUPS = 4
 _GOLDEN = 0.5 * (5**0.5 - 1)
 # Samples that are read together, and what that may take.
-_MOST_AT_ONCE, MAX_BYTES = 32, 2**29
+_MOST_AT_ONCE, MAX_BYTES = 64, 2**29
 
 
 class Kind(StrEnum):
@@ -68,6 +72,7 @@ class Reading:
 
     `values` is [P], float64, sample after sample: `sizes` says how many each has. `derivative` is a scalar
     whose gradient with respect to the parameters is that of the mean of `values`; None if none was asked for.
+    `is_differentiable` is False where no point has a derivative that can be trusted.
     """
 
     edge: Edge
@@ -75,6 +80,7 @@ class Reading:
     is_radius: bool
     derivative: Tensor | None
     sizes: tuple[int, ...] = ()
+    is_differentiable: bool = True
 
     @property
     def kind(self) -> Kind:
@@ -127,6 +133,8 @@ class Reader:
         self._together = Together()
         self._wanted: Collection[Edge] | None = None
         self._bases: dict[Edge, Tensor | None] = {}
+        self._narrow: dict[Edge, Narrow] = {}
+        self._edges: list[Edge] | None = None
         self.sizes: dict[Edge, int] = {}
         """Of the matrices whose eigenvalues were needed for each edge, as far as any were read."""
 
@@ -156,13 +164,15 @@ class Reader:
         read = self._read_chain if isinstance(self.model, FeedForward) else self._read_sequences
         num_steps = self.model.prepared.cell_graph.num_steps
 
-        self._bases, self._wanted = {}, only
+        self._bases, self._wanted, self._narrow, self._edges = {}, only, {}, None
 
         def function() -> list[Reading]:
             parts: defaultdict[Edge, list[Reading]] = defaultdict(list)
-            size = self._at_once(min(num_times, num_steps))
-            for start in range(0, len(samples), size):
+            start = 0
+            while start < len(samples):
+                size = self._at_once(min(num_times, num_steps))
                 here = samples[start : start + size]
+                start += size
                 times = [spread_times(num_steps, num_times, seed, index) for index, _ in here]
                 probes = [_generator(seed, index) for index, _ in here]
                 for readings in read([sample for _, sample in here], times, probes, with_derivative):
@@ -187,8 +197,8 @@ class Reader:
 
     def _at_once(self, num_points: int) -> int:
         """How many samples fit in memory together."""
-        wanted = self._wanted
-        targets = self.layers if wanted is None else {target for _, target in wanted}
+        wanted = self._wanted if self._edges is None else set(self._edges) - set(self._narrow)
+        targets = self.layers if wanted is None else dict.fromkeys(target for _, target in wanted)
         per_point = _bytes_per_point(self.model, [self.layers[name] for name in targets])
         return max(1, min(_MOST_AT_ONCE, MAX_BYTES // max(1, per_point * num_points)))
 
@@ -206,12 +216,7 @@ class Reader:
         inputs = {} if is_streaming(self.model.prepared) else feeds[0]
         puller = self.puller(run_of(part(detached(runs), 0)), part(inputs, 0))
         if len(samples) > 1 and not with_derivative and puller.connects_equal_times:
-            dense = self._dense_together(inputs, runs, times)
-            blocks = [
-                [self._block(edge, generator, with_derivative=False) for edge in edges]
-                for edges, generator in zip(dense, generators, strict=True)
-            ]
-            return [_bare_all(edges, own) for edges, own in zip(dense, blocks, strict=True)]
+            return self._read_together(inputs, runs, times, generators)
         return [
             self._read_one(part(inputs, k), part(runs, k), times[k], generators[k], with_derivative)
             for k in range(len(samples))
@@ -224,28 +229,101 @@ class Reader:
             for name, layer in self.layers.items()
         }
 
-    def _dense_together(
-        self, inputs: Tree, runs: Tree, times: Sequence[Sequence[int]]
-    ) -> list[list[EdgeRows]]:
-        """Whole Jacobians of several samples, each at steps of its own."""
+    def _read_together(
+        self,
+        inputs: Tree,
+        runs: Tree,
+        times: Sequence[Sequence[int]],
+        generators: Sequence[torch.Generator],
+    ) -> list[list[Reading]]:
+        """Readings of several samples: by few rows, where the first one's Jacobians say that these do."""
+        if self._edges is None:
+            head = self._read_dense(_from(inputs, 0, 1), _from(runs, 0, 1), times[:1], generators[:1])
+            self._edges = [reading.edge for reading in head[0]]
+            rest = _from(inputs, 1, None), _from(runs, 1, None)
+            return [*head, *self._read_together(*rest, times[1:], generators[1:])]
+        found = self._read_narrow(inputs, runs, times)
+        dense = {edge for edge in self._edges if edge not in self._narrow}
+        if dense:
+            wanted, self._wanted = self._wanted, dense
+            more = self._read_dense(inputs, runs, times, generators)
+            self._wanted = wanted
+            found = [[*own, *other] for own, other in zip(found, more, strict=True)]
+        return found
+
+    def _read_dense(
+        self,
+        inputs: Tree,
+        runs: Tree,
+        times: Sequence[Sequence[int]],
+        generators: Sequence[torch.Generator],
+    ) -> list[list[Reading]]:
+        """By whole Jacobians, one sample after another: others in a batch may change a radius a little."""
+        edges, pulled = self._pull_together(inputs, runs, times, self._identity(len(times[0])), self._wanted)
+        found = []
+        for k, own in enumerate(times):
+            here = [self._at(edge, rows[k], own) for edge, rows in zip(edges, pulled, strict=True)]
+            dense = [edge for edge in here if edge is not None]
+            blocks = [self._block(edge, generators[k], with_derivative=False) for edge in dense]
+            found.append(_bare_all(dense, blocks))
+        return found
+
+    def _read_narrow(self, inputs: Tree, runs: Tree, times: Sequence[Sequence[int]]) -> list[list[Reading]]:
+        """By few rows, of the edges that these suffice for."""
+        looks = {
+            name: Looks(list(dict.fromkeys(n for (_, target), n in self._narrow.items() if target == name)))
+            for name in dict.fromkeys(target for _, target in self._narrow)
+        }
+        if not looks:
+            return [[] for _ in times]
+        cotangents = {name: own.cotangents.expand(len(times[0]), -1, -1) for name, own in looks.items()}
+        edges, pulled = self._pull_together(inputs, runs, times, cotangents, set(self._narrow))
+        found: list[list[Reading]] = [[] for _ in times]
+        values = [self._narrow_radii(e, looks[e.target], rows) for e, rows in zip(edges, pulled, strict=True)]
+        for edge, own in zip(edges, values, strict=True):
+            if own is None:
+                self._narrow.pop((edge.source, edge.target), None)
+        for edge, own in zip(edges, values, strict=True):
+            if own is None or (edge.source, edge.target) not in self._narrow:
+                continue
+            for k, readings in enumerate(found):
+                at = self._at(edge, own[k], times[k])
+                if at is not None:
+                    readings.append(_reading(at, value_alone(at.rows), is_radius=True))
+        return found
+
+    def _narrow_radii(self, edge: EdgeRows, looks: Looks, rows: Tensor) -> Tensor | None:
+        """[S, P] of rows [S, P, R, n]; None where they do not suffice."""
+        narrow, rows = self._narrow[edge.source, edge.target], rows.cpu()
+        _check_finite(rows, self.layers[edge.source], self.layers[edge.target])
+        found = narrow.radii(looks.of(narrow, rows).flatten(0, 1))
+        return None if found is None else found.reshape(rows.shape[:2])
+
+    def _at(self, edge: EdgeRows, rows: Tensor, times: Sequence[int]) -> EdgeRows | None:
+        """A sample's rows of an edge; None where it has no point."""
         assert self._puller is not None
-        puller, whole = self._puller, self._identity(len(times[0]))
+        steps = {layer.id: own for site in self._puller.program.sites for layer, own in _steps_of(site)}
+        own = steps[edge.target]
+        return None if set(times) <= set(own[: edge.lag]) else _as_at(edge, rows, times, own)
+
+    def _pull_together(
+        self,
+        inputs: Tree,
+        runs: Tree,
+        times: Sequence[Sequence[int]],
+        cotangents: Mapping[str, Tensor],
+        wanted: Collection[Edge] | None,
+    ) -> tuple[list[EdgeRows], list[Tensor]]:
+        """The edges, and rows [S, P, R, n] of each, of several samples, each at steps of its own."""
+        assert self._puller is not None
+        puller = self._puller
         found: list[EdgeRows] = []
 
         def pull(given: Tree, run: Tree, steps: Tensor) -> list[Tensor]:
-            found[:] = puller.pull(run_of(run), given, steps, lambda layer: whole[layer.id], self._wanted)
+            found[:] = puller.pull(run_of(run), given, steps, lambda layer: cotangents[layer.id], wanted)
             return [edge.rows for edge in found]
 
-        pulled = self._together.each(pull, inputs, detached(runs), torch.tensor(times))
-        firsts = {layer.id: time for site in puller.program.sites for layer, time in _first_steps(site)}
-        return [
-            [
-                _as_at(edge, rows[k], own, firsts[edge.target])
-                for edge, rows in zip(found, pulled, strict=True)
-                if not edge.is_lagged or set(own) != {firsts[edge.target]}
-            ]
-            for k, own in enumerate(times)
-        ]
+        return found, self._together.each(pull, inputs, detached(runs), torch.tensor(times))
 
     def _read_one(
         self,
@@ -361,7 +439,9 @@ class Reader:
             kept = self._bases[edge]
             if kept is None or covers(kept, matrices):
                 return kept
-        self._bases[edge] = shared_range(matrices)
+        beside = (kept for (_, target), kept in self._bases.items() if target == edge[1] and kept is not None)
+        found = next((kept for kept in beside if covers(kept, matrices)), None)
+        self._bases[edge] = shared_range(matrices) if found is None else found
         return self._bases[edge]
 
     def _block(self, edge: EdgeRows, generator: torch.Generator, *, with_derivative: bool) -> Block:
@@ -373,6 +453,8 @@ class Reader:
             units = unit_matrices(matrices, target)
             if units is not None:
                 self.sizes[edge.source, edge.target] = units.shape[2]
+                if self._edges is None:
+                    self._narrow[edge.source, edge.target] = NarrowUnits(target)
                 found = unit_direction(units) if with_derivative else unit_radii(units)
                 return Block(rows, columns, found, True)
         elif target.time_step != 0:
@@ -386,6 +468,9 @@ class Reader:
             return Block(rows, columns, gain, False)
         basis = self._basis((source.id, target.id), active)
         self.sizes[edge.source, edge.target] = len(rows) if basis is None else basis.shape[1]
+        if self._edges is None and is_whole and basis is not None and saves_much(basis):
+            same = (n for n in self._narrow.values() if isinstance(n, NarrowRange) and n.basis is basis)
+            self._narrow[edge.source, edge.target] = next(same, None) or NarrowRange(basis)
         is_chain = target.time_step == 0  # all samples are one batch there
         bare = radii(active, basis, SAME if is_chain else TOLERANCE) if not with_derivative else None
         radius = radius_direction(active, basis) if bare is None else bare
@@ -424,18 +509,19 @@ def _bytes_per_point(model: Model, layers: Sequence[Layer]) -> int:
     return 24 * sum(layer.state_size**2 for layer in layers)
 
 
-def _first_steps(site: nn.Module) -> list[tuple[Layer, int]]:
-    """Every layer of a site, with the step at which the site starts."""
+def _steps_of(site: nn.Module) -> list[tuple[Layer, range]]:
+    """Every layer of a site, with its steps in their order."""
     assert isinstance(site, SiteModule)
-    return [(m.cell.layer, site.times()[0]) for m in site.cells if isinstance(m, CellModule)]
+    return [(m.cell.layer, site.times()) for m in site.cells if isinstance(m, CellModule)]
 
 
-def _as_at(edge: EdgeRows, rows: Tensor, times: Sequence[int], first: int) -> EdgeRows:
-    """A sample's rows, without a lagged edge's point at the first step, which is none."""
+def _as_at(edge: EdgeRows, rows: Tensor, times: Sequence[int], steps: range) -> EdgeRows:
+    """A sample's rows, without the points at first steps where a lagged edge has none."""
     own = replace(edge, rows=rows)
-    if not edge.is_lagged or first not in times:
+    first = set(steps[: edge.lag])
+    if first.isdisjoint(times):
         return own
-    return own.at([position for position, time in enumerate(times) if time != first])
+    return own.at([position for position, time in enumerate(times) if time not in first])
 
 
 def _of_point(edge: EdgeRows, point: int) -> EdgeRows:
@@ -447,8 +533,17 @@ def _bare_all(edges: Sequence[EdgeRows], blocks: Sequence[Block]) -> list[Readin
 
 
 def _bare(edge: EdgeRows, block: Block) -> Reading:
-    values = block.direction.value
-    return Reading((edge.source, edge.target), values, block.is_radius, None, (values.numel(),))
+    return _reading(edge, block.direction, is_radius=block.is_radius)
+
+
+def _reading(edge: EdgeRows, direction: Direction, *, is_radius: bool) -> Reading:
+    values = direction.value
+    return Reading((edge.source, edge.target), values, is_radius, None, (values.numel(),))
+
+
+def _from(tree: Tree, start: int, stop: int | None) -> Tree:
+    """Some of the samples."""
+    return _pytree.tree_map(lambda value: value[start:stop], tree)
 
 
 def _differentiable(
@@ -459,9 +554,9 @@ def _differentiable(
     for edge, block, rows in zip(dense, blocks, pulled, strict=True):
         right = block.direction.right.to(rows)
         scalar = (rows[:, :, block.columns] * right).sum()
-        known = max(1, int(block.direction.is_known.sum()))
+        known = int(block.direction.is_known.sum())
         bare = _bare(edge, block)
-        readings.append(replace(bare, derivative=scalar / known))
+        readings.append(replace(bare, derivative=scalar / max(1, known), is_differentiable=known > 0))
     return readings
 
 
@@ -471,4 +566,5 @@ def _joined(readings: Sequence[Reading]) -> Reading:
     parts = [r.derivative * (r.values.numel() / values.numel()) for r in readings if r.derivative is not None]
     derivative = torch.stack(parts).sum() if parts else None
     sizes = tuple(size for reading in readings for size in reading.sizes)
-    return Reading(readings[0].edge, values, readings[0].is_radius, derivative, sizes)
+    is_differentiable = any(reading.is_differentiable for reading in readings)
+    return Reading(readings[0].edge, values, readings[0].is_radius, derivative, sizes, is_differentiable)

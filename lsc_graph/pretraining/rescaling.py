@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.pretraining.candidates import Average, Candidate, Candidates, missed
-from lsc_graph.pretraining.fit import Fit, Progress, Report, why_missed, why_unmoved
+from lsc_graph.pretraining.fit import Fit, Progress, Report, how_sure, why_missed, why_unmoved
 from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, nearest_rows, unattainable_share
 from lsc_graph.pretraining.probes import best_probe, radii_without_weights
 from lsc_graph.pretraining.problem import Problem
@@ -39,12 +39,16 @@ _NEAR, _LEAST_SHARE = 10, 0.15
 _LEAST_VARIANCE = 1e-6
 # So many tolerances from its target a radius is far off: not by the noise of estimates.
 _FAR = 5
-# So many radii are differentiated in one pass, if their gradients fit in so much memory.
-_MANY, _MOST_BYTES = 20, 2**28
+# So many radii, or so small gradients, are computed in one pass, if they fit in so much memory.
+_MANY, _SMALL_BYTES, _MOST_BYTES = 20, 2**23, 2**28
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.9
 # An edge's points are doubled so often at most from one iteration to the next.
 _MOST_DOUBLINGS = 2
+# A radius that has come nearer than this share of its way at first does not stand still: it is noisy.
+_MOSTLY = 0.5
+# Radii that were left out are lost where the loss of all is so many times what it was at first.
+_LOST = 1.5
 # Finite changes are looked for so often at most.
 _MOST_JUMPS = 4
 # Estimates so many times as far off as the best ones, and so many tolerances more, have gone astray.
@@ -52,14 +56,15 @@ _ASTRAY = 10
 # A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
 _MOST_ROUNDS, _BETTER = 4, 0.8
 _KEPT = (
-    "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "iterations", "doublings",
-    "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_trust", "_recent",
-    "_means", "_rounds",
+    "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "ways", "iterations",
+    "doublings", "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_trust",
+    "_recent", "_means", "_rounds",
     "sensitivities", "_num_averaged", "_std_errors", "tried", "bare", "jumps",
 )  # fmt: skip
 State = dict[str, Any]
 Keep = Callable[[State], None]
 _REACHED = "every radius that can be moved is at its target"
+_NOISE = "as many points as can be afforded do not tell the radii from their targets"
 
 
 def rescale(
@@ -115,8 +120,11 @@ def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None)
             if run.jumps_off(iteration):
                 _keep(run, keep)
                 continue
-            if run.is_within() and run.is_confirmed(iteration):
-                return run.result(_REACHED)
+            if run.is_within():
+                if run.is_confirmed(iteration):
+                    return run.result(_REACHED)
+                if run.is_noise_left():
+                    return run.result(_NOISE)
             if run.is_stuck():
                 if run.goes_on():
                     _keep(run, keep)
@@ -157,6 +165,7 @@ class _Run:
         self.unmoved: dict[Edge, str] = {}
         self.once_moved: set[Edge] = set()
         self.efforts: dict[Edge, float] = {}
+        self.ways: dict[Edge, float] = {}
         self.sensitivities = torch.zeros(0)
         self.unknowns: Unknowns | None = None
         self.iterations = self.jumps = 0
@@ -173,6 +182,7 @@ class _Run:
         self._num_averaged = self._rounds = 0
         self._average = Average()
         self._means: dict[Edge, float] = {}
+        self._confirmed: Mapping[Edge, Reading] = {}
         self._start = time.perf_counter()
 
     def state(self) -> State:
@@ -236,6 +246,7 @@ class _Run:
         for reading, row in zip(readings, relative, strict=True):
             way = abs(math.log(max(reading.mean, 1e-12) / self.problem.targets[reading.edge]))
             self.efforts.setdefault(reading.edge, way / max(float(row.norm()), 1e-12))
+            self.ways.setdefault(reading.edge, way)
         before = self.edges
         if edges != self.edges:
             self.tracker, self.edges = Tracker(), edges
@@ -332,7 +343,13 @@ class _Run:
         seed = problem.seed_of(iteration, 1)
         chosen = problem.estimate(self.values, seed, problem.tolerance / 3, until_off=True)
         self._observe([chosen[edge] for edge in self.edges])
+        self._confirmed = chosen
         return self.is_settled() and all(problem.agrees(chosen[edge]) for edge in self.edges)
+
+    def is_noise_left(self) -> bool:
+        """Whether all that speaks against a confirmation is noise that no more points can be afforded for."""
+        readings = [self._confirmed[edge] for edge in self.edges]
+        return self.is_settled() and all(map(self.problem.is_as_near_as_known, readings))
 
     def jumps_off(self, iteration: int) -> bool:
         """Take a finite change, if a radius stands still and one is found that moves it."""
@@ -348,7 +365,8 @@ class _Run:
         if not still:
             return False
         # Where it started: what was changed since then, in vain, may have led further away.
-        found = best_probe(self.problem, self.unknowns, self.start, still, seed)
+        most = sum(map(self._way, still))
+        found = best_probe(self.problem, self.unknowns, self.start, still, seed, most)
         self.jumps += 1
         if found.values is None:
             self.tried |= dict.fromkeys(still, found.count)
@@ -368,10 +386,20 @@ class _Run:
         if self.jumps >= _MOST_JUMPS:
             return []
         still = [edge for edge in self.unmoved if self._means[edge] > 1e-9]
-        still += [edge for edge in self.edges if self.trail.stands_still(edge)]
+        still += [
+            edge for edge in self.edges if self.trail.stands_still(edge) and not self._has_come_far(edge)
+        ]
         far = _FAR * self.problem.tolerance
         off = {edge: abs(self._means[edge] - self.problem.targets[edge]) for edge in still}
         return [edge for edge in still if off[edge] > far and edge not in self.tried]
+
+    def _has_come_far(self, edge: Edge) -> bool:
+        """Whether most of the way from where a radius was at first to its target is done."""
+        return self._way(edge) < _MOSTLY * self.ways[edge]
+
+    def _way(self, edge: Edge) -> float:
+        """How far a log radius is from its target."""
+        return abs(math.log(max(self._means[edge], 1e-12) / self.problem.targets[edge]))
 
     def lost(self) -> dict[Edge, str]:
         """Of the radii that are not at their targets, those that asked for most, if one was lost.
@@ -524,35 +552,49 @@ class _Run:
 
     def result(self, stop_reason: str) -> Fit:
         """The outcome as it stands."""
-        values, reasons = self.values, self.given_up | self.unmoved
+        values, reasons, seen = self.values, self.given_up | self.unmoved, self._confirmed
         is_reached = stop_reason == _REACHED
         if is_reached and not set(self.problem.targets) <= set(self.edges):
             seed = self.problem.seed_of(self.iterations, 1)
-            self.candidates.look_at(self.values, seed)
-            self.candidates.look_at(self.start, seed)
-            if self.candidates.best().values is not self.values:
+            own = self.candidates.look_at(self.values, seed)
+            first = self.candidates.look_at(self.start, seed)
+            seen, reasons = own.readings, self._reasons(own)
+            if own.loss(self.problem.targets) > _LOST * first.loss(self.problem.targets):
                 is_reached, stop_reason = False, "a radius that was left out of the fit was lost"
-        if not is_reached and self.edges:
+        if not is_reached and (self.edges or self.once_moved):
             best = self._take_stock()
-            values, why = best.values, self._why_missed(best)
-            off = missed(best, self.problem, [edge for edge in self.given_up if edge in best.readings])
-            reasons = {edge: self.given_up[edge] for edge in off} | self.unmoved | why
-            is_reached = not why
+            values, why, seen = best.values, self._why_missed(best), best.readings
+            reasons = self._reasons(best) | why
+            is_reached = bool(self.edges) and not why
             stop_reason = _REACHED if is_reached else stop_reason
         if self.iterations and not self.edges:
-            values, stop_reason = self._best_values, "no radius can be moved"
+            values = values if self.once_moved else self._best_values
+            is_reached, stop_reason = False, "no radius can be moved"
         return Fit(
             values=values,
             iterations=self.iterations,
             is_reached=is_reached and not reasons,
             seconds=time.perf_counter() - self._start,
-            stop_reason=stop_reason,
+            stop_reason=stop_reason + (self._how_sure(seen) if is_reached else ""),
             reasons=reasons,
             history=self.history,
         )
 
+    def _reasons(self, found: Candidate) -> dict[Edge, str]:
+        """Why the radii that were not fitted are not at their targets."""
+        kept = {edge: why for edge, why in (self.given_up | self.unmoved).items() if edge in found.readings}
+        numbers = {edge: found.readings[edge] for edge in missed(found, self.problem, list(kept))}
+        return {
+            edge: f"{kept[edge]}: it is {reading.mean:.3f} (± {reading.std_error:.3f})"
+            for edge, reading in numbers.items()
+        }
+
+    def _how_sure(self, readings: Mapping[Edge, Reading]) -> str:
+        own = [readings[edge] for edge in self.edges if edge in readings]
+        return how_sure([r for r in own if not self.problem.is_sure(r)], self.problem.targets)
+
     def _why_missed(self, best: Candidate) -> dict[Edge, str]:
-        if self.tracker.error is None:
+        if self.tracker.error is None or not self.edges:
             return {}
         shares = unattainable_share(self.sensitivities, self.tracker.error).tolist()
         nearest = nearest_rows(self.sensitivities)
@@ -601,7 +643,8 @@ def _slopes(readings: Sequence[Reading], leaves: Sequence[Tensor], unknowns: Unk
 def _gradients(scalars: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Sequence[Tensor | None]]:
     """Each scalar's gradients: many scalars in one pass, which costs less than walking the graph so often."""
     total_bytes = len(scalars) * sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-    if len(scalars) >= _MANY and total_bytes <= _MOST_BYTES:
+    is_worth_it = len(scalars) >= _MANY or (len(scalars) > 1 and total_bytes <= _SMALL_BYTES)
+    if is_worth_it and total_bytes <= _MOST_BYTES:
         try:
             found = torch.autograd.grad(
                 torch.stack(list(scalars)),

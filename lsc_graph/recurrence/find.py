@@ -14,7 +14,7 @@ from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.counters import with_clocks, with_counters
 from lsc_graph.recurrence.dataflow import depends, direct_sources
-from lsc_graph.recurrence.delays import delay_warnings
+from lsc_graph.recurrence.delays import new_states, only_delays
 from lsc_graph.recurrence.determined import determined_warnings
 from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.equal_states import merge_equal_states
@@ -139,7 +139,7 @@ def find_recurrences(
     carrying = looped
     if len(pairs) < len(model.graph.inputs):  # else nothing but the names tells steps from layers
         carrying = [node for node in looped if not _is_over_depth(node, constants)]
-    stepping = [pair for pair in pairs if states or not _is_carried_by(model, pair, carrying)]
+    stepping = pairs if states else _stepping(model, pairs, carrying)
     single = [op for op in lowered if all(scan.graph is None for scan in op.scans)]
     warnings = unrecognised
     warnings += tuple(f"{own.candidate}: {own.reason}" for own in refusals if UNRELATED in own.reason)
@@ -163,7 +163,6 @@ def find_recurrences(
     sites, refused = _told_apart(model, looped, all_sites)
     given = {str(value.name) for value in model.graph.inputs}
     warnings += tuple(warning for site in sites for warning in determined_warnings(site, given))
-    warnings += tuple(warning for site in sites for warning in delay_warnings(site))
     counts = tuple(loop.counted for loop in loops if loop.counted is not None)
     return Findings(model, sites, carried, refusals + refused, warnings, counts)
 
@@ -217,16 +216,24 @@ def _rewritten_steps(steps: RolledSteps, rewritten: Mapping[ir.Node, RewrittenSc
     return replace(steps, rolled=replace(old, scan=new.scan, state_names=names, watched=watched))
 
 
+def _stepping(model: ir.Model, pairs: Sequence[StatePair], looped: list[ir.Node]) -> list[StatePair]:
+    """The pairs that make a model one step: not those that loops over time carry, nor delays beside these."""
+    own = [pair for pair in pairs if not _is_carried_by(model, pair, looped)]
+    inputs = {str(value.name): value for value in model.graph.inputs}
+    outputs = {str(value.name): value for value in model.graph.outputs}
+    are_delays = all(not depends(outputs[pair.after], inputs[pair.before]) for pair in own)
+    return [] if are_delays and len(own) < len(pairs) else own
+
+
 def _is_carried_by(model: ir.Model, pair: StatePair, looped: list[ir.Node]) -> bool:
     """Whether every way from the pair's input to its output leads through a loop over time."""
     inputs = {str(value.name): value for value in model.graph.inputs}
     after = next(value for value in model.graph.outputs if value.name == pair.after)
     if after.producer() in looped:
         return True
-    if not depends(after, inputs[pair.before]):
-        return False  # a delay: other states carry it
     stops = {inputs[pair.before], *(output for node in looped for output in node.outputs)}
-    return inputs[pair.before] not in direct_sources(after, stops)
+    is_delay = not depends(after, inputs[pair.before])
+    return not is_delay and inputs[pair.before] not in direct_sources(after, stops)
 
 
 def _unread_loops(graph: ir.Graph) -> Iterator[Refusal]:
@@ -345,8 +352,15 @@ def _told_apart(
     """Loops over time, loops over depth, and mere iterations, which train nothing and are refused."""
     constants = Constants(model.graph)
     found, refused = [], []
+    is_any_layer = any(site.states and not only_delays(site) for site in sites)
     for node, site in zip(looped, sites, strict=True):
-        if site.form not in (Form.LOOP, Form.SCAN):
+        if is_any_layer and only_delays(site):
+            reason = (
+                "what its steps carry only delays what they read, as in a causal convolution step by step: "
+                "part of what is around it"
+            )
+            refused.append(Refusal(site.node, site.form.value, reason))
+        elif site.form not in (Form.LOOP, Form.SCAN):
             found.append(site)
         elif not site.states:
             reason = "no step hands anything on to the next one: a map, part of what is around it"
@@ -396,9 +410,6 @@ def _streaming_findings(
         f"{node.name} loops over an axis inside one step: analysed as part of the step" for node in looped
     ]
     carried = tuple(_carry(model.graph, pair) for pair in pairs)
-    values = {str(value.name): value for node in model.graph for value in node.outputs}
-    afters = [values[variable.after] for _, variables in carried for variable in variables]
-    read_new_states(model, list(dict.fromkeys(afters)))
     warnings += [
         f"{pair.before} -> {pair.after}: taken for a state by its names; if it is none, say --state none"
         for pair in pairs
@@ -421,7 +432,7 @@ def _streaming_findings(
         chosen=tuple(f"{pair.before}:{pair.after}" for pair in pairs if pair.is_declared),
     )
     site = with_clocks(site)
-    warnings += delay_warnings(site)
+    read_new_states(model, *new_states(site))
     return Findings(model, (site,), tuple(carry for carry, _ in carried), refusals, tuple(warnings))
 
 

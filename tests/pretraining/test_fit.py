@@ -6,12 +6,12 @@ import math
 
 import torch
 
-from lsc_graph.pretraining.fit import why_missed, why_unmoved
+from lsc_graph.pretraining.fit import how_sure, why_missed, why_unmoved
 from lsc_graph.pretraining.readings import Reading
 
 
-def reading_of(values: torch.Tensor) -> Reading:
-    return Reading(("a", "b"), values.double(), True, None, (1,) * len(values))
+def reading_of(values: torch.Tensor, *, is_differentiable: bool = True) -> Reading:
+    return Reading(("a", "b"), values.double(), True, None, (1,) * len(values), is_differentiable)
 
 
 def test_a_mean_that_scatters_too_much_is_said_to_be_hardly_known() -> None:
@@ -35,3 +35,12 @@ def test_a_mean_that_is_well_known_is_said_to_be_off() -> None:
 def test_a_zero_jacobian_is_told_from_one_that_nothing_moves() -> None:
     assert "cut" in why_unmoved(reading_of(torch.zeros(4)))
     assert why_unmoved(reading_of(torch.ones(4))) == "no trained weight moves it"
+    assert "derivative is known nowhere" in why_unmoved(reading_of(torch.ones(4), is_differentiable=False))
+
+
+def test_radii_that_are_at_their_targets_within_noise_alone_are_named_with_their_numbers() -> None:
+    assert how_sure([], {}) == ""
+    reading = reading_of(1.015 + 0.05 * torch.linspace(-1, 1, 8))
+    found = how_sure([reading], {("a", "b"): 1.0})
+    assert found == f"; that of a -> b is 0.015 off, known to ± {reading.std_error:.3f}"
+    assert how_sure([reading, reading], {("a", "b"): 1.0}).endswith(" (and 1 more)")

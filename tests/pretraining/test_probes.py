@@ -33,6 +33,8 @@ def test_a_forget_gate_is_moved_off_the_plateau_of_a_maximum() -> None:
     found = best_probe(problem, Unknowns(problem.weights, problem.widths, {}), values, [edge], 3)
     assert found.values is not None
     assert abs(mean_of(problem, found.values, edge) - 0.5) < 0.2
+    unknowns = Unknowns(problem.weights, problem.widths, {})
+    assert best_probe(problem, unknowns, values, [edge], 3, most=1e-3).values is None
 
 
 def test_nothing_is_tried_where_no_trained_weight_reaches() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -32,10 +34,13 @@ def run_with(radii: Mapping[float, Mapping[Edge, float]]) -> _Run:
 
     problem = SimpleNamespace(
         targets=dict.fromkeys((FITTED, LEFT_OUT), 0.5),
+        in_order=lambda of_edge, edges: torch.tensor([of_edge[edge] for edge in edges], dtype=torch.float64),
         tolerance=0.02,
         estimate=estimate,
         seed_of=lambda iteration, purpose: iteration,
         is_reached=lambda found: abs(found.mean - 0.5) <= 0.02,
+        is_as_near_as_known=lambda found: abs(found.mean - 0.5) <= max(0.02, 2 * found.std_error),
+        is_sure=lambda found: abs(found.mean - 0.5) <= 0.02,
     )
     run = _Run(cast(Problem, problem), [FIRST], {}, Candidates(cast(Problem, problem)))
     run.edges, run.values, run._best_values = [FITTED], [LAST], [BEST]
@@ -92,3 +97,23 @@ def test_a_radius_that_large_steps_do_not_move_is_not_waited_for() -> None:
     run.tried[FITTED] = 40
     assert run.is_stuck()
     assert "a -> a" in run.why_stuck()
+
+
+def test_a_radius_that_has_come_most_of_its_way_does_not_stand_still() -> None:
+    run = run_with({2.0: {FITTED: 0.5, LEFT_OUT: 0.5}})
+    for _ in range(6):
+        run.trail.read({FITTED: math.log(0.4)})
+        run.trail.plan({FITTED: 1.0})
+    run._means, run.ways = {FITTED: 0.3}, {FITTED: math.log(0.5 / 0.25)}
+    assert run._standing_still() == [FITTED]
+    run.ways[FITTED] = math.log(0.5 / 0.05)
+    assert run._standing_still() == []
+
+
+def test_noise_that_no_more_points_can_lessen_ends_a_fit() -> None:
+    run = run_with({2.0: {FITTED: 0.5, LEFT_OUT: 0.5}})
+    own = reading(FITTED, 0.53)
+    run._confirmed = {FITTED: replace(own, values=own.values + torch.tensor([-0.2, 0.2, -0.2, 0.2]))}
+    assert run.is_noise_left()
+    run._confirmed = {FITTED: own}
+    assert not run.is_noise_left()
