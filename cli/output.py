@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
 
 PLAIN_WIDTH = 100
+MAX_SILENCE = 30.0
+"""After so many seconds a command says how far it is, where no terminal shows it all the time."""
 
 
 def emit(text: str, output: str | None) -> None:
@@ -48,10 +51,10 @@ def text_of(render: Callable[..., None], result: object, output: str | None) -> 
 
 
 @contextmanager
-def progress() -> Iterator[Callable[[str, float], None] | None]:
-    """A progress line on standard error while it is a terminal; nothing elsewhere."""
+def progress() -> Iterator[Callable[[str, float], None]]:
+    """A progress line on standard error while it is a terminal; elsewhere a new line now and then."""
     if not sys.stderr.isatty():
-        yield None
+        yield _now_and_then()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -60,3 +63,16 @@ def progress() -> Iterator[Callable[[str, float], None] | None]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("Starting", total=1.0)
         yield lambda stage, fraction: bar.update(task, description=stage, completed=fraction)
+
+
+def _now_and_then() -> Callable[[str, float], None]:
+    """Says the stage where the last word was long ago."""
+    last = time.monotonic()
+
+    def show(stage: str, fraction: float) -> None:
+        nonlocal last
+        if time.monotonic() - last >= MAX_SILENCE:
+            last = time.monotonic()
+            click.echo(f"{stage} ({fraction:.0%})", err=True)
+
+    return show

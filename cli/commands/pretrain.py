@@ -38,13 +38,10 @@ def overrides(context: click.Context, parameter: click.Parameter, texts: tuple[s
 
 
 @contextmanager
-def fit_progress(max_iterations: int | None) -> Iterator[Callable[[Progress], None] | None]:
+def fit_progress(max_iterations: int | None) -> Iterator[Callable[[Progress], None]]:
     """The line of progress, in terms of a fit."""
     with progress() as show:
-        if show is None:
-            yield None
-            return
-
+        show("Finding the layers, and what moves their radii", 0.0)
         most = DEFAULT_ITERATIONS if max_iterations is None else max_iterations
 
         def say(step: Progress) -> None:

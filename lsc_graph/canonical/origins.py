@@ -19,8 +19,9 @@ KEY = "lsc_graph.origin"
 _PLACE = "lsc_graph.place"
 _FUNCTION = "function"
 Origin = tuple[str, ...]
-Place = tuple[int | None, ...]
-"""An index for each of a tensor's first axes, None for the whole axis."""
+Range = tuple[int, int]
+Place = tuple[int | Range | None, ...]
+"""For each of a tensor's first axes an index, or where a part starts and ends; None for the whole axis."""
 
 
 def origin_of(value: ir.Value) -> Origin | None:
@@ -31,32 +32,44 @@ def origin_of(value: ir.Value) -> Origin | None:
 
 def place_of(value: ir.Value) -> Place:
     """Which part of the tensor at its origin an initializer is: () for all of it."""
-    return tuple(json.loads(value.metadata_props.get(_PLACE, "[]")))
+    stored = json.loads(value.metadata_props.get(_PLACE, "[]"))
+    return tuple((own[0], own[1]) if isinstance(own, list) else own for own in stored)
 
 
-def copy_origin(value: ir.Value, row: ir.Value, axis: int, index: int) -> None:
-    """Note that an initializer is the row of another one, `axis` left out."""
+def copy_origin(value: ir.Value, row: ir.Value, axis: int, part: int | Range) -> None:
+    """Note that an initializer is the row of another one, `axis` left out, or some of its rows."""
     if KEY not in value.metadata_props:
         return
     rank = len(value.shape or ())
     place = list(place_of(value))
-    left = [at for at, own in enumerate(place) if own is None]
+    left = [at for at, own in enumerate(place) if not isinstance(own, int)]
     left += range(len(place), len(place) + rank - len(left))
     place += [None] * (left[axis] + 1 - len(place))
-    place[left[axis]] = index
+    known = place[left[axis]]
+    start = known[0] if isinstance(known, tuple) else 0
+    place[left[axis]] = start + part if isinstance(part, int) else (start + part[0], start + part[1])
     row.metadata_props[KEY] = value.metadata_props[KEY]
     row.metadata_props[_PLACE] = json.dumps(place)
 
 
 def indices_of(place: Place) -> tuple[int | slice, ...]:
     """A place as numpy and torch index with it."""
-    return tuple(slice(None) if index is None else index for index in place)
+    return tuple(
+        slice(None) if own is None else slice(*own) if isinstance(own, tuple) else own for own in place
+    )
 
 
 def label_of(origin: Origin, place: Place) -> str:
     """The name of a tensor, with the path to it inside inner graphs, and the part that is meant."""
-    shown = ", ".join(":" if index is None else str(index) for index in place)
-    return "/".join(origin) + (f"[{shown}]" if place else "")
+    return "/".join(origin) + (f"[{shown(place)}]" if place else "")
+
+
+def shown(place: Place) -> str:
+    """A place as Python writes an index."""
+    parts = (
+        ":" if own is None else "{}:{}".format(*own) if isinstance(own, tuple) else str(own) for own in place
+    )
+    return ", ".join(parts)
 
 
 def mark_origins(model: ir.Model) -> None:

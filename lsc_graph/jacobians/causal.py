@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,17 +24,24 @@ MAX_TIMES = 16
 MAX_STEP_SIZE = 512
 NUM_PROBES = 16
 _NOTHING = 1e-12
+_WAYS = ((False, False), (True, True), (True, False), (False, True))
 # Fourier transforms and stabilisers that read the whole sequence leave rounding where there is no derivative.
 _ROUNDING, _ABOVE_ROUNDING = 1e-5, 10.0
 
 
 @dataclass(frozen=True)
 class TimeAxes:
-    """Which axis of a block's input and output is time, of `num_steps` steps."""
+    """Which axis of a block's input and output is time, of `num_steps` steps.
+
+    Time may run backwards in what the block reads (`flips_in`), and in what it puts out: in both for a layer
+    that reads its sequence from the end.
+    """
 
     axis_in: int
     axis_out: int
     num_steps: int
+    flips_in: bool = False
+    flips_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,10 +81,16 @@ def causal_axes(
 ) -> list[TimeAxes]:
     """The pairs of axes along which a block is causal and mixes times: found by one-time cotangents.
 
-    A block is causal along them if y[t] depends on no x[t'] with t' > t, and on some with t' < t.
+    A block is causal along them if y[t] depends on no x[t'] with t' > t, and on some with t' < t; where one
+    of them, or both, run backwards, this is said of the flipped ones.
     """
-    found = candidate_axes(shape_in, shape_out, wanted)
-    return [axes for axes in found if _is_causal(_touched(block, axes, shape_in, shape_out, generator))]
+    found = []
+    for axes in candidate_axes(shape_in, shape_out, wanted):
+        sizes = _sizes(block, axes, shape_in, shape_out, generator)
+        ways = [replace(axes, flips_in=own, flips_out=other) for own, other in _WAYS]
+        found += [way for way in ways if _is_causal(_touched(sizes, way))][:1]
+    forward = [axes for axes in found if not (axes.flips_in or axes.flips_out)]
+    return forward or found
 
 
 def _times(num_steps: int) -> list[int]:
@@ -88,23 +101,32 @@ def _times(num_steps: int) -> list[int]:
     return [0, *dict.fromkeys(spread)]
 
 
-def _touched(
+def _sizes(
     block: ChainBlock,
     axes: TimeAxes,
     shape_in: Sequence[int],
     shape_out: Sequence[int],
     generator: torch.Generator,
-) -> list[tuple[int, Tensor]]:
-    """For some output times: which input times their gradient reaches [T], as booleans."""
+) -> dict[int, Tensor]:
+    """How large the gradient of some output times is at each input time [T], nothing flipped."""
     times = _times(axes.num_steps)
+    times = sorted({*times, *(axes.num_steps - 1 - time for time in times)})
     cotangents = torch.zeros(len(times), *shape_out, dtype=torch.float64)
     for row, time in enumerate(times):
         piece = cotangents[row].select(axes.axis_out, time)
         piece.copy_(torch.randn(piece.shape, generator=generator, dtype=torch.float64))
     pulled = block.pull(cotangents.flatten(1)).reshape(len(times), *shape_in).cpu()
-    sizes = pulled.movedim(axes.axis_in + 1, 1).flatten(2).abs().amax(2)
-    floors = _floors(sizes, times)
-    return [(time, sizes[row] > floors[row]) for row, time in enumerate(times)]
+    return dict(zip(times, pulled.movedim(axes.axis_in + 1, 1).flatten(2).abs().amax(2), strict=True))
+
+
+def _touched(sizes: Mapping[int, Tensor], axes: TimeAxes) -> list[tuple[int, Tensor]]:
+    """For some output times: which input times their gradient reaches [T], as booleans."""
+    end = axes.num_steps - 1
+    turned = {end - time if axes.flips_out else time: own for time, own in sizes.items()}
+    times = sorted(turned)
+    rows = torch.stack([turned[time].flip(0) if axes.flips_in else turned[time] for time in times])
+    floors = _floors(rows, times)
+    return [(time, rows[row] > floors[row]) for row, time in enumerate(times)]
 
 
 def _floors(sizes: Tensor, times: Sequence[int]) -> list[float]:
@@ -152,13 +174,16 @@ def causal_block(
         count = len(vectors)
         cotangents = torch.zeros(count, *shape_out, dtype=torch.float64)
         rows = cotangents.movedim(axes.axis_out + 1, 1)
-        rows[:, time] = vectors.reshape(count, *rows.shape[2:])
+        rows[:, axes.num_steps - 1 - time if axes.flips_out else time] = vectors.reshape(
+            count, *rows.shape[2:]
+        )
         pulled = block.pull(cotangents.flatten(1)).reshape(count, *shape_in)
         steps = pulled.movedim(axes.axis_in + 1, 1).flatten(2)
+        steps = steps.flip(1) if axes.flips_in else steps
         equal.append(steps[:, time])
         if time:
             neighbour.append(steps[:, time - 1])
-    touched = _touched(block, axes, shape_in, shape_out, generator)
+    touched = _touched(_sizes(block, axes, shape_in, shape_out, generator), axes)
     reach = max(time - int(row.nonzero()[0]) for time, row in touched)
     is_probed = size > MAX_STEP_SIZE
     return CausalBlock(
@@ -228,6 +253,8 @@ class CausalSummary:
             self._warnings.append(
                 f"{block.target} is causal along several axes ({choices}): choose time with --time-axis"
             )
+        if len(found) == 1 and (found[0].flips_in or found[0].flips_out):
+            self._warnings.append(f"{block.target} {_backwards(found[0])}")
         if len(found) == 1 and torch.zeros(*shape_out).select(found[0].axis_out, 0).numel() > MAX_STEP_SIZE:
             self._warnings.append(
                 f"{block.target} is causal along axis {found[0].axis_out}, with more than {MAX_STEP_SIZE} "
@@ -246,6 +273,15 @@ class CausalSummary:
     def facts(self) -> tuple[TimeParallel, ...]:
         """What the report says of each causal block."""
         return tuple(_facts(pieces) for pieces in self._pieces.values())
+
+
+def _backwards(axes: TimeAxes) -> str:
+    if axes.flips_in and axes.flips_out:
+        return "reads its sequence from the end: its neighbouring time is the later one"
+    return (
+        "puts its sequence out in the opposite order to that in which it reads it: equal times are those "
+        "of one and the same element"
+    )
 
 
 def _facts(pieces: Sequence[CausalBlock]) -> TimeParallel:

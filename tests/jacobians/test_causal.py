@@ -46,7 +46,8 @@ def test_only_blocks_that_look_back_and_never_ahead_are_causal() -> None:
     assert axes_of(lower * np.triu(np.ones((T, T)), -2)) == [TimeAxes(0, 0, T)]
     assert axes_of(np.eye(T)) == []
     assert axes_of(np.ones((T, T))) == []
-    assert axes_of(lower.T) == []
+    assert axes_of(lower.T) == [TimeAxes(0, 0, T, flips_in=True, flips_out=True)]
+    assert axes_of(lower[:, ::-1].copy()) == [TimeAxes(0, 0, T, flips_in=True)]
     assert axes_of(np.tril(np.ones((T, T)), -1)) == []
 
 
@@ -59,6 +60,21 @@ def test_the_pieces_are_those_of_the_matrix() -> None:
     for time in range(1, T):
         torch.testing.assert_close(found.neighbour[time - 1], matrix[time, :, time - 1].double())
     assert found.reach == 3
+
+
+@pytest.mark.parametrize(("flips_in", "flips_out"), [(True, True), (True, False), (False, True)])
+def test_pieces_of_a_block_that_runs_backwards_are_those_of_the_flipped_matrix(
+    *, flips_in: bool, flips_out: bool
+) -> None:
+    forward = random_matrix(np.tril(np.ones((T, T))))
+    turned = [axis for axis, flips in ((0, flips_out), (2, flips_in)) if flips]
+    generator = torch.Generator().manual_seed(1)
+    axes = TimeAxes(0, 0, T, flips_in=flips_in, flips_out=flips_out)
+    found = causal_block(block_of(forward.flip(turned)), axes, (T, C), (T, C), generator)
+    for time in range(T):
+        torch.testing.assert_close(found.equal[time], forward[time, :, time].double())
+    for time in range(1, T):
+        torch.testing.assert_close(found.neighbour[time - 1], forward[time, :, time - 1].double())
 
 
 def convolutions(*, causal: bool) -> onnx.ModelProto:

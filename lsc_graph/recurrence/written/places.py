@@ -186,7 +186,7 @@ class Writes:
                 pending.append(Found(Part(part.source, where, part.places), is_written, is_appended))
 
     def _is_what_was_written(self, found: Found) -> bool:
-        """Whether a part is the whole of a value that was written, as it was computed: read as it is."""
+        """Whether a part is a value that was written, whole and as it was computed: it is read as it is."""
         source, places = found.part.source, found.part.places
         node = source.producer()
         is_whole = places.size == math.prod(static_shape(source) or ()) and count_up(places)
