@@ -50,7 +50,8 @@ class UnitBlocks:
         if entries is None:
             return [self.blocks]
         unit_of = self.layout.unit_of()
-        return [self.blocks[:, torch.unique(unit_of[entry.cpu()])] for entry in entries]
+        units = [torch.unique(unit_of[entry.cpu()]).to(self.blocks.device) for entry in entries]
+        return [self.blocks[:, own] for own in units]
 
     def cpu(self) -> UnitBlocks:
         """The same on the CPU."""
@@ -59,17 +60,17 @@ class UnitBlocks:
     def dense(self) -> Tensor:
         """The whole matrices [P, n, n]; for small ones."""
         whole = self.blocks.new_zeros(self.num_points, self.size, self.size)
-        places = self.layout.places.T
+        places = self.layout.places.T.to(whole.device)
         whole[:, places[:, :, None], places[:, None, :]] = self.blocks
         return whole
 
     def pull(self, point: int) -> Callable[[Tensor], Tensor]:
         """Cotangents [K, n] times one of the matrices."""
-        blocks = self.blocks[point]
+        blocks, variables = self.blocks[point], self.layout.variables()
 
         def pulled(cotangents: Tensor) -> Tensor:
             # Doubles of all steps at once would take more memory than anything else.
-            return _pulled(blocks.double(), cotangents, self.layout)
+            return _pulled(blocks.double(), cotangents, variables)
 
         return pulled
 
@@ -98,13 +99,15 @@ def block_radius(blocks: Tensor, tolerance: float = TOLERANCE) -> Estimate:
     return Estimate.of(Method.BLOCKS, values, errors, tolerance=tolerance)
 
 
-def _pulled(blocks: Tensor, cotangents: Tensor, layout: UnitLayout) -> Tensor:
-    """Cotangents [K, n] times blocks [u, k, k], variable by variable."""
-    places = layout.places.to(cotangents.device)
-    parts = [cotangents[..., place] for place in places]
+def _pulled(blocks: Tensor, cotangents: Tensor, variables: Sequence[slice | Tensor]) -> Tensor:
+    """Cotangents [..., n] times blocks [u, k, k], variable by variable."""
+    parts = [cotangents[..., own] for own in variables]
     pulled = torch.empty_like(cotangents)
-    for j, place in enumerate(places):
-        pulled[..., place] = torch.stack([part * blocks[:, i, j] for i, part in enumerate(parts)]).sum(0)
+    for j, own in enumerate(variables):
+        total = parts[0] * blocks[:, 0, j]
+        for i, part in enumerate(parts[1:], 1):
+            total.addcmul_(part, blocks[:, i, j])
+        pulled[..., own] = total
     return pulled
 
 
@@ -127,16 +130,19 @@ def _largest_eigenvalues(blocks: Tensor) -> Tensor:
 def unit_blocks(module: CellModule, trajectory: Trajectory, generator: torch.Generator) -> UnitBlocks | None:
     """The blocks of a layer's time Jacobian at every step, if its units do not meet in any of them.
 
-    Cotangents of some units, at random, have to leave the others at exactly zero at every step; and what was
-    found has to pull back random cotangents as the step itself does.
+    Cotangents of some units, at random, have to leave the others at exactly zero at every step, and at the
+    first one many times; and what was found has to pull back random cotangents as the step itself does.
 
     Returns:
         None if units meet in every layout of the states.
     """
     points = cell_points(module, trajectory)
     own = [module.reads.index(("before", state.name)) for state in module.cell.layer.states]
-    for layout in _possible(module, points, own, generator):
-        if _is_apart(module, points, own, layout, generator):
+    first = [value[:1] for value in points]
+    for layout in _possible(module, first, own, generator):
+        if _is_apart(module, first, own, layout, generator, _NUM_MASKS) and _is_apart(
+            module, points, own, layout, generator, 1
+        ):
             return _by_layout(module, points, own, layout, generator)
     return None
 
@@ -144,14 +150,14 @@ def unit_blocks(module: CellModule, trajectory: Trajectory, generator: torch.Gen
 def _possible(
     module: CellModule, points: Sequence[Tensor], own: Sequence[int], generator: torch.Generator
 ) -> list[UnitLayout]:
-    """The layouts in which units do not meet at the first point, as far as one pull of all of them tells."""
+    """The layouts in which units do not meet at a point, as far as one pull of all of them tells."""
     layouts = list(unit_layouts([points[index].shape[1:] for index in own]))
     if not layouts:
         return []
     masks = torch.stack([_mask(layout, generator) for layout in layouts]).to(points[0].device)
     probes = torch.randn(masks.shape, generator=generator).to(points[own[0]])
-    first = [value[:1].expand(len(layouts), *value.shape[1:]) for value in points]
-    pulled = _pull_states(module, first, own, probes * masks)
+    copies = [value.expand(len(layouts), *value.shape[1:]) for value in points]
+    pulled = _pull_states(module, copies, own, probes * masks)
     is_possible = ~(pulled * ~masks).bool().any(1)
     return [layout for layout, kept in zip(layouts, is_possible.tolist(), strict=True) if kept]
 
@@ -192,17 +198,19 @@ def _is_apart(
     own: Sequence[int],
     layout: UnitLayout,
     generator: torch.Generator,
+    num_masks: int,
 ) -> bool:
     """Whether cotangents of random halves of the units are pulled back to these units alone."""
+    # Looked at once, at the end: a GPU would be waited for each time.
+    meet = torch.zeros((), dtype=torch.bool, device=points[own[0]].device)
     for part in _parts(points[0].shape[0], layout):
         here = [value[part] for value in points]
-        for _ in range(_NUM_MASKS):
+        for _ in range(num_masks):
             mask = _mask(layout, generator).to(here[0].device)
             probes = torch.randn(len(here[0]), len(mask), generator=generator).to(here[own[0]])
             pulled = _pull_states(module, here, own, probes * mask)
-            if bool((pulled * ~mask).any()):
-                return False
-    return True
+            meet |= (pulled * ~mask).any()
+    return not bool(meet)
 
 
 def _pull_states(
@@ -248,7 +256,8 @@ def _agrees(
     """Whether random cotangents are pulled back as the blocks say."""
     probes = torch.randn(len(blocks), layout.places.numel(), generator=generator).to(blocks)
     pulled = _pull_states(module, points, own, probes)
+    variables = layout.variables()
     expected = torch.stack(
-        [_pulled(own_blocks, probe, layout) for own_blocks, probe in zip(blocks, probes, strict=True)]
+        [_pulled(own_blocks, probe, variables) for own_blocks, probe in zip(blocks, probes, strict=True)]
     )
     return bool((pulled - expected).norm() <= _AGREEMENT * expected.norm())

@@ -33,11 +33,23 @@ class UnitLayout:
     def units(self) -> int:
         return self.places.shape[1]
 
+    def variables(self) -> list[slice | Tensor]:
+        """Where the units of each variable lie: a slice where they are evenly spaced."""
+        return [_evenly(own) for own in self.places]
+
     def unit_of(self) -> Tensor:
         """The unit [n] of every element of the flat state."""
         units = torch.empty(self.places.numel(), dtype=torch.long)
         units[self.places] = torch.arange(self.units).expand_as(self.places)
         return units
+
+
+def _evenly(places: Tensor) -> slice | Tensor:
+    first, count = int(places[0]), len(places)
+    step = int(places[1]) - first if count > 1 else 1
+    if step > 0 and torch.equal(places, first + step * torch.arange(count)):
+        return slice(first, first + step * (count - 1) + 1, step)
+    return places
 
 
 def unit_layouts(shapes: Sequence[Sequence[int]]) -> Iterator[UnitLayout]:

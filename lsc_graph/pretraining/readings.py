@@ -439,7 +439,11 @@ class Reader:
             kept = self._bases[edge]
             if kept is None or covers(kept, matrices):
                 return kept
-        beside = (kept for (_, target), kept in self._bases.items() if target == edge[1] and kept is not None)
+        beside = (
+            kept
+            for (_, target), kept in self._bases.items()
+            if target == edge[1] and kept is not None and len(kept) == matrices.shape[-1]
+        )
         found = next((kept for kept in beside if covers(kept, matrices)), None)
         self._bases[edge] = shared_range(matrices) if found is None else found
         return self._bases[edge]

@@ -6,8 +6,9 @@ third of it and D by less; where rounding is, or quantisation, D is off by 4/3 o
 difference. Rounding adds eps |f| / h; with h = eps^(1/5) times the input's scale it is as large as what the
 extrapolation leaves.
 At a kink, such as that of a ReLU at zero, D is the mean of two slopes: how far these are apart, as far as
-that does not shrink with h, is added to the bar. There a smaller step, which passes over as many times fewer
-kinks, takes its place if its bar is smaller and its value within the bar of the other.
+that does not shrink with h, is added to the bar.
+Where the bar is wide, a smaller step, which passes over as many times fewer kinks, takes the place of h if
+its bar is smaller and its value within the bar of the other.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ MAX_INPUT_ELEMENTS = 20_000
 """Every element that is differentiated by takes four runs of the piece."""
 _AGREES = 1e-3
 _BAR = 2.0
-# By how much the step may shrink near a kink: rounding then adds about as much as a thousandth of the values.
+# A bar, relative to the values, from which on a smaller step is tried, and how many times smaller: rounding
+# then adds less than that.
+_FINE_ENOUGH = 1e-3
 _FINER = {np.float64: 128, np.float32: 16}
 
 
@@ -170,8 +173,8 @@ def _differences(run: Any, values: Sequence[Array], index: int, dtype: Any, reco
 
     for number in range(point.size):
         slope, error, kink = _slope(partial(moved, number), step)
-        if kink > error:
-            # Seldom is a kink as near as a smaller step, which pays where rounding leaves it digits.
+        if error + kink > _FINE_ENOUGH * np.linalg.norm(slope):
+            # Seldom is a kink as near as a smaller step; and large elements may have made this one wide.
             finer, finer_error, finer_kink = _slope(partial(moved, number), step / _FINER[dtype])
             # Between two stairs of a quantised kernel nothing moves, which tells nothing.
             is_telling = dtype == np.float64 or bool(finer.any())

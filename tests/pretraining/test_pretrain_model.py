@@ -39,6 +39,12 @@ def test_half_is_reached_in_time_and_depth(name: str) -> None:
     assert_reached(model, found, 12)
 
 
+def test_edges_of_different_height_into_one_layer_do_not_share_a_range() -> None:
+    """The three states of each unit in time are low-rank, but spikes alone lead on in depth."""
+    found = pretrain(build("alif_smooth", hidden_size=64), target="one", num_steps=16, max_iterations=2)
+    assert {change.kind for change in found.report.radii} == {"time", "depth"}
+
+
 @pytest.mark.parametrize("activation", ["sin", "relu", "cos"])
 def test_one_is_the_default_of_feed_forward_models(activation: str) -> None:
     model = build(f"feed_forward_{activation}", num_layers=4, hidden_size=64)

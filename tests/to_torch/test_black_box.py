@@ -312,3 +312,32 @@ def test_a_streaming_state_whose_shape_only_a_run_tells_is_a_state() -> None:
     recurrent = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "U")
     # The slope of QuickGelu lies between -0.1 and 1.1.
     assert 0 < layer.time_radius.mean < 1.1 * np.linalg.norm(recurrent, 2)
+
+
+def test_a_step_that_large_elements_make_wide_is_narrowed_in_single_precision() -> None:
+    """tanh at 0.5 beside elements of 100, in a model that Conv keeps in single precision."""
+    shaped = helper.make_tensor_value_info
+    nodes = [
+        helper.make_node("Conv", ["a", "w"], ["c"]),
+        helper.make_node("Tanh", ["c"], ["t"]),
+        helper.make_node("Mul", ["t", "scale"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "wide",
+        [shaped("a", TensorProto.FLOAT, [1, 1, 3])],
+        [shaped("y", TensorProto.FLOAT, [1, 1, 3])],
+        [
+            onnx.numpy_helper.from_array(np.ones((1, 1, 1), np.float32), "w"),
+            onnx.numpy_helper.from_array(np.ones(1, np.float32), "scale"),
+        ],
+    )
+    record = Differences()
+    opsets = [helper.make_opsetid("", 17)]
+    box = BlackBox(helper.make_model(graph, opset_imports=opsets, ir_version=8), record)
+    jacobian = box.jacobian([np.array([[[0.5, -100.0, 100.0]]], np.float32)], [0])[0]
+    expected = np.diag([1 - np.tanh(0.5) ** 2, 0.0, 0.0])
+    bar = record.errors[0] * np.linalg.norm(jacobian)
+    assert not record.has_double
+    assert np.linalg.norm(jacobian - expected) <= bar
+    assert record.errors[0] < 0.1
