@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -142,17 +143,18 @@ def only_slices(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, i
 
 
 def slices_behind(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, int], set[int]]:
-    """The sequences of which a value is made from slices, with the axis, and which ones."""
+    """The sequences of which a value is made from slices, with the axis, and which ones; the nearest."""
     found: dict[tuple[ir.Value, int], set[int]] = {}
-    seen, pending = {value}, [value]
+    seen, pending = {value: None}, deque([value])
     while pending and len(seen) < _MAX_BEFORE_SLICE:
-        own = pending.pop()
+        own = pending.popleft()
         taken = time_slice(own, constants)
         if taken is not None:
             found.setdefault((taken.source, taken.axis), set()).add(taken.index)
             continue
         node = own.producer()
-        fresh = {v for v in (node.inputs if node is not None else ()) if v is not None} - seen
+        read = [v for v in (node.inputs if node is not None else ()) if v is not None and v not in constants]
+        fresh = dict.fromkeys(v for v in read if v not in seen)
         seen |= fresh
         pending += fresh
     return found
