@@ -52,6 +52,7 @@ from lsc_graph.running.sampling import Sample, make_samples, num_given, read_dat
 from lsc_graph.spectra.choose import method_of
 from lsc_graph.spectra.estimate import Method
 from lsc_graph.to_torch.black_box import Differences
+from lsc_graph.to_torch.device import device_of, whole_single_precision
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.segment import BlackBoxUse
 from lsc_graph.to_torch.surrogates import parse_surrogate
@@ -60,6 +61,7 @@ Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, float], None]
 
 
+@whole_single_precision()
 def audit(
     model: Source,
     *,
@@ -119,7 +121,7 @@ def audit(
     """
     say = progress or (lambda stage, fraction: None)
     clock = _Clock()
-    method = method_of(radius_method)
+    method, where = method_of(radius_method), device_of(device)
     stand_in = parse_surrogate(surrogate, surrogate_dampening, surrogate_sharpness)
     if num_samples < 1 or (num_steps is not None and num_steps < 1):
         raise UsageError("--steps and --samples must be at least 1", got=f"{num_steps}, {num_samples}")
@@ -135,7 +137,7 @@ def audit(
     def measure(use: BlackBoxUse) -> Analysis:
         rounds = Rounds(precision, num_samples, min(max_samples, limit or max_samples), max_seconds)
         fitting = FittingSamples(prepared, draw, limit)
-        return _measure(prepared, fitting, rounds, _device(device), seed, time_axis, method, use, say, clock)
+        return _measure(prepared, fitting, rounds, where, seed, time_axis, method, use, say, clock)
 
     with torch.no_grad():
         analysis = _with_black_boxes(measure, black_box)
@@ -370,16 +372,6 @@ def _samples(
         seed=seed,
         first=first,
     )
-
-
-def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted not in ("cpu", "cuda"):
-        raise UsageError("There is no such device", got=wanted, expected="auto, cpu or cuda")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda was asked for, but torch sees no CUDA device", do="use --device cpu")
-    return wanted
 
 
 def _grid(cells: CellGraph) -> Grid:

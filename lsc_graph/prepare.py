@@ -28,6 +28,7 @@ from lsc_graph.recurrence.loops.rewrite import length_of
 from lsc_graph.recurrence.observed_shapes import observe_shapes
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, has_steps
+from lsc_graph.recurrence.written.reads import read_what_was_written
 from lsc_graph.results import Form
 from lsc_graph.running.inputs import (
     Domain,
@@ -122,6 +123,8 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
     model = _normalized(proto, plan)
     layered = write_out_layers(model, simplify)
     if observe_shapes(model, lambda whole: Reference(whole).run(planner.feed(plan.shapes))):
+        simplify(model)
+    if read_what_was_written(model):
         simplify(model)
     _show_final_states(model.graph)
     normalized = ir.to_proto(model)
@@ -276,10 +279,28 @@ class _Planner:
             sizes |= first_that_runs(lengths, lambda steps: self._try({**sizes, **steps}))
             words |= dict.fromkeys(timed, _FIRST_THAT_RUNS)
         shapes = shapes_for(self.inputs, sizes)
+        self._check_given(shapes)
         self._settle_lengths(sizes)
         constants = self._constants(shapes)
         plan = InputPlan(shapes, constants, self.inputs)
         return replace(plan, sources=self._sources(words)), self.fixed
+
+    def _check_given(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Files take other sizes than they declare where an exporter has written those of its example in."""
+        given = [name for name in shapes if name in self.data_shapes or name in self.request.shapes]
+        if not given:
+            return
+        reference = self.reference
+        try:
+            reference.run(self.feed(shapes))
+        except AnalysisError as error:
+            raise InputError(
+                "The model does not run on inputs of the given shapes",
+                where=", ".join(f"{name} {list(shapes[name])}" for name in given),
+                got=error.got,
+                expected="shapes that every operator of the file takes, whatever sizes it declares as open",
+                do="give the shapes that it was exported with; if it runs on none, export it again",
+            ) from error
 
     def _first_that_runs(
         self, sizes: Mapping[str, int], rest: Sequence[str], batch: Sequence[str]
@@ -340,8 +361,9 @@ class _Planner:
 
     def _try(self, sizes: Mapping[str, int]) -> AnalysisError | None:
         """None if the model runs at these sizes."""
+        reference = self.reference  # a file that cannot be loaded at all has an error of its own
         try:
-            self.reference.run(self.feed(shapes_for(self.inputs, sizes)))
+            reference.run(self.feed(shapes_for(self.inputs, sizes)))
         except AnalysisError as error:
             return error
         return None

@@ -17,6 +17,7 @@ from lsc_graph.prepare import Request, plan_inputs
 from lsc_graph.recurrence.reversal import reads_in_reverse, turn_around
 from lsc_graph.recurrence.unrolled.chosen import NO_STATE, Chosen, check_made, told_by_hand
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, RolledSteps, roll_steps
+from lsc_graph.recurrence.written.reads import read_what_was_written
 from lsc_graph.results import Rerolled, Rerolling
 from lsc_graph.running.reference import Array, Reference
 
@@ -53,6 +54,7 @@ def reroll(
     proto = loaded.proto if _opset(loaded.proto) >= MIN_OPSET else upgraded(loaded.proto)
     plan, feed = plan_inputs(proto, Request(None, {}, dict(input_shapes or {}), (), {}))
     rolled_model = normalize_open(proto)
+    read_what_was_written(rolled_model)
 
     def trial(part: onnx.ModelProto) -> dict[str, Array]:
         return Reference(part).run(feed(plan.shapes, 0) | plan.constants)

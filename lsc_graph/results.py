@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 
 class Form(StrEnum):
@@ -96,8 +96,11 @@ class Parity:
 
 @dataclass(frozen=True)
 class StateFacts:
+    """What a step hands on. A delay only carries something to the next step, and is part of no layer."""
+
     name: str
     shape: tuple[int, ...]
+    is_delay: bool
 
 
 @dataclass(frozen=True)
@@ -206,7 +209,9 @@ class LayerFacts:
     """One layer. Time statistics run over steps 1..T-1, depth statistics over 0..T-1.
 
     `depth_radius` and `depth_gain` are those of the single depth edge, where there is just one;
-    with several, `depth_gain` is that of the concatenated blocks and `depth_radius` is None.
+    with several, `depth_gain` is that of the concatenated blocks and `depth_radius` is None. `depth_times`
+    says for each layer of `depth_from` at which times before (negative) or behind its own it is read;
+    nothing where that is not the same at every step, or not known before the model runs.
     """
 
     id: str
@@ -216,6 +221,7 @@ class LayerFacts:
     time_radius: Statistics | None
     time_gain: Statistics | None
     depth_from: tuple[str, ...]
+    depth_times: tuple[tuple[int, ...], ...]
     depth_radius: Statistics | None
     depth_gain: Statistics | None
     depth_edges: tuple[DepthEdgeFacts, ...]

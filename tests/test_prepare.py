@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lsc_graph.errors import AnalysisError, InputError
 from lsc_graph.prepare import Request, prepare
 
 D, H = 3, 4
@@ -72,3 +73,24 @@ def test_what_looks_like_a_batch_may_be_time() -> None:
     prepared = prepare(model, request())
     assert prepared.plan.shapes["x"] == (steps, 1, D)
     assert [site.num_steps for site in prepared.findings.sites] == [steps]
+
+
+def test_given_data_of_a_length_that_the_graph_does_not_take_are_named() -> None:
+    data = {"x": np.zeros((1, 9, 1, D), np.float32)}
+    with pytest.raises(InputError, match="given shapes") as caught:
+        prepare(gru_of_fixed_length(5), Request(None, {}, {}, (), data))
+    assert caught.value.where == "x [9, 1, 3]"
+    assert caught.value.got is not None
+    assert "Reshape" in caught.value.got
+
+
+@pytest.mark.parametrize("data", [{}, {"x": np.zeros((1, 5, 1, D), np.float32)}])
+def test_a_file_that_is_wrong_in_itself_is_told_apart_from_shapes_that_do_not_fit(
+    data: dict[str, np.ndarray],
+) -> None:
+    proto = gru_of_fixed_length(5)
+    proto.graph.node.append(helper.make_node("MatMul", ["w", "r"], ["z"]))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, None))
+    with pytest.raises(AnalysisError, match="does not load") as caught:
+        prepare(proto, Request(None, {}, {}, (), data))
+    assert caught.value.do is not None

@@ -205,6 +205,9 @@ class _LayerByLayer:
                 copy = _renamed(node, inputs, [self.rows[value][time] for value in node.output])
                 copy.name = f"{copy.name}/{time}"
                 self.builder.nodes.append(copy)
+        for state in states:
+            handed_on = [self._row(state.after, time) for time in range(self.num_steps - 1)]
+            self.rows[state.before] = [zeros[state.before], *handed_on]
 
     def _row(self, value: str, time: int) -> str:
         """A value at one time: by Slice and Squeeze, as torch's Split of a sequence is written."""

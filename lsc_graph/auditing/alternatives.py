@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from lsc_graph.canonical.branches import BRANCH, CONDITION, TAKEN_IF
+from lsc_graph.canonical.branches import BRANCH, CONDITION, LOOPING, TAKEN_IF
 from lsc_graph.prepare import Prepared, is_streaming
 from lsc_graph.running.reference import Reference, with_outputs
 from lsc_graph.running.sampling import Sample
@@ -15,7 +15,7 @@ from lsc_graph.running.sampling import Sample
 
 @dataclass(frozen=True)
 class Alternative:
-    """A loop or recurrent operator that stood in a branch, which counts if `condition` is `taken_if`."""
+    """A recurrence that stood in a branch, which counts if `condition` is `taken_if`."""
 
     node: str
     branch: str
@@ -25,15 +25,31 @@ class Alternative:
 
 def alternatives(prepared: Prepared) -> tuple[Alternative, ...]:
     """Every recurrence of the main graph that stood in a branch."""
-    return tuple(_found(prepared.normalized.graph))
+    return (*_loops(prepared.normalized.graph), *_steps(prepared))
 
 
-def _found(graph: onnx.GraphProto) -> Iterator[Alternative]:
+def _loops(graph: onnx.GraphProto) -> Iterator[Alternative]:
+    """Loops and recurrent operators."""
     for node in graph.node:
-        given = {entry.key: entry.value for entry in node.metadata_props}
-        if BRANCH in given:
-            name = node.name or node.output[0]
-            yield Alternative(name, given[BRANCH], given[CONDITION], given[TAKEN_IF] == str(True))
+        if node.op_type in LOOPING and (own := _marked(node, node.name or node.output[0])) is not None:
+            yield own
+
+
+def _steps(prepared: Prepared) -> Iterator[Alternative]:
+    """Steps that were written out: those of which a branch computed the states."""
+    makers = {name: node for node in prepared.normalized.graph.node for name in node.output}
+    for site in prepared.findings.sites:
+        names = [name for lane in site.watched for name in lane if name in makers]
+        found = [_marked(makers[name], site.node) for name in names]
+        yield from dict.fromkeys(own for own in found if own is not None)
+
+
+def _marked(node: onnx.NodeProto, name: str) -> Alternative | None:
+    """What a node says of the branch that it stood in."""
+    given = {entry.key: entry.value for entry in node.metadata_props}
+    if BRANCH not in given:
+        return None
+    return Alternative(name, given[BRANCH], given[CONDITION], given[TAKEN_IF] == str(True))
 
 
 def alternative_warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from importlib.metadata import version
 
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.prepare import Prepared
+from lsc_graph.recurrence.delays import delays_of
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.recurrence.weights import step_nodes, trained_tensors
 from lsc_graph.results import Axis, InputFacts, LayerFacts, Recurrence, StateFacts, Tool
@@ -18,7 +19,8 @@ def tool() -> Tool:
 def recurrences(prepared: Prepared) -> tuple[Recurrence, ...]:
     found: dict[str, Recurrence] = {}
     for site, own in zip(prepared.findings.sites, prepared.cells, strict=True):
-        states = tuple(StateFacts(state.name, state.shape) for state in site.states)
+        delays = delays_of(site)
+        states = tuple(StateFacts(state.name, state.shape, state in delays) for state in site.states)
         ids = tuple(cell.layer.id for cell in own)
         before = found.get(site.recurrence)
         nodes = (() if before is None else before.nodes) + step_nodes(site)
@@ -56,6 +58,7 @@ def bare_layers(cells: CellGraph) -> tuple[LayerFacts, ...]:
         layer.id: tuple(dict.fromkeys(e.source for e in cells.depth_edges if e.target == layer.id))
         for layer in cells.layers
     }
+    recurrence = {layer.id: layer.recurrence for layer in cells.layers}
     return tuple(
         LayerFacts(
             id=layer.id,
@@ -65,6 +68,10 @@ def bare_layers(cells: CellGraph) -> tuple[LayerFacts, ...]:
             time_radius=None,
             time_gain=None,
             depth_from=sources[layer.id],
+            depth_times=tuple(
+                cells.times_read(source, layer) if recurrence[source] == layer.recurrence else ()
+                for source in sources[layer.id]
+            ),
             depth_radius=None,
             depth_gain=None,
             depth_edges=(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -15,7 +16,7 @@ from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.cell import flatten
 from lsc_graph.jacobians.chain import chain_blocks, chain_edges, input_blocks
 from lsc_graph.jacobians.grid import EdgeMap, edge_maps
-from lsc_graph.jacobians.growth import backpropagate, path_lengths
+from lsc_graph.jacobians.growth import Cotangents, path_lengths, swept
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.cells import CellGraph
@@ -321,34 +322,61 @@ def check_against_autograd(
     Raises:
         AnalysisError: they differ.
     """
-    with torch.enable_grad():
+    actual = _gradients(model, sample, order, start)
+
+    def compare(node: GridNode, found: Cotangents | None) -> None:
+        if found is not None and float(found.log10_norm[0]) < _LOG10_TRUSTED:
+            return
+        given = actual.pop(node).double().cpu()
+        expected = torch.zeros_like(given) if found is None else found.vectors()[0].cpu()
+        scale, error = max(float(expected.norm()), float(given.norm())), float((given - expected).norm())
+        if error > 1e-2 * scale and error > _FLOAT32_NOISE * path_lengths(edges, order, start)[node]:
+            raise AnalysisError(
+                "The cell graph does not account for the whole gradient, so nothing is reported",
+                where=f"{node.layer}, step {node.time}",
+                got=f"a gradient of norm {float(expected.norm()):.4g} over the grid",
+                expected=f"{float(given.norm()):.4g}, as backpropagation through the model gives",
+                do="please report this model",
+            )
+
+    reached = set()
+    for node, found in swept(edges, order, start):
+        reached.add(node)
+        compare(node, found)
+    for node in order:
+        if node not in reached:
+            compare(node, None)
+
+
+def _gradients(
+    model: Measured, sample: Sample, order: Sequence[GridNode], start: Mapping[GridNode, Tensor]
+) -> dict[GridNode, Tensor]:
+    """Gradients of <start, s> at every node, by plain backpropagation through the whole model."""
+    with torch.enable_grad(), _fixed(model.parameters):
         tensors = model.state_tensors(model.run(sample))
         device = next(iter(tensors.values()))[0].device
         target = sum((flatten(tensors[n]) * start[n][0].to(device)).sum() for n in start)
         flat = [tensor for node in order for tensor in tensors[node]]
         assert isinstance(target, Tensor)
-        gradients = dict(
-            zip(map(id, flat), torch.autograd.grad(target, flat, allow_unused=True), strict=True)
-        )
-    found = backpropagate(edges, order, start)
-    for node in order:
-        parts = [(tensor, gradients.get(id(tensor))) for tensor in tensors[node]]
-        actual = flatten([torch.zeros_like(t) if g is None else g for t, g in parts]).double().cpu()
-        expected = torch.zeros_like(actual)
-        if node in found:
-            if float(found[node].log10_norm[0]) < _LOG10_TRUSTED:
-                continue
-            expected = found[node].unit[0].cpu() * 10 ** float(found[node].log10_norm[0])
-        scale = max(float(expected.norm()), float(actual.norm()))
-        error = float((actual - expected).norm())
-        if error > 1e-2 * scale and error > _FLOAT32_NOISE * path_lengths(edges, order, found)[node]:
-            raise AnalysisError(
-                "The cell graph does not account for the whole gradient, so nothing is reported",
-                where=f"{node.layer}, step {node.time}",
-                got=f"a gradient of norm {float(expected.norm()):.4g} over the grid",
-                expected=f"{float(actual.norm()):.4g}, as backpropagation through the model gives",
-                do="please report this model",
-            )
+        found = iter(torch.autograd.grad(target, flat, allow_unused=True))
+    parts = {node: [(tensor.detach(), next(found)) for tensor in tensors[node]] for node in order}
+    return {
+        node: flatten([torch.zeros_like(t) if g is None else g for t, g in own])
+        for node, own in parts.items()
+    }
+
+
+@contextmanager
+def _fixed(parameters: nn.Module) -> Iterator[None]:
+    """No gradients with respect to parameters, for which every step of a run would keep what it computed."""
+    trained = [parameter for parameter in parameters.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _loop_states(sites: nn.ModuleList | Sequence[SiteModule], run: Run) -> dict[GridNode, list[Tensor]]:

@@ -8,10 +8,10 @@ import onnx_ir as ir
 from lsc_graph.canonical.rewiring import forget_insides, inner_graphs, put_in_place
 from lsc_graph.canonical.shapes import static_shape
 
-_LOOPING = frozenset(("RNN", "GRU", "LSTM", "Scan", "Loop"))
+LOOPING = frozenset(("RNN", "GRU", "LSTM", "Scan", "Loop"))
 MAX_TRIPS = 2**20
 BRANCH, CONDITION, TAKEN_IF = "lsc_graph.branch", "lsc_graph.condition", "lsc_graph.taken_if"
-"""Metadata of a loop that stood in a branch: in words, the value that decides, and what it has to be."""
+"""Metadata of a node that stood in a branch: in words, the value that decides, and what it has to be."""
 
 
 def take_decided_branches(model: ir.Model) -> bool:
@@ -33,7 +33,7 @@ def select_open_branches(model: ir.Model) -> bool:
 
     What is computed stays the same, and one graph of plain operators can be differentiated for many points
     at once. Only where both give tensors of one known shape, and no branch holds a loop that might not end
-    unless its branch is taken. Loops that come out of a branch are marked, see `BRANCH`.
+    unless its branch is taken. What comes out of a branch is marked, see `BRANCH`.
     """
     is_changed = False
     pending = [model.graph]
@@ -88,10 +88,10 @@ def _select(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def _mark(node: ir.Node, name: str) -> None:
-    """Note on the loops of a branch where they come from."""
+    """Note on the nodes of a branch where they come from."""
     condition = node.inputs[0]
     for inner in node.attributes[name].as_graph().all_nodes():
-        if inner.op_type in _LOOPING and condition is not None and BRANCH not in inner.metadata_props:
+        if condition is not None and BRANCH not in inner.metadata_props:
             branch = f"the {name.removesuffix('_branch')} branch of {node.name or node.outputs[0].name}"
             inner.metadata_props[BRANCH] = branch
             inner.metadata_props[CONDITION] = str(condition.name)

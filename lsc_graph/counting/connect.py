@@ -124,22 +124,34 @@ def _streaming_terminals(prepared: Prepared) -> tuple[DepthEdge, ...]:
     values = body_values(site.body.graph)
     carried = {carry.after for carry in prepared.findings.carried}
     edges = [
-        DepthEdge(INPUT + name, cell.layer.id)
+        DepthEdge(INPUT + read.name, cell.layer.id, read.lag)
         for cell in own
-        for name in cell.slices
-        if _is_float(values[name])
+        for read in cell.reads
+        if read.kind == "slice" and _is_float(values[read.name])
     ]
     after = {values[s.after]: (cell.layer.id, 0) for cell in own for s in cell.layer.states}
     lags = {same: layer for value, layer in after.items() for same in _reshaped_from(value)}
-    lags |= {
-        values[s.before]: (cell.layer.id, cell.layer.time_step) for cell in own for s in cell.layer.states
-    }
+    lags |= {values[s.before]: (cell.layer.id, 1) for cell in own for s in cell.layer.states}
     lags |= {values[s.body]: (INPUT + s.body, 0) for s in site.inputs if _is_float(values[s.body])}
+    delays = {values[s.before]: values[s.after] for cell in own[0].delays for s in cell.layer.states}
     for name in (s.body for s in site.outputs if s.main not in carried):
-        value = values[name]
-        sources = {value} if value in lags else direct_sources(value, lags)
-        edges += [DepthEdge(lags[s][0], OUTPUT + name, lags[s][1]) for s in sources]
+        edges += [DepthEdge(id_, OUTPUT + name, lag) for id_, lag in _sources(values[name], lags, delays)]
     return tuple(dict.fromkeys(edges))
+
+
+def _sources(
+    value: ir.Value, lags: Mapping[ir.Value, tuple[str, int]], delays: Mapping[ir.Value, ir.Value]
+) -> Iterator[tuple[str, int]]:
+    """The layers and inputs that a value is computed from, by way of delays too, and how long before."""
+    pending = [(value, 0)]
+    stops = lags.keys() | delays.keys()
+    while pending:
+        value, lag = pending.pop()
+        for source in {value} if value in stops else direct_sources(value, stops):
+            if source in delays:
+                pending.append((delays[source], lag + 1))
+            else:
+                yield lags[source][0], lags[source][1] + lag
 
 
 def _reshaped_from(value: ir.Value) -> Iterator[ir.Value]:

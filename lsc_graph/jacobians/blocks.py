@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,24 +11,27 @@ from torch import Tensor
 from torch.func import vjp
 
 from lsc_graph.jacobians.cell import at_points, cell_points, flatten
-from lsc_graph.jacobians.structure import is_unitwise
-from lsc_graph.layers.cells import Cell
+from lsc_graph.jacobians.structure import UnitLayout, unit_layouts
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 _AGREEMENT = 1e-4
 # Points whose vector-Jacobian products are taken together, by how many numbers they hold.
 _MAX_ELEMENTS = 2**20
+# Random halves of the units: two that meet are in the same half of all of them once in 2^8 times.
+_NUM_MASKS = 8
 
 
 @dataclass(frozen=True)
 class UnitBlocks:
     """P matrices whose states are k variables of u units each: `blocks` [P, u, k, k].
 
-    Element (i u + a, j u + b) of a matrix is blocks[a, i, j] where a = b, and 0 elsewhere.
+    Element (places[i, a], places[j, b]) of a matrix is blocks[a, i, j] where a = b, and 0 elsewhere, with the
+    places of `layout`.
     """
 
     blocks: Tensor
+    layout: UnitLayout
 
     @property
     def num_points(self) -> int:
@@ -40,26 +43,25 @@ class UnitBlocks:
 
     def at(self, points: slice) -> UnitBlocks:
         """Some of the matrices."""
-        return UnitBlocks(self.blocks[points])
+        return UnitBlocks(self.blocks[points], self.layout)
 
-    def by_entry(self, entries: Tensor | None) -> list[UnitBlocks]:
-        """The units of each entry of a batch, whose elements lie at `entries` [B, m]; all of them if None."""
+    def by_entry(self, entries: Tensor | None) -> list[Tensor]:
+        """The blocks of each entry of a batch, whose elements lie at `entries` [B, m]; of all if None."""
         if entries is None:
-            return [self]
-        units = self.blocks.shape[1]
-        return [UnitBlocks(self.blocks[:, entry[entry < units]]) for entry in entries]
+            return [self.blocks]
+        unit_of = self.layout.unit_of()
+        return [self.blocks[:, torch.unique(unit_of[entry.cpu()])] for entry in entries]
 
     def cpu(self) -> UnitBlocks:
         """The same on the CPU."""
-        return UnitBlocks(self.blocks.cpu())
+        return UnitBlocks(self.blocks.cpu(), self.layout)
 
     def dense(self) -> Tensor:
         """The whole matrices [P, n, n]; for small ones."""
-        points, units, width, _ = self.blocks.shape
-        whole = self.blocks.new_zeros(points, width, units, width, units)
-        index = torch.arange(units)
-        whole[:, :, index, :, index] = self.blocks.movedim(1, 0)
-        return whole.reshape(points, self.size, self.size)
+        whole = self.blocks.new_zeros(self.num_points, self.size, self.size)
+        places = self.layout.places.T
+        whole[:, places[:, :, None], places[:, None, :]] = self.blocks
+        return whole
 
     def pull(self, point: int) -> Callable[[Tensor], Tensor]:
         """Cotangents [K, n] times one of the matrices."""
@@ -67,33 +69,43 @@ class UnitBlocks:
 
         def pulled(cotangents: Tensor) -> Tensor:
             # Doubles of all steps at once would take more memory than anything else.
-            return _pulled(blocks.double(), cotangents)
+            return _pulled(blocks.double(), cotangents, self.layout)
 
         return pulled
 
     def gain(self) -> Tensor:
         """||M||_F / sqrt(n) [P], float64."""
-        squares = [matrices.double().square().sum() for matrices in self.blocks]
-        total = torch.stack(squares) if squares else self.blocks.new_zeros(0, dtype=torch.float64)
-        return (total / self.size).sqrt()
+        return block_gain(self.blocks)
 
     def radius(self, tolerance: float = TOLERANCE) -> Estimate:
         """Spectral radii, by the eigenvalues of all blocks."""
-        finite = self.blocks.isfinite().flatten(1).all(1)
-        found = [
-            _largest_eigenvalues(matrices.nan_to_num(0.0, 0.0, 0.0).double()) for matrices in self.blocks
-        ]
-        values = torch.where(finite, torch.stack(found), math.nan) if found else self.blocks.new_zeros(0)
-        errors = torch.full_like(values, torch.finfo(torch.float64).eps)
-        return Estimate.of(Method.BLOCKS, values, errors, tolerance=tolerance)
+        return block_radius(self.blocks, tolerance)
 
 
-def _pulled(blocks: Tensor, cotangents: Tensor) -> Tensor:
-    """Cotangents [..., k u] times blocks [u, k, k], variable by variable."""
-    units, width, _ = blocks.shape
-    parts = cotangents.reshape(*cotangents.shape[:-1], width, units)
-    columns = [sum(parts[..., i, :] * blocks[:, i, j] for i in range(width)) for j in range(width)]
-    return torch.cat([torch.as_tensor(column) for column in columns], -1)
+def block_gain(blocks: Tensor) -> Tensor:
+    """||M||_F / sqrt(n) [P], float64, of matrices of blocks [P, u, k, k]."""
+    squares = [matrices.double().square().sum() for matrices in blocks]
+    total = torch.stack(squares) if squares else blocks.new_zeros(0, dtype=torch.float64)
+    return (total / (blocks.shape[1] * blocks.shape[2])).sqrt()
+
+
+def block_radius(blocks: Tensor, tolerance: float = TOLERANCE) -> Estimate:
+    """Spectral radii [P] of matrices of blocks [P, u, k, k], by the eigenvalues of all blocks."""
+    finite = blocks.isfinite().flatten(1).all(1)
+    found = [_largest_eigenvalues(matrices.nan_to_num(0.0, 0.0, 0.0).double()) for matrices in blocks]
+    values = torch.where(finite, torch.stack(found), math.nan) if found else blocks.new_zeros(0)
+    errors = torch.full_like(values, torch.finfo(torch.float64).eps)
+    return Estimate.of(Method.BLOCKS, values, errors, tolerance=tolerance)
+
+
+def _pulled(blocks: Tensor, cotangents: Tensor, layout: UnitLayout) -> Tensor:
+    """Cotangents [K, n] times blocks [u, k, k], variable by variable."""
+    places = layout.places.to(cotangents.device)
+    parts = [cotangents[..., place] for place in places]
+    pulled = torch.empty_like(cotangents)
+    for j, place in enumerate(places):
+        pulled[..., place] = torch.stack([part * blocks[:, i, j] for i, part in enumerate(parts)]).sum(0)
+    return pulled
 
 
 def _largest_eigenvalues(blocks: Tensor) -> Tensor:
@@ -113,30 +125,84 @@ def _largest_eigenvalues(blocks: Tensor) -> Tensor:
 
 
 def unit_blocks(module: CellModule, trajectory: Trajectory, generator: torch.Generator) -> UnitBlocks | None:
-    """The blocks of a layer's time Jacobian at every step, if the graph says that it has them.
+    """The blocks of a layer's time Jacobian at every step, if its units do not meet in any of them.
 
-    What the graph says is verified at every step by pulling back random cotangents.
+    Cotangents of some units, at random, have to leave the others at exactly zero at every step; and what was
+    found has to pull back random cotangents as the step itself does.
 
     Returns:
-        None if the states of different units meet.
+        None if units meet in every layout of the states.
     """
-    cell: Cell = module.cell
-    if not is_unitwise(cell):
-        return None
     points = cell_points(module, trajectory)
-    own = [index for index, (kind, _) in enumerate(module.reads) if kind == "before"][
-        : len(cell.layer.states)
-    ]
-    width, units = len(own), points[own[0]][0].numel()
-    step = max(1, _MAX_ELEMENTS // (width * units))
-    parts = []
-    for start in range(0, points[0].shape[0], step):
-        here = [value[start : start + step] for value in points]
-        found = _assembled(module, here, own, units)
-        if not _agrees(module, here, own, found, generator):
+    own = [module.reads.index(("before", state.name)) for state in module.cell.layer.states]
+    for layout in _possible(module, points, own, generator):
+        if _is_apart(module, points, own, layout, generator):
+            return _by_layout(module, points, own, layout, generator)
+    return None
+
+
+def _possible(
+    module: CellModule, points: Sequence[Tensor], own: Sequence[int], generator: torch.Generator
+) -> list[UnitLayout]:
+    """The layouts in which units do not meet at the first point, as far as one pull of all of them tells."""
+    layouts = list(unit_layouts([points[index].shape[1:] for index in own]))
+    if not layouts:
+        return []
+    masks = torch.stack([_mask(layout, generator) for layout in layouts]).to(points[0].device)
+    probes = torch.randn(masks.shape, generator=generator).to(points[own[0]])
+    first = [value[:1].expand(len(layouts), *value.shape[1:]) for value in points]
+    pulled = _pull_states(module, first, own, probes * masks)
+    is_possible = ~(pulled * ~masks).bool().any(1)
+    return [layout for layout, kept in zip(layouts, is_possible.tolist(), strict=True) if kept]
+
+
+def _mask(layout: UnitLayout, generator: torch.Generator) -> Tensor:
+    """The elements [n] of a random half of the units."""
+    return (torch.rand(layout.units, generator=generator) < 0.5)[layout.unit_of()]
+
+
+def _by_layout(
+    module: CellModule,
+    points: Sequence[Tensor],
+    own: Sequence[int],
+    layout: UnitLayout,
+    generator: torch.Generator,
+) -> UnitBlocks | None:
+    """The blocks of a layout; None if they do not say what the step does."""
+    num_points = points[0].shape[0]
+    # In place: blocks of all steps may be larger than anything else.
+    blocks = points[own[0]].new_empty(num_points, layout.units, layout.width, layout.width)
+    for part in _parts(num_points, layout):
+        here = [value[part] for value in points]
+        blocks[part] = _assembled(module, here, own, layout)
+        if not _agrees(module, here, own, blocks[part], layout, generator):
             return None
-        parts.append(found)
-    return UnitBlocks(torch.cat(parts))
+    return UnitBlocks(blocks, layout)
+
+
+def _parts(num_points: int, layout: UnitLayout) -> Iterator[slice]:
+    """Points that are looked at together."""
+    step = max(1, _MAX_ELEMENTS // layout.places.numel())
+    return (slice(start, start + step) for start in range(0, num_points, step))
+
+
+def _is_apart(
+    module: CellModule,
+    points: Sequence[Tensor],
+    own: Sequence[int],
+    layout: UnitLayout,
+    generator: torch.Generator,
+) -> bool:
+    """Whether cotangents of random halves of the units are pulled back to these units alone."""
+    for part in _parts(points[0].shape[0], layout):
+        here = [value[part] for value in points]
+        for _ in range(_NUM_MASKS):
+            mask = _mask(layout, generator).to(here[0].device)
+            probes = torch.randn(len(here[0]), len(mask), generator=generator).to(here[own[0]])
+            pulled = _pull_states(module, here, own, probes * mask)
+            if bool((pulled * ~mask).any()):
+                return False
+    return True
 
 
 def _pull_states(
@@ -158,16 +224,17 @@ def _pull_states(
     return pulled
 
 
-def _assembled(module: CellModule, points: Sequence[Tensor], own: Sequence[int], units: int) -> Tensor:
-    """Blocks [P, u, k, k] from one pull for each state variable."""
-    num_points, width = points[own[0]].shape[0], len(own)
+def _assembled(
+    module: CellModule, points: Sequence[Tensor], own: Sequence[int], layout: UnitLayout
+) -> Tensor:
+    """Blocks [P, u, k, k] from one pull for each variable."""
+    num_points, places = points[own[0]].shape[0], layout.places.to(points[own[0]].device)
     rows = []
-    for index in range(width):
-        ones = points[own[0]].new_zeros(num_points, width, units)
-        ones[:, index] = 1
-        pulled = _pull_states(module, points, own, ones.flatten(1))
-        rows.append(pulled.reshape(num_points, width, units))
-    return torch.stack(rows, 1).permute(0, 3, 1, 2).contiguous()
+    for place in places:
+        ones = points[own[0]].new_zeros(num_points, places.numel())
+        ones[:, place] = 1
+        rows.append(_pull_states(module, points, own, ones)[:, places])
+    return torch.stack(rows, 1).permute(0, 3, 1, 2)
 
 
 def _agrees(
@@ -175,13 +242,13 @@ def _agrees(
     points: Sequence[Tensor],
     own: Sequence[int],
     blocks: Tensor,
+    layout: UnitLayout,
     generator: torch.Generator,
 ) -> bool:
     """Whether random cotangents are pulled back as the blocks say."""
-    shape = (blocks.shape[0], blocks.shape[1] * blocks.shape[2])
-    probes = torch.randn(shape, generator=generator).to(blocks)
+    probes = torch.randn(len(blocks), layout.places.numel(), generator=generator).to(blocks)
     pulled = _pull_states(module, points, own, probes)
     expected = torch.stack(
-        [_pulled(own_blocks, probe) for own_blocks, probe in zip(blocks, probes, strict=True)]
+        [_pulled(own_blocks, probe, layout) for own_blocks, probe in zip(blocks, probes, strict=True)]
     )
     return bool((pulled - expected).norm() <= _AGREEMENT * expected.norm())

@@ -22,7 +22,10 @@ NUM_PROBES = 16
 
 @dataclass(frozen=True)
 class ChainBlock:
-    """M_depth of one block: `matrix` [n_out, n_in], or None where it is too large; `pull` in any case."""
+    """M_depth of one block: `matrix` [n_out, n_in], or None where it is too large; `pull` in any case.
+
+    Whatever device the matrix is on, `pull` is on the CPU in double precision, as growth is.
+    """
 
     source: str
     target: str
@@ -71,12 +74,12 @@ def _block(module: Callable[..., Sequence[Tensor]], state: Tensor, source: str, 
     if shape[0] * shape[1] <= MAX_DENSE_ELEMENTS:
         (matrix,) = batched_jacobians(function, [state[None]], [0])
         flat = matrix[0].flatten(1)
-        return ChainBlock(source, target, shape, flat, dense(flat))
+        return ChainBlock(source, target, shape, flat, dense(flat.cpu()))
     _, pullback, *_ = vjp(function, state)
 
     def pull(cotangents: Tensor) -> Tensor:
         (rows,) = vmap(pullback, chunk_size=NUM_PROBES)(cotangents.to(state))
-        gradients: Tensor = rows.flatten(1).double()
+        gradients: Tensor = rows.flatten(1).double().cpu()
         return gradients
 
     return ChainBlock(source, target, shape, None, pull)

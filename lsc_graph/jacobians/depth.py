@@ -7,7 +7,7 @@ the blocks of all times are pulled back together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flat_from
+from lsc_graph.layers.cells import Read
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram
@@ -63,13 +64,25 @@ def glue_below(program: SequenceProgram, target: int, run: Run, inputs: Values) 
 
 @dataclass(frozen=True)
 class Port:
-    """One value through which a cell reads the main graph: at each step a slice, or the whole of it."""
+    """One value through which a cell reads the main graph: at each step a slice, or the whole of it.
+
+    `lag` is how many times before its own it reads the slice (behind its first one, a first state).
+    """
 
     kind: str
     body: str
     main: str
     axis: int
     flipped: bool
+    lag: int = 0
+
+    def of(self, rows: Mapping[Read, Tensor]) -> Tensor:
+        """Those rows that belong to what is read here; the first of a layer's own states is one of these."""
+        first = Read("initial", self.body, abs(self.lag))
+        own = (
+            Read("before", self.body) if self.kind == "initial" else Read(self.kind, self.body, abs(self.lag))
+        )
+        return rows[first if self.kind == "initial" and first in rows else own]
 
     def place(self, rows: Tensor, time: int | None, like: Tensor) -> Tensor:
         """Cotangents of the main-graph value, zero but for what the step(s) read.
@@ -87,10 +100,13 @@ class Port:
         moved = like.movedim(self.axis, 0)
         num_rows = rows.shape[1] if time is None else rows.shape[0]
         placed = rows.new_zeros(moved.shape[0], num_rows, *moved.shape[1:])
+        length = moved.shape[0]
         if time is None:
-            placed[:] = rows.flip(0) if self.flipped else rows
-        else:
-            placed[moved.shape[0] - 1 - time if self.flipped else time] = rows
+            read = rows[max(self.lag, 0) : length + min(self.lag, 0)]
+            placed[max(-self.lag, 0) : length - max(self.lag, 0)] = read
+        elif 0 <= time - self.lag < length:
+            placed[time - self.lag] = rows
+        placed = placed.flip(0) if self.flipped else placed
         return placed.movedim(0, self.axis + 1)
 
 
@@ -98,26 +114,38 @@ def ports_of(module: CellModule, glue: Glue) -> tuple[Port, ...]:
     """Where a cell reads what depends on the states below: slices, initial states, captures."""
     site = glue.site
     record: RecurrentSite = site.site
-    ports = [
-        Port("slice", s.body, s.main, s.axis, s.reverse != site.is_reverse)
-        for s in record.inputs
-        if s.body in module.cell.slices
-    ]
-    ports += [
-        Port("initial", state.name, state.initial, 0, False)
-        for state in module.cell.layer.states
-        if state.initial
-    ]
-    ports += [
-        Port("capture", body, main, 0, False)
-        for body, main in record.captures.items()
-        if body in module.cell.captures
-    ]
+    sequences = {sequence.body: sequence for sequence in record.inputs}
+    starts = {state.name: state.initial for state in record.states if state.initial}
+    step = module.cell.layer.time_step
+    ports = []
+    for read in module.cell.reads:
+        if read.kind == "slice":
+            own = sequences[read.name]
+            flipped = own.reverse != site.is_reverse
+            ports.append(Port("slice", own.body, own.main, own.axis, flipped, read.lag * step))
+        elif read.kind == "initial" and read.name in starts:
+            ports.append(Port("initial", read.name, starts[read.name], 0, False, read.lag * step))
+        elif read.kind == "capture":
+            main = record.captures[read.name]
+            ports.append(Port("capture", read.name, main, 0, False))
+    own_starts = [state.name for state in module.cell.layer.states if state.initial]
+    ports += [Port("initial", name, starts[name], 0, False) for name in own_starts]
     return tuple(port for port in ports if port.main in glue.read)
 
 
 Pairs = frozenset[tuple[int, int]]
 Connections = dict[Port, dict[str, Pairs]]
+
+
+def by_lag(connected: Connections) -> dict[int, Connections] | None:
+    """Ports of slices by how many times before its own a step sees the states below; None for other glue."""
+    found: dict[int, Connections] = {}
+    for port, names in connected.items():
+        lags = {target - source for pairs in names.values() for source, target in pairs}
+        if port.kind != "slice" or len(lags) != 1:
+            return None
+        found.setdefault(lags.pop(), {})[port] = names
+    return dict(sorted(found.items(), key=lambda item: (abs(item[0]), item[0])))
 
 
 def source_times(connected: Connections, names: Collection[str], time: int) -> list[int]:
@@ -143,7 +171,11 @@ def time_pairs(
 ) -> dict[str, Pairs]:
     """Which (t_source, t_target) a port connects, per state below: found by one-step cotangents."""
     value = glue.read[port.main]
-    times = [first] if port.kind == "initial" else list(range(num_steps))
+    times = list(range(num_steps))
+    if port.kind == "initial":
+        times = [first + port.lag] if 0 <= first + port.lag < num_steps else []
+    if not times:
+        return {}
     if port.kind == "slice":
         shape = value.movedim(port.axis, 0).shape[1:]
         noise = torch.randn(len(times), *shape, generator=generator).to(value)

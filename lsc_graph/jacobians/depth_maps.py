@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,13 +12,14 @@ from torch.func import vjp, vmap
 
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.cell import at_points, cell_points, chosen_points, flat_from, flatten
-from lsc_graph.jacobians.depth import Glue, Port, pull_rows, time_pairs
+from lsc_graph.jacobians.delayed import STATES, Rows, state_columns, through_delays
+from lsc_graph.jacobians.depth import Connections, Glue, Port, by_lag, pull_rows, time_pairs
 from lsc_graph.layers.cells import DepthEdge, Layer, size
 from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.estimate import Estimate
 from lsc_graph.spectra.krylov_powers import MAX_SIZE, krylov_power_radius
 from lsc_graph.spectra.operator import Operator
-from lsc_graph.to_torch.loop import CellModule, Trajectory
+from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory
 
 # Dense local Jacobians of one layer, over all steps, are not built beyond this where there is another way:
 # of layers whose units do not meet in time, and of others, whose matrices tell more: their depth edges are
@@ -81,7 +83,10 @@ class DepthMaps:
 
 def is_too_large(module: CellModule, num_steps: int, max_bytes: int = MAX_DENSE_BYTES) -> bool:
     """Whether the dense Jacobians of a cell, over all steps, should not be built."""
-    widths = [size(state.shape) for state in (*module.cell.below_now, *module.cell.below_before)]
+    cell = module.cell
+    delays = [state for delay in cell.delays for state in delay.layer.states]
+    below = [state for own in (cell, *cell.delays) for state in (*own.below_now, *own.below_before)]
+    widths = [size(state.shape) for state in (*below, *delays)]
     own = module.cell.layer.state_size
     return 4 * num_steps * own * max([own, *widths]) > max_bytes
 
@@ -106,46 +111,67 @@ def _pull_reads(
     return pulled
 
 
-def maps_within_step(module: CellModule, trajectory: Trajectory, others: Sequence[Layer]) -> list[DepthMaps]:
+def _pull_at(
+    site: SiteModule,
+    module: CellModule,
+    trajectory: Trajectory,
+    points: Sequence[Tensor],
+    times: Sequence[int],
+    cotangents: Tensor,
+    states: Collection[str] = (),
+    through: Collection[str] = (),
+) -> Rows:
+    """Cotangents [P, K, n] of the new states at some steps, pulled back to `states` and what comes `through`.
+
+    What delays carry is followed to where it comes from.
+    """
+    wanted = {*states, *through, *(delay.layer.name for delay in module.cell.delays)}
+    which = [
+        index
+        for index, (_, name) in enumerate(module.reads)
+        if points[index].is_floating_point() and name in wanted
+    ]
+    here = chosen_points(points, torch.tensor(times))
+    pulled = _pull_reads(module, here, which, cotangents.to(points[0]))
+    reads = {module.reads[index]: value for index, value in zip(which, pulled, strict=True)}
+    return through_delays(site, trajectory, reads, times, through)
+
+
+def maps_within_step(
+    site: SiteModule, module: CellModule, trajectory: Trajectory, others: Sequence[Layer]
+) -> list[DepthMaps]:
     """Depth edges to the other layers of the same step."""
     points = cell_points(module, trajectory)
     layer, num_steps = module.cell.layer, points[0].shape[0]
     found = []
     for other in others:
-        for kind, lag in (("after", 0), ("before", 1)):
-            names = [(kind, state.name) for state in other.states]
-            if not any(name in module.reads for name in names):
-                continue
+        names = {state.name for state in other.states}
+        reads = [read for read in module.cell.reads if read.kind in STATES and read.name in names]
+        for lag in sorted({read.steps_back for read in reads}):
             shift = lag * layer.time_step
             times = [time for time in range(num_steps) if 0 <= time - shift < num_steps]
             pairs = tuple((time - shift, time) for time in times)
+            pull = partial(_step_pull, site, module, trajectory, points, other, lag, times)
             edge = DepthEdge(other.id, layer.id, shift)
-            pull = _step_pull(module, points, other, names, times)
             found.append(DepthMaps(edge, pairs, (layer.state_size, other.state_size), pull, points[0]))
     return found
 
 
 def _step_pull(
+    site: SiteModule,
     module: CellModule,
+    trajectory: Trajectory,
     points: Sequence[Tensor],
     other: Layer,
-    names: Sequence[tuple[str, str]],
+    steps_back: int,
     times: Sequence[int],
-) -> PullAt:
-    which = [module.reads.index(name) for name in names if name in module.reads]
-
-    def pull(numbers: Sequence[int], cotangents: Tensor) -> Tensor:
-        at = [times[number] for number in numbers]
-        here = chosen_points(points, torch.tensor(at))
-        pulled = dict(zip(which, _pull_reads(module, here, which, cotangents.to(points[0])), strict=True))
-        parts = []
-        for name, state in zip(names, other.states, strict=True):
-            index = module.reads.index(name) if name in module.reads else -1
-            zero = points[0].new_zeros(*cotangents.shape[:2], size(state.shape))
-            parts.append(flat_from(pulled[index], 2) if index in pulled else zero)
-        return torch.cat(parts, 2)
-
-    return pull
+    numbers: Sequence[int],
+    cotangents: Tensor,
+) -> Tensor:
+    at = [times[number] for number in numbers]
+    names = [state.name for state in other.states]
+    rows = _pull_at(site, module, trajectory, points, at, cotangents, names)
+    return state_columns(rows, steps_back, other.states)
 
 
 def maps_through_glue(
@@ -156,61 +182,60 @@ def maps_through_glue(
     lower: Sequence[Layer],
     generator: torch.Generator,
 ) -> list[DepthMaps]:
-    """Depth edges through the glue below, where it connects equal times.
+    """Depth edges through the glue below, where it connects equal times, or others equally far apart.
 
     Raises:
-        AnalysisError: it connects other times as well, and the blocks are too large to be built.
+        AnalysisError: it connects times otherwise, and the blocks are too large to be built.
     """
     points = cell_points(module, trajectory)
     num_steps, layer = points[0].shape[0], module.cell.layer
-    reached: set[str] = set()
-    connected = []
+    connected: Connections = {}
     for port in ports:
         found = time_pairs(glue, port, num_steps, glue.site.times()[0], generator)
         if found:
-            connected.append(port)
-            reached |= set(found)
-        if any(source != target for pairs in found.values() for source, target in pairs) or (
-            found and port.kind != "slice"
-        ):
-            raise AnalysisError(
-                "A layer that is too large for dense local Jacobians reads other times of the layers below",
-                where=layer.name,
-                got=f"a state of {layer.state_size} elements",
-                expected=f"at most {MAX_DENSE_BYTES // 2**20} MiB of local Jacobians",
-                do="audit it with fewer steps, or export it at a smaller width",
-            )
-    pairs = tuple((time, time) for time in range(num_steps))
-    return [
-        DepthMaps(
-            DepthEdge(source.id, layer.id),
-            pairs,
-            (layer.state_size, source.state_size),
-            _glue_pull(module, points, glue, connected, source),
-            points[0],
+            connected[port] = found
+    lags = by_lag(connected)
+    if lags is None:
+        raise AnalysisError(
+            "A layer that is too large for dense local Jacobians reads a mixture of other layers' times",
+            where=layer.name,
+            got=f"a state of {layer.state_size} elements",
+            expected=f"at most {MAX_DENSE_BYTES // 2**20} MiB of local Jacobians",
+            do="audit it with fewer steps, or export it at a smaller width",
         )
-        for source in lower
-        if any(state.name in reached for state in source.states)
-    ]
+    maps = []
+    for lag, own in lags.items():
+        times = [time for time in range(num_steps) if 0 <= time - lag < num_steps]
+        pairs = tuple((time - lag, time) for time in times)
+        for source in lower:
+            if any(state.name in names for state in source.states for names in own.values()):
+                pull = partial(_glue_pull, module, trajectory, points, glue, tuple(own), source, pairs)
+                edge = DepthEdge(source.id, layer.id, lag)
+                maps.append(DepthMaps(edge, pairs, (layer.state_size, source.state_size), pull, points[0]))
+    return maps
 
 
 def _glue_pull(
-    module: CellModule, points: Sequence[Tensor], glue: Glue, ports: Sequence[Port], source: Layer
-) -> PullAt:
-    which = [module.reads.index(("slice", port.body)) for port in ports]
-    num_steps = points[0].shape[0]
-
-    def pull(numbers: Sequence[int], cotangents: Tensor) -> Tensor:
-        here = chosen_points(points, torch.tensor(list(numbers)))
-        pulled = _pull_reads(module, here, which, cotangents.to(points[0]))
-        given: dict[str, Tensor] = {}
-        for port, rows in zip(ports, pulled, strict=True):
-            full = rows.new_zeros(num_steps, *rows.shape[1:])
-            full[list(numbers)] = rows
-            placed = port.place(full, None, glue.read[port.main])
-            given[port.main] = given[port.main] + placed if port.main in given else placed
-        states = pull_rows(glue, given)
-        whole = torch.cat([flat_from(states[state.name], 2) for state in source.states], 2)
-        return whole.movedim(1, 0)[list(numbers)]
-
-    return pull
+    module: CellModule,
+    trajectory: Trajectory,
+    points: Sequence[Tensor],
+    glue: Glue,
+    ports: Sequence[Port],
+    source: Layer,
+    pairs: Sequence[tuple[int, int]],
+    numbers: Sequence[int],
+    cotangents: Tensor,
+) -> Tensor:
+    at = [pairs[number][1] for number in numbers]
+    through = {port.body for port in ports}
+    pulled = _pull_at(glue.site, module, trajectory, points, at, cotangents, through=through)
+    given: dict[str, Tensor] = {}
+    for port in ports:
+        rows = port.of(pulled)
+        full = rows.new_zeros(points[0].shape[0], *rows.shape[1:])
+        full[at] = rows
+        placed = port.place(full, None, glue.read[port.main])
+        given[port.main] = given[port.main] + placed if port.main in given else placed
+    states = pull_rows(glue, given)
+    whole = torch.cat([flat_from(states[state.name], 2) for state in source.states], 2)
+    return whole.movedim(1, 0)[[pairs[number][0] for number in numbers]]

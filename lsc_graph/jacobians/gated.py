@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -186,10 +187,18 @@ class _Products(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func not in _PRODUCTS or len(args) != 2 or kwargs:
+        call = None if kwargs else _product(func, args)
+        if call is None:
             return func(*args, **(kwargs or {}))
         self._count += 1
-        return self._handle(self._count - 1, (func, *args))
+        return self._handle(self._count - 1, call)
+
+
+def _product(function: Any, given: tuple[Any, ...]) -> Call | None:
+    """A call as one of a function that is linear in each of two operands, if it is one."""
+    if function is torch.functional.einsum and len(given) == 3 and isinstance(given[0], str):
+        return partial(torch.einsum, given[0]), given[1], given[2]
+    return (function, *given) if function in _PRODUCTS and len(given) == 2 else None
 
 
 @dataclass(frozen=True)
@@ -231,7 +240,7 @@ def gated_jacobians(
 def _find_cuts(
     module: CellModule, values: Sequence[Tensor], own: Sequence[int], generator: torch.Generator
 ) -> list[_Cut] | None:
-    """The products whose operands change with the states; None where both do, or a result is not flat."""
+    """The products whose operands change with the states; None where both do, or it is not by one matrix."""
     runs: list[list[Call]] = []
     for moves in (False, True):
         given = list(values)
@@ -253,15 +262,31 @@ def _find_cuts(
         moving = [index for index in (1, 2) if not torch.equal(call[index], moved[index])]
         if not moving:
             continue
-        if len(moving) > 1 or call[1].dim() > 2 or call[2].dim() > 2:
-            return None
-        operand = call[moving[0]]
-        shared = call[3 - moving[0]].detach()
-        weight = shared.T if moving[0] == 1 else shared
-        if weight.dim() != 2 or operand.numel() != weight.shape[1]:
+        weight = _weight(call, moving[0]) if len(moving) == 1 else None
+        if weight is None:
             return None
         cuts.append(_Cut(number, moving[0], weight, call[0](*call[1:]).shape))
     return cuts
+
+
+def _weight(call: Call, moving: int) -> Tensor | None:
+    """The matrix [out, in] that a product multiplies one operand by; None if the other is not that matrix."""
+    function, *operands = call
+    operand, shared = operands[moving - 1], operands[2 - moving].detach()
+    result = function(*operands)
+    if shared.numel() != operand.numel() * result.numel():
+        return None
+    if function in _PRODUCTS and shared.dim() == 2:
+        return shared.T if moving == 1 else shared
+
+    def column(unit: Tensor) -> Tensor:
+        given = list(operands)
+        given[moving - 1] = unit.reshape(operand.shape)
+        return function(*given).reshape(-1)
+
+    units = torch.eye(operand.numel(), dtype=operand.dtype, device=operand.device)
+    columns: Tensor = vmap(column)(units)
+    return columns.T
 
 
 def _assembled(

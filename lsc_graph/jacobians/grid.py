@@ -47,18 +47,19 @@ def _one_of(maps: DepthMaps, number: int) -> Pull:
 def edge_maps(cells: CellGraph, local: LocalJacobians) -> Iterator[EdgeMap]:
     """Every edge of the unrolled grid with its local Jacobian."""
     steps = {layer.id: layer.time_step for layer in cells.layers}
+    returning = {layer.id for layer in cells.layers if layer.has_time_edges}
     # Growth is taken on the CPU in double precision, wherever the model runs: one transfer for each layer.
-    for layer_id, blocks in ((layer_id, blocks.cpu()) for layer_id, blocks in local.time.items()):
+    for layer_id, blocks in ((own, local.time[own].cpu()) for own in local.time.keys() & returning):
         for time in range(blocks.shape[0]):
             source = time - steps[layer_id]
             if 0 <= source < blocks.shape[0]:
                 yield EdgeMap(GridNode(layer_id, source), GridNode(layer_id, time), dense(blocks[time]))
-    for layer_id, units in ((layer_id, units.cpu()) for layer_id, units in local.units.items()):
+    for layer_id, units in ((own, local.units[own].cpu()) for own in local.units.keys() & returning):
         for time in range(units.num_points):
             source = time - steps[layer_id]
             if 0 <= source < units.num_points:
                 yield EdgeMap(GridNode(layer_id, source), GridNode(layer_id, time), units.pull(time))
-    for layer_id, maps in local.time_maps.items():
+    for layer_id, maps in ((own, local.time_maps[own]) for own in local.time_maps.keys() & returning):
         for time in range(maps.num_points):
             source = time - steps[layer_id]
             if 0 <= source < maps.num_points:

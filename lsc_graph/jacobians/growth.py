@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -33,6 +33,14 @@ class Cotangents:
         safe = torch.where(norms > 0, norms, torch.ones_like(norms))
         return Cotangents(vectors / safe[:, None], norms.log10())
 
+    def vectors(self) -> Tensor:
+        """The plain vectors [K, n]; beyond the range of floats they are zero or infinite."""
+        return self.unit * torch.pow(10.0, self.log10_norm)[:, None]
+
+    def lengths(self) -> Cotangents:
+        """The lengths alone, in no memory of the vectors."""
+        return Cotangents(self.unit.new_empty(len(self.unit), 0), self.log10_norm)
+
     def through(self, edge: EdgeMap, signs: Tensor | None) -> Cotangents:
         """The cotangents pulled back along an edge, multiplied by `signs` [K] if given."""
         pulled = Cotangents.of(edge.pull(self.unit))
@@ -47,15 +55,15 @@ class Cotangents:
         return Cotangents(total.unit, total.log10_norm + top)
 
 
-def backpropagate(
+def swept(
     edges: Iterable[EdgeMap],
     order: Sequence[GridNode],
     start: Mapping[GridNode, Tensor],
     sign_generator: torch.Generator | None = None,
-    *,
-    with_vectors: bool = True,
-) -> dict[GridNode, Cotangents]:
-    """Gradients at every grid node of <start, s> by products and sums of local Jacobians.
+) -> Iterator[tuple[GridNode, Cotangents]]:
+    """Gradients of <start, s> by products and sums of local Jacobians: at each grid node that they reach.
+
+    Nodes come last to first, each when all paths to it are in, and no cotangents are kept behind.
 
     Args:
         edges: all edges of the grid.
@@ -64,43 +72,57 @@ def backpropagate(
         sign_generator: if given, the cotangents crossing each edge are multiplied by independent
             random signs, which makes all cross terms between paths vanish in expectation (theory
             section 4).
-        with_vectors: whether to keep the vectors of every node, and not their lengths alone.
-
-    Returns:
-        The cotangents at each node that the gradient reaches.
     """
-    into: defaultdict[GridNode, list[EdgeMap]] = defaultdict(list)
-    for edge in edges:
-        into[edge.head].append(edge)
+    into = _into(edges)
     found = {node: Cotangents.of(vectors) for node, vectors in start.items()}
     for node in reversed(order):
-        if node not in found:
+        here = found.pop(node, None)
+        if here is None:
             continue
-        here = found[node]
         for edge in into[node]:
             signs = None if sign_generator is None else random_signs(here.log10_norm, sign_generator)
             passed = here.through(edge, signs)
             found[edge.tail] = found[edge.tail] + passed if edge.tail in found else passed
-        if not with_vectors:
-            found[node] = Cotangents(here.unit[:, :0], here.log10_norm)
-    return found
+        yield node, here
 
 
-def path_lengths(
-    edges: Iterable[EdgeMap], order: Sequence[GridNode], found: Mapping[GridNode, Cotangents]
-) -> dict[GridNode, float]:
-    """What the lengths of the gradients in `found` would be if nothing cancelled where paths meet.
-
-    Rounding errors are relative to these.
-    """
+def _into(edges: Iterable[EdgeMap]) -> defaultdict[GridNode, list[EdgeMap]]:
+    """The edges by the node that they lead to."""
     into: defaultdict[GridNode, list[EdgeMap]] = defaultdict(list)
     for edge in edges:
         into[edge.head].append(edge)
+    return into
+
+
+def backpropagate(
+    edges: Iterable[EdgeMap],
+    order: Sequence[GridNode],
+    start: Mapping[GridNode, Tensor],
+    sign_generator: torch.Generator | None = None,
+    *,
+    with_vectors: bool = True,
+) -> dict[GridNode, Cotangents]:
+    """The cotangents at each node that the gradient reaches; arguments are those of `swept`.
+
+    Without `with_vectors` their lengths alone are kept.
+    """
+    return {
+        node: here if with_vectors else here.lengths()
+        for node, here in swept(edges, order, start, sign_generator)
+    }
+
+
+def path_lengths(
+    edges: Iterable[EdgeMap], order: Sequence[GridNode], start: Mapping[GridNode, Tensor]
+) -> dict[GridNode, float]:
+    """What the lengths of the gradients would be if nothing cancelled where paths meet.
+
+    Rounding errors are relative to these. Arguments are those of `swept`.
+    """
+    edges = list(edges)
+    into = _into(edges)
     logs: dict[GridNode, float] = {}
-    for node in reversed(order):
-        if node not in found:
-            continue
-        here = found[node]
+    for node, here in swept(edges, order, start):
         own = float(here.log10_norm[0])
         logs.setdefault(node, own)
         for edge in into[node]:
@@ -118,6 +140,32 @@ def _log10_sum(first: float, second: float) -> float:
 def random_signs(like: Tensor, generator: torch.Generator) -> Tensor:
     """Independent signs +1 or -1, in the shape of `like`."""
     return torch.randint(0, 2, like.shape, generator=generator).to(like) * 2 - 1
+
+
+def isotropic(count: int, size: int, generator: torch.Generator) -> Tensor:
+    """Random vectors v [K, size] with E[v v^T] = 1, in float64: an orthogonal frame, or whole bases.
+
+    Mean squares over a basis are exact: ||J||_F^2 = sum_i ||J^T v_i||^2 / size. Rows of a frame of K vectors
+    are less alike than independent ones, which lowers the variance (K. Choromanski, M. Rowland, A. Weller,
+    "The Unreasonable Effectiveness of Structured Random Orthogonal Embeddings", NeurIPS 2017).
+
+    Args:
+        count: as many vectors, or where that is more than `size`, as many as there are in whole bases.
+        size: their length.
+        generator: of the frame's random orientation.
+    """
+    if count >= size:
+        return (math.sqrt(size) * torch.eye(size, dtype=torch.float64)).repeat(count // size, 1)
+    normal = torch.randn(size, count, generator=generator, dtype=torch.float64)
+    frame, upper = torch.linalg.qr(normal)
+    # With the signs of the diagonal, the frame is uniformly distributed (F. Mezzadri, Notices AMS 2007).
+    found: Tensor = (frame * upper.diagonal().sign() * math.sqrt(size)).T.contiguous()
+    return found
+
+
+def log10_isotropic(start: Mapping[GridNode, Tensor]) -> float:
+    """log10 of the root mean square length of isotropic cotangents [K, n] at several nodes."""
+    return 0.5 * math.log10(sum(vectors.shape[1] for vectors in start.values()) / len(start))
 
 
 def log10_rms(log10_norms: Tensor) -> float:

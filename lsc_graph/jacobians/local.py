@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -11,10 +11,12 @@ from torch import Tensor
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.blocks import UnitBlocks, unit_blocks
 from lsc_graph.jacobians.cell import cell_jacobians, flat_from
+from lsc_graph.jacobians.delayed import STATES, Rows, state_columns, through_delays
 from lsc_graph.jacobians.depth import (
     Connections,
     Glue,
     Port,
+    by_lag,
     glue_below,
     ports_of,
     pull_rows,
@@ -32,7 +34,6 @@ from lsc_graph.jacobians.depth_maps import (
 )
 from lsc_graph.jacobians.time_maps import TimeMaps
 from lsc_graph.layers.cells import DepthEdge, Layer
-from lsc_graph.recurrence.site import StateVariable
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
 
@@ -67,6 +68,22 @@ class LocalJacobians:
     time_maps: dict[str, TimeMaps] = field(default_factory=dict)
 
 
+def together(depth: Sequence[DepthBlocks]) -> list[DepthBlocks]:
+    """The blocks between the same two layers as one, whatever their lags, by the times of their targets."""
+    found: dict[tuple[str, str], list[DepthBlocks]] = {}
+    for own in depth:
+        found.setdefault((own.edge.source, own.edge.target), []).append(own)
+    return [own[0] if len(own) == 1 else _joined(own) for own in found.values()]
+
+
+def _joined(parts: Sequence[DepthBlocks]) -> DepthBlocks:
+    pairs = [pair for part in parts for pair in part.pairs]
+    order = sorted(range(len(pairs)), key=lambda index: (pairs[index][1], pairs[index][0]))
+    ordered = tuple(pairs[index] for index in order)
+    edge = DepthEdge(parts[0].edge.source, parts[0].edge.target, time_pairs=ordered)
+    return DepthBlocks(edge, ordered, torch.cat([part.blocks for part in parts])[order])
+
+
 def local_jacobians(
     program: SequenceProgram | StreamingProgram, run: Run, inputs: Values, generator: torch.Generator
 ) -> LocalJacobians:
@@ -99,7 +116,7 @@ def local_jacobians(
             max_bytes = MAX_TIME_BYTES if blocks is None else MAX_DENSE_BYTES
             is_large = blocks is None and module.cell.layer.state_size >= MAPS_FROM
             if is_large or is_too_large(module, num_steps, max_bytes):
-                known = _depth_maps(module, trajectory, others, glue, ports, lower, generator)
+                known = _depth_maps(site, module, trajectory, others, glue, ports, lower, generator)
                 if isinstance(known, list):
                     maps += known
                     if blocks is None:
@@ -107,13 +124,15 @@ def local_jacobians(
                     continue
                 if blocks is not None:
                     raise known
-            jacobians = cell_jacobians(module, trajectory, {port.body for port in ports})
+            through = {port.body for port in ports}
+            jacobians = cell_jacobians(module, trajectory, through)
             layer = module.cell.layer
+            rows = through_delays(site, trajectory, jacobians, range(num_steps), through)
             if blocks is None:
-                time[layer.id] = _columns(jacobians, "before", layer.states)
-            depth += _within_step(jacobians, layer, others)
+                time[layer.id] = state_columns(rows, 1, layer.states)
+            depth += _within_step(rows, layer, others)
             if glue is not None:
-                depth += _through_glue(jacobians, module, glue, ports, lower, generator)
+                depth += _through_glue(rows, module, glue, ports, lower, generator)
         lower += layers
     return LocalJacobians(
         {layer_id: blocks.detach() for layer_id, blocks in time.items()},
@@ -125,6 +144,7 @@ def local_jacobians(
 
 
 def _depth_maps(
+    site: SiteModule,
     module: CellModule,
     trajectory: Trajectory,
     others: Sequence[Layer],
@@ -135,7 +155,7 @@ def _depth_maps(
 ) -> list[DepthMaps] | AnalysisError:
     """The depth edges of a layer by their products, or why they are not known by these."""
     try:
-        found = maps_within_step(module, trajectory, others)
+        found = maps_within_step(site, module, trajectory, others)
         if glue is not None:
             found += maps_through_glue(module, trajectory, glue, ports, lower, generator)
     except AnalysisError as error:
@@ -150,42 +170,29 @@ def _units(module: CellModule, trajectory: Trajectory, generator: torch.Generato
     return unit_blocks(module, trajectory, generator)
 
 
-def _columns(jacobians: dict[tuple[str, str], Tensor], kind: str, states: Sequence[StateVariable]) -> Tensor:
-    """[T, n_out, n_in] with respect to the given states, zero for those that are not read."""
-    like = next(iter(jacobians.values()))
-    columns = []
-    for state in states:
-        block = jacobians.get((kind, state.name))
-        width = int(torch.Size(state.shape).numel())
-        columns.append(like.new_zeros(*like.shape[:2], width) if block is None else flat_from(block, 2))
-    return torch.cat(columns, 2)
-
-
-def _within_step(
-    jacobians: dict[tuple[str, str], Tensor], layer: Layer, others: Sequence[Layer]
-) -> list[DepthBlocks]:
+def _within_step(rows: Rows, layer: Layer, others: Sequence[Layer]) -> list[DepthBlocks]:
     found = []
     for other in others:
-        for kind, lag in (("after", 0), ("before", 1)):
-            if any((kind, state.name) in jacobians for state in other.states):
-                blocks = _columns(jacobians, kind, other.states)
-                shift = lag * layer.time_step
-                num_steps = blocks.shape[0]
-                times = [t for t in range(num_steps) if 0 <= t - shift < num_steps]
-                pairs = tuple((t - shift, t) for t in times)
-                found.append(DepthBlocks(DepthEdge(other.id, layer.id, shift), pairs, blocks[times]))
+        names = {state.name for state in other.states}
+        for lag in sorted({read.steps_back for read in rows if read.kind in STATES and read.name in names}):
+            blocks = state_columns(rows, lag, other.states)
+            shift = lag * layer.time_step
+            num_steps = blocks.shape[0]
+            times = [t for t in range(num_steps) if 0 <= t - shift < num_steps]
+            pairs = tuple((t - shift, t) for t in times)
+            found.append(DepthBlocks(DepthEdge(other.id, layer.id, shift), pairs, blocks[times]))
     return found
 
 
 def _through_glue(
-    jacobians: dict[tuple[str, str], Tensor],
+    rows: Rows,
     module: CellModule,
     glue: Glue,
     ports: Sequence[Port],
     lower: Sequence[Layer],
     generator: torch.Generator,
 ) -> list[DepthBlocks]:
-    num_steps = next(iter(jacobians.values())).shape[0]
+    num_steps = next(iter(rows.values())).shape[0]
     first = glue.site.times()[0]
     connected: Connections = {}
     for port in ports:
@@ -194,22 +201,16 @@ def _through_glue(
             connected[port] = pairs
     if not connected:
         return []
-    rows = {port: _rows(jacobians, port) for port in connected}
-    every = frozenset((t, t) for t in range(num_steps))
-    equal_times = all(
-        port.kind == "slice" and found <= every
-        for port, names in connected.items()
-        for found in names.values()
-    )
-    if equal_times and all(layer.num_steps == module.cell.layer.num_steps for layer in lower):
-        pulled = _pull_equal_times(glue, rows)
-        return [_equal_times(layer, module.cell.layer, pulled) for layer in _reached(lower, connected)]
-    return _pull_pairs(glue, rows, connected, _reached(lower, connected), module.cell.layer, num_steps, first)
-
-
-def _rows(jacobians: dict[tuple[str, str], Tensor], port: Port) -> Tensor:
-    kind = "before" if port.kind == "initial" else port.kind
-    return jacobians[(kind, port.body)]
+    lags = by_lag(connected)
+    layer = module.cell.layer
+    if lags is not None and all(other.num_steps == layer.num_steps for other in lower):
+        return [
+            _at_lag(source, layer, pulled, lag, own)
+            for lag, own in lags.items()
+            for pulled in [_pull_together(glue, own, rows)]
+            for source in _reached(lower, own)
+        ]
+    return _pull_pairs(glue, rows, connected, _reached(lower, connected), layer, num_steps, first)
 
 
 def _reached(lower: Sequence[Layer], connected: Connections) -> list[Layer]:
@@ -217,23 +218,34 @@ def _reached(lower: Sequence[Layer], connected: Connections) -> list[Layer]:
     return [layer for layer in lower if any(state.name in names for state in layer.states)]
 
 
-def _pull_equal_times(glue: Glue, rows: dict[Port, Tensor]) -> dict[str, Tensor]:
+def _pull_together(glue: Glue, ports: Iterable[Port], rows: Rows) -> dict[str, Tensor]:
+    """The rows of all times in one pull: right where no two of them reach the same time below."""
     cotangents: dict[str, Tensor] = {}
-    for port, block in rows.items():
-        placed = port.place(block, None, glue.read[port.main])
+    for port in ports:
+        placed = port.place(port.of(rows), None, glue.read[port.main])
         cotangents[port.main] = cotangents[port.main] + placed if port.main in cotangents else placed
     return pull_rows(glue, cotangents)
 
 
-def _equal_times(source: Layer, target: Layer, pulled: dict[str, Tensor]) -> DepthBlocks:
-    blocks = torch.cat([flat_from(pulled[state.name], 2) for state in source.states], 2).movedim(1, 0)
-    pairs = tuple((t, t) for t in range(blocks.shape[0]))
-    return DepthBlocks(DepthEdge(source.id, target.id), pairs, blocks)
+def _at_lag(
+    source: Layer, target: Layer, pulled: dict[str, Tensor], lag: int, connected: Connections
+) -> DepthBlocks:
+    """The blocks of one lag, at the times that are connected: at all of them, or as listed."""
+    whole = torch.cat([flat_from(pulled[state.name], 2) for state in source.states], 2).movedim(1, 0)
+    names = {state.name for state in source.states}
+    found = {p for own in connected.values() for name in names & own.keys() for p in own[name]}
+    pairs = tuple(sorted(found))
+    is_whole = lag == 0 or len(pairs) == whole.shape[0] - abs(lag)
+    if lag == 0:  # zero blocks are blocks
+        pairs = tuple((time, time) for time in range(whole.shape[0]))
+    edge = DepthEdge(source.id, target.id, lag) if is_whole else None
+    edge = edge or DepthEdge(source.id, target.id, time_pairs=pairs)
+    return DepthBlocks(edge, pairs, whole[[time for time, _ in pairs]])
 
 
 def _pull_pairs(
     glue: Glue,
-    rows: dict[Port, Tensor],
+    rows: Rows,
     connected: Connections,
     sources: Sequence[Layer],
     target: Layer,
@@ -244,10 +256,10 @@ def _pull_pairs(
     pairs: dict[str, list[tuple[int, int]]] = {layer.id: [] for layer in sources}
     for time in range(num_steps):
         cotangents: dict[str, Tensor] = {}
-        for port, block in rows.items():
-            if port.kind == "initial" and time != first:
+        for port in connected:
+            if port.kind == "initial" and time != first + port.lag:
                 continue
-            placed = port.place(block[time], time, glue.read[port.main])
+            placed = port.place(port.of(rows)[time], time, glue.read[port.main])
             cotangents[port.main] = cotangents[port.main] + placed if port.main in cotangents else placed
         if not cotangents:
             continue

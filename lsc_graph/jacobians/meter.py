@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import networkx as nx
@@ -15,8 +15,8 @@ from lsc_graph.errors import AnalysisError
 from lsc_graph.grid.paths import log10_of_count, log10_path_sums, num_paths_from_each
 from lsc_graph.grid.unroll import GridNode, depths, last_states
 from lsc_graph.jacobians.grid import EdgeMap
-from lsc_graph.jacobians.growth import Cotangents, backpropagate, log10_rms
-from lsc_graph.jacobians.predictions import Predictions
+from lsc_graph.jacobians.growth import backpropagate, isotropic, log10_isotropic, log10_rms
+from lsc_graph.jacobians.predictions import NUM_DRAWS, Predictions
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.results import Growth, GrowthPoint
 
@@ -24,6 +24,7 @@ Factor = Callable[[GridNode, GridNode], float]
 # Some steps away, so many decades below what unrelated paths give: only rounding is left.
 _SETTLED, _CANCELLED = 2, 5.0
 # Cotangents of each sweep, plain and signed, by the largest state's size: long ones average by themselves.
+# Fewer where fewer are exact.
 _COUNTS = ((512, (64, 256)), (4096, (64, 64)), (2**15, (16, 16)), (2**17, (4, 8)))
 _FEWEST = (2, 4)
 
@@ -63,37 +64,40 @@ class GrowthMeter:
         """One sample's grid of local Jacobians."""
         largest = max(self._sizes[node.layer] for node in self._targets)
         plain, signed = next((counts for size, counts in _COUNTS if largest <= size), _FEWEST)
-        self.sweep(edges, plain, None)
+        whole = sum(self._sizes[node.layer] for node in self._targets)
+        self.sweep(edges, min(plain, whole), None)
         if len(self.order) > len(self._cells.layers) > 1:
             self.sweep(edges, signed, self._generator)
         if self._cells.num_steps > 2:
-            self._predictions.add(edges, self.order, self.random_start(plain), self._generator)
+            start = self.random_start(plain if plain < whole else NUM_DRAWS * whole)
+            self._predictions.add(edges, self.order, start, self._generator)
 
     def sweep(self, edges: Sequence[EdgeMap], count: int, signs: torch.Generator | None) -> None:
         """Note the lengths of `count` cotangents, with random signs if there is a generator of them."""
         start = self.random_start(count)
         found = backpropagate(edges, self.order, start, signs, with_vectors=False)
-        lengths = torch.stack([Cotangents.of(vectors).log10_norm for vectors in start.values()])
-        reference = log10_rms(lengths)
+        reference = log10_isotropic(start)
         for node in self.order:
             reached = found[node].log10_norm - reference if node in found else torch.tensor([-math.inf])
             record = self._lengths[node]
             (record.plain if signs is None else record.signed).append(reached)
 
     def random_start(self, count: int) -> dict[GridNode, Tensor]:
-        """Standard normal cotangents [count, n] at each last state."""
-        return self._normal(self._targets, count, self._generator)
+        """Isotropic cotangents [count, n] at each last state, orthogonal to each other as far as they can be.
+
+        Together, and times the root of their size, they have the mean square of standard normal ones: as many
+        as there are elements give the growth exactly. More than that come in whole bases, so that there may
+        be fewer than `count`.
+        """
+        sizes = [self._sizes[node.layer] for node in self._targets]
+        parts = torch.split(isotropic(count, sum(sizes), self._generator), sizes, 1)
+        return dict(zip(self._targets, parts, strict=True))
 
     def start_everywhere(self, generator: torch.Generator) -> dict[GridNode, Tensor]:
         """Standard normal cotangents [1, n] at every state."""
-        return self._normal(self.order, 1, generator)
-
-    def _normal(
-        self, nodes: Iterable[GridNode], count: int, generator: torch.Generator
-    ) -> dict[GridNode, Tensor]:
         return {
-            node: torch.randn(count, self._sizes[node.layer], generator=generator, dtype=torch.float64)
-            for node in nodes
+            node: torch.randn(1, self._sizes[node.layer], generator=generator, dtype=torch.float64)
+            for node in self.order
         }
 
     def growth(self, factor: Factor) -> Growth:

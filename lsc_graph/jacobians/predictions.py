@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.grid import EdgeMap
-from lsc_graph.jacobians.growth import Cotangents, backpropagate, log10_rms
+from lsc_graph.jacobians.growth import backpropagate, log10_isotropic, log10_rms
 from lsc_graph.jacobians.predictors import (
     DRAWS,
     NEEDS_ELEMENTS,
@@ -22,7 +22,7 @@ from lsc_graph.jacobians.predictors import (
 )
 
 # Independent draws of what a predictor draws, for each sample.
-_NUM_DRAWS = 2
+NUM_DRAWS = 2
 IN_AUDITS = ("resampled_runs", "mean_field")
 
 
@@ -53,15 +53,15 @@ class Predictions:
         start: Mapping[GridNode, Tensor],
         generator: torch.Generator,
     ) -> None:
-        """One sample's grid of local Jacobians, and cotangents [K, n] at its last states."""
-        reference = log10_rms(torch.stack([Cotangents.of(vectors).log10_norm for vectors in start.values()]))
+        """One sample's grid of local Jacobians, and isotropic cotangents [K, n] at its last states."""
+        reference = log10_isotropic(start)
         known = Known.of(edges, *self._told)
         with_elements = is_dense(edges)
         for name in self._names:
             if name in NEEDS_ELEMENTS and not with_elements:
                 continue
             record = self._lengths.setdefault(name, defaultdict(list))
-            for part in _parts(start, _NUM_DRAWS if name in DRAWS else 1):
+            for part in _parts(start, NUM_DRAWS if name in DRAWS else 1):
                 found = log10_lengths(name, RULES[name](known, edges, generator), order, part)
                 for node in order:
                     reached = found[node] - reference if node in found else torch.tensor([-math.inf])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.spectra.arnoldi import arnoldi_radius
+from lsc_graph.spectra.eigenvalues import eigenvalues, nearer
 from lsc_graph.spectra.operator import gram_operator
 
 # Blocks of more rows and columns than this have their norm found by Krylov iteration.
@@ -23,8 +24,7 @@ def spectral_radius(matrices: Tensor) -> Tensor:
     Returns:
         [...], float64.
     """
-    eigenvalues: Tensor = torch.linalg.eigvals(matrices.double())
-    return eigenvalues.abs().amax(-1)
+    return eigenvalues(matrices).abs().amax(-1)
 
 
 def gain(matrices: Tensor) -> Tensor:
@@ -51,5 +51,5 @@ def spectral_norm(matrices: Tensor) -> Tensor:
         found = arnoldi_radius(gram_operator(flat), tolerance=1e-3, max_basis=64, max_restarts=1)
         if bool(found.converged.all()):
             return found.values.sqrt().reshape(matrices.shape[:-2])
-    norms: Tensor = torch.linalg.matrix_norm(flat.double(), ord=2)
-    return norms.reshape(matrices.shape[:-2])
+    norms: Tensor = torch.linalg.matrix_norm(nearer(flat).double(), ord=2)
+    return norms.to(flat.device).reshape(matrices.shape[:-2])

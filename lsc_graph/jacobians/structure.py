@@ -1,55 +1,67 @@
-"""Cells whose state variables meet unit by unit, found from the operators between old and new state.
+"""Layouts of units: which elements of a layer's states might meet in one step, if all others do not.
 
-Where only elementwise operators lie on every way from a layer's old states to its new ones, as in the
-diagonal recurrence of linear recurrent units, M_time consists of one small block for each unit, and is never
-built whole.
+Several states of one size are variables of the same units, as the real and imaginary part of linear recurrent
+units. A state may also hold several variables itself: one after another, or along an axis of their own.
+Whether the units of a layout really do not meet is for the step to say, as it runs (`blocks.py`).
 """
 
 from __future__ import annotations
 
-import onnx_ir as ir
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.layers.cells import Cell, size
-from lsc_graph.recurrence.dataflow import body_values, inputs_of, subgraphs_of
+import torch
+from torch import Tensor
 
-_ELEMENTWISE = frozenset(
-    name
-    for line in (
-        "Abs Acos Acosh Add And Asin Asinh Atan Atanh Cast CastLike Ceil Celu Clip Cos Cosh Div Elu Equal",
-        "Erf Exp Floor Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less",
-        "LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu Shrink",
-        "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Sub Sum Tan Tanh ThresholdedRelu Where Xor",
-    )
-    for name in line.split()
-)
-_RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+# Variables that one state is taken apart into, and that a unit may have in all.
+_PARTS = (2, 3, 4)
+_WIDEST = 8
 
 
-def is_unitwise(cell: Cell) -> bool:
-    """Whether the graph says that each element of a layer's new states reads its own unit's old ones only."""
-    sizes = {size(state.shape) for state in cell.layer.states}
-    if len(sizes) != 1:
-        return False
-    graph = cell.site.body.graph
-    values = body_values(graph)
-    kept = {values[state.before] for state in cell.layer.states}
-    mixed: set[ir.Value] = set()
-    for node in graph:
-        read = set(inputs_of(node))
-        if read & mixed or (read & kept and not _keeps_units(node, kept, sizes)):
-            mixed.update(node.outputs)
-        elif read & kept:
-            kept.update(node.outputs)
-    return not any(values[state.after] in mixed for state in cell.layer.states)
+@dataclass(frozen=True)
+class UnitLayout:
+    """`width` variables of `units` units each: element i of unit a lies at places[i, a] of the flat state."""
+
+    places: Tensor
+
+    @property
+    def width(self) -> int:
+        return self.places.shape[0]
+
+    @property
+    def units(self) -> int:
+        return self.places.shape[1]
+
+    def unit_of(self) -> Tensor:
+        """The unit [n] of every element of the flat state."""
+        units = torch.empty(self.places.numel(), dtype=torch.long)
+        units[self.places] = torch.arange(self.units).expand_as(self.places)
+        return units
 
 
-def _keeps_units(node: ir.Node, kept: set[ir.Value], sizes: set[int]) -> bool:
-    """Whether every output has the units of the inputs in `kept`, in their order."""
-    if node.domain not in ("", "ai.onnx") or any(True for _ in subgraphs_of(node)):
-        return False
-    if node.op_type in _RESHAPING:
-        return node.inputs[0] in kept and not any(value in kept for value in node.inputs[1:])
-    shapes = [static_shape(value) for value in (*(v for v in node.inputs if v in kept), *node.outputs)]
-    whole = all(shape is None or size(shape) in sizes for shape in shapes)
-    return node.op_type in _ELEMENTWISE and whole
+def unit_layouts(shapes: Sequence[Sequence[int]]) -> Iterator[UnitLayout]:
+    """Layouts of a layer with states of these shapes, the narrowest ones first."""
+    sizes = [math.prod(shape) for shape in shapes]
+    if len(set(sizes)) != 1 or min(sizes) == 0:
+        return
+    count, size = len(shapes), sizes[0]
+    places = torch.arange(count * size).reshape(count, size)
+    yield UnitLayout(places)
+    seen: list[Tensor] = []
+    if len({tuple(shape) for shape in shapes}) > 1:
+        return
+    for parts in _PARTS:
+        for axis, length in enumerate(shapes[0]):
+            if length % parts or size == parts or count * parts > _WIDEST:
+                continue
+            before = math.prod(shapes[0][:axis])
+            rest = size // (before * length)
+            # Variables as blocks of the axis, and as its fastest index.
+            outer = places.reshape(count, before, parts, length // parts, rest).movedim(2, 1)
+            inner = places.reshape(count, before, length // parts, parts, rest).movedim(3, 1)
+            for order in (outer, inner):
+                found = order.reshape(count * parts, size // parts)
+                if not any(torch.equal(found, own) for own in seen):
+                    seen.append(found)
+                    yield UnitLayout(found)

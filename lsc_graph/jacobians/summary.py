@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from lsc_graph.jacobians.blocks import UnitBlocks
+from lsc_graph.jacobians.blocks import UnitBlocks, block_gain, block_radius
 from lsc_graph.jacobians.causal import CausalSummary, causal_glue
 from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, probed_gain
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.entries import among, own_blocks, pulled_blocks
-from lsc_graph.jacobians.local import LocalJacobians
+from lsc_graph.jacobians.local import LocalJacobians, together
 from lsc_graph.jacobians.radius import gain, spectral_norm
 from lsc_graph.jacobians.statistics import statistics_of_series
 from lsc_graph.jacobians.time_maps import TimeMaps
@@ -121,7 +121,7 @@ class Summary:
         for maps in local.maps:
             self._add_maps(maps, layers[maps.edge.source], layers[maps.edge.target])
         joint: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
-        for depth in local.depth:
+        for depth in together(local.depth):
             source, target = layers[depth.edge.source], layers[depth.edge.target]
             self._note(bool(depth.blocks.any()))
             rows, columns, words = self._active(depth.blocks, source, target)
@@ -134,7 +134,7 @@ class Summary:
             self._depth[source.id, target.id].is_timed &= len(set(times)) == len(times)
             for part in parts:
                 self._depth[source.id, target.id].add(part, self._method, with_norm=True)
-            if source.recurrence != target.recurrence and source.time_step == target.time_step:
+            if source.time_step == target.time_step:
                 piece = causal_glue(
                     source.id, target.id, depth.pairs, active, target.time_step, cells.num_steps
                 )
@@ -153,9 +153,9 @@ class Summary:
         """The time Jacobians of a layer whose units do not meet."""
         self._note(bool(units.blocks.any()))
         for part in units.by_entry(self.entries.get(layer_id)):
-            self._time[layer_id].estimates.append(part.radius())
-            self._time[layer_id].gain.append(part.gain().cpu())
-            self._time[layer_id].held.append(_is_identity(part.blocks).all(1))
+            self._time[layer_id].estimates.append(block_radius(part))
+            self._time[layer_id].gain.append(block_gain(part).cpu())
+            self._time[layer_id].held.append(_is_identity(part).all(1))
 
     def _add_time_maps(self, layer_id: str, maps: TimeMaps) -> None:
         """The time Jacobians of a layer that is too large for dense ones."""
@@ -287,6 +287,7 @@ class Summary:
             time_radius=time.statistics("radius"),
             time_gain=time.statistics("gain"),
             depth_from=sources,
+            depth_times=tuple(cells.times_read(source, layer) for source in sources),
             depth_radius=edges[0].radius if len(edges) == 1 else None,
             depth_gain=statistics_of_series(joint) if joint else None,
             depth_edges=edges,

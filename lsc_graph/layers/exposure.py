@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from lsc_graph.layers.cells import Cell, DepthEdge, Layer
 from lsc_graph.recurrence.dataflow import body_values, direct_sources, inputs_of
+from lsc_graph.recurrence.delays import delays_of
 from lsc_graph.recurrence.find import Findings
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.results import Form
@@ -27,8 +28,10 @@ def exposed_states(findings: Findings, cells: Sequence[Sequence[Cell]]) -> dict[
         if site is None:
             continue
         outputs = [s.body for s in site.outputs if _is_shown(site, s.main, needed, carried)]
+        delays = {cell.layer.name: cell for cell in own[0].delays}
+        outputs += [s.after for s in site.states if s.name in delays and s.final and s.final in needed]
         shown = states_behind(site, outputs)
-        shown |= {state.name for cell in own for state in cell.below_now}
+        shown |= {read.name for cell in own for read in cell.reads if read.kind in ("after", "before")}
         finals = {state.name for state in site.states if state.final and state.final in needed}
         for cell in own:
             names = {state.name for state in cell.layer.states}
@@ -52,46 +55,70 @@ def _needed(graph: ir.Graph) -> set[str]:
 
 
 def states_behind(site: RecurrentSite, outputs: Sequence[str]) -> set[str]:
-    """Names of the states that body outputs are directly computed from."""
+    """Names of the states that body outputs are directly computed from, by way of delays as well."""
     values = body_values(site.body.graph)
-    owner = {values[state.after]: state.name for state in site.states}
+    delays = {values[state.before]: values[state.after] for state in delays_of(site)}
+    delayed = set(delays.values())
+    owner = {values[s.after]: s.name for s in site.states if values[s.after] not in delayed}
     found = set()
-    for name in outputs:
-        value = values[name]
-        sources = {value} if value in owner else direct_sources(value, owner)
-        found |= {owner[source] for source in sources}
+    pending = [values[name] for name in outputs]
+    stops = owner.keys() | delays.keys()
+    while pending:
+        value = pending.pop()
+        sources = {value} if value in stops else direct_sources(value, stops)
+        found |= {owner[source] for source in sources & owner.keys()}
+        pending += [delays[source] for source in sources & delays.keys()]
     return found
 
 
 def structural_depth_edges(findings: Findings, cells: Sequence[Sequence[Cell]]) -> tuple[DepthEdge, ...]:
     """Depth edges between different recurrences by dataflow alone.
 
-    Equal times are assumed where a sequence is read; whether that is so is settled when the model runs. What
-    reads a last state does so at every step, or before the first one where it starts from it.
+    Equal times are assumed where a sequence is read, and as many steps before them as delays make; whether
+    that is so is settled when the model runs. What reads a last state does so at every step, or before the
+    first one where it starts from it.
     """
     values = body_values(findings.model.graph)
     longest = max((site.num_steps for site in findings.sites), default=1)
     whole, last = _writers(values, cells)
-    found: dict[tuple[str, str], set[tuple[int, int]] | None] = {}
+    lags: dict[tuple[str, str], set[int]] = {}
+    listed: dict[tuple[str, str], set[tuple[int, int]]] = {}
     for cell in (cell for own in cells for cell in own):
         first, final = _ends(cell.layer, longest)
         every = range(min(first, final), max(first, final) + 1)
-        read = [s.main for s in cell.site.inputs if s.body in cell.slices]
-        read += [cell.site.captures[name] for name in cell.captures if name in cell.site.captures]
-        starts = [state.initial for state in cell.layer.states if state.initial]
-        for layer in _read(read, values, whole):
-            found[layer.id, cell.layer.id] = None
-        for names, times, writers in ((read, every, last), (starts, [first], whole | last)):
-            for layer in _read(names, values, writers):
-                pairs = found.setdefault((layer.id, cell.layer.id), set())
-                if pairs is not None:
-                    pairs |= {(_ends(layer, longest)[1], time) for time in times}
+        for name, time, lag in _main_reads(cell, first):
+            if lag is not None:
+                for layer in _read([name], values, whole):
+                    lags.setdefault((layer.id, cell.layer.id), set()).add(lag)
+            for layer in _read([name], values, last if time is None else whole | last):
+                times = every if time is None else range(time, time + 1)
+                pairs = {(_ends(layer, longest)[1], time) for time in times if time in every}
+                listed.setdefault((layer.id, cell.layer.id), set()).update(pairs)
     order = {cell.layer.id: index for index, cell in enumerate(cell for own in cells for cell in own)}
-    edges = [
-        DepthEdge(*ends, time_pairs=None if pairs is None else tuple(sorted(pairs)))
-        for ends, pairs in found.items()
+    edges = [DepthEdge(*ends, lag) for ends, own in lags.items() for lag in sorted(own, key=abs)]
+    edges += [
+        DepthEdge(*ends, time_pairs=tuple(sorted(pairs)))
+        for ends, pairs in listed.items()
+        if pairs and ends not in lags
     ]
     return tuple(sorted(edges, key=lambda edge: (order[edge.target], order[edge.source])))
+
+
+def _main_reads(cell: Cell, first: int) -> Iterator[tuple[str, int | None, int | None]]:
+    """What a cell reads of the main graph: when, if not at every step; slices, how many times before."""
+    step = cell.layer.time_step
+    sequences = {sequence.body: sequence.main for sequence in cell.site.inputs}
+    starts = {state.name: state.initial for own in cell.delays for state in own.layer.states}
+    for read in cell.reads:
+        if read.kind == "slice":
+            yield sequences[read.name], None, read.lag * step
+        elif read.kind == "capture":
+            yield cell.site.captures[read.name], None, None
+        elif read.kind == "initial" and (start := starts[read.name]) is not None:
+            yield start, first + read.lag * step, None
+    for state in cell.layer.states:
+        if state.initial:
+            yield state.initial, first, None
 
 
 Writers = dict[ir.Value, list[Layer]]
@@ -106,9 +133,11 @@ def _writers(values: Mapping[str, ir.Value], cells: Sequence[Sequence[Cell]]) ->
         for sequence in site.outputs:
             shown = states_behind(site, [sequence.body])
             whole[values[sequence.main]] = [c.layer for c in own if shown & {s.name for s in c.layer.states}]
-        for state in site.states:
-            if state.final:
-                last[values[state.final]] = [c.layer for c in own if state in c.layer.states]
+        for state in (state for state in site.states if state.final):
+            behind = states_behind(site, [state.after])
+            last[values[str(state.final)]] = [
+                c.layer for c in own if behind & {s.name for s in c.layer.states}
+            ]
     return whole, last
 
 

@@ -18,7 +18,7 @@ from lsc_graph.audit_model import Source, audit
 from lsc_graph.auditing.cuts import put_in
 from lsc_graph.auditing.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
 from lsc_graph.canonical.origins import Origin, find_tensor, indices_of, origin_of
-from lsc_graph.errors import AnalysisError, UsageError, VerificationError
+from lsc_graph.errors import AnalysisError, VerificationError
 from lsc_graph.model_file.load import check_opsets
 from lsc_graph.prepare import Prepared, Request, prepare
 from lsc_graph.pretraining.copies import find_copies
@@ -32,6 +32,7 @@ from lsc_graph.quantized.dequantize import is_quantized
 from lsc_graph.results import SurrogateFacts
 from lsc_graph.running.reference import Array, Reference
 from lsc_graph.running.sampling import read_data
+from lsc_graph.to_torch.device import device_of
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.segment import Parameters
 from lsc_graph.to_torch.surrogates import Surrogate
@@ -175,19 +176,6 @@ def _copies(
 
 def _tolerance(prepared: Prepared) -> Tolerance:
     return HALF_TOLERANCE if prepared.is_half else Tolerance()
-
-
-def device_of(wanted: str) -> str:
-    """The device's name for torch.
-
-    Raises:
-        UsageError: there is no such device.
-    """
-    if wanted not in ("auto", "cpu", "cuda"):
-        raise UsageError("There is no such device", got=wanted, expected="auto, cpu or cuda")
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda was asked for, but torch sees no CUDA device", do="use --device cpu")
-    return "cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu"
 
 
 def _refuse_quantized(prepared: Prepared) -> None:

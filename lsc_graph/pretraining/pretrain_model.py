@@ -22,6 +22,7 @@ from lsc_graph.pretraining.reporting import report_of
 from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trainable import as_trained
 from lsc_graph.running.reference import Array
+from lsc_graph.to_torch.device import whole_single_precision
 from lsc_graph.to_torch.surrogates import parse_surrogate
 
 _BEFORE, _AFTER = 1_000_003, 2_000_003
@@ -45,6 +46,7 @@ class Pretrained:
         return {"/".join(origin): array for origin, array in self.values.items()}
 
 
+@whole_single_precision()
 def pretrain(
     model: Source,
     *,

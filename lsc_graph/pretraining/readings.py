@@ -302,9 +302,9 @@ class Reader:
     def _at(self, edge: EdgeRows, rows: Tensor, times: Sequence[int]) -> EdgeRows | None:
         """A sample's rows of an edge; None where it has no point."""
         assert self._puller is not None
-        firsts = {layer.id: time for site in self._puller.program.sites for layer, time in _first_steps(site)}
-        first = firsts[edge.target]
-        return None if edge.is_lagged and set(times) == {first} else _as_at(edge, rows, times, first)
+        steps = {layer.id: own for site in self._puller.program.sites for layer, own in _steps_of(site)}
+        own = steps[edge.target]
+        return None if set(times) <= set(own[: edge.lag]) else _as_at(edge, rows, times, own)
 
     def _pull_together(
         self,
@@ -509,18 +509,19 @@ def _bytes_per_point(model: Model, layers: Sequence[Layer]) -> int:
     return 24 * sum(layer.state_size**2 for layer in layers)
 
 
-def _first_steps(site: nn.Module) -> list[tuple[Layer, int]]:
-    """Every layer of a site, with the step at which the site starts."""
+def _steps_of(site: nn.Module) -> list[tuple[Layer, range]]:
+    """Every layer of a site, with its steps in their order."""
     assert isinstance(site, SiteModule)
-    return [(m.cell.layer, site.times()[0]) for m in site.cells if isinstance(m, CellModule)]
+    return [(m.cell.layer, site.times()) for m in site.cells if isinstance(m, CellModule)]
 
 
-def _as_at(edge: EdgeRows, rows: Tensor, times: Sequence[int], first: int) -> EdgeRows:
-    """A sample's rows, without a lagged edge's point at the first step, which is none."""
+def _as_at(edge: EdgeRows, rows: Tensor, times: Sequence[int], steps: range) -> EdgeRows:
+    """A sample's rows, without the points at first steps where a lagged edge has none."""
     own = replace(edge, rows=rows)
-    if not edge.is_lagged or first not in times:
+    first = set(steps[: edge.lag])
+    if first.isdisjoint(times):
         return own
-    return own.at([position for position, time in enumerate(times) if time != first])
+    return own.at([position for position, time in enumerate(times) if time not in first])
 
 
 def _of_point(edge: EdgeRows, point: int) -> EdgeRows:

@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flat_from, flatten
+from lsc_graph.jacobians.delayed import STATES, Rows, state_columns, through_delays
 from lsc_graph.jacobians.depth import (
     Connections,
     Glue,
+    by_lag,
     glue_below,
     ports_of,
     pull_rows,
@@ -29,7 +31,7 @@ from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
 
 Program = SequenceProgram | StreamingProgram
-Reads = dict[tuple[str, str], Tensor]
+Pulled = dict[tuple[str, str], Tensor]
 Times = Sequence[int] | Tensor
 Wanted = Collection[tuple[str, str]] | None
 
@@ -38,14 +40,15 @@ Wanted = Collection[tuple[str, str]] | None
 class EdgeRows:
     """Pulled rows of one edge: `rows` is [P, R, n_source], `targets` [P] indexes into the chosen times.
 
-    The edge is in time where `source` and `target` are the same layer. A lagged one ends at no first step.
+    The edge is in time where `source` and `target` are the same layer. One that starts `lag` steps before its
+    target ends at none of so many first steps.
     """
 
     source: str
     target: str
     targets: tuple[int, ...]
     rows: Tensor
-    is_lagged: bool = False
+    lag: int = 0
 
     def at(self, positions: Sequence[int]) -> EdgeRows:
         """Some of the points."""
@@ -134,11 +137,14 @@ class RowPuller:
                 if not beside and not connected:
                     continue
                 names = {state.name for other in beside for state in other.states}
+                if connected or beside != [layer]:
+                    names |= {delay.layer.name for delay in module.cell.delays}
                 ports = {port.body for port in connected}
-                reads = _pull_cell(module, trajectory, times, cotangents(layer), names, ports)
-                found += _inside(reads, layer, beside, times, site)
+                pulled = _pull_cell(module, trajectory, times, cotangents(layer), names, ports)
+                rows = through_delays(site, trajectory, pulled, times, ports)
+                found += _inside(rows, layer, beside, times, site)
                 if glue is not None and connected:
-                    found += _through_glue(reads, layer, glue, connected, below, times)
+                    found += _through_glue(rows, layer, glue, connected, below, times)
             lower += layers
         return found
 
@@ -154,7 +160,7 @@ def _pull_cell(
     cotangents: Tensor,
     states: set[str],
     through: set[str],
-) -> Reads:
+) -> Pulled:
     """Cotangents of a cell's new state pulled back to what it reads: [P, R, *shape] by kind and name.
 
     What it reads of `states` of its site, and what comes `through` the glue.
@@ -201,82 +207,82 @@ def _chunk(cotangents: Tensor) -> int:
     return max(1, MAX_BATCH_BYTES // max(1, bytes_per_point))
 
 
-def _columns(reads: Reads, kind: str, layer: Layer) -> Tensor | None:
-    """[P, R, n] with respect to a layer's state; None if none of it is read."""
-    own = [reads.get((kind, state.name)) for state in layer.states]
-    like = next((rows for rows in own if rows is not None), None)
-    if like is None:
-        return None
-    shape = like.shape[:2]
-    columns = [
-        like.new_zeros(*shape, torch.Size(state.shape).numel()) if rows is None else flat_from(rows, 2)
-        for state, rows in zip(layer.states, own, strict=True)
-    ]
-    return columns[0] if len(columns) == 1 else torch.cat(columns, 2)
-
-
 def _inside(
-    reads: Reads, layer: Layer, sources: Sequence[Layer], times: Times, site: SiteModule
+    rows: Rows, layer: Layer, sources: Sequence[Layer], times: Times, site: SiteModule
 ) -> list[EdgeRows]:
-    """Edges within one site: in time, and between the layers of one step at lag 0 and 1."""
-    first = site.times()[0]
-    every = tuple(range(len(times)))
-    later = every if isinstance(times, Tensor) else tuple(k for k, time in enumerate(times) if time != first)
+    """Edges within one site: in time, and between the layers of one step, some steps back."""
     found = []
     for other in sources:
-        kinds = [("before", True)] if other is layer else [("after", False), ("before", True)]
-        for kind, is_lagged in kinds:
-            rows = _columns(reads, kind, other)
-            which = later if is_lagged else every
-            if rows is not None and which:
-                own = _chosen(rows, which)
-                found.append(EdgeRows(other.id, layer.id, which, own, is_lagged))
+        names = {state.name for state in other.states}
+        for lag in sorted({read.steps_back for read in rows if read.kind in STATES and read.name in names}):
+            which = _reaching(times, lag, site)
+            if which:
+                own = _chosen(state_columns(rows, lag, other.states), which)
+                found.append(EdgeRows(other.id, layer.id, which, own, lag))
     return found
 
 
+def _reaching(times: Times, lag: int, site: SiteModule) -> tuple[int, ...]:
+    """Positions of the times that have a step so many before them; of times that differ, all positions."""
+    first = set(site.times()[:lag])
+    if isinstance(times, Tensor):
+        return tuple(range(len(times)))
+    return tuple(position for position, time in enumerate(times) if time not in first)
+
+
 def _through_glue(
-    reads: Reads,
+    rows: Rows,
     layer: Layer,
     glue: Glue,
     connected: Connections,
     lower: Sequence[Layer],
     times: Times,
 ) -> list[EdgeRows]:
-    num_steps = glue.site.site.num_steps
-    equal = frozenset((time, time) for time in range(num_steps))
+    lags = by_lag(connected)
+    if lags is None or (isinstance(times, Tensor) and set(lags) != {0}):
+        assert not isinstance(times, Tensor)
+        return _pull_one_by_one(rows, layer, glue, connected, _connected_to(lower, connected), times)
+    return [
+        edge
+        for lag, own in lags.items()
+        for edge in _pull_together(rows, layer, glue, own, _connected_to(lower, own), times, lag)
+    ]
+
+
+def _connected_to(lower: Sequence[Layer], connected: Connections) -> list[Layer]:
     names = {name for by_state in connected.values() for name in by_state}
-    sources = [other for other in lower if any(state.name in names for state in other.states)]
-    if all(p.kind == "slice" and pairs <= equal for p, n in connected.items() for pairs in n.values()):
-        pulled = _pull_together(reads, glue, connected, times, num_steps)
-        index = torch.as_tensor(times)
-        whole = {
-            # Chosen steps before anything is copied: the others hold zeros.
-            other.id: torch.cat([flat_from(pulled[s.name][:, index], 2) for s in other.states], 2)
-            for other in sources
-        }
-        return [
-            EdgeRows(name, layer.id, tuple(range(len(times))), rows.movedim(1, 0))
-            for name, rows in whole.items()
-        ]
-    assert not isinstance(times, Tensor)
-    return _pull_one_by_one(reads, layer, glue, connected, sources, times)
+    return [other for other in lower if any(state.name in names for state in other.states)]
 
 
 def _pull_together(
-    reads: Reads, glue: Glue, connected: Connections, times: Times, num_steps: int
-) -> dict[str, Tensor]:
-    """All chosen times in one pull: right where the glue connects equal times only."""
+    rows: Rows,
+    layer: Layer,
+    glue: Glue,
+    connected: Connections,
+    sources: Sequence[Layer],
+    times: Times,
+    lag: int,
+) -> list[EdgeRows]:
+    """All chosen times in one pull: right where no two of them see the same time below."""
     cotangents: dict[str, Tensor] = {}
-    index = torch.as_tensor(times)
+    index, num_steps = torch.as_tensor(times), glue.site.site.num_steps
     for port in connected:
-        rows = reads[(port.kind, port.body)]
-        full = rows.new_zeros(num_steps, *rows.shape[1:]).index_put((index.to(rows.device),), rows)
+        own = port.of(rows)
+        full = own.new_zeros(num_steps, *own.shape[1:]).index_put((index.to(own.device),), own)
         _add(cotangents, port.main, port.place(full, None, glue.read[port.main]))
-    return pull_rows(glue, cotangents)
+    pulled = pull_rows(glue, cotangents)
+    which = [k for k, time in enumerate(times) if lag == 0 or 0 <= time - lag < num_steps]
+    below = index[which] - lag if lag else index
+    found = []
+    for other in sources if which else ():
+        # Chosen steps before anything is copied: the others hold zeros.
+        whole = torch.cat([flat_from(pulled[state.name][:, below], 2) for state in other.states], 2)
+        found.append(EdgeRows(other.id, layer.id, tuple(which), whole.movedim(1, 0)))
+    return found
 
 
 def _pull_one_by_one(
-    reads: Reads,
+    given: Rows,
     layer: Layer,
     glue: Glue,
     connected: Connections,
@@ -289,9 +295,8 @@ def _pull_one_by_one(
     for position, time in enumerate(times):
         cotangents: dict[str, Tensor] = {}
         for port in connected:
-            if port.kind != "initial" or time == first:
-                kind = "before" if port.kind == "initial" else port.kind
-                placed = port.place(reads[(kind, port.body)][position], time, glue.read[port.main])
+            if port.kind != "initial" or time == first + port.lag:
+                placed = port.place(port.of(given)[position], time, glue.read[port.main])
                 _add(cotangents, port.main, placed)
         if not cotangents:
             continue

@@ -14,17 +14,32 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lsc_graph.errors import UsageError
 from lsc_graph.pretraining.readings import Edge, Reading
 
 Item = TypeVar("Item")
 
 
 def join_group(device: str) -> None:
-    """Join the process group that torchrun has prepared, if there is one and nobody has joined it yet."""
+    """Join the process group that torchrun has prepared, if there is one and nobody has joined it yet.
+
+    Raises:
+        UsageError: there are more processes than GPUs.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
         if device.startswith("cuda"):
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+            torch.cuda.set_device(_own_gpu(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()))
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+
+
+def _own_gpu(local_rank: int, num_gpus: int) -> int:
+    if local_rank >= num_gpus:
+        raise UsageError(
+            "Every process of torchrun needs a GPU of its own",
+            got=f"process {local_rank + 1} of this machine, which has {num_gpus} GPU(s)",
+            do=f"give torchrun --nproc_per_node {num_gpus}, or --device cpu",
+        )
+    return local_rank
 
 
 def rank() -> int:

@@ -16,11 +16,13 @@ from lsc_graph.errors import AnalysisError, LscGraphError, VerificationError
 from lsc_graph.pretrain_results import PretrainReport
 from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.running.reference import Reference
+from lsc_graph.to_torch.device import whole_single_precision
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.writeback.parameter_map import Array, ParameterMap, evaluated, exported, floats
 from lsc_graph.writeback.weights import with_values
 
 
+@whole_single_precision()
 def stabilize(
     module: nn.Module,
     example_inputs: Tensor | tuple[Any, ...],

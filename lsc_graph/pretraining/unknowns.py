@@ -63,8 +63,9 @@ class Unknowns:
         changed = list(values)
         for unknown, u in zip(self.list, unknowns.unbind(), strict=True):
             if unknown.change is Change.TRANSITION:
-                delta = self.transitions[unknown.weight].to(u)
-                changed[unknown.weight] = (values[unknown.weight] + u * delta).to(values[unknown.weight])
+                value = values[unknown.weight]
+                delta = self.transitions[unknown.weight].to(value.device, u.dtype)
+                changed[unknown.weight] = (value + u * delta).to(value)
             else:
                 pieces = scales if unknown.change is Change.SCALE else shifts
                 pieces[unknown.weight].append((unknown.block, u))

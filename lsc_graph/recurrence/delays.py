@@ -1,31 +1,47 @@
-"""States that only carry something to the next step, such as its input: layers with a time radius of zero."""
+"""States that only carry something to the next step, such as its input: they delay it, and are no layers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import networkx as nx
+import onnx_ir as ir
 
 from lsc_graph.recurrence.dataflow import body_values, direct_sources
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, is_differentiable
 
 
-def delay_warnings(site: RecurrentSite) -> Iterator[str]:
-    """A warning that names the delays of a site: states that come back to themselves by no way.
+def delays_of(site: RecurrentSite) -> tuple[StateVariable, ...]:
+    """The delays of a site, each behind those that it reads: states that come back to themselves by no way.
 
-    A network that is written with windows of its sequence instead, as quasi-recurrent ones are, has edges
-    over two steps in their place: it has fewer layers, and other path counts.
+    What writes one and what reads it are joined by an edge over one more step, as they are where a network
+    is written with windows of its sequences instead. A recurrence of delays alone has nothing else, and
+    keeps them as its layers: none are named here.
     """
-    names = [state.name for state in site.states if is_differentiable(site, state)]
+    states = {state.name: state for state in site.states if is_differentiable(site, state)}
     graph = _feeds(site)
-    returning = {name for part in nx.strongly_connected_components(graph) if len(part) > 1 for name in part}
-    delays = [name for name in names if name not in returning and not graph.has_edge(name, name)]
-    if delays and len(delays) < len(names):
-        yield (
-            f"{site.recurrence}: what is carried as {', '.join(delays)} only delays by one step what a step "
-            "reads or computes: a layer of its own, with a time radius of 0; where a network reads windows "
-            "of its sequence instead, there are fewer layers, and the paths are counted without these"
-        )
+    delays = states.keys() - _returning(graph)
+    if len(delays) == len(states):
+        return ()
+    order = nx.lexicographical_topological_sort(graph.subgraph(delays), list(states).index)
+    return tuple(states[name] for name in order)
+
+
+def new_states(site: RecurrentSite) -> tuple[list[ir.Value], list[ir.Value]]:
+    """What a step hands on: new states, and what is only delayed."""
+    values, delays = body_values(site.body.graph), delays_of(site)
+    states = [state for state in site.states if state not in delays]
+    return [values[state.after] for state in states], [values[state.after] for state in delays]
+
+
+def only_delays(site: RecurrentSite) -> bool:
+    """Whether nothing that a site carries comes back to itself, as in a convolution step by step."""
+    names = {state.name for state in site.states}
+    return bool(names) and _returning(_feeds(site)).isdisjoint(names)
+
+
+def _returning(graph: nx.DiGraph[str]) -> set[str]:
+    loops = {name for name in graph if graph.has_edge(name, name)}
+    parts = (part for part in nx.strongly_connected_components(graph) if len(part) > 1)
+    return loops.union(*parts)
 
 
 def _feeds(site: RecurrentSite) -> nx.DiGraph[str]:

@@ -12,9 +12,9 @@ import onnx_ir as ir
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.recurrence.counters import with_counters
+from lsc_graph.recurrence.counters import with_clocks, with_counters
 from lsc_graph.recurrence.dataflow import depends, direct_sources
-from lsc_graph.recurrence.delays import delay_warnings
+from lsc_graph.recurrence.delays import new_states, only_delays
 from lsc_graph.recurrence.determined import determined_warnings
 from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.equal_states import merge_equal_states
@@ -31,6 +31,7 @@ from lsc_graph.recurrence.streaming import UNRELATED, StatePair, find_state_pair
 from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unpack_scans import unpack_scans
+from lsc_graph.recurrence.unrolled.chains import MIN_STEPS
 from lsc_graph.recurrence.unrolled.chosen import check_made, told_by_hand
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.phase import OpenChoice
@@ -38,6 +39,9 @@ from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.recurrence.unrolled.unrecognised import find_unrecognised
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
+
+BRANCHES = "branches"
+"""Finder of refusals: branches with weights that are used again and again."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class Findings:
     def doubts(self) -> tuple[str, ...]:
         """What else may be a recurrence: for reports that do not list what was refused."""
         words = {"streaming": "is not taken for a state", "loop": "is no layer", "scan": "is no layer"}
+        words[BRANCHES] = "is not looked into"
         found = [r for r in self.refusals if r.finder in words]
         return tuple(f"{r.candidate} {words[r.finder]}: {r.reason}" for r in found)
 
@@ -134,7 +139,7 @@ def find_recurrences(
     carrying = looped
     if len(pairs) < len(model.graph.inputs):  # else nothing but the names tells steps from layers
         carrying = [node for node in looped if not _is_over_depth(node, constants)]
-    stepping = [pair for pair in pairs if states or not _is_carried_by(model, pair, carrying)]
+    stepping = pairs if states else _stepping(model, pairs, carrying)
     single = [op for op in lowered if all(scan.graph is None for scan in op.scans)]
     warnings = unrecognised
     warnings += tuple(f"{own.candidate}: {own.reason}" for own in refusals if UNRELATED in own.reason)
@@ -158,7 +163,6 @@ def find_recurrences(
     sites, refused = _told_apart(model, looped, all_sites)
     given = {str(value.name) for value in model.graph.inputs}
     warnings += tuple(warning for site in sites for warning in determined_warnings(site, given))
-    warnings += tuple(warning for site in sites for warning in delay_warnings(site))
     counts = tuple(loop.counted for loop in loops if loop.counted is not None)
     return Findings(model, sites, carried, refusals + refused, warnings, counts)
 
@@ -212,21 +216,31 @@ def _rewritten_steps(steps: RolledSteps, rewritten: Mapping[ir.Node, RewrittenSc
     return replace(steps, rolled=replace(old, scan=new.scan, state_names=names, watched=watched))
 
 
+def _stepping(model: ir.Model, pairs: Sequence[StatePair], looped: list[ir.Node]) -> list[StatePair]:
+    """The pairs that make a model one step: not those that loops over time carry, nor delays beside these."""
+    own = [pair for pair in pairs if not _is_carried_by(model, pair, looped)]
+    inputs = {str(value.name): value for value in model.graph.inputs}
+    outputs = {str(value.name): value for value in model.graph.outputs}
+    are_delays = all(not depends(outputs[pair.after], inputs[pair.before]) for pair in own)
+    return [] if are_delays and len(own) < len(pairs) else own
+
+
 def _is_carried_by(model: ir.Model, pair: StatePair, looped: list[ir.Node]) -> bool:
     """Whether every way from the pair's input to its output leads through a loop over time."""
     inputs = {str(value.name): value for value in model.graph.inputs}
     after = next(value for value in model.graph.outputs if value.name == pair.after)
     if after.producer() in looped:
         return True
-    if not depends(after, inputs[pair.before]):
-        return False  # a delay: other states carry it
     stops = {inputs[pair.before], *(output for node in looped for output in node.outputs)}
-    return inputs[pair.before] not in direct_sources(after, stops)
+    is_delay = not depends(after, inputs[pair.before])
+    return not is_delay and inputs[pair.before] not in direct_sources(after, stops)
 
 
 def _unread_loops(graph: ir.Graph) -> Iterator[Refusal]:
-    """Loops that may hold recurrences which are not looked into."""
+    """Loops, and branches with weights, that may hold recurrences which are not looked into."""
     for holder in graph:
+        if holder.op_type == "If" and any(map(_repeats_weights, inner_graphs(holder))):
+            yield Refusal(str(holder.name or holder.outputs[0].name), BRANCHES, _why_unread(holder))
         for inner in inner_graphs(holder):
             for node in inner.all_nodes():
                 if node.op_type in ("Loop", "Scan"):
@@ -244,6 +258,17 @@ def _searches(graph: ir.Graph) -> Iterator[Refusal]:
                         f"gradient: audit the {name} as a model of its own"
                     )
                     yield Refusal(str(node.name or node.outputs[0].name), "loop", reason)
+
+
+def _repeats_weights(branch: ir.Graph) -> bool:
+    """Whether nodes of a branch use one matrix as often as the steps of a recurrence do."""
+    uses = Counter(
+        value
+        for node in branch.all_nodes()
+        for value in node.inputs
+        if value is not None and value.is_initializer() and len(value.shape or ()) > 1
+    )
+    return max(uses.values(), default=0) >= MIN_STEPS
 
 
 def _why_unread(holder: ir.Node) -> str:
@@ -327,8 +352,15 @@ def _told_apart(
     """Loops over time, loops over depth, and mere iterations, which train nothing and are refused."""
     constants = Constants(model.graph)
     found, refused = [], []
+    is_any_layer = any(site.states and not only_delays(site) for site in sites)
     for node, site in zip(looped, sites, strict=True):
-        if site.form not in (Form.LOOP, Form.SCAN):
+        if is_any_layer and only_delays(site):
+            reason = (
+                "what its steps carry only delays what they read, as in a causal convolution step by step: "
+                "part of what is around it"
+            )
+            refused.append(Refusal(site.node, site.form.value, reason))
+        elif site.form not in (Form.LOOP, Form.SCAN):
             found.append(site)
         elif not site.states:
             reason = "no step hands anything on to the next one: a map, part of what is around it"
@@ -378,9 +410,6 @@ def _streaming_findings(
         f"{node.name} loops over an axis inside one step: analysed as part of the step" for node in looped
     ]
     carried = tuple(_carry(model.graph, pair) for pair in pairs)
-    values = {str(value.name): value for node in model.graph for value in node.outputs}
-    afters = [values[variable.after] for _, variables in carried for variable in variables]
-    read_new_states(model, list(dict.fromkeys(afters)))
     warnings += [
         f"{pair.before} -> {pair.after}: taken for a state by its names; if it is none, say --state none"
         for pair in pairs
@@ -402,7 +431,8 @@ def _streaming_findings(
         captures={},
         chosen=tuple(f"{pair.before}:{pair.after}" for pair in pairs if pair.is_declared),
     )
-    warnings += delay_warnings(site)
+    site = with_clocks(site)
+    read_new_states(model, *new_states(site))
     return Findings(model, (site,), tuple(carry for carry, _ in carried), refusals, tuple(warnings))
 
 

@@ -17,30 +17,36 @@ from lsc_graph.recurrence.dataflow import copied
 
 _RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _STANDARD = ("", "ai.onnx")
+_Chain = list[tuple[ir.Node, ir.Value]]
 
 
-def read_new_states(model: ir.Model, afters: Sequence[ir.Value]) -> None:
+def read_new_states(model: ir.Model, afters: Sequence[ir.Value], delays: Sequence[ir.Value] = ()) -> None:
     """Let whoever reads a value that a new state is a reshaped copy of read the new state, in place.
 
     Args:
         model: one step.
         afters: outputs of its graph that are new states.
+        delays: those that only delay something: what they hand on of a value that is such a state, they read
+            from the state.
     """
-    chains = [_chain(after) for after in afters]
-    inside = {node for chain in chains for node in chain}
-    for after, chain in zip(afters, chains, strict=True):
-        _Reading(model.graph, after, inside, set(afters)).follow(chain)
+    chains = {after: _chain(after) for after in (*afters, *delays)}
+    settled = {node for after in afters for node, _ in chains[after]}
+    done = set(afters)
+    for after, chain in chains.items():
+        settled |= {node for node, _ in chain}
+        done.add(after)
+        _Reading(model.graph, after, settled, done).follow(chain)
     passes.TopologicalSortPass()(model)
 
 
-def _chain(after: ir.Value) -> list[ir.Node]:
+def _chain(after: ir.Value) -> _Chain:
     """The nodes, last one first, that give a value another shape or order and keep all of its elements."""
-    nodes: list[ir.Node] = []
+    nodes: _Chain = []
     value = after
     while (node := value.producer()) is not None and _keeps_elements(node):
-        nodes.append(node)
         source = node.inputs[0]
         assert source is not None
+        nodes.append((node, source))
         value = source
     return nodes
 
@@ -56,21 +62,20 @@ def _keeps_elements(node: ir.Node) -> bool:
 class _Reading:
     """The values along the chain of one new state, computed back from it where somebody reads them."""
 
-    def __init__(self, graph: ir.Graph, after: ir.Value, inside: set[ir.Node], afters: set[ir.Value]) -> None:
-        self.graph, self.after, self.inside, self.afters = graph, after, inside, afters
+    def __init__(self, graph: ir.Graph, after: ir.Value, settled: set[ir.Node], done: set[ir.Value]) -> None:
+        self.graph, self.after, self.settled, self.done = graph, after, settled, done
 
-    def follow(self, chain: Sequence[ir.Node]) -> None:
+    def follow(self, chain: _Chain) -> None:
         back = self.after
-        for number, node in enumerate(chain):
-            source = node.inputs[0]
-            assert source is not None
-            if source in self.graph.inputs:
+        for number, (node, source) in enumerate(chain):
+            is_of_other = node.inputs[0] is not source or source in self.done
+            if is_of_other or source in self.graph.inputs:
                 return
-            readers = [use for use in source.uses() if use.node not in self.inside]
+            readers = [use for use in source.uses() if use.node not in self.settled]
             back = self._undone(node, back, f"{self.after.name}.back{number}")
             for use in readers:
                 use.node.replace_input_with(use.idx, back)
-            if source.is_graph_output() and source not in self.afters:
+            if source.is_graph_output() and source not in self.done:
                 self._put_out(source, back)
 
     def _undone(self, node: ir.Node, value: ir.Value, name: str) -> ir.Value:

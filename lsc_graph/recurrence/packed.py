@@ -2,7 +2,7 @@
 
 The output is seen to be a concatenation; if every reader of the input takes a piece of it, the input
 is replaced by one input per piece, and the pieces become state variables of their own. They may be packed
-again: the states of two LSTMs as [1, 2, H, 2].
+again: the states of two LSTMs as [1, 2, H, 2]. A shift register is packed whoever reads it: its places move.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.recurrence.registers import origin, register_axis
 from lsc_graph.running.reference import Array
 
 _MAX_DEPTH = 8
@@ -44,7 +45,7 @@ def unpack(graph: ir.Graph, before: ir.Value, after: ir.Value) -> tuple[Piece, .
     The packed output stays an output of the graph; the packed input is removed from its inputs. A state that
     is not packed is a single piece, and nothing changes.
     """
-    split = _split(graph, before, after)
+    split = _places(graph, before, after) or _split(graph, before, after)
     if split is None:
         return (Piece(str(before.name), str(after.name)),)
     axis, offsets, pairs = split
@@ -53,6 +54,43 @@ def unpack(graph: ir.Graph, before: ir.Value, after: ir.Value) -> tuple[Piece, .
         for (old, new), start, end in zip(pairs, offsets[:-1], offsets[1:], strict=True)
         for inner in unpack(graph, old, new)
     )
+
+
+def _places(
+    graph: ir.Graph, before: ir.Value, after: ir.Value
+) -> tuple[int, list[int], list[tuple[ir.Value, ir.Value]]] | None:
+    """The same of a shift register, whose places are joined again for those who read several of them."""
+    axis = register_axis(before, after)
+    if axis is None:
+        return None
+    size = (static_shape(before) or ())[axis]
+    origins = [origin(after, axis, place) for place in range(size)]
+    pieces = [_new_input(before, axis, 1, index) for index in range(size)]
+    whole = ir.node("Concat", pieces, {"axis": axis}, name=f"{before.name}.whole")
+    joined = whole.outputs[0]
+    joined.name, joined.type, joined.shape = f"{before.name}.whole", before.type, before.shape
+    ir.convenience.replace_all_uses_with(before, joined, replace_graph_outputs=True)
+    position = graph.inputs.index(before)
+    graph.inputs[position : position + 1] = pieces
+    graph.insert_before(graph[0], whole)
+    written = []
+    for place, (source, index) in enumerate(origins):
+        value = pieces[index] if source is before else _place(graph, source, axis, index)
+        written.append(_named(graph, value, f"{after.name}.{place}"))
+    return axis, list(range(size + 1)), list(zip(pieces, written, strict=True))
+
+
+def _place(graph: ir.Graph, source: ir.Value, axis: int, index: int) -> ir.Value:
+    """One place along an axis of a value."""
+    if (static_shape(source) or ())[axis] == 1:
+        return source
+    name = f"{source.name}.place{index}"
+    bounds = [_integer(graph, f"{name}.{i}", bound) for i, bound in enumerate((index, index + 1, axis))]
+    node = ir.node("Slice", [source, *bounds], name=name)
+    node.outputs[0].name, node.outputs[0].type = name, source.type
+    node.outputs[0].shape = _with_size(source, axis, 1)
+    graph.append(node)
+    return node.outputs[0]
 
 
 def _split(

@@ -11,6 +11,7 @@ import onnx_ir.passes.common as passes
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import AnalysisError
 from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.recurrence.delays import new_states
 from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.results import Direction, Form
@@ -44,14 +45,13 @@ def site_of_scan(
     body = body_model.graph
     num_sequences = node.attributes.get_int("num_scan_inputs", 0)
     num_states = len(node.inputs) - num_sequences
-    read_new_states(body_model, body.outputs[:num_states])
     names = state_names or tuple(str(value.name) for value in body.inputs[:num_states])
     states = tuple(_state(node, body, index, f"{name}.{names[index]}") for index in range(num_states))
     inputs = tuple(_sequence_input(node, body, num_states, index) for index in range(num_sequences))
     num_outputs = len(node.outputs) - num_states
     outputs = tuple(_sequence_output(node, body, num_states, index) for index in range(num_outputs))
     capturing = body.inputs[len(node.inputs) :]
-    return RecurrentSite(
+    site = RecurrentSite(
         id=name,
         recurrence=recurrence,
         form=form,
@@ -64,6 +64,8 @@ def site_of_scan(
         outputs=tuple(output for output in outputs if output is not None),
         captures={str(inner.name): str(outer.name) for inner, outer in zip(capturing, captured, strict=True)},
     )
+    read_new_states(body_model, *new_states(site))
+    return site
 
 
 def _direction(inputs: tuple[StepSequence, ...]) -> Direction:

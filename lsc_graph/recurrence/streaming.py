@@ -80,6 +80,7 @@ _LEADING = re.compile(r"^(?:in(?:put)?|init(?:ial)?|old|out(?:put)?|final|last|u
 _Pair = tuple[ir.Value, ir.Value]
 
 _BY_HAND = "declared by hand"
+_NAMES = "names alone"
 UNRELATED = "its names speak of a state, but it is not computed from it"
 NO_STATE = ("none", "")
 """Declared in place of pairs: the model has no state."""
@@ -128,16 +129,20 @@ def find_state_pairs(
     passing, candidates = _split_pass_through([*_candidates(model), *delayed])
     certain = [pair for pair in candidates if (str(pair[0].name), str(pair[1].name)) in of_operators]
     taken = {value for pair in certain for value in pair}
+    is_named = any(_named_as_state(str(before.name), str(after.name)) for before, after in candidates)
+    delays = _delays(unrelated) if certain or is_named else []
+    taken |= {value for pair in delays for value in pair}
     candidates = [pair for pair in candidates if not taken & set(pair)]
     assignment = _assign(candidates)
     taken.update(value for pair in assignment or [] for value in pair)
     passing = [pair for pair in passing if not set(pair) <= taken]
     pairs = [StatePair(str(before.name), str(after.name), "recurrent operators") for before, after in certain]
-    is_all = len(certain) + len(assignment or []) == len(model.graph.outputs)
+    is_all = len(certain) + len(assignment or []) + len(delays) == len(model.graph.outputs)
     found = [(pair, _named_pair(*pair, is_all)) for pair in assignment or []]
     pairs += [named for _, named in found if named is not None]
-    delays = _delays(unrelated) if any(not pair.is_doubtful for pair in pairs) else []
-    pairs += [StatePair(str(before.name), str(after.name), "names of a delay") for before, after in delays]
+    delays = delays if any(pair.evidence != _NAMES for pair in pairs) else []
+    doubt = all(pair.is_doubtful for pair in pairs)
+    pairs += [StatePair(str(a.name), str(b.name), "names of a delay", is_doubtful=doubt) for a, b in delays]
     known = {name for pair in pairs for name in (pair.before, pair.after)}
     refusals = [
         _refuse(before, after, "its value passes through unchanged")
@@ -301,7 +306,7 @@ def _named_pair(before: ir.Value, after: ir.Value, is_all: bool) -> StatePair | 
     if _named_as_state(*names):
         return StatePair(*names, "structure and names", is_doubtful=is_all and not of_time)
     if of_time and not _named_as_data(before, after):
-        return StatePair(*names, "names alone", is_doubtful=True)
+        return StatePair(*names, _NAMES, is_doubtful=True)
     return None
 
 

@@ -37,6 +37,7 @@ from lsc_graph.results import (
 )
 
 MAX_LAYERS = 40
+_MAX_TIMES = 4
 _STYLES = {
     Verdict.STABLE: "bold green",
     Verdict.SUBEXPONENTIAL: "bold yellow",
@@ -126,12 +127,15 @@ def _recurrences(
     if not recurrences:
         console.print("none: the chain of its blocks is analysed")
     for found in recurrences:
-        states = ", ".join(f"{state.name} {list(state.shape)}" for state in found.states)
+        states = ", ".join(f"{s.name} {list(s.shape)}" for s in found.states if not s.is_delay)
+        delays = ", ".join(f"{s.name} {list(s.shape)}" for s in found.states if s.is_delay)
         form = found.form.replace("_", " ")
         words = f"{form}, {found.direction}, {found.num_steps} steps"
         if found.over is Axis.DEPTH:
             words = f"{form}, {found.num_steps} layers with tied weights, a recurrence over depth"
         labelled(console, found.id, f"{found.node}: {words}; states {states}")
+        if delays:
+            labelled(console, "", f"only delayed by a step, and no layer: {delays}")
         if found.chosen:
             labelled(console, "", f"as chosen: {_options(found.chosen)}")
         for line in lines(found):
@@ -156,7 +160,8 @@ def _layers(layers: Sequence[LayerFacts], console: Console) -> None:
     for index, layer in enumerate(shown):
         if skipped and index == MAX_LAYERS // 2:
             table.add_row("...", f"{skipped} more")
-        sources = ",".join(source.removeprefix("layer_") for source in layer.depth_from)
+        pairs = zip(layer.depth_from, layer.depth_times, strict=True)
+        sources = ",".join(source.removeprefix("layer_") + _when(times) for source, times in pairs)
         table.add_row(
             Text(layer.id.removeprefix("layer_")),
             Text(layer.name),
@@ -168,6 +173,14 @@ def _layers(layers: Sequence[LayerFacts], console: Console) -> None:
             _short(layer.depth_gain),
         )
     console.print(table)
+
+
+def _when(times: Sequence[int]) -> str:
+    """At which times a layer is read, if not at the reader's own alone: (t,t-1)."""
+    if tuple(times) in ((), (0,)):
+        return ""
+    shown = [f"t{time:+d}" if time else "t" for time in times]
+    return f"({','.join(shown if len(shown) <= _MAX_TIMES else [*shown[:2], '...', shown[-1]])})"
 
 
 def _radii(outcomes: Sequence[RadiusOutcome], console: Console) -> None:

@@ -41,7 +41,12 @@ class Reference:
                 proto.SerializeToString(), options, providers=providers
             )
         except Exception as error:  # ONNX Runtime has no common base class for its errors.
-            raise AnalysisError("ONNX Runtime does not load the model", got=one_line(error)) from error
+            raise AnalysisError(
+                "ONNX Runtime does not load the model",
+                got=one_line(error),
+                expected="operators that it knows, and shapes and types that fit each other",
+                do="export the model again, or cut it before the operator that is named",
+            ) from error
         self._may_run_on = any(node.op_type == "Loop" for scope in model_scopes(proto) for node in scope.node)
         self.provider = self._session.get_providers()[0]
         self.output_names = [output.name for output in self._session.get_outputs()]

@@ -143,9 +143,15 @@ def _given(
         array = array[index]
     elif array.ndim == len(shape) and length:
         array = np.broadcast_to(array, length + shape)
-    if array.shape != length + shape and not (
-        length and array.shape[1:] == shape and len(array) >= length[0]
-    ):
+    if length and array.shape[1:] == shape and len(array) < length[0]:
+        raise UsageError(
+            "--data has fewer steps than the analysis takes",
+            where=value.name,
+            got=f"{len(array)} of shape {shape}",
+            expected=f"at least {length[0]}, as one run of the model is one step that carries its states on",
+            do=f"give --steps {len(array)}; or --state none, if one run takes a whole sequence",
+        )
+    if array.shape != length + shape and not (length and array.shape[1:] == shape):
         raise UsageError(
             "--data has an array of the wrong shape",
             where=value.name,

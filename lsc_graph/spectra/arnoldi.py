@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
+from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.operator import Operator, dense_operator, divided
 
 # With more vectors, their eigenvalues take longer than the products that a restart costs: up to a size of the
@@ -59,7 +61,8 @@ class Krylov:
         """From a random unit vector."""
         points, size = operator.num_points, operator.size
         basis = torch.zeros(points, max_size + 1, size, dtype=operator.dtype, device=operator.device)
-        first = torch.randn(points, size, dtype=torch.float64, generator=generator).to(basis)
+        first = torch.randn(points, size, dtype=torch.float64, generator=generator)
+        first = handed(first, basis.device, basis.dtype)
         basis[:, 0] = first / first.norm(dim=1, keepdim=True)
         matrix = torch.zeros(points, max_size + 1, max_size, dtype=operator.dtype, device=operator.device)
         return Krylov(basis, matrix, 0, torch.ones_like(basis[:, 0, 0]))
@@ -92,13 +95,14 @@ class Krylov:
 
     def at(self, numbers: Tensor) -> Krylov:
         """That of some of the points."""
-        here = numbers.to(self.basis.device)
+        here = handed(numbers, self.basis.device)
         return Krylov(self.basis[here], self.matrix[here], self.size, self.scales[here], self.is_restarted)
 
     def restarted(self, kept: int) -> None:
         """Keep the span of `kept` dominant Ritz vectors, one less where a complex pair would be parted."""
         size = self.size
-        turn = _dominant_span(self.matrix[:, :size, :size].double().cpu(), kept).to(self.matrix)
+        turn = _dominant_span(self.matrix[:, :size, :size].double().cpu(), kept)
+        turn = handed(turn, self.matrix.device, self.matrix.dtype)
         last = self.matrix[:, size : size + 1, :size] @ turn
         turned = self.matrix[:, :size, :size] @ turn
         square = turn.transpose(1, 2) @ turned
@@ -213,7 +217,7 @@ def _scouts(krylov: Krylov, tolerance: float) -> Estimate:
     """Estimates at a few points, which tell what to do with all of them: to look at all takes long."""
     num_points = krylov.basis.shape[0]
     numbers = torch.linspace(0, num_points - 1, min(NUM_SCOUTS, num_points)).long()
-    at = numbers.to(krylov.matrix.device)
+    at = handed(numbers, krylov.matrix.device)
     return _ritz(Krylov(krylov.basis[:0], krylov.matrix[at], krylov.size, krylov.scales[at]), tolerance)
 
 
@@ -224,7 +228,7 @@ def dominant_values(matrices: Tensor, *, max_basis: int = 2 * MAX_BASIS, seed: i
     size = min(max_basis, operator.size)
     krylov = Krylov.start(operator, size, torch.Generator().manual_seed(seed))
     krylov.grow(operator, size)
-    values = torch.linalg.eigvals(krylov.matrix[:, :size, :size].double().nan_to_num(0.0, 0.0, 0.0))
+    values = eigenvalues(krylov.matrix[:, :size, :size].double().nan_to_num(0.0, 0.0, 0.0))
     top: Tensor = values.gather(1, values.abs().argmax(1)[:, None])[:, 0]
     return top
 

@@ -11,15 +11,16 @@ from lsc_graph.errors import UsageError
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, MAX_BASIS, arnoldi_radius
 from lsc_graph.spectra.dense import dense_radius
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
+from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.krylov_powers import krylov_power_radius
 from lsc_graph.spectra.operator import dense_operator
 from lsc_graph.spectra.orbit import orbit_growth
 from lsc_graph.spectra.powers import power_radius
 from lsc_graph.spectra.squaring import squaring_radius
 
-# Sizes from which each method is the fastest one, as benchmarks/radii.py measures.
-SQUARING_FROM = {"cpu": 48, "cuda": 16}
-POWERS_FROM = {"cpu": 136, "cuda": 4096}
+# Sizes from which each method is the fastest one, as benchmarks/radii.py and benchmarks/gpu.py measure.
+SQUARING_FROM = {"cpu": 48, "cuda": 20}
+POWERS_FROM = {"cpu": 136, "cuda": 1400}
 ARNOLDI_FROM = {"cpu": 224, "cuda": 4096}
 MAX_BATCH_BYTES = 512 * 2**20
 # An eigenvalue that is resolved to this relative error stands alone: no slow transient looks like that.
@@ -178,7 +179,7 @@ def _auto(matrices: Tensor, tolerance: float) -> Estimate:
     found = found if scales is None else found.scaled(scales)
     found = confirmed(found, lambda point: matrices[point], tolerance)
     return completed(
-        found, matrices.shape[-1], lambda points: matrices[points.to(matrices.device)], tolerance
+        found, matrices.shape[-1], lambda points: matrices[handed(points, matrices.device)], tolerance
     )
 
 
@@ -213,7 +214,7 @@ def _by_others(estimate: Estimate, matrices: Tensor, methods: Sequence[Method], 
             open_points &= ~(found.conditions > ILL_CONDITIONED)
         rest = open_points.nonzero()[:, 0]
         if len(rest):
-            here = matrices[rest.to(matrices.device)]
+            here = matrices[handed(rest, matrices.device)]
             # Where one point was refuted, the next check of a single one may fall on another.
             is_doubted = method is Method.POWERS and bool(found.errors[rest].isinf().all())
             own = _powers(here, tolerance, is_long=True) if is_doubted else _by_name(here, method, tolerance)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.spectra.arnoldi import dominant_values
+from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.eigenvectors import Eigenvectors, eigenvectors, refined
 
 # Beyond these a derivative is not given: to first order it says nothing that a step could follow.
@@ -87,7 +88,7 @@ def _again(matrices: Tensor, values: Tensor) -> Eigenvectors:
 
 
 def _top(matrices: Tensor) -> Tensor:
-    values = torch.linalg.eigvals(matrices)
+    values = eigenvalues(matrices)
     top: Tensor = values.gather(1, values.abs().argmax(1)[:, None])[:, 0]
     return top
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lsc_graph.spectra.handed import handed
+
 _SHIFT = 1e-9
 _NUM_ROUNDS = 3
 
@@ -59,7 +61,8 @@ def eigenvectors(matrices: Tensor, values: Tensor) -> Eigenvectors:
     identity = torch.eye(size, dtype=shift.dtype, device=shift.device)
     factors, pivots, _ = torch.linalg.lu_factor_ex(matrices - shift[:, None, None] * identity)
     generator = torch.Generator().manual_seed(0)
-    start = torch.randn(num_points, size, 1, dtype=torch.float64, generator=generator).to(shift)
+    start = torch.randn(num_points, size, 1, dtype=torch.float64, generator=generator)
+    start = handed(start, shift.device, shift.dtype)
     found = []
     for adjoint in (True, False):
         vector = start

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, NUM_SCOUTS, Krylov, point_groups, ritz_values
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
+from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.operator import Operator
 
 
@@ -88,7 +89,7 @@ def _iterated(operator: Operator, stage: _Stage, tolerance: float, seed: int) ->
             break
         if len(left) < len(alive):
             krylov, operator, alive = krylov.at(left), operator.at(left), alive[left]
-            scales = scales[left.to(scales.device)]
+            scales = scales[handed(left, scales.device)]
     assert best is not None
     return best
 
@@ -118,7 +119,7 @@ def _growth(operator: Operator, vectors: Tensor) -> Tensor:
 def _is_time(krylov: Krylov, scales: Tensor, power: int, tolerance: float) -> bool:
     """Whether half of a few points have converged: to look at all takes long."""
     num_points = len(scales)
-    at = torch.linspace(0, num_points - 1, min(NUM_SCOUTS, num_points)).long().to(scales.device)
+    at = handed(torch.linspace(0, num_points - 1, min(NUM_SCOUTS, num_points)).long(), scales.device)
     scouts = Krylov(krylov.basis[:0], krylov.matrix[at], krylov.size, krylov.scales[at])
     return float(_read(scouts, scales[at], power, tolerance).converged.double().mean()) >= 0.5
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lsc_graph.spectra.handed import handed
+
 Apply = Callable[[Tensor], Tensor]
 
 
@@ -30,7 +32,7 @@ def divided(operator: Operator, scales: Tensor) -> Operator:
     """The maps over positive scales [P]."""
 
     def at(numbers: Tensor) -> Operator:
-        return divided(operator.at(numbers), scales[numbers.to(scales.device)])
+        return divided(operator.at(numbers), scales[handed(numbers, scales.device)])
 
     return replace(operator, apply=lambda vectors: operator.apply(vectors) / scales[:, None], at=at)
 
@@ -46,7 +48,7 @@ def dense_operator(matrices: Tensor) -> Operator:
         return torch.bmm(vectors[:, None], turned)[:, 0]
 
     def at(numbers: Tensor) -> Operator:
-        return dense_operator(matrices[numbers.to(matrices.device)])
+        return dense_operator(matrices[handed(numbers, matrices.device)])
 
     return Operator(apply, points, size, matrices.dtype, matrices.device, at)
 
@@ -62,6 +64,6 @@ def gram_operator(matrices: Tensor) -> Operator:
         return torch.bmm(torch.bmm(vectors[:, None], outer), inner)[:, 0]
 
     def at(numbers: Tensor) -> Operator:
-        return gram_operator(matrices[numbers.to(matrices.device)])
+        return gram_operator(matrices[handed(numbers, matrices.device)])
 
     return Operator(apply, points, min(rows, columns), matrices.dtype, matrices.device, at)

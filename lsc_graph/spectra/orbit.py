@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from lsc_graph.spectra.handed import handed
+
 _SQUARINGS = 4
 _ALIGNED = 16
 # Times the size: until when powers may grow by what is no eigenvalue, and how long they are looked at.
@@ -56,7 +58,7 @@ def orbit_growth(matrix: Tensor, *, is_long: bool = False, seed: int = 0) -> flo
     vector = torch.randn(
         1, size + padding, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
     )
-    vector = vector.to(power) / vector.norm().to(power)
+    vector = handed(vector / vector.norm(), power.device, power.dtype)
     power, lengths = other.copy_(power.T), []
     for _ in range(count):
         vector = vector @ power

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, Krylov, ritz_values
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
+from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.operator import dense_operator
 from lsc_graph.spectra.orbit import orbit_fall
 
@@ -59,7 +60,7 @@ class _Powers:
 
     def at(self, numbers: Tensor) -> _Powers:
         """Those of some of the points."""
-        here = numbers.to(self.unit.device)
+        here = handed(numbers, self.unit.device)
         return _Powers(self.unit[here], [log[here] for log in self.logs], self.is_zero[here])
 
 

@@ -6,13 +6,15 @@ third of it and D by less; where rounding is, or quantisation, D is off by 4/3 o
 difference. Rounding adds eps |f| / h; with h = eps^(1/5) times the input's scale it is as large as what the
 extrapolation leaves.
 At a kink, such as that of a ReLU at zero, D is the mean of two slopes: how far these are apart, as far as
-that does not shrink with h, is added to the bar.
+that does not shrink with h, is added to the bar. There a smaller step, which passes over as many times fewer
+kinks, takes its place if its bar is smaller and its value within the bar of the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,8 @@ MAX_INPUT_ELEMENTS = 20_000
 """Every element that is differentiated by takes four runs of the piece."""
 _AGREES = 1e-3
 _BAR = 2.0
+# By how much the step may shrink near a kink: rounding then adds about as much as a thousandth of the values.
+_FINER = {np.float64: 128, np.float32: 16}
 
 
 @dataclass
@@ -157,29 +161,48 @@ def _differences(run: Any, values: Sequence[Array], index: int, dtype: Any, reco
     step = float(np.finfo(dtype).eps) ** 0.2 * max(scale, 1e-2)
     columns, errors = [], []
     middle = run(given) if point.size else np.zeros(0)
+
+    def moved(number: int, by: float) -> tuple[float, Array]:
+        shifted = point.copy()
+        shifted.flat[number] += by
+        value = run([*given[:index], shifted, *given[index + 1 :]])
+        return float(shifted.flat[number]) - float(point.flat[number]), np.asarray(value - middle)
+
     for number in range(point.size):
-
-        def slopes(h: float, number: int = number) -> tuple[Array, Array]:
-            """The mean of the slopes to the right and to the left, and their difference."""
-            sides = []
-            for sign in (1, -1):
-                shifted = point.copy()
-                shifted.flat[number] += sign * h
-                moved = float(shifted.flat[number]) - float(point.flat[number])
-                value = run([*given[:index], shifted, *given[index + 1 :]])
-                sides.append((moved, np.asarray(value - middle)))
-            (right, after), (left, before) = sides
-            return (after - before) / (right - left), after / right - before / left
-
-        (fine, jump), (coarse, wide_jump) = slopes(step), slopes(2 * step)
-        columns.append((4 * fine - coarse) / 3)
-        kink = float(np.linalg.norm(2 * jump - wide_jump)) / 2
-        errors.append(_BAR * float(np.linalg.norm(fine - coarse)) + kink)
+        slope, error, kink = _slope(partial(moved, number), step)
+        if kink > error:
+            # Seldom is a kink as near as a smaller step, which pays where rounding leaves it digits.
+            finer, finer_error, finer_kink = _slope(partial(moved, number), step / _FINER[dtype])
+            # Between two stairs of a quantised kernel nothing moves, which tells nothing.
+            is_telling = dtype == np.float64 or bool(finer.any())
+            is_consistent = np.linalg.norm(finer - slope) <= error + kink
+            if is_telling and is_consistent and finer_error + finer_kink < error + kink:
+                slope, error, kink = finer, finer_error, finer_kink
+        columns.append(slope)
+        errors.append(error + kink)
     jacobian = np.stack(columns, 1) if columns else np.zeros((len(run(given)), 0))
     norm = float(np.linalg.norm(jacobian))
     if norm > 0:
         record.errors.append(float(np.linalg.norm(errors)) / norm)
     return jacobian
+
+
+def _slope(moved: Callable[[float], tuple[float, Array]], step: float) -> tuple[Array, float, float]:
+    """A derivative by steps of h and 2 h, the bar of a smooth function's, and what a kink adds to it.
+
+    Args:
+        moved: how far a shift by about so much really goes, and what it adds to the outputs.
+        step: h.
+    """
+
+    def slopes(h: float) -> tuple[Array, Array]:
+        """The mean of the slopes to the right and to the left, and their difference."""
+        (right, after), (left, before) = moved(h), moved(-h)
+        return (after - before) / (right - left), after / right - before / left
+
+    (fine, jump), (coarse, wide_jump) = slopes(step), slopes(2 * step)
+    kink = float(np.linalg.norm(2 * jump - wide_jump)) / 2
+    return (4 * fine - coarse) / 3, _BAR * float(np.linalg.norm(fine - coarse)), kink
 
 
 class _Call(torch.autograd.Function):

@@ -33,3 +33,13 @@ def lp_normalized(x: Tensor, axis: int, p: int) -> Tensor:
     """LpNormalization: vectors of length one along an axis; those of length zero stay zero."""
     length = torch.linalg.vector_norm(x, p, axis, keepdim=True)
     return x / torch.where(length == 0, torch.ones_like(length), length)
+
+
+def shape_of(x: Tensor, start: int = 0, end: int | None = None) -> Tensor:
+    """Shape: sizes of axes, on the device of `x`, where indices into them are."""
+    return torch.tensor(x.shape[start:end], dtype=torch.int64, device=x.device)
+
+
+def size_of(x: Tensor) -> Tensor:
+    """Size: how many elements there are, on the device of `x`."""
+    return torch.tensor(x.numel(), dtype=torch.int64, device=x.device)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,8 @@ class CellModule(nn.Module):
 class SiteModule(nn.Module):
     """A recurrent site that can be run over time, its states kept apart at every step.
 
+    What delays carry takes part in a run as it is, and is no state that gradients are taken of.
+
     Args:
         site: the recurrence.
         cells: its layers in depth order.
@@ -92,6 +95,8 @@ class SiteModule(nn.Module):
         layered = {state.name for cell in cells for state in cell.layer.states}
         self.layered = [state for state in site.states if state.name in layered]
         self.counters = [state for state in site.states if state.name not in layered]
+        delays = cells[0].delays if cells else ()
+        self.delays = nn.ModuleList(CellModule(delay, opsets, parameters, scope) for delay in delays)
         inputs = [
             *(state.after for state in self.layered),
             *(state.before for state in site.states),
@@ -125,21 +130,42 @@ class SiteModule(nn.Module):
             now = {name: value[time] for name, value in slices.items()}
             after = self.step(state, now, captures)
             self._check_shapes(state, after)
-            emitted = self._emit(after, state, now, captures)
+            emitted = self._emit(captures, after, state, now)
             counters = emitted[len(self.site.outputs) :]
             after_all = after | {s.name: v for s, v in zip(self.counters, counters, strict=True)}
             steps.append((time, state, after_all, emitted))
             state = {name: value.detach() for name, value in after_all.items()} if self.forgets else after_all
         steps.sort(key=lambda step: step[0])
+        before, after = self._stacked([own[1] for own in steps], [own[2] for own in steps])
         return Trajectory(
-            before=_stacked([before for _, before, _, _ in steps]),
-            after=_stacked([after for _, _, after, _ in steps]),
+            before=before,
+            after=after,
             slices=dict(slices),
             captures=dict(captures),
             outputs=self._collect([emitted for _, _, _, emitted in steps]),
             final={s.final: state[s.name] for s in self.site.states if s.final},
-            cells={s.name: [after[s.name] for _, _, after, _ in steps] for s in self.layered},
+            cells=self._passed_on([own[2] for own in steps], after),
         )
+
+    def _passed_on(self, steps: Sequence[Values], after: Values) -> dict[str, list[Tensor]]:
+        """The states of each step, as tensors to take gradients by; without gradients no second copy."""
+        if torch.is_grad_enabled():
+            return {state.name: [own[state.name] for own in steps] for state in self.layered}
+        return {state.name: list(after[state.name]) if steps else [] for state in self.layered}
+
+    def _stacked(
+        self, before: Sequence[Values], after: Sequence[Values]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """States before and after each step, in one memory: what a step reads the one before it wrote."""
+        if not before:
+            return {}, {}
+        if self.forgets:
+            return _over_time(before), _over_time(after)
+        if self.is_reverse:
+            whole = _over_time([*after, before[-1]])
+            return {k: v[1:] for k, v in whole.items()}, {k: v[:-1] for k, v in whole.items()}
+        whole = _over_time([before[0], *after])
+        return {k: v[:-1] for k, v in whole.items()}, {k: v[1:] for k, v in whole.items()}
 
     def _check_shapes(self, before: Values, after: Values) -> None:
         """Caches may grow although the file declares one shape for what goes in and what comes out."""
@@ -176,40 +202,53 @@ class SiteModule(nn.Module):
 
     def emit_all(self, after: Values, trajectory: Trajectory) -> dict[str, Tensor]:
         """Main-graph outputs of the site when its states are `after` ([T, ...] per state name)."""
-        times = list(self.times())
-        before = dict(trajectory.before)
+        before, new = dict(trajectory.before), dict(after)
         for name, value in after.items():
-            # A step reads what the one before it wrote; the first one its initial state.
-            kept = trajectory.before[name][times[0]][None]
-            before[name] = torch.cat([value[1:], kept] if self.is_reverse else [kept, value[:-1]])
+            before[name] = self._before(name, value, trajectory)
+        for module in self.delays:
+            assert isinstance(module, CellModule)
+            name = module.cell.layer.name
+            pools = {"before": before, "after": new, "slice": trajectory.slices}
+            read = [pools[kind][own] for kind, own in module.reads if kind != "capture"]
+            held = [trajectory.captures[own] for kind, own in module.reads if kind == "capture"]
+            (new[name],) = self._each(partial(_with_captures, module, held), *read)
+            before[name] = self._before(name, new[name], trajectory)
         emitted = self._emit_each(after, before, trajectory.slices, trajectory.captures)
         outputs = self._collect(emitted)
-        finals = {s.final: after[s.name][times[-1]] for s in self.layered if s.final}
-        return outputs | finals
+        last = self.times()[-1]
+        return outputs | {s.final: new[s.name][last] for s in self.site.states if s.final and s.name in new}
+
+    def _before(self, name: str, value: Tensor, trajectory: Trajectory) -> Tensor:
+        """A step reads what the one before it wrote; the first one its initial state."""
+        kept = trajectory.before[name][self.times()[0]][None]
+        return torch.cat([value[1:], kept] if self.is_reverse else [kept, value[:-1]])
 
     def _emit_each(
         self, after: Values, before: Values, slices: Values, captures: Values
     ) -> Sequence[tuple[Tensor, ...]]:
-        """What every step emits. No step waits for another: all at once where `vmap` can do that."""
+        """What every step emits."""
         states = {state.name: after[state.name] for state in self.layered}
         given = {state.name: before[state.name] for state in self.site.states}
+        emitted = self._each(partial(self._emit, dict(captures)), states, given, dict(slices))
+        return list(zip(*(value.unbind() for value in emitted), strict=True))
+
+    def _each(
+        self, function: Callable[..., tuple[Tensor, ...]], *given: Values | Tensor
+    ) -> tuple[Tensor, ...]:
+        """What a function of what is given at a step has for every one: they wait for no other step.
+
+        They are taken all at once where `vmap` can do that.
+        """
         if self.is_mapped:
             try:
-                together = vmap(self._emit, in_dims=(0, 0, 0, None))(
-                    states, given, dict(slices), dict(captures)
-                )
-                return list(zip(*(value.unbind() for value in together), strict=True))
+                together: tuple[Tensor, ...] = vmap(function)(*given)
+                return together
             except (RuntimeError, ValueError, TypeError):
                 self.is_mapped = False
-        emitted = []
-        for time in range(self.site.num_steps):
-            now = [
-                {name: value[time] for name, value in values.items()} for values in (states, given, slices)
-            ]
-            emitted.append(self._emit(now[0], now[1], now[2], captures))
-        return emitted
+        steps = [function(*(_at(values, time) for values in given)) for time in range(self.site.num_steps)]
+        return tuple(torch.stack(parts) for parts in zip(*steps, strict=True))
 
-    def _emit(self, after: Values, before: Values, slices: Values, captures: Values) -> tuple[Tensor, ...]:
+    def _emit(self, captures: Values, after: Values, before: Values, slices: Values) -> tuple[Tensor, ...]:
         site = self.site
         values: dict[str, Tensor] = {state.after: after[state.name] for state in self.layered}
         values |= {state.before: before[state.name] for state in site.states}
@@ -225,6 +264,19 @@ class SiteModule(nn.Module):
                 stacked = stacked.flip(0)
             collected[sequence.main] = stacked if sequence.axis < 0 else stacked.movedim(0, sequence.axis)
         return collected
+
+
+def _with_captures(module: CellModule, held: Sequence[Tensor], *read: Tensor) -> tuple[Tensor, ...]:
+    """A cell's new states from what it reads at one step, in order, and what it captures."""
+    written: tuple[Tensor, ...] = module(*read, *held)
+    return written
+
+
+def _at(values: Values | Tensor, time: int) -> Values | Tensor:
+    """What is there at one time of what has time first."""
+    if isinstance(values, Tensor):
+        return values[time]
+    return {name: value[time] for name, value in values.items()}
 
 
 def own_tensor(value: Tensor) -> Tensor:
@@ -244,5 +296,5 @@ def slices_of(sequence: StepSequence, main: Tensor, *, is_reverse: bool) -> Tens
     return slices if sequence.reverse == is_reverse else slices.flip(0)
 
 
-def _stacked(steps: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([step[name] for step in steps]) for name in steps[0]} if steps else {}
+def _over_time(steps: Sequence[Values]) -> dict[str, Tensor]:
+    return {name: torch.stack([step[name] for step in steps]) for name in steps[0]}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from enum import StrEnum
+from typing import Any
 
 import onnx
 import onnx2fx
@@ -18,7 +19,7 @@ from lsc_graph.canonical.function_ops import write_out
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.errors import ConversionError
 from lsc_graph.to_torch.black_box import BlackBox, Differences
-from lsc_graph.to_torch.functions import dft, lp_normalized
+from lsc_graph.to_torch.functions import dft, lp_normalized, shape_of, size_of
 from lsc_graph.to_torch.rewritten import ONLY, rewrite
 from lsc_graph.to_torch.spike import sign, spike
 from lsc_graph.to_torch.surrogates import DOMAIN, SPIKE
@@ -87,6 +88,8 @@ class Segment(nn.Module):
         ConversionError: an operator has no torch counterpart.
     """
 
+    _place: Tensor
+
     def __init__(
         self,
         graph: ir.Graph,
@@ -101,6 +104,7 @@ class Segment(nn.Module):
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self.is_empty = not outputs
         self.part = ""
+        self.register_buffer("_place", torch.empty(0), persistent=False)
         if not self.is_empty:
             piece = ir.convenience.extract(graph, self.inputs, self.outputs)
             piece.opset_imports.update(opsets)
@@ -111,11 +115,17 @@ class Segment(nn.Module):
         if self.is_empty:
             return ()
         try:
-            # Not by a call, in which torch.fx would print the traceback of what may be tried otherwise.
-            result = self.module.forward(*values)
+            result = self._computed(*values)
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
             raise _conversion_error(error, self.part) from error
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+    def _computed(self, *values: Tensor) -> Any:
+        # Not by calls, in which torch.fx would print the traceback of what may be tried otherwise.
+        if self._place.device.type == "cpu":
+            return self.module.forward(*values)
+        with self._place.device:  # where operators put constants and shapes that they make
+            return self.module.forward(*values)
 
 
 def _module_of(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> nn.Module:
@@ -233,6 +243,24 @@ def _convert_lp_normalization(builder: GraphBuilder, node: onnx.NodeProto) -> to
     return converted
 
 
+def _convert_shape(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
+    """The operator Shape."""
+    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    numbers = (given.get("start", 0), given.get("end"))
+    converted: torch.fx.Node = builder.call_function(
+        shape_of, args=(builder.get_value(node.input[0]), *numbers)
+    )
+    return converted
+
+
+def _convert_size(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
+    """The operator Size."""
+    converted: torch.fx.Node = builder.call_function(size_of, args=(builder.get_value(node.input[0]),))
+    return converted
+
+
+onnx2fx.register_op("Shape", handler=_convert_shape)
+onnx2fx.register_op("Size", handler=_convert_size)
 onnx2fx.register_op("DFT", handler=_convert_dft)
 onnx2fx.register_op("LpNormalization", handler=_convert_lp_normalization)
 onnx2fx.register_op(ONLY, handler=_convert_only, domain=DOMAIN)

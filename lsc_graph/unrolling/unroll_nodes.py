@@ -62,6 +62,7 @@ class _Builder:
         self.grid: nx.DiGraph[GridNode] = nx.DiGraph()
         self.main = body_values(prepared.findings.model.graph)
         self.writers: dict[ir.Value, tuple[ir.Value, RecurrentSite, frozenset[str]]] = {}
+        self.sequences: set[ir.Value] = set()
         self.states: set[GridNode] = set()
         self.edges: dict[tuple[str, str], list[DepthEdge]] = {}
         for edge in cells.depth_edges:
@@ -90,12 +91,13 @@ class _Builder:
     def add_site(self, site: RecurrentSite, own: tuple[Cell, ...]) -> None:
         """The step, once for each time, and what it reads."""
         graph, values = site.body.graph, body_values(site.body.graph)
+        every = [*own, *own[0].delays]
         after = {
             values[s.before]: (values[s.after], cell.layer.time_step)
-            for cell in own
+            for cell in every
             for s in cell.layer.states
         }
-        ports = {values[name] for cell in own for name in (*cell.slices, *cell.captures)}
+        ports = {values[name] for cell in every for name in (*cell.slices, *cell.captures)}
         carrying = _carrying(graph, after.keys() | ports)
         for consumer in carrying:
             for value in inputs_of(consumer):
@@ -105,15 +107,14 @@ class _Builder:
                     for time in range(max(lag, 0), min(self.num_steps, self.num_steps + lag)):
                         tail = _at(source, f"{site.id}/", time - lag)
                         self._edge(tail, _at(consumer, f"{site.id}/", time), kind)
-        for new, _ in after.values():
+        for new in (values[s.after] for cell in own for s in cell.layer.states):
             if (producer := new.producer()) is not None:
                 self.states.update(_at(producer, f"{site.id}/", time) for time in range(self.num_steps))
-        for cell in own:
-            for name in (*cell.slices, *cell.captures):
-                self._add_port(site, cell, name, values[name])
+        for inner in ports:
+            self._add_port(site, own, str(inner.name), inner)
         self._add_writers(site, own, values)
 
-    def _add_port(self, site: RecurrentSite, cell: Cell, name: str, inner: ir.Value) -> None:
+    def _add_port(self, site: RecurrentSite, own: tuple[Cell, ...], name: str, inner: ir.Value) -> None:
         """Edges from what a body input is computed from to the nodes that read it."""
         readers = [use.node for use in inner.uses()]
         if site.form is Form.STREAMING:
@@ -124,7 +125,7 @@ class _Builder:
             mains = [self.main[main] for main in named if main in self.main]
         for source, layers in self._sources(mains):
             for layer in layers:
-                for tail_time, time in self._times(layer, cell.layer.id):
+                for tail_time, time in self._port_times(layer, own, name):
                     for reader in readers:
                         head = _at(reader, f"{site.id}/", time)
                         self._edge(self._tail(source, layer, tail_time), head, "depth")
@@ -147,13 +148,35 @@ class _Builder:
         assert producer is not None
         return _at(producer, f"{site.id}/", time)
 
+    def _port_times(self, source: str, own: tuple[Cell, ...], name: str) -> list[tuple[int, int]]:
+        """When a layer or input enters what the nodes of a step read by that name.
+
+        A cell that reads it, some steps before where delays are between, is connected as it says: where all
+        cells agree on when that is, then; else whenever one of them reads it.
+        """
+        reads = [
+            (cell.layer, read.lag * cell.layer.time_step)
+            for cell in own
+            for read in cell.reads
+            if read.kind in ("slice", "capture") and read.name == name
+        ]
+        lags = [{-time - lag for time in self.cells.times_read(source, layer)} for layer, lag in reads]
+        shared = set.intersection(*lags) if lags else set()
+        if shared:
+            return [pair for lag in sorted(shared) for pair in self._at_lag(lag)]
+        now = [self._times(source, layer.id) for layer, lag in reads if lag == 0]
+        return list(dict.fromkeys(pair for pairs in now for pair in pairs))
+
+    def _at_lag(self, lag: int) -> Iterator[tuple[int, int]]:
+        for time in range(max(lag, 0), min(self.num_steps, self.num_steps + lag)):
+            yield time - lag, time
+
     def _times(self, source: str, target: str) -> Iterator[tuple[int, int]]:
         for edge in self.edges.get((source, target), ()):
             if edge.time_pairs is not None:
                 yield from edge.time_pairs
-                continue
-            for time in range(max(edge.lag, 0), min(self.num_steps, self.num_steps + edge.lag)):
-                yield time - edge.lag, time
+            else:
+                yield from self._at_lag(edge.lag)
 
     def _add_writers(
         self, site: RecurrentSite, own: tuple[Cell, ...], values: Mapping[str, ir.Value]
@@ -163,6 +186,7 @@ class _Builder:
             layers = frozenset(c.layer.id for c in own if shown & {s.name for s in c.layer.states})
             if values[sequence.body].producer() is not None and sequence.main in self.main:
                 self.writers[self.main[sequence.main]] = values[sequence.body], site, layers
+                self.sequences.add(self.main[sequence.main])
         for cell in own:
             for state in cell.layer.states:
                 if state.final and values[state.after].producer() is not None:
@@ -173,6 +197,10 @@ class _Builder:
         """Edges to the model's outputs."""
         for value in self.prepared.findings.model.graph.outputs if self.prepared.findings.sites else ():
             name = OUTPUT + str(value.name)
+            if value in self.sequences:  # whatever the step reads for it
+                for time in range(self.num_steps):
+                    self._edge(self._tail(value, "", time), GridNode(name, time), "depth")
+                continue
             for source, layers in self._sources([value]):
                 for layer in layers:
                     for tail_time, time in self._times(layer, name):

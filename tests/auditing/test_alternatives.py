@@ -8,6 +8,7 @@ import pytest
 from unrolled_models import Unroller
 
 from lsc_graph.audit_model import audit, inspect
+from lsc_graph.errors import NoLayersError
 
 T, H = 6, 4
 
@@ -62,6 +63,51 @@ def test_the_recurrence_in_a_branch_is_a_layer_and_the_samples_that_take_it_are_
 def test_inspect_names_the_branch() -> None:
     (line,) = [line for line in inspect(choosing()).warnings if "branch" in line]
     assert "samples" not in line
+
+
+def written_out(net: Unroller, x: str, u: str, *, is_alike: bool = True) -> onnx.GraphProto:
+    """h[t] = tanh(x[t] + h[t-1] u) for all steps, or their last state, as a branch of its own."""
+    inner, h, rows = Unroller(), "", list[str]()
+    inner.initializers = net.initializers
+    prefix = f"b{len(net.nodes)}{is_alike}_"
+    for time in range(T):
+        row = inner.op("Gather", x, inner.constant(time), axis=0)
+        h = inner.op("Tanh", inner.sum(row, h and inner.op("MatMul", h, u)))
+        rows.append(inner.op("Unsqueeze", h, inner.constant([0])))
+    output = inner.op("Concat", *rows, axis=0) if is_alike else rows[-1]
+    for node in inner.nodes:
+        made = {name for other in inner.nodes for name in other.output}
+        node.input[:] = [prefix + name if name in made else name for name in node.input]
+    for node in inner.nodes:
+        node.output[:] = [prefix + name for name in node.output]
+        node.name = prefix + node.name
+    return branch(list(inner.nodes), prefix + output)
+
+
+def choosing_steps(*, is_alike: bool = True) -> onnx.ModelProto:
+    """Steps written out if the mean of x is positive, else x itself."""
+    net = Unroller()
+    x, u = net.input("x", T, 1, H), net.weight(H, H)
+    condition = net.op("Greater", net.op("ReduceMean", x, keepdims=0), net.constant(0.0))
+    then = written_out(net, x, u, is_alike=is_alike)
+    other = branch([onnx.helper.make_node("Neg", [x], ["e"])], "e")
+    net.output(net.op("If", condition, then_branch=then, else_branch=other))
+    return net.model()
+
+
+def test_the_branch_of_steps_that_are_written_out_is_named_too() -> None:
+    analysis = audit(choosing_steps(), data=samples(1.0, -1.0), num_samples=2)
+    assert [layer.state_size for layer in analysis.layers] == [H]
+    (line,) = [line for line in analysis.warnings if "branch" in line]
+    assert "the then branch of if_" in line
+    assert "which 1 of 2 samples take" in line
+
+
+def test_steps_in_a_branch_of_another_shape_are_named_as_not_looked_into() -> None:
+    with pytest.raises(NoLayersError) as caught:
+        audit(choosing_steps(is_alike=False), data=samples(1.0), num_samples=1)
+    assert caught.value.got is not None
+    assert "differ in shape" in caught.value.got
 
 
 def test_a_branch_of_another_shape_stays_and_what_it_holds_is_named() -> None:

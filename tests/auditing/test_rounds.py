@@ -16,7 +16,7 @@ from lsc_graph.results import Analysis, LayerFacts, Statistics
 
 def layer(error: float) -> tuple[LayerFacts, ...]:
     value = Statistics(1.0, error, 0.9, 1.1, 10)
-    return (LayerFacts("layer_0", "", None, 4, value, None, (), None, None, ()),)
+    return (LayerFacts("layer_0", "", None, 4, value, None, (), (), None, None, ()),)
 
 
 def test_rounds_follow_the_law_of_large_numbers_and_then_stop() -> None:

@@ -13,6 +13,7 @@ from lsc_graph.jacobians.blocks import UnitBlocks
 from lsc_graph.jacobians.grid import edge_maps
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
 from lsc_graph.jacobians.radius import gain, spectral_radius
+from lsc_graph.jacobians.structure import UnitLayout
 from lsc_graph.prepare import Prepared, Request, prepare
 from lsc_graph.results import Form
 from lsc_graph.running.sampling import make_samples
@@ -91,13 +92,14 @@ def test_radii_of_maps_are_those_of_the_dense_blocks(lru: Prepared, monkeypatch:
 @pytest.mark.parametrize("width", [1, 2, 3, 4])
 def test_blocks_of_any_width_have_the_radius_and_gain_of_their_matrix(width: int) -> None:
     generator = torch.Generator().manual_seed(width)
-    blocks = UnitBlocks(torch.randn(3, 6, width, width, generator=generator, dtype=torch.float64))
+    layout = UnitLayout(torch.randperm(6 * width, generator=generator).reshape(width, 6))
+    blocks = UnitBlocks(torch.randn(3, 6, width, width, generator=generator, dtype=torch.float64), layout)
     dense = blocks.dense()
     torch.testing.assert_close(blocks.radius().values, spectral_radius(dense))
     torch.testing.assert_close(blocks.gain(), gain(dense))
     cotangents = torch.randn(5, blocks.size, generator=generator, dtype=torch.float64)
     torch.testing.assert_close(blocks.pull(1)(cotangents), cotangents @ dense[1])
-    spoiled = UnitBlocks(blocks.blocks.clone())
+    spoiled = UnitBlocks(blocks.blocks.clone(), layout)
     spoiled.blocks[1, 0, 0, 0] = torch.nan
     assert spoiled.radius().converged.tolist() == [True, False, True]
 

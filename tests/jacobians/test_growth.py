@@ -97,3 +97,16 @@ def test_adding_zero_changes_nothing_and_opposite_vectors_cancel() -> None:
     assert float((one + zero).log10_norm) == pytest.approx(math.log10(5.0))
     assert float((zero + zero).log10_norm) == -math.inf
     assert float((one + Cotangents.of(-vectors)).log10_norm) == -math.inf
+
+
+def test_lengths_alone_keep_no_vectors_behind() -> None:
+    """A view of no elements would keep the memory of all of them."""
+    blocks = random_grid(4, 1)
+    nodes = [GridNode("layer", index) for index in range(4)]
+    start = {nodes[-1]: torch.randn(2, SIZE, dtype=torch.float64)}
+    whole = backpropagate(edge_maps(blocks), nodes, start)
+    lengths = backpropagate(edge_maps(blocks), nodes, start, with_vectors=False)
+    assert lengths.keys() == whole.keys()
+    for node, own in lengths.items():
+        assert torch.equal(own.log10_norm, whole[node].log10_norm)
+        assert own.unit.untyped_storage().nbytes() == 0

@@ -92,8 +92,8 @@ def test_reading_a_lower_state_of_the_step_before_is_an_edge_of_lag_one() -> Non
     assert depth_edges_within(reverse) == (DepthEdge("layer_0", "layer_1", -1),)
 
 
-def test_a_delay_has_steps_but_no_edges_in_time() -> None:
-    """What is delayed enters the cell at its own step and at the next one: on two paths."""
+def test_a_delay_is_no_layer_but_a_step_more() -> None:
+    """What is delayed enters the cell at its own step and at the next one."""
     cells = cells_of_site(
         site_of(
             """
@@ -110,16 +110,64 @@ def test_a_delay_has_steps_but_no_edges_in_time() -> None:
             states=(("last", "last_out"), ("h", "h_out")),
         )
     )
-    delay, cell = (own.layer for own in cells)
-    assert [(own.is_delay, own.has_time_edges, own.time_step) for own in (delay, cell)] == [
-        (True, False, 1),
-        (False, True, 1),
-    ]
-    graph = CellGraph((delay, cell), depth_edges_within(cells), num_steps=6)
-    assert [(hop.source, hop.lag) for hop in hops_of(graph) if hop.kind == "time"] == [(cell.id, 1)]
-    grid = unroll(graph)
-    assert not [(a, b) for a, b in grid.edges if a.layer == b.layer == delay.id]
-    assert num_paths_from_each(grid, [GridNode(cell.id, 5)])[GridNode(delay.id, 0)] == 2
+    (cell,) = cells
+    assert [state.name for state in cell.layer.states] == ["h"]
+    assert not depth_edges_within(cells)
+    read = [(read.kind, read.name, read.lag) for read in cell.reads]
+    assert read == [("slice", "x", 0), ("initial", "last", 0), ("slice", "x", 1)]
+
+
+def test_delays_of_delays_make_an_edge_of_several_steps() -> None:
+    """h1[t-1] is handed on twice: the layer above reads h1[t-3] by the last of them, and h1[t-2]."""
+    cells = cells_of_site(
+        site_of(
+            """
+            step (float[1, 3] x, float[1, 3] h1, float[1, 3] d1, float[1, 3] d2, float[1, 3] h2)
+            => (float[1, 1] y, float[1, 3] h1n, float[1, 3] d1n, float[1, 3] d2n, float[1, 3] h2n)
+            {
+                a = Add(x, h1)
+                h1n = Tanh(a)
+                d1n = Sigmoid(h1)
+                d2n = Identity(d1)
+                b = Add(d1, d2)
+                c = Mul(b, h2)
+                h2n = Tanh(c)
+                y = ReduceSum(h2n)
+            }
+            """,
+            states=(("h1", "h1n"), ("d1", "d1n"), ("d2", "d2n"), ("h2", "h2n")),
+        )
+    )
+    lower, upper = (cell.layer for cell in cells)
+    assert depth_edges_within(cells) == (
+        DepthEdge(lower.id, upper.id, 2),
+        DepthEdge(lower.id, upper.id, 3),
+    )
+    grid = unroll(CellGraph((lower, upper), depth_edges_within(cells), num_steps=5))
+    assert num_paths_from_each(grid, [GridNode(upper.id, 4)])[GridNode(lower.id, 1)] == 3
+
+
+def test_delays_alone_stay_layers() -> None:
+    """A causal convolution that runs step by step has nothing else: layers without edges in time."""
+    cells = cells_of_site(
+        site_of(
+            """
+            step (float[1, 3] x, float[1, 3] d1, float[1, 3] d2)
+            => (float[1, 3] y, float[1, 3] d1n, float[1, 3] d2n)
+            {
+                d1n = Identity(x)
+                d2n = Identity(d1)
+                a = Add(x, d1)
+                y = Add(a, d2)
+            }
+            """,
+            states=(("d1", "d1n"), ("d2", "d2n")),
+        )
+    )
+    assert [(own.layer.is_delay, own.layer.has_time_edges) for own in cells] == [(True, False)] * 2
+    assert [(edge.lag, edge.source) for edge in depth_edges_within(cells)] == [(1, "layer_0")]
+    graph = CellGraph(tuple(own.layer for own in cells), depth_edges_within(cells), num_steps=6)
+    assert not [hop for hop in hops_of(graph) if hop.kind == "time"]
 
 
 def test_two_states_that_feed_each_other_over_time_are_one_layer() -> None:

@@ -12,6 +12,9 @@ import onnx
 import pytest
 from lsc_graph.models.registry import build
 
+from lsc_graph.errors import UsageError
+from lsc_graph.pretraining.shards import _own_gpu
+
 SCRIPT = """
 import sys
 import numpy as np
@@ -50,3 +53,9 @@ def test_the_outcome_does_not_depend_on_the_number_of_processes(tmp_path: Path, 
     one, two = (trained(tmp_path, method, processes) for processes in (1, 2))
     for name, value in one.items():
         np.testing.assert_allclose(two[name], value, atol=2e-6, rtol=1e-5)
+
+
+def test_a_process_without_a_gpu_of_its_own_is_told_so() -> None:
+    assert _own_gpu(1, 2) == 1
+    with pytest.raises(UsageError, match="--nproc_per_node 2"):
+        _own_gpu(2, 2)

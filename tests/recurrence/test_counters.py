@@ -64,3 +64,34 @@ def test_a_counter_is_carried_and_no_layer(use: str, clock: list[int]) -> None:
 
 def test_a_number_that_the_data_move_is_a_layer() -> None:
     assert sorted(la.state_size for la in inspect(counting(USED, OF_DATA)).layers) == [1, H]
+
+
+def given_clock(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with a clock that starts where an input says."""
+    (scan,) = proto.graph.node
+    scan.input[1] = "start"
+    proto.graph.input.append(helper.make_tensor_value_info("start", TensorProto.FLOAT, [1, H]))
+    return proto
+
+
+def test_a_clock_that_starts_where_an_input_says_is_no_layer() -> None:
+    found = audit(given_clock(counting(USED, COUNTS, [1, H])), num_samples=1)
+    assert [layer.state_size for layer in found.layers] == [H]
+
+
+@pytest.mark.parametrize("count", ["t_new = Add(t_old, W0)", "t_new = Mul(t_old, small)", OF_DATA])
+def test_what_weights_the_data_or_a_factor_move_is_a_layer_wherever_it_starts(count: str) -> None:
+    proto = given_clock(counting(USED, count, [1, H]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((1, H), np.float32), "W0"))
+    assert [la.state_size for la in inspect(proto).layers] == [H, H]
+
+
+def test_the_clock_of_a_streaming_model_is_no_layer() -> None:
+    body = onnx.parser.parse_model(STEP.format(use=USED, count=COUNTS)).graph
+    info, kind = helper.make_tensor_value_info, TensorProto.FLOAT
+    body.input.extend([info("h_old", kind, [1, H]), info("t_old", kind, [1, H]), info("x_t", kind, [1, D])])
+    body.output.extend([info("h_new", kind, [1, H]), info("t_new", kind, [1, H]), info("y", kind, [1, H])])
+    body.initializer.extend(counting(USED, COUNTS).graph.initializer)
+    proto = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    found = inspect(proto, states=[("h_old", "h_new"), ("t_old", "t_new")])
+    assert [la.state_size for la in found.layers] == [H]

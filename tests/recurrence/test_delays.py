@@ -1,14 +1,19 @@
-"""States that only delay what a step reads are layers of their own, and named, in a Scan and in a stream."""
+"""States that only delay what a step reads are told from layers, in a Scan and in a stream."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lsc_graph.audit_model import audit, inspect
-from lsc_graph.results import Analysis
+from lsc_graph.recurrence.dataflow import body_values, direct_sources
+from lsc_graph.recurrence.delays import delays_of, new_states, only_delays
+from lsc_graph.recurrence.scan import site_of_scan
+from lsc_graph.recurrence.site import RecurrentSite
+from lsc_graph.results import Analysis, Form
 
 T, D, H = 8, 3, 4
 STEP = """<ir_version: 8, opset_import: ["" : 17]>
@@ -68,12 +73,61 @@ def test_a_scan_and_a_stream_have_the_same_layers() -> None:
         assert one.time_radius is not None
         assert two.time_radius is not None
         assert two.time_radius.mean == pytest.approx(one.time_radius.mean, rel=1e-5)
-    assert [layer.time_radius.mean == 0 for layer in scan.layers if layer.time_radius] == [True, False]
+    assert [layer.state_size for layer in scan.layers] == [H]
     assert scan.grid is not None
     assert stream.grid is not None
     assert scan.grid.num_gradient_paths == stream.grid.num_gradient_paths
     for found in (scan, stream):
-        assert len([text for text in found.warnings if "only delays" in text]) == 1
+        (recurrence,) = found.recurrences
+        assert [state.shape for state in recurrence.states if state.is_delay] == [(1, D)]
+
+
+def site_of(states: dict[str, str]) -> RecurrentSite:
+    """A Scan over x, of which each state is what an expression of a step says."""
+    body = "\n".join(f"{name}_new = {text}" for name, text in states.items())
+    starts = ", ".join(f"float[1, {D}] {name}" for name in states)
+    inputs = f"{starts}, float[1, {D}] x_t"
+    outputs = ", ".join(f"float[1, {D}] {name}_new" for name in states)
+    names = ", ".join(states)
+    finals = ", ".join(f"{name}_last" for name in states)
+    results = ", ".join(f"float[1, {D}] {name}_last" for name in states)
+    proto = onnx.parser.parse_model(f"""<ir_version: 8, opset_import: ["" : 17]>
+    m (float[{T}, 1, {D}] x, {starts}) => ({results}) {{
+        {finals} = Scan <num_scan_inputs = 1, body = step ({inputs}) => ({outputs}) {{ {body} }}> ({names}, x)
+    }}""")
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(proto))
+    node = next(node for node in model.graph if node.op_type == "Scan")
+    return site_of_scan(model, node, recurrence="r", name="s", form=Form.SCAN)
+
+
+CASES = {
+    "of the input": ({"h": "Add(h, x_t)", "p": "Identity(x_t)"}, ["p"]),
+    "of a delay, which stands behind it": (
+        {"h": "Add(h, q)", "q": "Identity(p)", "p": "Sigmoid(x_t)"},
+        ["p", "q"],
+    ),
+    "of a state": ({"h": "Add(h, x_t)", "p": "Tanh(h)"}, ["p"]),
+    "in a cycle": ({"h": "Add(p, x_t)", "p": "Tanh(h)"}, []),
+    "that keeps something of itself": ({"h": "Add(h, x_t)", "p": "Add(p, x_t)"}, []),
+    "and nothing else": ({"p": "Identity(x_t)", "q": "Identity(p)"}, []),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_delay_comes_back_to_itself_by_no_way(name: str) -> None:
+    states, expected = CASES[name]
+    site = site_of(states)
+    assert [state.name.rpartition(".")[2] for state in delays_of(site)] == expected
+    assert only_delays(site) == (name == "and nothing else")
+
+
+def test_what_is_delayed_of_a_new_state_is_read_from_that_state() -> None:
+    """The delay is handed on first, and what is called the new state is a copy of it."""
+    site = site_of({"p": "Add(h, x_t)", "h": "Identity(p_new)", "g": "Add(g, p)"})
+    values = body_values(site.body.graph)
+    p, h, g = (values[state.after] for state in site.states)
+    assert new_states(site) == ([h, g], [p])
+    assert direct_sources(p, {h, *site.body.graph.inputs}) == {h}
 
 
 def test_beside_a_recurrence_a_pair_that_only_its_names_connect_is_warned_of() -> None:

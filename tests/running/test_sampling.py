@@ -57,8 +57,12 @@ def test_states_may_be_given_too() -> None:
 def test_too_few_samples_and_wrong_shapes_are_refused() -> None:
     with pytest.raises(UsageError, match="fewer samples"):
         samples({"x": np.zeros((1, 4, 1, 3))}, num_samples=2)
-    with pytest.raises(UsageError, match="wrong shape"):
+    with pytest.raises(UsageError, match="fewer steps") as caught:
         samples({"x": np.zeros((2, 1, 3))})
+    assert caught.value.do is not None
+    assert "--steps 2" in caught.value.do
+    with pytest.raises(UsageError, match="wrong shape"):
+        samples({"x": np.zeros((4, 2, 3))})
     with pytest.raises(UsageError, match="wrong rank"):
         shape_from_data(X, np.zeros(3))
 

@@ -133,7 +133,7 @@ def assert_within_the_bar(nodes: list[onnx.NodeProto], constants: dict[str, np.n
     assert 0 < off < record.errors[0]
 
 
-@pytest.mark.parametrize(("where", "is_kink"), [(0.0, True), (0.5, False)])
+@pytest.mark.parametrize(("where", "is_kink"), [(0.0, True), (1e-4, False), (-1e-4, False), (0.5, False)])
 def test_the_error_bar_reaches_both_slopes_of_a_kink(where: float, *, is_kink: bool) -> None:
     shaped = helper.make_tensor_value_info
     node = helper.make_node("Relu", ["a"], ["y"])
@@ -147,7 +147,8 @@ def test_the_error_bar_reaches_both_slopes_of_a_kink(where: float, *, is_kink: b
     point = np.array([where, 1.0, 2.0], np.float32)
     jacobian = box.jacobian([point], [0])[0]
     bar = record.errors[0] * np.linalg.norm(jacobian)
-    slopes = [np.diag([slope, 1.0, 1.0]) for slope in ((0.0, 1.0) if is_kink else (1.0,))]
+    sides = (0.0, 1.0) if is_kink else (float(where > 0),)
+    slopes = [np.diag([slope, 1.0, 1.0]) for slope in sides]
     assert all(np.linalg.norm(jacobian - slope) <= bar * (1 + 1e-6) + 1e-9 for slope in slopes)
     assert (bar > 0.4) == is_kink
 

@@ -13,7 +13,8 @@ from lsc_graph.to_torch.functions import dft, lp_normalized
 
 
 @pytest.mark.parametrize(
-    "pattern", ["^test_(basic_)?i?dft", "^test_l[12]normalization", "^test_lpnormalization"]
+    "pattern",
+    ["^test_(basic_)?i?dft", "^test_l[12]normalization", "^test_lpnormalization", "^test_(shape|size)_"],
 )
 def test_the_conformance_cases_agree(pattern: str) -> None:
     cases = list(conformance.cases(pattern))

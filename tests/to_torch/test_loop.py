@@ -5,7 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+import torch
+from lsc_graph.models import registry
 from onnx import TensorProto, helper
+from single_runs import single_run
 
 from lsc_graph.audit_model import audit
 from lsc_graph.errors import AnalysisError
@@ -53,3 +56,18 @@ def value(name: str, shape: list[int]) -> onnx.ValueInfoProto:
 def test_a_cache_that_grows_although_the_file_says_otherwise_is_refused_by_name() -> None:
     with pytest.raises(AnalysisError, match=r"as a cache that grows does: past_key"):
         audit(with_a_cache(), num_steps=3, num_samples=1)
+
+
+def test_states_before_and_after_a_step_share_one_memory_in_both_directions() -> None:
+    """What a step reads is what the one before it wrote, and is kept once."""
+    _, view, sample = single_run(registry.build("bidirectional_lstm"), 5)
+    with torch.no_grad():
+        trajectories = view.run(sample).trajectories
+    assert [site.is_reverse for site in view.program.sites] == [False, True] * (len(trajectories) // 2)
+    for site, trajectory in zip(view.program.sites, trajectories, strict=True):
+        for name, before in trajectory.before.items():
+            after = trajectory.after[name]
+            assert before.untyped_storage().data_ptr() == after.untyped_storage().data_ptr()
+            earlier, later = (after[1:], before[:-1]) if site.is_reverse else (after[:-1], before[1:])
+            assert torch.equal(earlier, later)
+            assert not torch.equal(before, after)

@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from cuda_only import needs_cuda
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from real_models import real_model
 from torch import Tensor
@@ -137,11 +138,18 @@ def test_it_trains_and_compiles() -> None:
     torch.testing.assert_close(compiled(x), module(x))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device")
-def test_it_runs_on_a_gpu() -> None:
-    module, x = lsc_graph.to_torch(fused("LSTM")), torch.from_numpy(sample(4, 2))
+@needs_cuda
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_it_runs_trains_and_compiles_on_a_gpu(kind: str) -> None:
+    module, x = lsc_graph.to_torch(fused(kind)), torch.from_numpy(sample(4, 2))
     expected = module(x)
-    torch.testing.assert_close(module.cuda()(x.cuda()).cpu(), expected, rtol=1e-3, atol=1e-4)
+    module, x = module.cuda(), x.cuda()
+    for view in (module, torch.compile(module, backend="aot_eager")):
+        found = view(x)
+        torch.testing.assert_close(found.cpu(), expected, rtol=1e-3, atol=1e-4)
+        module.zero_grad()
+        found.square().sum().backward()
+        assert all(p.grad is not None and p.grad.is_cuda for p in module.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

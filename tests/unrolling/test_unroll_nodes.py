@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import networkx as nx
 import pytest
+from delayed_models import DELAYED, D
 from lsc_graph.models import registry
+from lsc_graph.models.forms import Step, in_form
 
 from lsc_graph.counting.model_cells import model_cells
 from lsc_graph.errors import LimitExceededError
 from lsc_graph.grid.paths import num_gradient_paths
 from lsc_graph.grid.unroll import GridNode, unroll
+from lsc_graph.results import Form
 from lsc_graph.unrolling import unroll_nodes as module
 from lsc_graph.unrolling.unroll_nodes import unroll_nodes
 
@@ -50,6 +53,27 @@ def test_forms_of_the_same_network_have_the_same_number_of_ways(name: str) -> No
     nodes, _ = grids(name, 4)
     other, _ = grids("streaming_gru", 4)
     assert between(nodes, "input:x", "output:y") == between(other, "input:x", "output:y") > 0
+
+
+def num_ways(step: Step, num_steps: int) -> int:
+    """From x to y through all nodes of the steps, written out one after another."""
+    ways = {"x": 1}
+    for node in in_form(step, Form.UNROLLED, num_steps).graph.node:
+        total = 0 if node.op_type == "Shape" else sum(ways.get(value, 0) for value in set(node.input))
+        ways |= dict.fromkeys(node.output, total)
+    return ways["y"]
+
+
+@pytest.mark.parametrize("form", [Form.SCAN, Form.LOOP, Form.STREAMING])
+@pytest.mark.parametrize("name", DELAYED)
+def test_what_delays_carry_is_read_as_many_steps_later(name: str, form: Form) -> None:
+    step = DELAYED[name][0]()
+    is_step = form is Form.STREAMING
+    shapes = {"x": (1, D) if is_step else (7, 1, D)}
+    model = in_form(step, form, 7)
+    prepared, cells, _ = model_cells(model, num_steps=7 if is_step else None, input_shapes=shapes)
+    nodes = unroll_nodes(prepared, cells)
+    assert between(nodes, "input:x", "output:y") == num_ways(DELAYED[name][0](), 7)
 
 
 @pytest.mark.parametrize("name", ["bidirectional_lstm", "gru", "lru", "alif"])

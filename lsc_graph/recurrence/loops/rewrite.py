@@ -296,6 +296,10 @@ class _Writer:
         if read.keeps_axis:
             value = self._in_body("Unsqueeze", [value, self.writer.integers([axis])], value, read.value)
         ir.convenience.replace_all_uses_with(read.value, value)
+        for carried in self.parts.carried:
+            carried.after = value if carried.after is read.value else carried.after
+        for collected in self.parts.collected:
+            collected.element = value if collected.element is read.value else collected.element
 
     def _drop_unread(self) -> None:
         """Remove what only the reads, the counters or the end of the loop needed."""

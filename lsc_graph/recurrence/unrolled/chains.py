@@ -148,7 +148,8 @@ def repeated_uses(order: Order, constants: Constants) -> Iterator[tuple[ir.Value
             continue
         for index, value in enumerate(node.inputs):
             if value is not None and constants.is_weight(value):
-                uses[constants.key(value), node.domain, node.op_type, index].append((value, node))
+                place = (node.domain, node.op_type, len(node.inputs), index)
+                uses[constants.key(value), place].append((value, node))
     for found in uses.values():
         nodes = list(dict.fromkeys(node for _, node in found))
         if len(nodes) >= MIN_STEPS - 1:

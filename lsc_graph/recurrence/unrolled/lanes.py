@@ -366,13 +366,15 @@ class Walk:
         Two gates may add one product to slices of different sequences.
         """
         pairs = zip(node.inputs, own.inputs, strict=True)
-        return all(a is b or self._is_of_kind(a, b, own, radius) for a, b in pairs if a is not None)
+        # Slices of a sequence differ from step to step; where a gate lies in what holds several does not.
+        picks = own.op_type in _PICKING and node.inputs[0] is own.inputs[0]
+        return all(a is b or self._is_of_kind(a, b, radius, picks=picks) for a, b in pairs if a is not None)
 
-    def _is_of_kind(self, value: ir.Value, other: ir.Value | None, reader: ir.Node, radius: int) -> bool:
+    def _is_of_kind(self, value: ir.Value, other: ir.Value | None, radius: int, *, picks: bool) -> bool:
         if other is None or self.is_inside(value):
             return other is not None
         if value in self.constants or other in self.constants:
-            return reader.op_type in _PICKING or self.constants.same(value, other)
+            return picks or self.constants.same(value, other)
         node, own = value.producer(), other.producer()
         if node is not None and (node is own or radius == 0):
             return value is other or node is not own or node.op_type in _PICKING
@@ -380,6 +382,7 @@ class Walk:
             node is not None
             and own is not None
             and (node.op_type, node.domain, len(node.inputs)) == (own.op_type, own.domain, len(own.inputs))
+            and value.index() == other.index()
             and self._reads_the_like(node, own, radius - 1)
         )
 

@@ -26,6 +26,7 @@ from lsc_graph.recurrence.unrolled.steps import Steps, find_heads_at, find_steps
 from lsc_graph.recurrence.unrolled.strided import find_strided_chains
 from lsc_graph.recurrence.unrolled.substeps import Substeps
 from lsc_graph.recurrence.writer import GraphWriter, Names
+from lsc_graph.recurrence.written.places import is_write
 from lsc_graph.results import Refusal
 
 MIN_OPSET = 13
@@ -162,6 +163,8 @@ def _roll(
         raise StepsDifferError((), "its steps are recurrences over time themselves, which are layers")
     if chain.is_sequence and is_running_total(n for n in steps.nodes if n not in steps.heads):
         raise StepsDifferError((), "its steps only add up: a running total, as in pooling")
+    if any(_is_only_written(steps, key) for key in steps.states):
+        raise StepsDifferError((), "its steps write into a buffer of which no step reads anything")
     if not reads.slices and constants.num_elements(chain.constant) < _FEW_ELEMENTS:
         raise StepsDifferError((), "it is a single number, and its steps read no sequence")
     nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)
@@ -194,6 +197,17 @@ def _roll(
         num_apart=apart,
         made=Chosen(steps.made, left_out),
         open=steps.open,
+    )
+
+
+def _is_only_written(steps: Steps, key: ir.Value) -> bool:
+    """Whether a state is a buffer that its steps write results into: no step depends on it."""
+    writer = steps.after[key].producer()
+    return (
+        is_write(writer)
+        and writer in steps.nodes
+        and {use.node for use in key.uses()} & steps.nodes.keys() == {writer}
+        and not any(use.node is writer and use.idx for use in key.uses())
     )
 
 

@@ -37,7 +37,7 @@ def find_sequence_chains(order: Order, constants: Constants) -> Iterator[Chain]:
     for source, slices in find_slices(order, constants):
         uses: defaultdict[tuple[_Role, int, bool], dict[ir.Node, int]] = defaultdict(dict)
         firsts: defaultdict[_Role, dict[ir.Node, int]] = defaultdict(dict)
-        for node, position, window, is_join in _readings(order, slices):
+        for node, position, window, is_join in readings_of(order, slices):
             role = (node.domain, node.op_type, position)
             if is_join:
                 uses[role, window.width, window.is_backward][node] = window.newest
@@ -129,7 +129,7 @@ def _window(mask: int, others: int) -> _Window | None:
     return _Window(oldest, width, True) if oldest < (others & -others).bit_length() - 1 else None
 
 
-def _readings(order: Order, slices: dict[ir.Value, int]) -> Iterator[tuple[ir.Node, int, _Window, bool]]:
+def readings_of(order: Order, slices: Mapping[ir.Value, int]) -> Iterator[tuple[ir.Node, int, _Window, bool]]:
     """Nodes, inputs of them that depend on one slice or a few, which, and whether others depend on more."""
     behind = {value: 1 << index for value, index in slices.items()}
     pending = [position for value in slices for position in _readers(order, value)]

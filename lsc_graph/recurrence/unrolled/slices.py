@@ -113,19 +113,26 @@ def _split(node: ir.Node, source: ir.Value, value: ir.Value, constants: Constant
 
 
 def continues(earlier: Mapping[int, ir.Value], key: int, value: ir.Value, constants: Constants) -> bool:
-    """Whether a value may stand at a key: it is made from the slice that follows those of the earlier ones.
+    """Whether a value may stand at a key: it is made from what follows the slices of the earlier ones.
+
+    Of windows, the newest slice or the oldest one follows.
 
     Args:
-        earlier: values at two keys; where they are not made from one sequence each, any value may follow.
+        earlier: values at two keys; where these are not made from slices that move, any value may follow.
     """
     if len(earlier) < 2 or value in earlier.values():
         return True
     first, last = min(earlier), max(earlier)
-    start, end = (only_slices(earlier[own], constants) for own in (first, last))
-    speeds = {place: (end[place] - start[place]) / (last - first) for place in start.keys() & end.keys()}
-    moving = {place: end[place] + speed * (key - last) for place, speed in speeds.items() if speed}
-    found = only_slices(value, constants)
-    return not moving or any(found.get(place) == index for place, index in moving.items())
+    start, end, found = (slices_behind(own, constants) for own in (earlier[first], earlier[last], value))
+    expected = []
+    for end_of in (min, max):
+        for place in start.keys() & end.keys():
+            speed = (end_of(end[place]) - end_of(start[place])) / (last - first)
+            if speed:
+                expected.append((end_of, place, end_of(end[place]) + speed * (key - last)))
+    return not expected or any(
+        place in found and end_of(found[place]) == index for end_of, place, index in expected
+    )
 
 
 def only_slices(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, int], int]:

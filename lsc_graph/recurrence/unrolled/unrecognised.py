@@ -12,6 +12,7 @@ from lsc_graph.recurrence.unrolled.affine import is_affine
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Order, own_levels, repeated_uses
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import is_alike
+from lsc_graph.recurrence.unrolled.sequence_chains import readings_of
 from lsc_graph.recurrence.unrolled.slices import time_slice
 from lsc_graph.results import Refusal
 
@@ -20,6 +21,11 @@ _MOST_NAMED = 3
 _ENTERS = (
     "are side by side, but what stands behind one enters what stands behind another, as in steps whose first "
     f"was simplified away: at least {MIN_STEPS} equal ones are needed to tell: export it with more steps"
+)
+
+_GATES = (
+    "are side by side, but what stands behind each multiplies what came from those before, as gates of steps "
+    f"that read no weight after them do: more than {MIN_STEPS} steps are needed to tell: export it with more"
 )
 
 
@@ -43,9 +49,13 @@ def find_unrecognised(
             likely[name] = reasons.get(name, "its uses follow each other")
         elif len(nodes) <= _MOST_USES and _meet([node.outputs for node in nodes], order):
             likely[name] = f"its {len(nodes)} uses {_ENTERS}"
+        elif _are_gates([node.outputs for node in nodes], order):
+            likely[name] = f"its {len(nodes)} uses {_GATES}"
     for source, slices in _few_slices(order, constants) if not likely else ():
         if _meet(slices, order):
             likely[str(source.name)] = f"its {len(slices)} slices {_ENTERS}"
+        elif _are_gates(slices, order):
+            likely[str(source.name)] = f"its {len(slices)} slices {_GATES}"
     more = tuple(
         Refusal(name, "unrolled", text) for name, text in likely.items() if reasons.get(name) != text
     )
@@ -72,7 +82,7 @@ def _few_slices(order: Order, constants: Constants) -> Iterator[tuple[ir.Value, 
             found[taken.source, taken.axis][taken.index].append(value)
     for (source, _), slices in found.items():
         if MIN_STEPS - 1 <= len(slices) <= MIN_STEPS:
-            yield source, list(slices.values())
+            yield source, [slices[index] for index in sorted(slices)]
 
 
 def _meet(uses: Sequence[Sequence[ir.Value]], order: Order) -> bool:
@@ -83,6 +93,26 @@ def _meet(uses: Sequence[Sequence[ir.Value]], order: Order) -> bool:
         for one, two in itertools.permutations(behind, 2)
         for first, second in itertools.product(one, two)
         if order.index[first] < order.index[second]
+    )
+
+
+def _are_gates(uses: Sequence[Sequence[ir.Value]], order: Order) -> bool:
+    """Whether what is computed from one use after the other multiplies a value that the uses before made.
+
+    That value is more than the last product: of three factors none is a gate.
+    """
+    if not MIN_STEPS <= len(uses) <= MIN_STEPS + 1:
+        return False
+    places = {value: place for place, values in enumerate(uses) for value in values}
+    joins: dict[tuple[int, int], list[ir.Node]] = defaultdict(list)
+    for node, position, window, is_join in readings_of(order, places):
+        if is_join and node.op_type == "Mul" and window.width == 1:
+            joins[position, window.newest].append(node)
+    return any(
+        second.inputs[1 - position] is not first.outputs[0] and order.levels([first, second])[second] == 2
+        for position, place in list(joins)
+        for first in joins[position, place]
+        for second in joins.get((position, place + 1), ())
     )
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from delayed_models import qrnn
+from lsc_graph.models.forms import in_form
 from onnx import helper
 from unrolled_models import Network, Unroller, at, stacked
+from written_as import as_dynamo_writes
 
 from lsc_graph.audit_model import audit, inspect
+from lsc_graph.errors import NoLayersError
 from lsc_graph.results import Form
 
 H = 4
@@ -68,6 +72,19 @@ def test_they_are_named_inside_the_step_of_a_streaming_model_too() -> None:
     assert [text for text in found.warnings if "not recognised" in text]
 
 
+@pytest.mark.parametrize("is_hoisted", [False, True])
+@pytest.mark.parametrize("taps", [2, 3])
+def test_three_steps_that_only_gates_connect_are_named(taps: int, *, is_hoisted: bool) -> None:
+    """Windows of quasi-recurrent layers: without a recurrent weight, four steps are needed to tell."""
+    step = qrnn(taps)
+    proto = as_dynamo_writes(step, 3) if is_hoisted else in_form(step, Form.UNROLLED, 3)
+    try:
+        texts = [refusal.reason for refusal in inspect(proto).refusals]
+    except NoLayersError as error:
+        texts = [str(error)]
+    assert any("as gates of steps" in text for text in texts)
+
+
 def siamese(net: Unroller) -> str:
     w, v = net.weight(3, H), net.weight(H, H)
     sides = [net.op("Tanh", net.op("MatMul", net.input(name, 1, 3), w)) for name in ("a", "b")]
@@ -89,7 +106,14 @@ def features(net: Unroller) -> str:
     return net.op("MatMul", net.op("Mul", gate, net.op("Tanh", at(net, x, 1))), net.weight(H, H))
 
 
-@pytest.mark.parametrize("build", [siamese, attention, features])
+def factors(net: Unroller) -> str:
+    """Three sides of one kind, multiplied, as scores of facts are."""
+    w = net.weight(3, H)
+    one, two, three = (net.op("Tanh", net.op("MatMul", net.input(name, 1, 3), w)) for name in "abc")
+    return net.op("MatMul", net.op("Mul", net.op("Mul", one, two), three), net.weight(H, H))
+
+
+@pytest.mark.parametrize("build", [siamese, attention, features, factors])
 def test_sharing_and_slices_alone_are_not_named(build: object) -> None:
     assert callable(build)
     net = Unroller()

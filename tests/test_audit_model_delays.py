@@ -1,0 +1,95 @@
+"""What a step reads of earlier steps is an edge over more of them, however it is carried there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+from delayed_models import DELAYED, NEAR_MISSES, D
+from lsc_graph.models.forms import Step, in_form
+from written_as import as_dynamo_writes, as_jax_writes, as_keras_writes
+
+from lsc_graph.audit_model import audit
+from lsc_graph.count_model import gradient_paths
+from lsc_graph.results import Analysis, Form, Statistics
+
+T = 7
+FORMS: dict[str, Callable[[Step], onnx.ModelProto]] = {
+    "Scan": lambda step: in_form(step, Form.SCAN, T),
+    "Loop of torch": lambda step: in_form(step, Form.LOOP, T),
+    "Loop of JAX": lambda step: as_jax_writes(step, T),
+    "Loop of Keras": lambda step: as_keras_writes(step, T),
+    "unrolled": lambda step: in_form(step, Form.UNROLLED, T),
+    "steps of the dynamo exporter": lambda step: as_dynamo_writes(step, T),
+    "streaming": lambda step: in_form(step, Form.STREAMING, T),
+}
+STEPS: dict[str, Callable[[], Step]] = {
+    **{name: make for name, (make, *_) in DELAYED.items()},
+    **{name: make for name, (make, *_) in NEAR_MISSES.items()},
+}
+
+
+@cache
+def found(name: str, form: str) -> Analysis:
+    x = np.random.default_rng(1).standard_normal((1, T, 1, D)).astype(np.float32)
+    is_step = form == "streaming"
+    shapes = {"x": (1, D)} if is_step else {"x": (T, 1, D)}
+    model = FORMS[form](STEPS[name]())
+    return audit(model, data={"x": x}, input_shapes=shapes, num_steps=T if is_step else None, num_samples=1)
+
+
+def means(statistics: list[Statistics | None]) -> list[float | None]:
+    return [None if own is None else own.mean for own in statistics]
+
+
+@pytest.mark.parametrize("form", list(FORMS)[1:])
+@pytest.mark.parametrize("name", STEPS)
+def test_every_form_has_the_same_layers_edges_paths_and_radii(name: str, form: str) -> None:
+    one, other = found(name, "Scan"), found(name, form)
+    assert [own.state_size for own in other.layers] == [own.state_size for own in one.layers]
+    assert [own.depth_from for own in other.layers] == [own.depth_from for own in one.layers]
+    assert [own.depth_times for own in other.layers] == [own.depth_times for own in one.layers]
+    assert other.grid.num_gradient_paths == one.grid.num_gradient_paths
+    assert [own.reach for own in other.time_parallel] == [own.reach for own in one.time_parallel]
+    for a, b in zip(one.layers, other.layers, strict=True):
+        assert means([b.time_radius, b.time_gain, b.depth_gain]) == pytest.approx(
+            means([a.time_radius, a.time_gain, a.depth_gain]), abs=1e-5
+        )
+        for own, its in zip(a.depth_edges, b.depth_edges, strict=True):
+            assert means([its.radius, its.gain]) == pytest.approx(means([own.radius, own.gain]), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", DELAYED)
+def test_a_delay_is_no_layer_but_named(name: str) -> None:
+    _, num_layers, times = DELAYED[name]
+    for form in ("Scan", "streaming"):
+        analysis = found(name, form)
+        assert [own.depth_times for own in analysis.layers] == times
+        assert len(analysis.layers) == num_layers
+        (recurrence,) = analysis.recurrences
+        assert any(state.is_delay for state in recurrence.states)
+        assert not any(own.time_radius is not None and own.time_radius.mean == 0 for own in analysis.layers)
+
+
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_what_comes_back_to_itself_is_no_delay(name: str) -> None:
+    analysis = found(name, "Scan")
+    assert [own.state_size for own in analysis.layers] == NEAR_MISSES[name][1]
+    assert not any(state.is_delay for own in analysis.recurrences for state in own.states)
+
+
+@pytest.mark.parametrize("name", ["a window of 3", "token shift", "read by the output"])
+@pytest.mark.parametrize("form", list(FORMS)[1:])
+def test_as_many_paths_lead_from_inputs_to_outputs(name: str, form: str) -> None:
+    counts = []
+    for own in ("Scan", form):
+        model = FORMS[own](STEPS[name]())
+        shapes = {"x": (1, D)} if own == "streaming" else {"x": (T, 1, D)}
+        ends = {"sources": ["x@0"], "targets": [f"y@{T - 1}" if "dynamo" not in own else f"all_y@{T - 1}"]}
+        steps = T if own == "streaming" else None
+        report = gradient_paths(model, input_shapes=shapes, num_steps=steps, exact=True, **ends)
+        counts.append(report.total.num_gradient_paths)
+    assert counts[0] == counts[1]
