@@ -31,6 +31,8 @@ def shared_range(matrices: Tensor) -> Tensor | None:
 
 def covers(basis: Tensor, matrices: Tensor) -> bool:
     """Whether M = Q Q^T M for all matrices [P, n, n], but for rounding; seen on random vectors."""
+    if len(basis) != matrices.shape[-1]:
+        return False
     generator = torch.Generator().manual_seed(0)
     probes = torch.randn(matrices.shape[-1], 2, dtype=torch.float64, generator=generator).to(matrices)
     seen = (matrices @ probes).double()

@@ -585,7 +585,7 @@ class _Run:
         kept = {edge: why for edge, why in (self.given_up | self.unmoved).items() if edge in found.readings}
         numbers = {edge: found.readings[edge] for edge in missed(found, self.problem, list(kept))}
         return {
-            edge: f"{kept[edge]}: it is {reading.mean:.3f} (± {reading.std_error:.3f})"
+            edge: f"{kept[edge]}; with the weights found it is {reading.mean:.3f} (± {reading.std_error:.3f})"
             for edge, reading in numbers.items()
         }
 

@@ -132,7 +132,7 @@ def test_only_what_is_to_be_trained_changes() -> None:
     reasons = {left.tensor: left.reason for left in found.report.left_out}
     assert reasons["layer_0.weight_hh"] == "frozen"
     frozen = next(c for c in found.report.radii if (c.layer, c.kind) == ("layer_0", "time"))
-    assert str(frozen.reason).startswith("no trained weight moves it: it is 0.")
+    assert str(frozen.reason).startswith("no trained weight moves it; with the weights found it is 0.")
 
 
 def test_values_have_the_type_of_their_tensors() -> None:

@@ -137,3 +137,14 @@ def test_derivatives_of_a_steps_own_effect_stay_small_where_a_network_is_chaotic
     assert means[0] == means[1] == means[2]
     assert norms[0] == norms[2]  # nothing is left of the other way of reading
     assert 0 < norms[1] < norms[0] / 5
+
+
+def test_edges_of_one_layer_share_a_range_only_where_their_blocks_have_the_same_one() -> None:
+    reader = reader_of(prepared_model(build("gru"), 8))
+    generator = torch.Generator().manual_seed(0)
+    own, wide = torch.randn(64, 9, generator=generator), torch.randn(96, 9, generator=generator)
+    first = reader._basis(("a", "c"), own @ torch.randn(3, 9, 64, generator=generator))
+    assert reader._basis(("b", "c"), own @ torch.randn(3, 9, 64, generator=generator)) is first
+    other = reader._basis(("d", "c"), wide @ torch.randn(3, 9, 96, generator=generator))
+    assert other is not None
+    assert other.shape == (96, 9)

@@ -30,6 +30,7 @@ def test_matrices_of_one_range_are_small_matrices() -> None:
     assert basis.shape == (64, 20)
     assert covers(basis, matrices)
     assert not covers(basis, matrices + 0.01 * random(5, 64, 64, seed=2))
+    assert not covers(basis, random(5, 20, 20))
     torch.testing.assert_close(radii(matrices, basis).value, exact(matrices), rtol=2e-3, atol=0.0)
     found, whole = radius_direction(matrices, basis), radius_direction(matrices)
     torch.testing.assert_close(found.value, exact(matrices))
