@@ -17,6 +17,8 @@ from lsc_graph.recurrence.layered.rows import taken_ranges
 from lsc_graph.recurrence.loops.decided import Array, array_of
 
 Shape = tuple[int, ...]
+MAX_ELEMENTS = 2**27
+"""How many elements are looked up in one model."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +239,7 @@ def _targets(node: ir.Node) -> tuple[Array, Array] | None:
     if not shape or indices is None or not indices.size or not is_plain or static_shape(updates) is None:
         return None
     places = (_scattered if node.op_type == "ScatterND" else _scattered_along)(node, indices, shape)
-    if places is None:
+    if places is None or places.size != math.prod(static_shape(updates) or ()):
         return None
     order = np.argsort(places, kind="stable")
     found = places[order]
@@ -248,9 +250,9 @@ def _scattered(node: ir.Node, indices: Array, shape: Shape) -> Array | None:
     depth = indices.shape[-1]
     sizes = np.array(shape[:depth])
     rows = indices.reshape(-1, depth)
-    if not depth or ((rows < -sizes) | (rows >= sizes)).any():
-        return None
     inner = math.prod(shape[depth:])
+    if not depth or len(rows) * inner > MAX_ELEMENTS or ((rows < -sizes) | (rows >= sizes)).any():
+        return None
     starts = np.ravel_multi_index(list((rows % sizes).T), shape[:depth]) * inner
     return np.asarray((starts[:, None] + np.arange(inner)).reshape(-1))
 

@@ -18,10 +18,17 @@ from lsc_graph.canonical.rewiring import lift_constants, put_in_place, remove_id
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.writer import GraphWriter, Names
 from lsc_graph.recurrence.written.pieces import Builder, NotInPiecesError
-from lsc_graph.recurrence.written.places import Found, Part, Writes, grows, is_join, is_write, only_moves
+from lsc_graph.recurrence.written.places import (
+    MAX_ELEMENTS,
+    Found,
+    Part,
+    Writes,
+    grows,
+    is_join,
+    is_write,
+    only_moves,
+)
 
-MAX_ELEMENTS = 2**27
-"""How many elements are looked up in one model."""
 MAX_PIECES = 4096
 
 
@@ -74,7 +81,7 @@ def _moves_on(node: ir.Node, index: int) -> bool:
 def _forward(value: ir.Value, graph: ir.Graph, writes: Writes, writer: GraphWriter) -> bool:
     """Put what was written in the place of what is read of it, if that can be said in pieces."""
     shape, node = static_shape(value), value.producer()
-    if shape is None or not math.prod(shape) or node is None or writes.budget <= 0:
+    if shape is None or node is None or not 0 < math.prod(shape) < writes.budget:
         return False
     found = list(writes.sources(value))
     if writes.budget <= 0 or not (any(own.is_written for own in found) or _is_of_list(value, found)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from unrolled_models import Unroller
 
 from lsc_graph.audit_model import audit, inspect
 from lsc_graph.canonical.normalize import normalize
-from lsc_graph.recurrence.written import reads
+from lsc_graph.recurrence.written import places, reads
 from lsc_graph.recurrence.written.reads import read_what_was_written
 from lsc_graph.rerolling import reroll
 from lsc_graph.running.reference import Reference
@@ -185,8 +186,9 @@ def test_nothing_is_said_of_writes_whose_outcome_is_not_known(model: ir.Model) -
     assert any(node.op_type == "ScatterND" for node in model.graph)
 
 
-def test_what_would_take_too_long_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reads, "MAX_ELEMENTS", 3)
+@pytest.mark.parametrize("module", [reads, places])
+def test_what_would_take_too_much_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
+    monkeypatch.setattr(module, "MAX_ELEMENTS", 3)
     assert not read_what_was_written(scattered([[0], [1]]))
 
 
