@@ -481,7 +481,7 @@ def test_a_batch_fixed_to_more_than_one_gives_the_radii_of_its_entries() -> None
     apart = [audit(model, num_samples=1, data={"x": x[:, b : b + 1]}) for b in range(3)]
     for index, layer in enumerate(together.layers):
         assert layer.time_radius is not None
-        means = [single.layers[index].time_radius.mean for single in apart]  # type: ignore[union-attr]
+        means = [single.layers[index].time_radius.mean for single in apart]
         assert layer.time_radius.mean == pytest.approx(float(np.mean(means)), abs=1e-5)
 
 

@@ -149,7 +149,7 @@ def test_quantised_steps_are_the_steps_of_the_float_model(tmp_path: Path, form: 
     assert_alike(before, after, 0.01)
 
 
-class Reader(CalibrationDataReader):  # type: ignore[misc]
+class Reader(CalibrationDataReader):
     def __init__(self, feeds: list[dict[str, np.ndarray]]) -> None:
         self.feeds = iter(feeds)
 

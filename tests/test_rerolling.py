@@ -126,7 +126,7 @@ def test_the_model_itself_is_never_overwritten(tmp_path: Path) -> None:
 
 def test_models_that_differ_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     class Wrong(Reference):
-        def run(self, inputs, outputs=None):  # type: ignore[no-untyped-def]
+        def run(self, inputs, outputs=None):
             found: dict[str, Array] = super().run(inputs, outputs)
             Wrong.count += 1
             return {name: value + (Wrong.count == 2) for name, value in found.items()}

@@ -85,8 +85,8 @@ def _pull(
             given = list(values)
             for position, value in zip(which, chosen, strict=True):
                 given[position] = value
-            (written,) = module(*given)
-            return written  # type: ignore[no-any-return]
+            written: tuple[Tensor] = module(*given)
+            return written[0]
 
         _, pullback, *_ = vjp(function, *(values[position] for position in which))
         found: tuple[Tensor, ...] = vmap(pullback)(rows)

@@ -33,7 +33,7 @@ class TriangularSpike(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
-        (u,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        (u,) = ctx.saved_tensors
         return gradients[0] * 0.3 * (1 - u.abs()).clamp(min=0)
 
 

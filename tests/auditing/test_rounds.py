@@ -59,7 +59,7 @@ def test_requests_that_make_no_sense_are_refused(precision: float, limit: int) -
 
 
 def audited(name: str, **options: object) -> Analysis:
-    return audit(registry.build(name), num_steps=12, **options)  # type: ignore[arg-type]
+    return audit(registry.build(name), num_steps=12, **options)
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm", "tanh_rnn", "alif_smooth"])

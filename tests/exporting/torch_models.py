@@ -16,7 +16,7 @@ class Steps(nn.Module):
 
     def __init__(self, cell: type[nn.RNNCellBase], *, last_only: bool = False) -> None:
         super().__init__()
-        self.cell, self.last_only = cell(D, H), last_only  # type: ignore[call-arg, arg-type]
+        self.cell, self.last_only = cell(D, H), last_only
 
     def forward(self, x: Tensor) -> Tensor:
         zeros = torch.zeros(x.shape[1], H)
@@ -298,7 +298,7 @@ class TiedConvolutions(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
-        nn.init.uniform_(self.norm.running_mean)  # type: ignore[arg-type]
+        nn.init.uniform_(self.norm.running_mean)
 
     def forward(self, x: Tensor) -> Tensor:
         for _ in range(5):

@@ -22,14 +22,14 @@ def test_a_fit_that_was_interrupted_ends_with_the_same_weights(method: str, tmp_
     if method == "paper":
         pytest.importorskip("pytorch_optimizer")
     model, file = build("gru"), tmp_path / "fit.ckpt"
-    whole = pretrain(model, method=method, **OPTIONS)  # type: ignore[arg-type]
+    whole = pretrain(model, method=method, **OPTIONS)
 
     def interrupt(progress: Progress) -> None:
         if progress.iteration == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        pretrain(model, method=method, checkpoint=file, progress=interrupt, **OPTIONS)  # type: ignore[arg-type]
+        pretrain(model, method=method, checkpoint=file, progress=interrupt, **OPTIONS)
     assert file.exists()
     seen: list[int] = []
     resumed = pretrain(
@@ -38,7 +38,7 @@ def test_a_fit_that_was_interrupted_ends_with_the_same_weights(method: str, tmp_
         checkpoint=file,
         resume=True,
         progress=lambda progress: seen.append(progress.iteration),
-        **OPTIONS,  # type: ignore[arg-type]
+        **OPTIONS,
     )
     assert seen[0] == 3
     assert resumed.report.iterations == whole.report.iterations

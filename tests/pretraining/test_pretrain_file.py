@@ -45,7 +45,7 @@ def test_a_file_that_is_not_what_was_fitted_does_not_appear(
     honest = module.pretrain
 
     def careless(*arguments: object, **options: object) -> object:
-        found = honest(*arguments, **options)  # type: ignore[arg-type]
+        found = honest(*arguments, **options)
         for array in found.values.values():
             array *= 1.5
         return found

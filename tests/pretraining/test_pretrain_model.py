@@ -171,7 +171,7 @@ def test_quantised_models_are_refused_with_the_way_out() -> None:
 )
 def test_wrong_requests_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(UsageError):
-        pretrain(build("gru"), num_steps=4, **options)  # type: ignore[arg-type]
+        pretrain(build("gru"), num_steps=4, **options)
 
 
 def test_without_iterations_nothing_changes() -> None:

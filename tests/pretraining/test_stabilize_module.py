@@ -128,9 +128,9 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 def test_the_modules_own_cells_have_the_target_radii(name: str, target: str, radius: float) -> None:
     torch.manual_seed(0)
     module = MODULES[name]()
-    before = radii(module.cells(), 64, 1)  # type: ignore[operator]
+    before = radii(module.cells(), 64, 1)
     report = lsc_graph.stabilize(module, torch.randn(1, T, D), target)
-    after = radii(module.cells(), 64, 2)  # type: ignore[operator]
+    after = radii(module.cells(), 64, 2)
     assert report.is_reached
     assert max(abs(value - radius) for value in before.values()) > 0.1
     assert len(after) == len(report.radii) == 3

@@ -15,7 +15,7 @@ from lsc_graph.to_torch.bases import is_basis
 
 def chosen(model: str | onnx.ModelProto, **options: object) -> Choice:
     prepared = prepared_model(model, None if isinstance(model, onnx.ModelProto) else 8)
-    return choose(prepared, reader_of(prepared).model.parameters, **options)  # type: ignore[arg-type]
+    return choose(prepared, reader_of(prepared).model.parameters, **options)
 
 
 def net_with_settings() -> onnx.ModelProto:

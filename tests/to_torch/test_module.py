@@ -171,7 +171,7 @@ def test_moving_keeps_parameters_and_graph_together(overwrite: bool) -> None:
 def test_wrong_inputs_are_refused(call: object) -> None:
     module = lsc_graph.to_torch(fused("RNN", layers=1))
     with pytest.raises(UsageError, match="not those of the model"):
-        call(module, torch.zeros(2, 1, D))  # type: ignore[operator]
+        call(module, torch.zeros(2, 1, D))
 
 
 def check_real(name: str, shapes: Sequence[Mapping[str, tuple[int, ...]]], **fixed: np.ndarray) -> TorchModel:

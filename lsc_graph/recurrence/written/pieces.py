@@ -117,7 +117,8 @@ def uniform_number(value: ir.Value) -> np.generic | None:
     array = array_of(value)
     if array is None or not array.size or (array != array.reshape(-1)[0]).any():
         return None
-    return array.reshape(-1)[0]  # type: ignore[no-any-return]
+    number: np.generic = array.reshape(-1)[0]
+    return number
 
 
 def _in_order(indices: Array) -> Array:

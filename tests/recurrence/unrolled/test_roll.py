@@ -320,7 +320,7 @@ def test_finding_takes_time_in_proportion_to_the_size() -> None:
         calls = 0
         original = chains.inputs_of
 
-        def counting(node: ir.Node, original=original):  # type: ignore[no-untyped-def]
+        def counting(node: ir.Node, original=original):
             nonlocal calls
             calls += 1
             return original(node)

@@ -59,7 +59,7 @@ def test_a_step_of_an_ode_solver_is_one_step(solver: object, is_folded: bool) ->
     h = net.constant(np.zeros((B, H))) if is_folded else net.input("h", B, H)
     rows = []
     for time in range(T):
-        h = solver(net, h, u, net.op("MatMul", at(net, x, time), w))  # type: ignore[operator]
+        h = solver(net, h, u, net.op("MatMul", at(net, x, time), w))
         rows.append(h)
     net.output(stacked(net, rows))
     assert [(own.num_steps, len(own.rolled.state_names)) for own in rolled(net.model())] == [(T, 1)]
