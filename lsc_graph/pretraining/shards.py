@@ -5,6 +5,7 @@ Every process sees the same readings and the same derivatives afterwards, so tha
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +31,13 @@ def join_group(device: str) -> None:
         if device.startswith("cuda"):
             torch.cuda.set_device(_own_gpu(int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()))
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+        # A group that is still there when the interpreter ends may abort a process that has done its work.
+        atexit.register(_leave_group)
+
+
+def _leave_group() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _own_gpu(local_rank: int, num_gpus: int) -> int:
