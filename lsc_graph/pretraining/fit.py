@@ -53,7 +53,8 @@ def how_sure(readings: Sequence[Reading], targets: Mapping[Edge, float]) -> str:
     first = max(readings, key=lambda reading: abs(reading.mean - targets[reading.edge]))
     more = f" (and {len(readings) - 1} more)" if len(readings) > 1 else ""
     off = abs(first.mean - targets[first.edge])
-    return f", as far as samples tell: that of {' -> '.join(first.edge)} is {off:.3f} off, known to ± {first.std_error:.3f}{more}"
+    known = f"{off:.3f} off, known to ± {first.std_error:.3f}{more}"
+    return f", as far as samples tell: that of {' -> '.join(first.edge)} is {known}"
 
 
 def why_missed(

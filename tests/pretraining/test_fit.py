@@ -42,5 +42,7 @@ def test_radii_that_are_at_their_targets_within_noise_alone_are_named_with_their
     assert how_sure([], {}) == ""
     reading = reading_of(1.015 + 0.05 * torch.linspace(-1, 1, 8))
     found = how_sure([reading], {("a", "b"): 1.0})
-    assert found == f", as far as samples tell: that of a -> b is 0.015 off, known to ± {reading.std_error:.3f}"
+    assert (
+        found == f", as far as samples tell: that of a -> b is 0.015 off, known to ± {reading.std_error:.3f}"
+    )
     assert how_sure([reading, reading], {("a", "b"): 1.0}).endswith(" (and 1 more)")
