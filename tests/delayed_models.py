@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-import numpy as np
-from lsc_graph.models.forms import State, Step
-from lsc_graph.models.graph import GraphBuilder
+from collections.abc import Callable
 
-D, H = 3, 4
+import numpy as np
+import onnx
+from lsc_graph.models.forms import State, Step, in_form
+from lsc_graph.models.graph import GraphBuilder
+from written_as import as_dynamo_writes, as_jax_writes, as_keras_writes
+
+from lsc_graph.results import Form
+
+T, D, H = 7, 3, 4
+FORMS: dict[str, Callable[[Step], onnx.ModelProto]] = {
+    "Scan": lambda step: in_form(step, Form.SCAN, T),
+    "Loop of torch": lambda step: in_form(step, Form.LOOP, T),
+    "Loop of JAX": lambda step: as_jax_writes(step, T),
+    "Loop of Keras": lambda step: as_keras_writes(step, T),
+    "unrolled": lambda step: in_form(step, Form.UNROLLED, T),
+    "steps of the dynamo exporter": lambda step: as_dynamo_writes(step, T),
+    "streaming": lambda step: in_form(step, Form.STREAMING, T),
+}
+
+
+def asked(form: str) -> dict[str, object]:
+    """The shapes and steps that make a form one of T steps."""
+    if form == "streaming":
+        return {"input_shapes": {"x": (1, D)}, "num_steps": T}
+    return {"input_shapes": {"x": (T, 1, D)}}
 
 
 class Writer(GraphBuilder):

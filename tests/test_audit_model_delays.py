@@ -6,26 +6,14 @@ from collections.abc import Callable
 from functools import cache
 
 import numpy as np
-import onnx
 import pytest
-from delayed_models import DELAYED, NEAR_MISSES, D
-from lsc_graph.models.forms import Step, in_form
-from written_as import as_dynamo_writes, as_jax_writes, as_keras_writes
+from delayed_models import DELAYED, FORMS, NEAR_MISSES, D, T, asked
+from lsc_graph.models.forms import Step
 
 from lsc_graph.audit_model import audit
 from lsc_graph.count_model import gradient_paths
-from lsc_graph.results import Analysis, Form, Statistics
+from lsc_graph.results import Analysis, Statistics
 
-T = 7
-FORMS: dict[str, Callable[[Step], onnx.ModelProto]] = {
-    "Scan": lambda step: in_form(step, Form.SCAN, T),
-    "Loop of torch": lambda step: in_form(step, Form.LOOP, T),
-    "Loop of JAX": lambda step: as_jax_writes(step, T),
-    "Loop of Keras": lambda step: as_keras_writes(step, T),
-    "unrolled": lambda step: in_form(step, Form.UNROLLED, T),
-    "steps of the dynamo exporter": lambda step: as_dynamo_writes(step, T),
-    "streaming": lambda step: in_form(step, Form.STREAMING, T),
-}
 STEPS: dict[str, Callable[[], Step]] = {
     **{name: make for name, (make, *_) in DELAYED.items()},
     **{name: make for name, (make, *_) in NEAR_MISSES.items()},
@@ -35,10 +23,7 @@ STEPS: dict[str, Callable[[], Step]] = {
 @cache
 def found(name: str, form: str) -> Analysis:
     x = np.random.default_rng(1).standard_normal((1, T, 1, D)).astype(np.float32)
-    is_step = form == "streaming"
-    shapes = {"x": (1, D)} if is_step else {"x": (T, 1, D)}
-    model = FORMS[form](STEPS[name]())
-    return audit(model, data={"x": x}, input_shapes=shapes, num_steps=T if is_step else None, num_samples=1)
+    return audit(FORMS[form](STEPS[name]()), data={"x": x}, num_samples=1, **asked(form))
 
 
 def means(statistics: list[Statistics | None]) -> list[float | None]:
@@ -87,9 +72,7 @@ def test_as_many_paths_lead_from_inputs_to_outputs(name: str, form: str) -> None
     counts = []
     for own in ("Scan", form):
         model = FORMS[own](STEPS[name]())
-        shapes = {"x": (1, D)} if own == "streaming" else {"x": (T, 1, D)}
         ends = {"sources": ["x@0"], "targets": [f"y@{T - 1}" if "dynamo" not in own else f"all_y@{T - 1}"]}
-        steps = T if own == "streaming" else None
-        report = gradient_paths(model, input_shapes=shapes, num_steps=steps, exact=True, **ends)
+        report = gradient_paths(model, exact=True, **asked(own), **ends)
         counts.append(report.total.num_gradient_paths)
     assert counts[0] == counts[1]
