@@ -174,7 +174,15 @@ def _roll(
     left_out: tuple[str, ...] = ()
     if trial is not None:
         left_out = leave_out(model, steps, reads, nodes, writer, trial, chosen.stateless)
-        for step in range(put_back_first_steps(model, steps, reads, nodes, constants, writer, trial)):
+        count = put_back_first_steps(model, steps, reads, nodes, constants, writer, trial)
+        if not count and num_apart(steps, reads, constants):
+            plain, own = (
+                _reads(steps, constants, len(chain.nodes), lifts=False),
+                [n for n in nodes if n in steps.nodes],
+            )
+            count = put_back_first_steps(model, steps, plain, own, constants, writer, trial, lifts=False)
+            reads, nodes = (plain, own) if count else (reads, nodes)
+        for step in range(count):
             find_heads_at(steps, step, order, constants)
     if steps.num_steps < MIN_STEPS:
         raise StepsDifferError((), f"at least {MIN_STEPS} steps are needed to tell")
@@ -257,9 +265,9 @@ def _are_states_alone(steps: Steps, reads: Reads) -> bool:
     return read.issuperset(reads.stacks)
 
 
-def _reads(steps: Steps, constants: Constants, num_uses: int) -> Reads:
+def _reads(steps: Steps, constants: Constants, num_uses: int, *, lifts: bool = True) -> Reads:
     try:
-        return find_reads(steps, constants)
+        return find_reads(steps, constants, lifts=lifts)
     except StepsDifferError as error:
         raise error.in_chain(steps.num_steps, num_uses) from error
 
