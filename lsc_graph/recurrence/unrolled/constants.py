@@ -45,8 +45,15 @@ class Constants:
         node = value.producer()
         if node is None or value not in self._values:
             return None
-        inputs = tuple(self.key(source) if source is not None else None for source in node.inputs)
+        inputs = tuple(self._operand(source) if source is not None else None for source in node.inputs)
         return (node.domain, node.op_type, attributes_of(node), value.index(), inputs)
+
+    def _operand(self, value: ir.Value) -> Hashable:
+        """The key of what a constant is computed from; that of bounds and single numbers is their value."""
+        tensor = _tensor(value)
+        if tensor is not None and (tensor.size < _MIN_ELEMENTS or not tensor.dtype.is_floating_point()):
+            return _digest(tensor)
+        return self.key(value)
 
     def same(self, first: ir.Value, second: ir.Value) -> bool:
         """Whether two values hold the same, constants that are alike included."""
@@ -130,5 +137,10 @@ def _content(value: ir.Value) -> Hashable | None:
     array = np.asarray(tensor.numpy())
     if (array == array.reshape(-1)[0]).all():
         return None
+    return _digest(tensor)
+
+
+def _digest(tensor: ir.TensorProtocol) -> Hashable:
+    array = np.asarray(tensor.numpy())
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     return (str(array.dtype), array.shape, digest)
