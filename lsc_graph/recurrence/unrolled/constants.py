@@ -16,9 +16,13 @@ _MIN_ELEMENTS = 2
 
 
 class Constants:
-    """The constant values of a graph: initializers, and what is computed from them alone."""
+    """The constant values of a graph: initializers, and what is computed from them alone.
 
-    def __init__(self, graph: ir.Graph) -> None:
+    With `ties_numbers`, single numbers that are equal have one key, too, though they stand in the file apart.
+    """
+
+    def __init__(self, graph: ir.Graph, *, ties_numbers: bool = False) -> None:
+        self._ties_numbers = ties_numbers
         self._values: set[ir.Value] = set(graph.initializers.values())
         self._keys: dict[ir.Value, Hashable] = {}
         for node in graph:
@@ -37,7 +41,8 @@ class Constants:
         different numbers are copies.
         """
         if value not in self._keys:
-            self._keys[value] = _content(value) or self._derived(value) or id(value)
+            number = _number(value) if self._ties_numbers else None
+            self._keys[value] = number or _content(value) or self._derived(value) or id(value)
         return self._keys[value]
 
     def _derived(self, value: ir.Value) -> Hashable | None:
@@ -128,6 +133,11 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
     if node is not None and node.op_type == "Constant" and "value" in node.attributes:
         return node.attributes["value"].as_tensor()
     return value.const_value if value.is_initializer() else None
+
+
+def _number(value: ir.Value) -> Hashable | None:
+    tensor = _tensor(value)
+    return None if tensor is None or tensor.size >= _MIN_ELEMENTS else _digest(tensor)
 
 
 def _content(value: ir.Value) -> Hashable | None:

@@ -467,3 +467,28 @@ def test_steps_that_cut_their_weights_out_of_one_matrix_again_and_again_read_the
     net.output(stacked(net, rows))
     _, (steps,), _ = rolled(net.model())
     assert steps.num_steps == num_steps
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_state_that_decays_by_a_number_is_one_if_steps_read_it(is_shared: bool) -> None:
+    net, num_steps = Unroller(), 6
+    u, decay = net.weight(H, H), net.constant(0.9)
+    h, k, rows = net.input("h", 1, H), net.input("k", 1, H), []
+    x = net.input("x", num_steps, 1, H)
+    for time in range(num_steps):
+        k = net.op("Mul", k, decay if is_shared else net.constant(0.9))
+        h = net.op("Tanh", net.sum(at(net, x, time), net.op("MatMul", h, u), k))
+        rows.append(h)
+    net.output(stacked(net, rows))
+    _, steps, _ = rolled(net.model())
+    assert [own.num_steps for own in steps] == [num_steps] * 2
+
+
+def test_a_value_that_is_scaled_again_and_again_is_no_state_where_no_step_reads_it() -> None:
+    net = Unroller()
+    k, decay, rows = net.input("k", 1, H), net.constant(0.9), []
+    for _ in range(6):
+        k = net.op("Mul", k, decay)
+        rows.append(k)
+    net.output(net.op("MatMul", stacked(net, rows), net.weight(H, H)))
+    assert rolled(net.model())[1] == ()
