@@ -10,7 +10,7 @@ import pytest
 from delayed_models import DELAYED, FORMS, NEAR_MISSES, D, T, asked
 from lsc_graph.models.forms import Step
 
-from lsc_graph.audit_model import audit
+from lsc_graph.audit_model import audit, inspect
 from lsc_graph.count_model import gradient_paths
 from lsc_graph.results import Analysis, Statistics
 
@@ -76,3 +76,12 @@ def test_as_many_paths_lead_from_inputs_to_outputs(name: str, form: str) -> None
         report = gradient_paths(model, exact=True, **asked(own), **ends)
         counts.append(report.total.num_gradient_paths)
     assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("name", DELAYED)
+def test_inspect_knows_the_same_edges_and_paths(name: str) -> None:
+    """Also where written-out steps read windows of a sequence, which lie between two recurrences."""
+    for form in ("Scan", "unrolled", "steps of the dynamo exporter"):
+        seen, measured = inspect(FORMS[form](STEPS[name]()), **asked(form)), found(name, form)
+        assert seen.grid.num_gradient_paths == measured.grid.num_gradient_paths
+        assert [own.depth_times for own in seen.layers] == [own.depth_times for own in measured.layers]
