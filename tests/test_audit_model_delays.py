@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from delayed_models import DELAYED, FORMS, NEAR_MISSES, D, T, asked
+from delayed_models import DELAYED, FORMS, NEAR_MISSES, D, T, asked, backwards, in_a_branch
 from lsc_graph.models.forms import Step
 
 from lsc_graph.audit_model import audit, inspect
@@ -20,10 +20,12 @@ STEPS: dict[str, Callable[[], Step]] = {
 }
 
 
+X = np.random.default_rng(1).standard_normal((1, T, 1, D)).astype(np.float32)
+
+
 @cache
 def found(name: str, form: str) -> Analysis:
-    x = np.random.default_rng(1).standard_normal((1, T, 1, D)).astype(np.float32)
-    return audit(FORMS[form](STEPS[name]()), data={"x": x}, num_samples=1, **asked(form))
+    return audit(FORMS[form](STEPS[name]()), data={"x": X}, num_samples=1, **asked(form))
 
 
 def means(statistics: list[Statistics | None]) -> list[float | None]:
@@ -33,10 +35,14 @@ def means(statistics: list[Statistics | None]) -> list[float | None]:
 @pytest.mark.parametrize("form", list(FORMS)[1:])
 @pytest.mark.parametrize("name", STEPS)
 def test_every_form_has_the_same_layers_edges_paths_and_radii(name: str, form: str) -> None:
-    one, other = found(name, "Scan"), found(name, form)
+    assert_alike(found(name, "Scan"), found(name, form))
+
+
+def assert_alike(one: Analysis, other: Analysis, direction: int = 1) -> None:
     assert [own.state_size for own in other.layers] == [own.state_size for own in one.layers]
     assert [own.depth_from for own in other.layers] == [own.depth_from for own in one.layers]
-    assert [own.depth_times for own in other.layers] == [own.depth_times for own in one.layers]
+    for a, b in zip(one.layers, other.layers, strict=True):
+        assert b.depth_times == tuple(tuple(direction * time for time in times) for times in a.depth_times)
     assert other.grid.num_gradient_paths == one.grid.num_gradient_paths
     assert [own.reach for own in other.time_parallel] == [own.reach for own in one.time_parallel]
     for a, b in zip(one.layers, other.layers, strict=True):
@@ -45,6 +51,20 @@ def test_every_form_has_the_same_layers_edges_paths_and_radii(name: str, form: s
         )
         for own, its in zip(a.depth_edges, b.depth_edges, strict=True):
             assert means([its.radius, its.gain]) == pytest.approx(means([own.radius, own.gain]), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_backwards_it_is_the_same_network_in_time_backwards(name: str) -> None:
+    model = backwards(FORMS["Scan"](STEPS[name]()))
+    data = {"x": X[:, ::-1].copy()}
+    assert_alike(found(name, "Scan"), audit(model, data=data, num_samples=1, **asked("Scan")), direction=-1)
+
+
+@pytest.mark.parametrize("form", ["Scan", "unrolled"])
+@pytest.mark.parametrize("name", ["a window of 3", "token shift"])
+def test_in_a_branch_that_the_data_take_it_is_the_same_network(name: str, form: str) -> None:
+    model = in_a_branch(FORMS[form](STEPS[name]()))
+    assert_alike(found(name, "Scan"), audit(model, data={"x": X}, num_samples=1, **asked(form)))
 
 
 @pytest.mark.parametrize("name", DELAYED)
