@@ -60,7 +60,18 @@ def nodes_between(prepared: Prepared, num_steps: int, time_axis: int | None) -> 
     with torch.no_grad():
         tracker = _Tracker(prepared, time_axis)
         tracker.follow()
+    _check_size(len(tracker.labels) * num_steps)
     return Between(tuple(_over(tracker, num_steps)), tracker.labels)
+
+
+def _check_size(num_nodes: int) -> None:
+    if num_nodes > MAX_GRID_NODES:
+        raise LimitExceededError(
+            "The unrolled graph would be too large",
+            got=f"{num_nodes} nodes outside the steps",
+            expected=f"at most {MAX_GRID_NODES}",
+            do="ask for fewer steps",
+        )
 
 
 def _over(tracker: _Tracker, num_steps: int) -> Iterator[tuple[GridNode, GridNode]]:
@@ -148,12 +159,7 @@ class _Tracker:
 
     def _new(self, node: GridNode) -> int:
         self.grid.append(node)
-        if len(self.grid) > MAX_GRID_NODES:
-            raise LimitExceededError(
-                "The unrolled graph would be too large",
-                expected=f"at most {MAX_GRID_NODES} nodes",
-                do="ask for fewer steps",
-            )
+        _check_size(len(self.grid))
         if len(self.grid) > len(self.marks):
             fresh = self.random.integers(-(2**62), 2**62, len(self.grid) + 1000)
             self.marks = np.concatenate([self.marks, fresh])

@@ -8,8 +8,9 @@ import pytest
 from onnx import numpy_helper
 
 from lsc_graph.counting.model_cells import model_cells
-from lsc_graph.errors import UsageError
+from lsc_graph.errors import LimitExceededError, UsageError
 from lsc_graph.grid.paths import num_gradient_paths
+from lsc_graph.unrolling import between as module
 from lsc_graph.unrolling.unroll_nodes import unroll_nodes
 
 T, D = 6, 3
@@ -89,3 +90,13 @@ def test_what_follows_no_rule_is_refused_at_another_number_of_steps() -> None:
     assert ways(proto) == T * (T + 1) // 2
     with pytest.raises(UsageError, match="number of steps"):
         ways(proto, 9)
+
+
+def test_too_many_nodes_outside_the_steps_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before, read, _ = BEFORE["two ways at each step"]
+    monkeypatch.setattr(module, "MAX_GRID_NODES", 6 * T)
+    assert ways(model(before, read)) == T * (T + 1)
+    with pytest.raises(LimitExceededError, match="nodes outside the steps"):
+        ways(model(before, read), 3 * T)
