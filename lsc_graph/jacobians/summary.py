@@ -46,7 +46,7 @@ class _Points:
             self.estimates.append(radius_estimate(matrices, method))
         self.gain.append(gain(matrices).cpu())
         if with_norm:
-            self.norm.append(spectral_norm(matrices).cpu())
+            self.norm.append(spectral_norm(matrices))
 
     def statistics(self, which: str) -> Statistics | None:
         return statistics_of_series(getattr(self, which), is_timed=self.is_timed)
