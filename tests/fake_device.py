@@ -38,7 +38,9 @@ class Held(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> Held:
-        # Views that are conjugate or negative only by a flag would be read without it in here.
+        # What is conjugate, negative or zero only by a flag would be read without it in here.
+        if held._is_zerotensor():
+            held = torch.zeros(held.shape, dtype=held.dtype)
         held = held.resolve_conj().resolve_neg()
         kept = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # torch's stubs lack it
             cls,
@@ -77,6 +79,16 @@ class FakeDevice(TorchDispatchMode):
         super().__init__()
         self.waits: Counter[str] = Counter()
 
+    # Modules keep their parameters when they are moved, as on CUDA, so that whoever shares one has it still.
+    def __enter__(self) -> Any:
+        self._was_swapping = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        torch.__future__.set_swap_module_params_on_conversion(self._was_swapping)
+        super().__exit__(*error)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         values, _ = tree_flatten((args, kwargs))
@@ -99,7 +111,7 @@ class FakeDevice(TorchDispatchMode):
         if not stays:
             return out
         if name.endswith("_") and not name.endswith("__"):  # in place: the same tensor as before
-            return values[0]
+            return None if out is None else values[0]
         return tree_map(lambda value: Held(value) if isinstance(value, Tensor) else value, out)
 
 
