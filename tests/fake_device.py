@@ -15,8 +15,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "meta"
-_TAKES_BOTH = ("_to_copy", "copy_", "index", "index_put", "index_put_", "_index_put_impl_")
-_WAITS = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "unique")
+# Whose result the host reads, or whose result's size.
+_WAITS = (
+    "_local_scalar_dense",
+    "equal",
+    "is_nonzero",
+    "nonzero",
+    "masked_select",
+    "_unique2",
+    "unique_dim",
+    "unique_consecutive",
+    "bincount",
+    "_linalg_check_errors",
+)
+_INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")
 
 
 class Held(Tensor):
@@ -26,6 +38,10 @@ class Held(Tensor):
 
     @staticmethod
     def __new__(cls, held: Tensor) -> Held:
+        # What is conjugate, negative or zero only by a flag would be read without it in here.
+        if held._is_zerotensor():
+            held = torch.zeros(held.shape, dtype=held.dtype)
+        held = held.resolve_conj().resolve_neg()
         kept = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]  # torch's stubs lack it
             cls,
             held.shape,
@@ -42,7 +58,7 @@ class Held(Tensor):
         pass
 
     def tolist(self) -> Any:
-        return self.held.tolist()
+        return self.cpu().tolist()
 
     # torch makes an index of a list where the tensor is: on a device without content.
     def __getitem__(self, index: Any) -> Any:
@@ -63,16 +79,28 @@ class FakeDevice(TorchDispatchMode):
         super().__init__()
         self.waits: Counter[str] = Counter()
 
+    # Modules keep their parameters when they are moved, as on CUDA, so that whoever shares one has it still.
+    def __enter__(self) -> Any:
+        self._was_swapping = torch.__future__.get_swap_module_params_on_conversion()
+        torch.__future__.set_swap_module_params_on_conversion(True)
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        torch.__future__.set_swap_module_params_on_conversion(self._was_swapping)
+        super().__exit__(*error)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         values, _ = tree_flatten((args, kwargs))
         is_held = any(isinstance(value, Held) for value in values)
         name = func.overloadpacket.__name__
-        if is_held and name not in _TAKES_BOTH and any(map(_is_elsewhere, values)):
+        takes_both = name in ("_to_copy", "copy_", *_INDEXING)
+        if is_held and not takes_both and any(map(_is_elsewhere, values)):
             raise RuntimeError(f"{func} takes tensors of two devices")
         wanted = kwargs.get("device")
         stays = is_held if wanted is None else torch.device(wanted).type == NAME
-        if is_held and (name in _WAITS or (name == "_to_copy" and not stays) or _picks(name, values)):
+        stays = stays and not (name == "copy_" and not isinstance(args[0], Held))
+        if (is_held and name in _WAITS) or _waits(name, args, kwargs, stays=stays):
             self.waits[name] += 1
         if stays and wanted is not None:
             kwargs["device"] = torch.device("cpu")
@@ -83,7 +111,7 @@ class FakeDevice(TorchDispatchMode):
         if not stays:
             return out
         if name.endswith("_") and not name.endswith("__"):  # in place: the same tensor as before
-            return values[0]
+            return None if out is None else values[0]
         return tree_map(lambda value: Held(value) if isinstance(value, Tensor) else value, out)
 
 
@@ -97,8 +125,19 @@ def _is_elsewhere(value: Any) -> bool:
     return isinstance(value, Tensor) and not isinstance(value, Held) and value.dim() > 0
 
 
-def _picks(name: str, values: list[Any]) -> bool:
-    """Whether an operator picks elements by a mask on the device: how many, the host must learn first."""
-    return name in ("index", "index_put", "index_put_") and any(
-        isinstance(value, Held) and value.dtype == torch.bool for value in values[1:]
-    )
+def _waits(name: str, args: Any, kwargs: dict[str, Any], *, stays: bool) -> bool:
+    """Whether an operator copies between both sides, but for copies to the device that are told not to block.
+
+    An index by a mask must learn first how many elements it picks, and one that lies on the host is copied.
+    """
+    is_asked_to_wait = not (kwargs.get("non_blocking") or (name == "copy_" and True in args[2:]))
+    if name == "_to_copy":
+        return isinstance(args[0], Held) != stays and (is_asked_to_wait or not stays)
+    if name == "copy_":
+        return isinstance(args[0], Held) != isinstance(args[1], Held) and (is_asked_to_wait or not stays)
+    if name == "repeat_interleave":
+        return isinstance(args[0], Held) and kwargs.get("output_size") is None
+    if name not in _INDEXING or not isinstance(args[0], Held):
+        return False
+    indices = [own for own in args[1] if own is not None]
+    return any(own.dtype == torch.bool or not isinstance(own, Held) for own in indices)

@@ -59,8 +59,9 @@ def time_radii(
         module: the cell.
         trajectory: where.
         generator: of the probes that verify a structure found in the graph.
-        method: the estimator; ARNOLDI and, for large states, AUTO work on products, and build one matrix
-            whose powers bear out what these found, up to a state size of `MAX_DENSE`.
+        method: the estimator; on the CPU ARNOLDI and, for large states, AUTO work on products, and build one
+            matrix whose powers bear out what these found, up to a state size of `MAX_DENSE`. Off the CPU all
+            matrices are built up to that size, so that the host need not wait for which one.
         tolerance: relative error that counts as converged.
     """
     blocks = unit_blocks(module, trajectory, generator) if method is Method.AUTO else None
@@ -96,12 +97,16 @@ def point_radii(
     def at(point: int) -> Tensor:
         return dense(torch.tensor([point]))[0]
 
+    device = points[0].device.type
     is_auto = method is Method.AUTO and size <= MAX_DENSE
-    is_dense_first = is_auto and cascade(size, points[0].device.type)[0] is not Method.ARNOLDI
+    is_dense_first = is_auto and cascade(size, device)[0] is not Method.ARNOLDI
+    is_dense_first |= size <= MAX_DENSE and device != "cpu"
     if is_dense_first or method not in (Method.AUTO, Method.ARNOLDI):
-        groups = torch.split(torch.arange(points[0].shape[0]), group_size(size))
+        groups = torch.split(torch.arange(points[0].shape[0]), group_size(size, device))
         return Estimate.joined([radius_estimate(dense(own), method, tolerance=tolerance) for own in groups])
     operator = pull_operator(module, points) if gated is None else _gated_operator(gated)
+    if device != "cpu":
+        return krylov_power_radius(operator, tolerance=tolerance)
     if not is_auto:
         found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=_MAX_RESTARTS)
         return unless_refuted(found, at, tolerance) if size <= MAX_DENSE else found

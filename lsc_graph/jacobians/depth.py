@@ -185,9 +185,9 @@ def time_pairs(
     found: dict[str, Pairs] = {}
     for name, touched in _touched(glue, port.main, cotangents).items():
         rows = touched if port.kind == "slice" else touched.expand(len(times), -1)
-        found[name] = frozenset(
-            (int(source), time) for time, row in zip(times, rows, strict=True) for source in row.nonzero()
-        )
+        # All at once on the host, which would wait for another device at every row.
+        places = rows.cpu().nonzero().tolist()
+        found[name] = frozenset((source, times[row]) for row, source in places)
     return {name: pairs for name, pairs in found.items() if pairs}
 
 

@@ -55,7 +55,8 @@ class DepthMaps:
 
     def radius(self, numbers: Sequence[int]) -> Estimate:
         """Spectral radii at some pairs, by Krylov iteration on the transposed blocks; for square ones."""
-        if (MAX_SIZE + 1) * self.shape[0] * len(numbers) <= _MAX_ELEMENTS:
+        is_small = (MAX_SIZE + 1) * self.shape[0] * len(numbers) <= _MAX_ELEMENTS
+        if is_small or self.like.device.type != "cpu":
             return krylov_power_radius(self._operator(numbers))
         size = max(1, _MAX_ELEMENTS // (_BASIS * self.shape[0]))
         parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]

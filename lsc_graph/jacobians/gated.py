@@ -22,6 +22,7 @@ from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule
 
 _PRODUCTS = frozenset({torch.matmul, torch.mm, Tensor.matmul, Tensor.mm, Tensor.__matmul__})
+_CONVOLUTIONS = frozenset({torch.conv1d, torch.conv2d, torch.conv3d})
 _AGREEMENT = 1e-4
 # Derivatives of results of products that are held at once while dense matrices are made.
 _MAX_BYTES = 2**26
@@ -187,18 +188,37 @@ class _Products(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        call = None if kwargs else _product(func, args)
+        call, bias = _product(func, args, kwargs or {})
         if call is None:
             return func(*args, **(kwargs or {}))
         self._count += 1
-        return self._handle(self._count - 1, call)
+        found = self._handle(self._count - 1, call)
+        return found if bias is None else found + bias
 
 
-def _product(function: Any, given: tuple[Any, ...]) -> Call | None:
-    """A call as one of a function that is linear in each of two operands, if it is one."""
+def _product(
+    function: Any, given: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[Call | None, Tensor | None]:
+    """A call as one of a function that is linear in each of two operands, if it is one, and what is added."""
+    if function in _CONVOLUTIONS and len(given) in (2, 3):
+        return _convolution(function, *given, **named)
+    if named:
+        return None, None
     if function is torch.functional.einsum and len(given) == 3 and isinstance(given[0], str):
-        return partial(torch.einsum, given[0]), given[1], given[2]
-    return (function, *given) if function in _PRODUCTS and len(given) == 2 else None
+        return (partial(torch.einsum, given[0]), given[1], given[2]), None
+    return ((function, *given) if function in _PRODUCTS and len(given) == 2 else None), None
+
+
+def _convolution(
+    function: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None = None, **named: Any
+) -> tuple[Call | None, Tensor | None]:
+    """A convolution that mixes the channels of one place, as which exporters write products of states."""
+    is_of_one_place = x.dim() == weight.dim() and x.numel() == x.shape[1]
+    is_of_all_channels = weight.numel() == weight.shape[0] * weight.shape[1] and named.get("groups", 1) == 1
+    if not (is_of_one_place and is_of_all_channels):
+        return None, None
+    added = None if bias is None else bias.reshape(-1, *[1] * (x.dim() - 2))
+    return (partial(function, **named), x, weight), added
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,13 @@ from torch import Tensor
 
 from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.eigenvalues import eigenvalues, nearer
-from lsc_graph.spectra.operator import gram_operator
+from lsc_graph.spectra.estimate import Estimate
+from lsc_graph.spectra.krylov_powers import krylov_power_radius
+from lsc_graph.spectra.operator import Operator, gram_operator
 
 # Blocks of more rows and columns than this have their norm found by Krylov iteration.
 _MAX_DENSE_NORM = 192
+_NORM_TOLERANCE = 1e-3
 
 
 def spectral_radius(matrices: Tensor) -> Tensor:
@@ -42,14 +45,21 @@ def gain(matrices: Tensor) -> Tensor:
 
 
 def spectral_norm(matrices: Tensor) -> Tensor:
-    """Largest singular value of each matrix [..., n_out, n_in], float64.
+    """Largest singular value of each matrix [..., n_out, n_in], float64 on the CPU.
 
     Large ones by Krylov iteration on the smaller Gram matrix, where its error is at most 1e-3; else by SVD.
     """
     flat = matrices.flatten(0, -3) if matrices.dim() > 2 else matrices[None]
     if min(flat.shape[1:]) > _MAX_DENSE_NORM:
-        found = arnoldi_radius(gram_operator(flat), tolerance=1e-3, max_basis=64, max_restarts=1)
+        found = _gram_radius(gram_operator(flat))
         if bool(found.converged.all()):
             return found.values.sqrt().reshape(matrices.shape[:-2])
     norms: Tensor = torch.linalg.matrix_norm(nearer(flat).double(), ord=2)
-    return norms.to(flat.device).reshape(matrices.shape[:-2])
+    return norms.cpu().reshape(matrices.shape[:-2])
+
+
+def _gram_radius(operator: Operator) -> Estimate:
+    """Squares of the largest singular values; off the CPU without restarts, which the host would wait for."""
+    if operator.device.type != "cpu":
+        return krylov_power_radius(operator, tolerance=_NORM_TOLERANCE)
+    return arnoldi_radius(operator, tolerance=_NORM_TOLERANCE, max_basis=64, max_restarts=1)

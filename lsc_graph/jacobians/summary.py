@@ -46,7 +46,7 @@ class _Points:
             self.estimates.append(radius_estimate(matrices, method))
         self.gain.append(gain(matrices).cpu())
         if with_norm:
-            self.norm.append(spectral_norm(matrices).cpu())
+            self.norm.append(spectral_norm(matrices))
 
     def statistics(self, which: str) -> Statistics | None:
         return statistics_of_series(getattr(self, which), is_timed=self.is_timed)
@@ -145,9 +145,9 @@ class Summary:
         gains: defaultdict[str, list[Tensor]] = defaultdict(list)
         for (target_id, _), blocks in sorted(joint.items(), key=lambda item: item[0]):
             if len({block.shape[0] for block in blocks}) == 1:
-                gains[target_id].append(gain(torch.cat(blocks, 1)).cpu())
+                gains[target_id].append(gain(torch.cat(blocks, 1)))
         for target_id, values in gains.items():
-            self._joint[target_id].append(torch.stack([value.reshape(()) for value in values]))
+            self._joint[target_id].append(torch.stack([value.reshape(()) for value in values]).cpu())
 
     def _add_units(self, layer_id: str, units: UnitBlocks) -> None:
         """The time Jacobians of a layer whose units do not meet."""

@@ -13,6 +13,7 @@ from lsc_graph.jacobians.cell_radius import own_reads, point_radii, pull_operato
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
 from lsc_graph.spectra.choose import group_size
 from lsc_graph.spectra.estimate import Estimate, Method
+from lsc_graph.spectra.handed import handed
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 
@@ -61,14 +62,14 @@ class TimeMaps:
     def gain(self, num_probes: int, generator: torch.Generator) -> Tensor:
         """||M||_F / sqrt(n) [P], float64: from the matrices where these are cheap, else by random probes."""
         size = self.module.cell.layer.state_size
-        squares = torch.zeros(self.num_points, dtype=torch.float64)
+        like = self.points[0]
         if self.gated is not None:
-            for numbers in torch.split(torch.arange(self.num_points), group_size(size)):
-                matrices = self.gated.at(numbers).dense()
-                squares[numbers] = torch.linalg.matrix_norm(matrices).double().square().cpu()
-            return (squares / size).sqrt()
+            groups = torch.split(torch.arange(self.num_points), group_size(size, like.device.type))
+            norms = [torch.linalg.matrix_norm(self.gated.at(numbers).dense()) for numbers in groups]
+            return (torch.cat(norms).cpu().double().square() / size).sqrt()
+        squares = torch.zeros(self.num_points, dtype=torch.float64, device=like.device)
         operator = pull_operator(self.module, self.points)
         for _ in range(num_probes):
-            probes = torch.randn(self.num_points, size, generator=generator).to(self.points[0])
-            squares += operator.apply(probes).double().square().sum(1).cpu()
-        return (squares / (num_probes * size)).sqrt()
+            probes = torch.randn(self.num_points, size, generator=generator)
+            squares += operator.apply(handed(probes, like.device, like.dtype)).double().square().sum(1)
+        return (squares.cpu() / (num_probes * size)).sqrt()

@@ -13,11 +13,12 @@ from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.running.sampling import Sample
 
-# Noise is known from how samples differ: the first ones are many, at few steps each.
-_FIRST_SAMPLES, _FIRST_TIMES, _NUM_TIMES = 16, 2, 4
-_MOST_SAMPLES = 512
+# Noise is known from how samples differ: the first ones are many, at few steps each. Where more are needed
+# they scatter, and then many steps of one cost less than as many samples.
+_FIRST_SAMPLES, _MOST_SAMPLES = 16, 512
+_FIRST_TIMES, _MOST_TIMES = 2, 16
 # So many floating-point operations on spectra are spent at most: n^3 for each point and edge.
-_MOST_WORK = 2e10
+_MOST_WORK = 6e10
 _DENSE = 700
 # What an element of a Jacobian takes, where no spectrum of its size is needed.
 _PULLED = 16
@@ -47,19 +48,20 @@ def estimate(
         only: the edges to read; all of them where it is None.
     """
     found: dict[Edge, list[Reading]] = {}
-    count, total, num_times = _FIRST_SAMPLES, 0, _FIRST_TIMES
+    count, total, num_times, spent = _FIRST_SAMPLES, 0, _FIRST_TIMES, 0.0
     while True:
         samples = own_share(list(enumerate(draw(seed + 7919 * total, count))))
         readings = reader.read(values, samples, num_times, seed + total, with_derivative=False, only=only)
         for reading in gathered(readings):
             found.setdefault(reading.edge, []).append(reading)
-        total += count
+        total, spent = total + count, spent + work_of(reader, count, num_times, only)
         joined = [joined_readings(parts) for parts in found.values()]
         only = [reading.edge for reading in joined if not is_sharp(reading)]
-        limit = most_samples(reader, only)
-        if total >= limit or not only or any(map(is_enough, joined)):
+        num_times = min(2 * num_times, _MOST_TIMES)
+        affordable = int((_MOST_WORK - spent) / work_of(reader, 1, num_times, only))
+        count = min(total, _MOST_SAMPLES - total, affordable)
+        if count <= 0 or not only or any(map(is_enough, joined)):
             return joined
-        count, num_times = min(total, limit - total), _NUM_TIMES
 
 
 def joined_readings(parts: Sequence[Reading]) -> Reading:
@@ -70,12 +72,6 @@ def joined_readings(parts: Sequence[Reading]) -> Reading:
         sizes=tuple(size for part in parts for size in part.sizes),
         derivative=None,
     )
-
-
-def most_samples(reader: Reader, only: Collection[Edge] | None = None) -> int:
-    """How many samples the work allows for, at least the first few."""
-    work = work_of(reader, 1, _NUM_TIMES, only)
-    return max(_FIRST_SAMPLES, min(_MOST_SAMPLES, int(_MOST_WORK / work)))
 
 
 def work_of(reader: Reader, num_samples: int, num_times: int, only: Collection[Edge] | None = None) -> float:

@@ -105,9 +105,13 @@ class Reading:
         pairs = [pair for pair in pairs if len(pair)]
         if len(pairs) < _MIN_GROUPS:
             return _std_error(self.values)
-        groups = torch.stack([pair.mean() for pair in pairs])
+        # Of a ratio of sums over groups: those with more points count for more.
+        mean = self.values.mean()
+        sums = torch.stack([(pair - mean).sum() for pair in pairs])
+        count = len(pairs)
+        spread = float(sums.norm()) / self.values.numel() * math.sqrt(count / (count - 1))
         # The variance of a t distribution: few groups may agree by chance.
-        return _std_error(groups) * math.sqrt((len(groups) - 1) / (len(groups) - 3))
+        return spread * math.sqrt((count - 1) / (count - 3))
 
 
 def _std_error(values: Tensor) -> float:

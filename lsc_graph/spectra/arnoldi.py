@@ -148,8 +148,9 @@ def arnoldi_radius(
 
     The error of a Ritz value is estimated by its residual times its condition number within the Krylov space,
     and by how far the residuals of others would let them overtake it; or by what the last vectors changed,
-    extrapolated as if convergence were only algebraic, whichever is less; what rounding does is added. On
-    CUDA the host waits for the device once for every `max_basis` products.
+    extrapolated as if convergence were only algebraic, whichever is less; what rounding does is added. It is
+    for the CPU: to look often costs little there, and would make the host wait for another device, for which
+    there are `lsc_graph.spectra.arnoldi_once` and `lsc_graph.spectra.krylov_powers`.
 
     No number of products below n tells a Jordan block of size n from a circulant matrix, whose radius is
     another: `lsc_graph.spectra.choose` has one point of a batch confirmed by its powers.
@@ -194,7 +195,7 @@ def _iterated(operator: Operator, tolerance: float, max_basis: int, max_restarts
     best: Estimate | None = None
     alive = torch.arange(operator.num_points)
     for attempt in range(1 + max_restarts):
-        for size in _checkpoints(krylov.size, max_basis, operator.device.type):
+        for size in _checkpoints(krylov.size, max_basis):
             krylov.grow(operator, size)
             seen = _scouts(krylov, tolerance) if size < max_basis else _ritz(krylov, tolerance)
             if size < max_basis and float(seen.converged.double().mean()) < 0.5:
@@ -233,9 +234,9 @@ def dominant_values(matrices: Tensor, *, max_basis: int = 2 * MAX_BASIS, seed: i
     return top
 
 
-def _checkpoints(start: int, stop: int, device: str) -> list[int]:
-    """Basis sizes at which to look: often where that is cheap, once where it stalls the device."""
-    return [stop] if device != "cpu" else [*range(start + _STRIDE, stop, _STRIDE), stop]
+def _checkpoints(start: int, stop: int) -> list[int]:
+    """Basis sizes at which to look."""
+    return [*range(start + _STRIDE, stop, _STRIDE), stop]
 
 
 def _ritz(krylov: Krylov, tolerance: float) -> Estimate:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,31 +10,39 @@ from torch import Tensor
 
 from lsc_graph.errors import UsageError
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, MAX_BASIS, arnoldi_radius
+from lsc_graph.spectra.arnoldi_once import arnoldi_once
 from lsc_graph.spectra.dense import dense_radius
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.krylov_powers import krylov_power_radius
-from lsc_graph.spectra.operator import dense_operator
+from lsc_graph.spectra.operator import dense_operator, in_single
 from lsc_graph.spectra.orbit import orbit_growth
 from lsc_graph.spectra.powers import power_radius
 from lsc_graph.spectra.squaring import squaring_radius
 
-# Sizes from which each method is the fastest one, as benchmarks/radii.py and benchmarks/gpu.py measure.
+# Sizes from which each method is the fastest one, as benchmarks/radii.py and benchmarks/gpu.py measure. On
+# CUDA, Arnoldi's method is at no size.
 SQUARING_FROM = {"cpu": 48, "cuda": 20}
 POWERS_FROM = {"cpu": 136, "cuda": 1400}
-ARNOLDI_FROM = {"cpu": 224, "cuda": 4096}
+ARNOLDI_FROM = {"cpu": 224}
 MAX_BATCH_BYTES = 512 * 2**20
 # An eigenvalue that is resolved to this relative error stands alone: no slow transient looks like that.
 _CERTAIN = 1e-5
 # Powers of a badly conditioned matrix are rounding errors.
 _BY_POWERS = (Method.SQUARING, Method.POWERS)
-# Matrices that are built at once: so many bytes of them, or so many where these are large.
-_GROUP_BYTES, _MIN_GROUP = 2**21, 4
+# Matrices that are built at once: so many bytes of them, or so many where these are large. Off the CPU the
+# host waits for every group.
+_GROUP_BYTES, _MIN_GROUP = {"cpu": 2**21, "cuda": 2**27}, 4
 
 
-def group_size(size: int) -> int:
-    """How many matrices are built at once, where they need not all be."""
-    return max(_MIN_GROUP, _GROUP_BYTES // (4 * size**2))
+def group_size(size: int, device: str) -> int:
+    """How many matrices are built at once on a type of device, where they need not all be."""
+    return max(_MIN_GROUP, _GROUP_BYTES[_kind(device)] // (4 * size**2))
+
+
+def _kind(device: str) -> str:
+    """Of the sizes measured on two types of devices, those that hold on this one."""
+    return "cpu" if device == "cpu" else "cuda"
 
 
 def method_of(name: str) -> Method:
@@ -86,7 +95,9 @@ def _by_name(matrices: Tensor, method: Method, tolerance: float) -> Estimate:
         return squaring_radius(matrices, tolerance=tolerance)
     if method is Method.POWERS:
         return _powers(matrices, tolerance)
-    unit, scales = _single(matrices)
+    if matrices.device.type != "cpu":
+        return arnoldi_once(matrices, tolerance=tolerance)
+    unit, scales = in_single(matrices)
     found = arnoldi_radius(dense_operator(unit), tolerance=tolerance, max_basis=_basis(unit.shape[-1]))
     found = found if scales is None else found.scaled(scales)
     return unless_refuted(found, lambda point: matrices[point], tolerance)
@@ -98,15 +109,6 @@ def _powers(matrices: Tensor, tolerance: float, *, is_long: bool = False) -> Est
         return power_radius(matrices, tolerance=tolerance, is_long=True)
     found = power_radius(matrices, tolerance=tolerance)
     return unless_refuted(found, lambda point: matrices[point], tolerance)
-
-
-def _single(matrices: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Matrices in single precision, and what they are divided by, as their own range may be larger."""
-    if matrices.dtype == torch.float32:
-        return matrices, None
-    scales = matrices.abs().amax((1, 2))
-    scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
-    return (matrices / scales[:, None, None]).float(), scales
 
 
 def _basis(size: int) -> int:
@@ -159,7 +161,7 @@ def cascade(size: int, device: str) -> tuple[Method, ...]:
     """The methods that AUTO tries in turn."""
 
     def is_from(sizes: dict[str, int]) -> bool:
-        return size >= sizes.get(device, sizes["cpu"])
+        return size >= sizes.get(_kind(device), math.inf)
 
     if is_from(ARNOLDI_FROM):
         return Method.ARNOLDI, Method.POWERS, Method.DENSE
@@ -174,7 +176,7 @@ def _auto(matrices: Tensor, tolerance: float) -> Estimate:
     first, *others = cascade(matrices.shape[-1], matrices.device.type)
     if first is not Method.ARNOLDI:
         return _by_others(_by_name(matrices, first, tolerance), matrices, others, tolerance)
-    unit, scales = _single(matrices)
+    unit, scales = in_single(matrices)
     found = krylov_power_radius(dense_operator(unit), tolerance=tolerance)
     found = found if scales is None else found.scaled(scales)
     found = confirmed(found, lambda point: matrices[point], tolerance)
@@ -186,7 +188,7 @@ def _auto(matrices: Tensor, tolerance: float) -> Estimate:
 def completed(
     estimate: Estimate, size: int, matrices: Callable[[Tensor], Tensor], tolerance: float = TOLERANCE
 ) -> Estimate:
-    """Estimates by Arnoldi's method, and by slower ones where that did not converge.
+    """Estimates by Arnoldi's method on the CPU, and by slower ones where that did not converge.
 
     Args:
         estimate: at all points.
@@ -200,7 +202,7 @@ def completed(
     others = [Method.POWERS, Method.DENSE]
     found = [
         _by_others(estimate.at(own), matrices(own), others, tolerance)
-        for own in torch.split(rest, group_size(size))
+        for own in torch.split(rest, group_size(size, "cpu"))
     ]
     return estimate.where_better(rest, Estimate.joined(found))
 

@@ -17,6 +17,7 @@ from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, NUM_SCOUTS, Krylov, point
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.operator import Operator
+from lsc_graph.spectra.pending import Pending
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def krylov_power_radius(operator: Operator, *, tolerance: float = TOLERANCE, see
 
     The error, over the power, is the residual times the condition number, or how far the residuals of others
     would let them overtake, if that is more; or what the last vectors changed, extrapolated as if convergence
-    were only algebraic, whichever is less. On CUDA the host waits for the device once.
+    were only algebraic, whichever is less. Off the CPU the host waits for the device once.
 
     Args:
         operator: the maps.
@@ -73,7 +74,8 @@ def _iterated(operator: Operator, stage: _Stage, tolerance: float, seed: int) ->
     """Spectral radii of operators whose bases are grown side by side."""
     most = max(stage.sizes[0], operator.size // _LEAST_RATIO)
     sizes = sorted({min(size, operator.size) for size in stage.sizes if size <= most})
-    sizes = sizes if operator.device.type == "cpu" else sizes[-1:]
+    if operator.device.type != "cpu":
+        return pending_krylov(operator, sizes[-1], tolerance=tolerance, seed=seed).estimate()
     krylov = Krylov.start(operator, sizes[-1], torch.Generator().manual_seed(seed))
     scales = _growth(operator, krylov.basis[:, 0])
     best: Estimate | None = None
@@ -82,7 +84,7 @@ def _iterated(operator: Operator, stage: _Stage, tolerance: float, seed: int) ->
         krylov.grow(_power(operator, scales, stage.power), size)
         if size < sizes[-1] and not _is_time(krylov, scales, stage.power, tolerance):
             continue
-        found = _read(krylov, scales, stage.power, tolerance)
+        found = _looked_at(krylov, scales, stage.power, tolerance).estimate()
         best = found if best is None else best.where_better(alive, found)
         left = (~best.converged[alive]).nonzero()[:, 0]
         if not len(left):
@@ -92,6 +94,21 @@ def _iterated(operator: Operator, stage: _Stage, tolerance: float, seed: int) ->
             scales = scales[handed(left, scales.device)]
     assert best is not None
     return best
+
+
+@torch.no_grad()
+def pending_krylov(operator: Operator, size: int, *, tolerance: float = TOLERANCE, seed: int = 0) -> Pending:
+    """Spectral radii by one basis of so many vectors, to be read by the host.
+
+    Args:
+        operator: the maps.
+        size: of the bases.
+        tolerance, seed: as of `krylov_power_radius`.
+    """
+    krylov = Krylov.start(operator, size, torch.Generator().manual_seed(seed))
+    scales = _growth(operator, krylov.basis[:, 0])
+    krylov.grow(_power(operator, scales, _FIRST.power), size)
+    return _looked_at(krylov, scales, _FIRST.power, tolerance)
 
 
 def _power(operator: Operator, scales: Tensor, power: int) -> Operator:
@@ -121,15 +138,36 @@ def _is_time(krylov: Krylov, scales: Tensor, power: int, tolerance: float) -> bo
     num_points = len(scales)
     at = handed(torch.linspace(0, num_points - 1, min(NUM_SCOUTS, num_points)).long(), scales.device)
     scouts = Krylov(krylov.basis[:0], krylov.matrix[at], krylov.size, krylov.scales[at])
-    return float(_read(scouts, scales[at], power, tolerance).converged.double().mean()) >= 0.5
+    found = _looked_at(scouts, scales[at], power, tolerance).estimate()
+    return float(found.converged.double().mean()) >= 0.5
 
 
-def _read(krylov: Krylov, scales: Tensor, power: int, tolerance: float) -> Estimate:
-    """The dominant Ritz values, taken to roots, and their estimated errors and condition numbers."""
+def _looked_at(krylov: Krylov, scales: Tensor, power: int, tolerance: float) -> Pending:
+    """The present bases, to be read by one transfer."""
     size = krylov.size
-    packed = torch.cat([krylov.matrix[:, : size + 1, :size].double().flatten(1), scales.double()[:, None]], 1)
-    packed = packed.cpu()
-    whole, known = packed[:, :-1].reshape(-1, size + 1, size), packed[:, -1]
+    is_partial = size < krylov.basis.shape[2]
+    eps = torch.finfo(krylov.matrix.dtype).eps
+
+    def read(numbers: Tensor) -> Estimate:
+        whole, known = numbers[:, :-1].reshape(-1, size + 1, size), numbers[:, -1]
+        return _read(whole, known, power, tolerance, eps, is_partial=is_partial)
+
+    whole = krylov.matrix[:, : size + 1, :size].double().flatten(1)
+    return Pending(torch.cat([whole, scales.double()[:, None]], 1), read)
+
+
+def _read(
+    whole: Tensor, known: Tensor, power: int, tolerance: float, eps: float, *, is_partial: bool
+) -> Estimate:
+    """The dominant Ritz values, taken to roots, and their estimated errors and condition numbers.
+
+    Args:
+        whole: the Hessenberg-like matrices [P, m+1, m] of M^power over `known`^power.
+        known: positive scales [P].
+        power, tolerance: which power, and the relative error that counts as converged.
+        eps: of the type of the products.
+        is_partial: whether the bases span less than the whole space.
+    """
     finite = whole.isfinite().flatten(1).all(1) & known.isfinite()
     whole = torch.where(finite[:, None, None], whole, 0.0)
     moduli, residuals, conditions = ritz_values(whole)
@@ -138,12 +176,10 @@ def _read(krylov: Krylov, scales: Tensor, power: int, tolerance: float) -> Estim
     own = condition * residuals.gather(1, index[:, None])[:, 0]
     overtaking = (moduli + residuals).amax(1) - top
     off = torch.maximum(own, overtaking)
-    if size >= _TELLING:
+    if whole.shape[2] >= _TELLING:
         off = torch.minimum(off, _changes(whole[:, :-1], top))
     norms = torch.linalg.matrix_norm(whole)
-    eps = torch.finfo(krylov.matrix.dtype).eps
     errors = torch.log1p((off + power * eps * condition * norms) / top) / power
-    is_partial = size < krylov.basis.shape[2]
     errors = torch.where((condition > ILL_CONDITIONED) & is_partial, torch.inf, errors)
     errors = torch.where(norms == 0, torch.inf, errors)
     values = torch.where(finite, known * top ** (1 / power), torch.nan)

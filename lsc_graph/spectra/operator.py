@@ -67,3 +67,12 @@ def gram_operator(matrices: Tensor) -> Operator:
         return gram_operator(matrices[handed(numbers, matrices.device)])
 
     return Operator(apply, points, min(rows, columns), matrices.dtype, matrices.device, at)
+
+
+def in_single(matrices: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Matrices in single precision, and what they are divided by, as their own range may be larger."""
+    if matrices.dtype == torch.float32:
+        return matrices, None
+    scales = matrices.abs().amax((1, 2))
+    scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
+    return (matrices / scales[:, None, None]).float(), scales

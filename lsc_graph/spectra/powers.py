@@ -19,6 +19,7 @@ from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.operator import dense_operator
 from lsc_graph.spectra.orbit import orbit_fall
+from lsc_graph.spectra.pending import Pending
 
 # Squarings before the first Krylov spaces at least, between these and further ones, and at most.
 _FIRST, _MORE, _MOST = 5, 2, 13
@@ -70,7 +71,7 @@ def power_radius(
 ) -> Estimate:
     """Spectral radii of matrices [P, n, n].
 
-    On CUDA the host waits for the device once for every power whose Krylov spaces are looked at.
+    Off the CPU only the last power is looked at, and the host waits for the device once.
 
     Args:
         matrices: the batch.
@@ -78,16 +79,17 @@ def power_radius(
         is_long: whether to wait for transients that take many times as many steps as the matrix has rows.
         seed: of the starting vectors.
     """
+    if matrices.device.type != "cpu":
+        return pending_powers(matrices, tolerance=tolerance, is_long=is_long, seed=seed).estimate()
     powers = _Powers.start(matrices)
     best = Estimate.none(Method.POWERS, len(matrices))
     alive = torch.arange(len(matrices))
-    beyond = _LONG_BEYOND if is_long else _BEYOND_TRANSIENT
-    first = max(_FIRST, math.ceil(math.log2(beyond * matrices.shape[-1] / _BASIS)))
+    first = _first(matrices.shape[-1], is_long)
     for number in range(1, max(_MOST, first) + 1):
         powers.square()
         if number < first or (number - first) % _MORE:
             continue
-        found = _estimate(powers, tolerance, seed)
+        found = _looked_at(powers, tolerance, seed).estimate()
         best = best.where_better(alive, found)
         left = (~best.converged[alive] & found.values.isfinite()).nonzero()[:, 0]
         if not len(left):
@@ -96,17 +98,47 @@ def power_radius(
     return best
 
 
-def _estimate(powers: _Powers, tolerance: float, seed: int) -> Estimate:
-    """From the Krylov spaces of the present powers.
+@torch.no_grad()
+def pending_powers(
+    matrices: Tensor, *, tolerance: float = TOLERANCE, is_long: bool = False, seed: int = 0
+) -> Pending:
+    """The same from the last power alone, to be read by the host; arguments as of `power_radius`."""
+    powers = _Powers.start(matrices)
+    for _ in range(max(_MOST, _first(matrices.shape[-1], is_long))):
+        powers.square()
+    return _looked_at(powers, tolerance, seed)
+
+
+def _first(size: int, is_long: bool) -> int:
+    """The number of squarings after which transients are over."""
+    beyond = _LONG_BEYOND if is_long else _BEYOND_TRANSIENT
+    return max(_FIRST, math.ceil(math.log2(beyond * size / _BASIS)))
+
+
+def _looked_at(powers: _Powers, tolerance: float, seed: int) -> Pending:
+    """The Krylov spaces of the present powers, to be read by one transfer."""
+    operator = dense_operator(powers.unit)
+    krylov = Krylov.start(operator, min(_BASIS, operator.size), torch.Generator().manual_seed(seed))
+    krylov.grow(operator, min(_BASIS, operator.size))
+    shape, size, eps = krylov.matrix.shape, operator.size, torch.finfo(powers.unit.dtype).eps
+    width = shape[1] * shape[2]
+
+    def read(numbers: Tensor) -> Estimate:
+        matrix, logs = numbers[:, :width].reshape(shape), numbers[:, width:-1].T
+        return _read(matrix, logs, numbers[:, -1] > 0, size, eps, tolerance)
+
+    logs = torch.stack(powers.logs, 1)
+    parts = [krylov.matrix.double().flatten(1), logs, powers.is_zero.double()[:, None]]
+    return Pending(torch.cat(parts, 1), read)
+
+
+def _read(matrix: Tensor, logs: Tensor, is_zero: Tensor, size: int, eps: float, tolerance: float) -> Estimate:
+    """From matrices [P, m+1, m] of Krylov spaces, logarithms [J+1, P] of norms and what is zero [P].
 
     A Ritz value is off by at most its residual times its condition number; another one that its residual
     would let overtake it may belong to an eigenvalue that is not resolved yet. An orbit that has come down
     by a large factor came down to what rounding made of it.
     """
-    operator = dense_operator(powers.unit)
-    krylov = Krylov.start(operator, min(_BASIS, operator.size), torch.Generator().manual_seed(seed))
-    krylov.grow(operator, min(_BASIS, operator.size))
-    matrix, logs, is_zero = _on_host(krylov.matrix, powers)
     finite = matrix.isfinite().flatten(1).all(1)
     moduli, residuals, conditions = ritz_values(torch.where(finite[:, None, None], matrix, 0.0))
     top, index = moduli.max(1)
@@ -116,22 +148,14 @@ def _estimate(powers: _Powers, tolerance: float, seed: int) -> Estimate:
     log_radius = (top.log() + logs[-1]) / factor
     overtaking = ((moduli + residuals).amax(1) / top).log()
     off = torch.maximum(torch.log1p(condition * own / top), overtaking) / factor
-    errors = off + condition * _rounding(logs, log_radius, torch.finfo(powers.unit.dtype).eps)
-    is_partial = krylov.size < operator.size
+    errors = off + condition * _rounding(logs, log_radius, eps)
+    is_partial = matrix.shape[2] < size
     # Of a random vector about 1 / sqrt(n) lies along an eigenvector, to which the orbit falls in any case.
-    fall = orbit_fall(torch.where(finite[:, None, None], matrix, 0.0)[:, :-1], top) / operator.size**0.5
+    fall = orbit_fall(torch.where(finite[:, None, None], matrix, 0.0)[:, :-1], top) / size**0.5
     errors = torch.where((torch.maximum(condition, fall) > ILL_CONDITIONED) & is_partial, torch.inf, errors)
     errors = torch.where(is_zero, 0.0, errors)
     values = torch.where(is_zero, 0.0, torch.where(finite, log_radius.exp(), torch.nan))
     return Estimate.of(Method.POWERS, values, errors, tolerance=tolerance, conditions=condition)
-
-
-def _on_host(matrix: Tensor, powers: _Powers) -> tuple[Tensor, Tensor, Tensor]:
-    """Matrices [P, m+1, m], logarithms [J+1, P] and what is zero [P], by one transfer; float64."""
-    logs = torch.stack(powers.logs, 1)
-    packed = torch.cat([matrix.double().flatten(1), logs, powers.is_zero.double()[:, None]], 1).cpu()
-    size = matrix[0].numel()
-    return packed[:, :size].reshape(matrix.shape), packed[:, size:-1].T, packed[:, -1] > 0
 
 
 def _rounding(logs: Tensor, log_radius: Tensor, eps: float) -> Tensor:

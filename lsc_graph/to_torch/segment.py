@@ -21,6 +21,7 @@ from lsc_graph.errors import ConversionError
 from lsc_graph.to_torch.black_box import BlackBox, Differences
 from lsc_graph.to_torch.functions import dft, lp_normalized, shape_of, size_of
 from lsc_graph.to_torch.rewritten import ONLY, rewrite
+from lsc_graph.to_torch.sizes import keep_on_host, sizes_in
 from lsc_graph.to_torch.spike import sign, spike
 from lsc_graph.to_torch.surrogates import DOMAIN, SPIKE
 from lsc_graph.to_torch.unfaithful import refuse_unfaithful, why_unfaithful
@@ -157,6 +158,7 @@ def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> 
     origins = _rename(piece)
     model = ir.Model(piece, ir_version=10)
     passes.OutputFixPass()(model)
+    sizes = sizes_in(piece)
     try:
         with torch.no_grad():
             module = onnx2fx.convert(ir.to_proto(model))
@@ -169,6 +171,7 @@ def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> 
             trainable = origin not in statistics
             shared = parameters.share(scope + origin, value, is_trainable=trainable)
             module.register_parameter(safe_name, shared)
+    keep_on_host(module, sizes)
     return module
 
 

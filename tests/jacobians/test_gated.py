@@ -77,6 +77,29 @@ def concatenated() -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
 
 
+def convolved(places: int = 1) -> onnx.ModelProto:
+    """A gated cell whose state [1, 6, places] is multiplied by a convolution of one tap, with a bias."""
+    floats, generator = onnx.TensorProto.FLOAT, torch.Generator().manual_seed(0)
+    arrays = {
+        "w": 0.4 * torch.randn(12, 6, 1, generator=generator),
+        "b": torch.randn(12, generator=generator),
+    }
+    nodes = [
+        onnx.helper.make_node("Conv", ["h_in", "w", "b"], ["g"]),
+        onnx.helper.make_node("Split", ["g"], ["a", "c"], axis=1, num_outputs=2),
+        onnx.helper.make_node("Sigmoid", ["a"], ["f"]),
+        onnx.helper.make_node("Add", ["c", "x"], ["read"]),
+        onnx.helper.make_node("Tanh", ["read"], ["n"]),
+        onnx.helper.make_node("Mul", ["f", "h_in"], ["kept"]),
+        onnx.helper.make_node("Add", ["kept", "n"], ["h_out"]),
+    ]
+    inputs = [onnx.helper.make_tensor_value_info(name, floats, [1, 6, places]) for name in ("x", "h_in")]
+    outputs = [onnx.helper.make_tensor_value_info("h_out", floats, [1, 6, places])]
+    weights = [onnx.numpy_helper.from_array(array.numpy(), name) for name, array in arrays.items()]
+    graph = onnx.helper.make_graph(nodes, "step", inputs, outputs, weights)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+
+
 def scan(name: str) -> Callable[[], onnx.ModelProto]:
     return lambda: registry.build(name, hidden_size=7, form=Form.SCAN)
 
@@ -89,6 +112,7 @@ GATED: dict[str, Callable[[], onnx.ModelProto]] = {
     "alif": scan("alif_smooth"),
     "slstm": scan("slstm"),
     "input and state side by side": concatenated,
+    "a convolution of one tap": convolved,
 }
 
 
@@ -145,6 +169,10 @@ def mixing() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("build", [mixing, scan("lru")], ids=["normalised", "no product of the state"])
+@pytest.mark.parametrize(
+    "build",
+    [mixing, scan("lru"), lambda: convolved(places=3)],
+    ids=["normalised", "no product of the state", "a product at every place"],
+)
 def test_other_cells_have_no_such_form(build: Callable[[], onnx.ModelProto]) -> None:
     assert found_in(*cell_of(build())) is None

@@ -34,3 +34,17 @@ def test_only_means_that_are_not_known_well_enough_get_more_points() -> None:
 
 def test_nothing_more_is_read_once_one_mean_says_enough() -> None:
     assert num_points(0.002, stops_at=0.0) == num_points(1.0)
+
+
+def test_means_that_scatter_are_read_at_more_steps_of_a_sample() -> None:
+    problem = problem_of("gru", num_steps=32)
+    lengths: set[int] = set()
+
+    def is_sharp(reading: Reading) -> bool:
+        lengths.update(reading.sizes)
+        return reading.values.numel() >= 600
+
+    values = by_name(problem.weights, as_trained(problem.weights))
+    found = estimate(problem.reader, values, problem.draw, 3, is_sharp)
+    assert lengths >= {2, 4, 8, 16}
+    assert all(600 <= reading.values.numel() < 2400 for reading in found)

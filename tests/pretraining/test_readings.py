@@ -98,6 +98,23 @@ def test_drift_along_a_sequence_is_no_noise() -> None:
     assert reading.std_error < 0.2 * float(reading.values.std()) / 8
 
 
+def test_the_standard_error_is_right_for_samples_of_different_lengths_that_differ_as_wholes() -> None:
+    generator = torch.Generator().manual_seed(0)
+    sizes = (2,) * 32 + (16,) * 32
+    found, claimed = [], []
+    for _ in range(400):
+        own = [
+            torch.randn((), dtype=torch.float64, generator=generator)
+            + torch.randn(size, dtype=torch.float64, generator=generator)
+            for size in sizes
+        ]
+        reading = Reading(("a", "a"), torch.cat(own), True, None, sizes)
+        found.append(reading.mean)
+        claimed.append(reading.std_error)
+    # 400 means know their own scatter to some 3.5 %.
+    assert sum(claimed) / 400 == pytest.approx(float(torch.tensor(found).std()), rel=0.12)
+
+
 @pytest.mark.parametrize("name", [*MODELS, "bidirectional_lstm", "scan_gru", "loop_gru", "feed_forward_relu"])
 def test_samples_read_together_are_those_read_alone(name: str) -> None:
     problem = problem_of(name, num_steps=None if name.startswith("feed") else 8)

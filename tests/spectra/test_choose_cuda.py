@@ -39,9 +39,7 @@ def waits() -> Iterator[Counter[str]]:
     )
 
 
-@pytest.mark.parametrize(
-    "method", [Method.AUTO, Method.DENSE, Method.SQUARING, Method.POWERS, Method.ARNOLDI]
-)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("size", [12, 96, 300])
 def test_every_method_agrees_with_eigenvalues_of_the_cpu(name: str, size: int, method: Method) -> None:
@@ -64,7 +62,7 @@ def test_waits_are_counted() -> None:
 
 @pytest.mark.parametrize("size", [40, 150, 300])
 @pytest.mark.parametrize("name", ["gated", "gaussian", "outlier"])
-@pytest.mark.parametrize("method", [Method.AUTO, Method.DENSE, Method.SQUARING, Method.POWERS])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_host_waits_once_for_a_batch(name: str, size: int, method: Method) -> None:
     matrices = batch(name, size).float().cuda()
     radius_estimate(matrices, method)

@@ -1,0 +1,35 @@
+"""Constants that say sizes and axes alone: they stay on the host, which reads them at every step.
+
+On another device it would wait for that each time.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from torch import nn
+
+# Where operators read what onnx2fx turns into Python numbers and nothing else.
+_READ = {"Reshape": {1}, "Squeeze": {1}, "Unsqueeze": {1}, "Split": {1}, "Slice": {1, 2, 3, 4}}
+
+
+def sizes_in(graph: ir.Graph) -> list[str]:
+    """The initializers of a graph, by name, that operators read as sizes or axes alone."""
+    others = {str(value.name) for value in graph.outputs}
+    found: set[str] = set()
+    for node in graph.all_nodes():
+        places = _READ.get(node.op_type, set()) if node.domain in ("", "ai.onnx") else set()
+        for place, value in enumerate(node.inputs):
+            if value is not None:
+                (found if place in places else others).add(str(value.name))
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                others |= {str(value.name) for value in attribute.as_graph().outputs}
+    return [str(name) for name in graph.initializers if name in found - others]
+
+
+def keep_on_host(module: nn.Module, names: list[str]) -> None:
+    """Buffers that do not move with their module."""
+    for name in names:
+        value = getattr(module, name)
+        delattr(module, name)
+        setattr(module, name, value)

@@ -1,0 +1,46 @@
+"""Sizes and axes are read where they are: a step on a device waits for none of them."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+import pytest
+import torch
+from fake_device import NAME, FakeDevice, Held
+
+from lsc_graph.to_torch.segment import Parameters, Segment
+from lsc_graph.to_torch.sizes import sizes_in
+
+STEP = """
+<ir_version: 10, opset_import: ["" : 18]>
+step (float[1, 6] x) => (float[3] y, int64[1] z)
+<int64[2] parts = {2, 4}, int64[1] axis = {0}, int64[1] begin = {1}, int64[1] end = {4}, int64[1] one = {1}>
+{
+    a, b = Split<axis = 1>(x, parts)
+    c = Squeeze(b, axis)
+    y = Slice(c, begin, end)
+    z = Add(one, one)
+}
+"""
+
+
+@pytest.fixture
+def graph() -> ir.Graph:
+    return ir.from_proto(onnx.parser.parse_model(STEP)).graph
+
+
+def test_what_is_computed_with_is_no_size(graph: ir.Graph) -> None:
+    assert sizes_in(graph) == ["parts", "axis", "begin", "end"]
+    graph.outputs.append(graph.initializers["axis"])
+    assert sizes_in(graph) == ["parts", "begin", "end"]
+
+
+def test_a_step_on_a_device_waits_for_no_size(graph: ir.Graph) -> None:
+    segment = Segment(graph, ["x"], ["y"], opsets={"": 18}, parameters=Parameters())
+    x = torch.arange(6.0)[None]
+    with FakeDevice() as device:
+        moved = segment.to(NAME)
+        device.waits.clear()
+        (found,) = moved(Held(x))
+        assert device.waits.total() == 0, device.waits
+        assert found.cpu().tolist() == [3.0, 4.0, 5.0]
