@@ -7,7 +7,8 @@ the blocks of all times are pulled back together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -164,6 +165,8 @@ def source_times(connected: Connections, names: Collection[str], time: int) -> l
 # Gradients so small, relative to the largest of their output time, may be rounding, as behind a Fourier
 # transform: then they are not the same when the cotangent is another multiple of itself.
 _MAYBE_ROUNDING, _OTHER_SCALE, _SAME = 1e-5, 1.37, 1e-1
+_FEW_TIMES = 64
+"""So many are told apart one by one."""
 
 
 def time_pairs(
@@ -179,16 +182,68 @@ def time_pairs(
     if port.kind == "slice":
         shape = value.movedim(port.axis, 0).shape[1:]
         noise = torch.randn(len(times), *shape, generator=generator).to(value)
-        cotangents = torch.stack([port.place(noise[t : t + 1], t, value)[0] for t in times])
-    else:
-        cotangents = torch.randn(1, *value.shape, generator=generator).to(value)
+        return _sliced_pairs(glue, port, noise)
+    cotangents = torch.randn(1, *value.shape, generator=generator).to(value)
+    touched = _touched(glue, port.main, cotangents)
+    return _listed({name: rows.expand(len(times), -1) for name, rows in touched.items()}, times)
+
+
+def _sliced_pairs(glue: Glue, port: Port, noise: Tensor) -> dict[str, Pairs]:
+    """Of many times, blocks of neighbours and every so manyth one tell each apart, if few are connected."""
+    num_steps = len(noise)
+    is_long = num_steps == glue.read[port.main].shape[port.axis] > _FEW_TIMES
+    if is_long and (found := _pairs_by_blocks(glue, port, noise)) is not None:
+        return found
+    times = range(num_steps)
+    return _listed(_touched_by(glue, port, noise, [[time] for time in times]), times)
+
+
+def _pairs_by_blocks(glue: Glue, port: Port, noise: Tensor) -> dict[str, Pairs] | None:
+    """None where a time below is read at several times of one block, which are then not told apart."""
+    num_steps, size = len(noise), math.isqrt(len(noise) - 1) + 1
+    blocks = [range(start, min(start + size, num_steps)) for start in range(0, num_steps, size)]
+    combs = [range(start, num_steps, size) for start in range(size)]
     found: dict[str, Pairs] = {}
-    for name, touched in _touched(glue, port.main, cotangents).items():
-        rows = touched if port.kind == "slice" else touched.expand(len(times), -1)
-        # All at once on the host, which would wait for another device at every row.
-        places = rows.cpu().nonzero().tolist()
-        found[name] = frozenset((source, times[row]) for row, source in places)
+    for name, touched in _touched_by(glue, port, noise, [*blocks, *combs]).items():
+        by_block, by_comb = torch.split(touched.cpu(), [len(blocks), len(combs)])
+        pairs = [
+            (source, block[at])
+            for block, own in zip(blocks, by_block, strict=True)
+            for at, source in (by_comb[: len(block)] & own).nonzero().tolist()
+        ]
+        in_block = {(source, time // size) for source, time in pairs}
+        in_comb = {(source, time % size) for source, time in pairs}
+        if len(in_block) < len(pairs) or len(pairs) != by_block.sum() or len(in_comb) != by_comb.sum():
+            return None
+        found[name] = frozenset(pairs)
     return {name: pairs for name, pairs in found.items() if pairs}
+
+
+def _listed(touched: Mapping[str, Tensor], times: Sequence[int]) -> dict[str, Pairs]:
+    # All at once on the host, which would wait for another device at every row.
+    places = {name: rows.cpu().nonzero().tolist() for name, rows in touched.items()}
+    return {
+        name: frozenset((source, times[row]) for row, source in own) for name, own in places.items() if own
+    }
+
+
+def _touched_by(glue: Glue, port: Port, noise: Tensor, groups: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """Per state below: which of its times [G, T] what is read at some times together reaches."""
+    value, size = glue.read[port.main], _num_rows_at_once(glue)
+    chunks = []
+    for start in range(0, len(groups), size):
+        own = groups[start : start + size]
+        cotangents = torch.stack([_placed(port, noise, times, value) for times in own])
+        chunks.append(_touched(glue, port.main, cotangents))
+    return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _placed(port: Port, noise: Tensor, times: Sequence[int], value: Tensor) -> Tensor:
+    if len(times) == 1:
+        return port.place(noise[times[0] : times[0] + 1], times[0], value)[0]
+    rows = torch.zeros_like(noise)
+    rows[list(times)] = noise[list(times)]
+    return port.place(rows.unsqueeze(1), None, value)[0]
 
 
 def _touched(glue: Glue, main: str, cotangents: Tensor) -> dict[str, Tensor]:
@@ -210,10 +265,14 @@ def _touched(glue: Glue, main: str, cotangents: Tensor) -> dict[str, Tensor]:
 def pull_rows(glue: Glue, cotangents: dict[str, Tensor]) -> dict[str, Tensor]:
     """Pull back a batch of cotangents [R, ...], in chunks that fit in memory."""
     num_rows = next(iter(cotangents.values())).shape[0]
-    volume = sum(value.numel() for value in glue.read.values()) * 4
-    size = max(1, min(num_rows, MAX_BATCH_BYTES // (16 * max(volume, 1))))
+    size = min(num_rows, _num_rows_at_once(glue))
     chunks = [
         vmap(glue.pull)({name: rows[start : start + size] for name, rows in cotangents.items()})
         for start in range(0, num_rows, size)
     ]
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _num_rows_at_once(glue: Glue) -> int:
+    volume = sum(value.numel() for value in glue.read.values()) * 4
+    return max(1, MAX_BATCH_BYTES // (16 * max(volume, 1)))

@@ -8,7 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lsc_graph.audit_model import audit
+from lsc_graph.jacobians.cell import MAX_BATCH_BYTES
+from lsc_graph.jacobians.depth import Glue, Port, time_pairs
 from lsc_graph.results import Analysis
+from lsc_graph.to_torch.loop import SiteModule
 
 T, H = 16, 6
 
@@ -72,3 +75,55 @@ def test_a_convolution_by_fourier_transforms_is_the_convolution(recurrent: bool)
         assert ours.depth_gain is not None
         assert theirs.depth_gain is not None
         assert ours.depth_gain.mean == pytest.approx(theirs.depth_gain.mean, abs=1e-5)
+
+
+LONG, WIDTH = 150, 5
+GLUES = {
+    "equal times": torch.eye(LONG),
+    "the other way round": torch.eye(LONG).flip(0),
+    "three before": torch.diag(torch.ones(LONG - 3), -3),
+    "any order": torch.eye(LONG)[torch.randperm(LONG, generator=torch.Generator().manual_seed(0))],
+    "every other one": torch.diag(torch.arange(LONG) % 2.0),
+    "one for all": torch.zeros(LONG, LONG).index_fill(1, torch.tensor([7]), 1.0),
+    "none": torch.zeros(LONG, LONG),
+    "two taps": torch.eye(LONG) + torch.diag(torch.ones(LONG - 1), -1),
+    "a block apart": torch.eye(LONG) + torch.diag(torch.ones(LONG - 13), -13),
+    "all before": torch.ones(LONG, LONG).tril(),
+}
+
+
+def found_pairs(
+    mixing: Tensor, width: int = WIDTH
+) -> tuple[dict[str, frozenset[tuple[int, int]]], list[int]]:
+    """What is found of a linear map over time from "s" to "y", and how many rows were pulled each time."""
+    pulled: list[int] = []
+
+    def pull_rows(glue: Glue, cotangents: dict[str, Tensor]) -> dict[str, Tensor]:
+        pulled.append(len(cotangents["y"]))
+        return {"s": torch.einsum("ts,rtw->rsw", mixing, cotangents["y"])}
+
+    glue = Glue(SiteModule.__new__(SiteModule), {"y": torch.zeros(LONG, width)}, dict)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lsc_graph.jacobians.depth.pull_rows", pull_rows)
+        port = Port("slice", "y", "y", 0, False)
+        return time_pairs(glue, port, LONG, 0, torch.Generator().manual_seed(0)), pulled
+
+
+@pytest.mark.parametrize("name", GLUES)
+def test_all_pairs_of_many_times_are_found_and_no_others(name: str) -> None:
+    pairs, _ = found_pairs(GLUES[name])
+    expected = frozenset((source, target) for target, source in GLUES[name].nonzero().tolist())
+    assert pairs.get("s", frozenset()) == expected
+
+
+@pytest.mark.parametrize("name", ["equal times", "the other way round", "three before", "any order"])
+def test_many_times_are_told_apart_by_few_derivatives(name: str) -> None:
+    assert sum(found_pairs(GLUES[name])[1]) <= 26
+
+
+@pytest.mark.parametrize("name", ["equal times", "all before"])
+def test_derivatives_of_large_values_are_taken_few_at_a_time(name: str) -> None:
+    width = 2000
+    pairs, pulled = found_pairs(GLUES[name], width)
+    assert pairs == found_pairs(GLUES[name])[0]
+    assert max(pulled) * LONG * width * 4 * 16 <= MAX_BATCH_BYTES
