@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +61,8 @@ from lsc_graph.to_torch.surrogates import parse_surrogate
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, float], None]
+MAX_INSPECTED_ELEMENTS = 2**22
+"""Models with larger inputs are inspected without a run, which an audit takes."""
 
 
 @whole_single_precision()
@@ -199,11 +202,14 @@ def _connected(prepared: Prepared) -> tuple[CellGraph, bool, tuple[str, ...]]:
     cells = prepared.cell_graph
     if len(prepared.findings.sites) < 2 or not cells.has_one_length:
         return cells, False, ()
-    try:
-        return connected_cells(prepared).cells, True, ()
-    except AnalysisError as error:
-        reason = " ".join(str(error).split())
-        return cells, False, (f"when recurrences read each other is assumed, not seen in a run: {reason}",)
+    size = sum(math.prod(shape) for shape in prepared.plan.shapes.values())
+    reason = f"its inputs have {size:,} elements, which only an audit runs"
+    if size <= MAX_INSPECTED_ELEMENTS:
+        try:
+            return connected_cells(prepared).cells, True, ()
+        except AnalysisError as error:
+            reason = " ".join(str(error).split())
+    return cells, False, (f"when recurrences read each other is assumed, not seen in a run: {reason}",)
 
 
 class _Clock:

@@ -255,6 +255,15 @@ def test_inspect_finds_what_audit_finds_without_measuring() -> None:
     assert all(layer.time_radius is None for layer in inspection.layers)
 
 
+def test_inspect_does_not_run_models_with_large_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = inspect(registry.build("bidirectional_lstm"), num_steps=6)
+    monkeypatch.setattr("lsc_graph.audit_model.MAX_INSPECTED_ELEMENTS", 5)
+    assumed = inspect(registry.build("bidirectional_lstm"), num_steps=6)
+    (warning,) = set(assumed.warnings) - set(seen.warnings)
+    assert "is assumed, not seen in a run: its inputs have" in warning
+    assert [own.depth_from for own in assumed.layers] == [own.depth_from for own in seen.layers]
+
+
 def test_asking_for_other_than_the_fixed_number_of_steps_is_refused() -> None:
     model = registry.build("lstm")
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 7
