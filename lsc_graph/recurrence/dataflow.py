@@ -60,6 +60,13 @@ def copied(value: ir.Value) -> ir.Value | None:
     return source if node.op_type == "Identity" or is_alone or is_cast else None
 
 
+def original(value: ir.Value) -> ir.Value:
+    """What a value is a copy of, if only by way of other copies; else itself."""
+    while (source := copied(value)) is not None:
+        value = source
+    return value
+
+
 def body_values(graph: ir.Graph) -> dict[str, ir.Value]:
     """Inputs and node outputs of a graph by name."""
     values = [*graph.inputs, *(value for node in graph for value in node.outputs)]

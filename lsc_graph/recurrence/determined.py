@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 import onnx_ir as ir
 
-from lsc_graph.recurrence.dataflow import body_values, copied, direct_sources
+from lsc_graph.recurrence.dataflow import body_values, direct_sources, original
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, is_differentiable
 from lsc_graph.recurrence.unrolled.chosen import NO_STATE
 from lsc_graph.results import Form
@@ -38,18 +38,12 @@ def determined_warnings(site: RecurrentSite, given: Collection[str]) -> Iterator
 
 def _held(value: ir.Value, new: Mapping[ir.Value, str]) -> list[str]:
     """The states whose new values stand in a value side by side with others."""
-    node = _original(value).producer()
+    node = original(value).producer()
     if node is None or node.op_type != "Concat":
         return []
-    named = {_original(other): name for other, name in new.items()}
-    parts = [_original(part) for part in node.inputs if part is not None]
+    named = {original(other): name for other, name in new.items()}
+    parts = [original(part) for part in node.inputs if part is not None]
     return [named[part] for part in parts if part in named]
-
-
-def _original(value: ir.Value) -> ir.Value:
-    while (source := copied(value)) is not None:
-        value = source
-    return value
 
 
 def _words(site: RecurrentSite, state: StateVariable, how: str, less: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from lsc_graph.recurrence.dataflow import body_values, copied, direct_sources
+from lsc_graph.recurrence.dataflow import body_values, direct_sources, original
 from lsc_graph.recurrence.site import RecurrentSite, is_differentiable
 
 _ACCUMULATING = frozenset(("Add", "Sum", "Max", "Min"))
@@ -19,17 +19,11 @@ def is_running_total(site: RecurrentSite) -> bool:
 
 
 def _adds_up(after: ir.Value, before: ir.Value, old: set[ir.Value]) -> bool:
-    node = _original(after).producer()
+    node = original(after).producer()
     if node is None or node.op_type not in _ACCUMULATING:
         return False
-    parts = [_original(value) for value in node.inputs if value is not None]
+    parts = [original(value) for value in node.inputs if value is not None]
     others = [value for value in parts if value is not before]
     return len(others) == len(parts) - 1 and not any(
         value in old or direct_sources(value, old) for value in others
     )
-
-
-def _original(value: ir.Value) -> ir.Value:
-    while (source := copied(value)) is not None:
-        value = source
-    return value

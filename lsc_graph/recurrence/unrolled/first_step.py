@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.recurrence.dataflow import inputs_of, original
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import is_alike
@@ -47,7 +47,7 @@ def put_back_first_steps(
 def num_apart(steps: Steps, reads: Reads, constants: Constants) -> int:
     """How many steps before the first are computed in another way: their slices enter the first states."""
     ranges = sorted(reads.slices.values(), key=lambda own: len(_before(own)))
-    earlier = {(own.source, own.axis): _before(own) for own in ranges}
+    earlier = {place: _before(own) for own in ranges for place in _read_along(own.source, own.axis)}
     found: defaultdict[tuple[ir.Value, int], set[int]] = defaultdict(set)
     starts = {lane[0] for lane in steps.states.values()} - {None}
     seen, pending = set(starts), list(starts)
@@ -61,6 +61,22 @@ def num_apart(steps: Steps, reads: Reads, constants: Constants) -> int:
         seen |= fresh
         pending += fresh
     return max(map(len, found.values()), default=0)
+
+
+def _read_along(source: ir.Value, axis: int) -> dict[tuple[ir.Value, int], None]:
+    """A sequence and its axis, and those that the loops which write it read at the same times."""
+    found, pending = {(source, axis): None}, [source]
+    while pending:
+        node = pending.pop().producer()
+        if node is None or node.op_type != "Scan":
+            continue
+        read = node.inputs[len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0) :]
+        places = [
+            (value, _at(node, "scan_input_axes", i)) for i, value in enumerate(read) if value is not None
+        ]
+        pending += [place[0] for place in places if place not in found]
+        found |= dict.fromkeys(places)
+    return found
 
 
 def _before(slices: Slices) -> range:
@@ -86,6 +102,7 @@ def _put_back(
     if not _agree(model, steps, nodes, earlier, trial):
         return False
     _compute_again(steps, earlier, writer)
+    _join_states(reads, earlier, writer)
     initial = _initial(steps, writer)
     steps.num_steps += 1
     steps.position += 1
@@ -115,9 +132,13 @@ def _earlier(steps: Steps, reads: Reads, constants: Constants, *, lifts: bool) -
     known, found = find_earlier_reads(steps, constants, lifts=lifts), Reads(reads.captures)
     for key, slices in reads.slices.items():
         one = known.slices.get(key) or _one_more_slice(slices)
-        if one is None:
+        state = state_before(slices) if one is None else None
+        if one is not None:
+            found.slices[key] = one
+        elif state is not None:
+            found.stacks[key] = (state,)
+        else:
             return None
-        found.slices[key] = one
     for key, values in reads.stacks.items():
         before = known.stacks.get(key) or _one_more_constant(values)
         stack = before or _read_as_start(steps, values, constants)
@@ -172,6 +193,48 @@ def _one_more_slice(slices: Slices) -> Slices | None:
     if stride not in (1, -1) or not isinstance(size, int) or not 0 <= first < size:
         return None
     return Slices(slices.source, slices.axis, slices.keeps_axis, (first, *slices.indices))
+
+
+def state_before(slices: Slices) -> ir.Value | None:
+    """What a loop starts from, where the slices are its states from the first one on."""
+    scan, position = slices.source.producer(), slices.source.index()
+    shape = static_shape(slices.source)
+    if scan is None or scan.op_type != "Scan" or slices.keeps_axis or position is None or shape is None:
+        return None
+    body = scan.attributes["body"].as_graph()
+    num_states = len(scan.inputs) - scan.attributes.get_int("num_scan_inputs", 0)
+    own = position - num_states
+    if own < 0 or _at(scan, "scan_output_axes", own) != slices.axis:
+        return None
+    is_reverse = _at(scan, "scan_output_directions", own) == 1
+    first, stride = (shape[slices.axis] - 1, -1) if is_reverse else (0, 1)
+    if slices.indices[0] != first or slices.stride != stride:
+        return None
+    states = [original(value) for value in body.outputs[:num_states]]
+    value = original(body.outputs[position])
+    return scan.inputs[states.index(value)] if value in states else None
+
+
+def _at(scan: ir.Node, name: str, index: int) -> int:
+    """One of the integers of an attribute, all of which are zero unless given."""
+    values = scan.attributes.get_ints(name, None)
+    return values[index] if values else 0
+
+
+def _join_states(reads: Reads, earlier: Reads, writer: GraphWriter) -> None:
+    """Sequences of states with the one in front that a loop starts from, where steps read it."""
+    for key in earlier.stacks.keys() & reads.slices.keys():
+        (state,), slices = earlier.stacks.pop(key), reads.slices[key]
+        source, axis = slices.source, slices.axis
+        shape = static_shape(source) or ()
+        one, all_ = ([*shape[:axis], size, *shape[axis + 1 :]] for size in (1, shape[axis] + 1))
+        row = writer.op("Unsqueeze", [state, writer.integers([axis])], "start", one, source.dtype)
+        is_first = slices.indices[0] == 0
+        rows = [row, source] if is_first else [source, row]
+        joined = writer.op("Concat", rows, "with_start", all_, source.dtype, axis=axis)
+        moved = [index + 1 for index in slices.indices] if is_first else slices.indices
+        first = 0 if is_first else shape[axis]
+        earlier.slices[key] = Slices(joined, axis, False, (first, *moved))
 
 
 def _one_more_constant(values: tuple[ir.Value, ...]) -> tuple[ir.Value, ...] | None:

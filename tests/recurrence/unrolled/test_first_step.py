@@ -73,3 +73,29 @@ def test_a_first_state_that_is_what_its_step_adds_is_that_of_a_step_from_zeros(
 ) -> None:
     steps = rolled(decaying_windows(starts_alike=starts_alike))
     assert (steps.num_steps, steps.num_apart) == (T - num_apart, num_apart)
+
+
+def reading_what_was(*, first: float, reads_from_end: bool) -> onnx.ModelProto:
+    """a' = tanh(x + a U); b' = d b + tanh(a + z), where d times zero was left out."""
+    net = Network(is_given=False, num_steps=T)
+    u, decay, other = net.weight(H, H), net.weight(H), net.input("z", T, 1, H)
+    lower, upper, rows = net.constant(np.zeros((1, H))), "", list[str]()
+    for time in range(T):
+        index = T - 1 - time if reads_from_end else time
+        was = lower if time else net.constant(np.full((1, H), first))
+        added = net.op("Tanh", net.op("Add", was, at(net, other, index)))
+        upper = net.op("Add", net.op("Mul", upper, decay), added) if upper else added
+        lower = net.op("Tanh", net.op("Add", at(net, net.drives, index), net.op("MatMul", lower, u)))
+        rows.append(upper)
+    return net.done(rows, rows)
+
+
+@pytest.mark.parametrize("reads_from_end", [False, True])
+@pytest.mark.parametrize(("first", "num_apart"), [(0.0, 0), (1.0, 1)])
+def test_a_first_step_reads_what_the_recurrence_below_starts_from(
+    first: float, num_apart: int, *, reads_from_end: bool
+) -> None:
+    report = inspect(reading_what_was(first=first, reads_from_end=reads_from_end))
+    upper = report.recurrences[-1]
+    assert upper.num_steps == T - num_apart
+    assert sum("computed in another way" in text for text in report.warnings) == num_apart
