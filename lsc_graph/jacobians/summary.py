@@ -176,7 +176,8 @@ class Summary:
         if len(blocks) < len(found) or not blocks:
             self.united.add((layer_id, layer_id))
             return False
-        for block in torch.stack(blocks, 1):
+        for of_entry in zip(*blocks, strict=True):
+            block = torch.stack(of_entry)
             self._note(bool(block.any()))
             self._time[layer_id].add(block, self._method, with_norm=False)
             self._time[layer_id].held.append(_is_identity(block))
