@@ -29,7 +29,8 @@ def test_a_model_is_written_and_the_radii_shown(
     assert run(["pretrain", str(zoo / "gru.onnx"), "-o", str(output), "--steps", "8"]) == 0
     shown = capsys.readouterr().out
     assert output.exists()
-    assert "reached      3 of 3 radii, within 0.02" in shown
+    assert "reached      3 of 3 radii, within 0.02 plus twice the ± shown" in shown
+    assert shown.endswith(f"written to {output}\n")
     for word in ("target", "before", "after", "written", "layer_1/Y/GRU"):
         assert word in shown
 
