@@ -26,6 +26,7 @@ from lsc_graph.auditing.rounds import DEFAULT_MAX_SAMPLES, DEFAULT_MAX_SECONDS, 
 from lsc_graph.auditing.spreads import layer_spreads
 from lsc_graph.auditing.stability import judge
 from lsc_graph.auditing.warnings import cancelled_warnings, known_warnings, measured_warnings
+from lsc_graph.counting.connect import connected_cells
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
@@ -170,13 +171,14 @@ def inspect(
 ) -> Inspection:
     """What `audit` would analyse, without measuring it: recurrences, layers, refused candidates.
 
-    Of feed-forward models, one run shows which blocks are causal over time, and along which axes.
+    Of feed-forward models, one run shows which blocks are causal over time, and along which axes; of several
+    recurrences, which of their times are connected.
 
     Arguments and errors are those of `audit`.
     """
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), {})
     prepared = prepare(model, request)
-    cells = prepared.cell_graph
+    cells, are_times_seen, unconnected = _connected(prepared)
     causal, unseen = causal_readings(prepared, _samples(prepared, {}, 0, 0, 1)[0], time_axis)
     return Inspection(
         schema_version=SCHEMA_VERSION,
@@ -185,11 +187,23 @@ def inspect(
         inputs=input_facts(prepared),
         recurrences=recurrences(prepared),
         refusals=prepared.findings.refusals,
-        layers=bare_layers(cells),
+        layers=bare_layers(cells, are_times_seen=are_times_seen),
         causal=causal,
         grid=_grid(cells),
-        warnings=(*known_warnings(prepared), *unseen),
+        warnings=(*known_warnings(prepared), *unconnected, *unseen),
     )
+
+
+def _connected(prepared: Prepared) -> tuple[CellGraph, bool, tuple[str, ...]]:
+    """The cell graph, whether a run has shown which times of recurrences are connected, and if not, why."""
+    cells = prepared.cell_graph
+    if len(prepared.findings.sites) < 2 or not cells.has_one_length:
+        return cells, False, ()
+    try:
+        return connected_cells(prepared).cells, True, ()
+    except AnalysisError as error:
+        reason = " ".join(str(error).split())
+        return cells, False, (f"when recurrences read each other is assumed, not seen in a run: {reason}",)
 
 
 class _Clock:

@@ -2,11 +2,68 @@
 
 from __future__ import annotations
 
-import numpy as np
-from lsc_graph.models.forms import State, Step
-from lsc_graph.models.graph import GraphBuilder
+from collections.abc import Callable
 
-D, H = 3, 4
+import numpy as np
+import onnx
+from lsc_graph.models.forms import State, Step, in_form
+from lsc_graph.models.graph import GraphBuilder
+from onnx import TensorProto, helper, numpy_helper
+from written_as import as_dynamo_writes, as_jax_writes, as_keras_writes
+
+from lsc_graph.results import Form
+
+T, D, H = 7, 3, 4
+FORMS: dict[str, Callable[[Step], onnx.ModelProto]] = {
+    "Scan": lambda step: in_form(step, Form.SCAN, T),
+    "Loop of torch": lambda step: in_form(step, Form.LOOP, T),
+    "Loop of JAX": lambda step: as_jax_writes(step, T),
+    "Loop of Keras": lambda step: as_keras_writes(step, T),
+    "unrolled": lambda step: in_form(step, Form.UNROLLED, T),
+    "steps of the dynamo exporter": lambda step: as_dynamo_writes(step, T),
+    "streaming": lambda step: in_form(step, Form.STREAMING, T),
+}
+
+
+def asked(form: str) -> dict[str, object]:
+    """The shapes and steps that make a form one of T steps."""
+    if form == "streaming":
+        return {"input_shapes": {"x": (1, D)}, "num_steps": T}
+    return {"input_shapes": {"x": (T, 1, D)}}
+
+
+def backwards(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A Scan that starts at the last time."""
+    (scan,) = (node for node in model.graph.node if node.op_type == "Scan")
+    for name in ("scan_input_directions", "scan_output_directions"):
+        scan.attribute.append(helper.make_attribute(name, [1]))
+    return model
+
+
+def in_a_branch(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A model whose y is computed in a branch that is taken where the sum of x is not very small."""
+    graph = model.graph
+    y = next(value for value in graph.output if value.name == "y")
+    then = helper.make_graph(list(graph.node), "then", [], [y])
+    other = helper.make_node("ReduceSum", ["x"], ["other_sum"], keepdims=0)
+    spread = helper.make_node("Expand", ["other_sum", "shape"], ["other"])
+    like = helper.make_tensor_value_info("other", TensorProto.FLOAT, [T, 1, H])
+    total = helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)
+    is_taken = helper.make_node("Greater", ["total", "bound"], ["is_taken"])
+    choice = helper.make_node(
+        "If",
+        ["is_taken"],
+        ["chosen"],
+        then_branch=then,
+        else_branch=helper.make_graph([other, spread], "else", [], [like]),
+    )
+    constants = {"bound": np.array(-1e9, np.float32), "shape": np.array([T, 1, H])}
+    tensors = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    outputs = [helper.make_tensor_value_info("chosen", TensorProto.FLOAT, [T, 1, H])]
+    whole = helper.make_graph(
+        [total, is_taken, choice], "main", graph.input, outputs, [*graph.initializer, *tensors]
+    )
+    return helper.make_model(whole, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
 class Writer(GraphBuilder):

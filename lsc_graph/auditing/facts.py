@@ -53,7 +53,8 @@ def _others(prepared: Prepared, site: RecurrentSite) -> list[RecurrentSite]:
     return [other for other in prepared.findings.sites if other.recurrence != site.recurrence]
 
 
-def bare_layers(cells: CellGraph) -> tuple[LayerFacts, ...]:
+def bare_layers(cells: CellGraph, *, are_times_seen: bool) -> tuple[LayerFacts, ...]:
+    """Layers without measures; when they read other recurrences is said if a run has shown it."""
     sources = {
         layer.id: tuple(dict.fromkeys(e.source for e in cells.depth_edges if e.target == layer.id))
         for layer in cells.layers
@@ -69,7 +70,9 @@ def bare_layers(cells: CellGraph) -> tuple[LayerFacts, ...]:
             time_gain=None,
             depth_from=sources[layer.id],
             depth_times=tuple(
-                cells.times_read(source, layer) if recurrence[source] == layer.recurrence else ()
+                cells.times_read(source, layer)
+                if are_times_seen or recurrence[source] == layer.recurrence
+                else ()
                 for source in sources[layer.id]
             ),
             depth_radius=None,

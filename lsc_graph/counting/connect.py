@@ -67,7 +67,7 @@ def connected_cells(
         return Connected(_with(prepared.cell_graph, edges), unused)
     within = tuple(edge for own in prepared.cells for edge in depth_edges_within(own))
     with torch.no_grad():
-        probe = _Probe(prepared, seed, time_axis)
+        probe = Probe(prepared, seed, time_axis)
         found = tuple(probe.edges(terminals))
     bare = CellGraph(prepared.cell_graph.layers, within, prepared.cell_graph.num_steps)
     return Connected(_with(bare, found), (*probe.notes, *(() if probe.has_chosen else unused)))
@@ -165,7 +165,7 @@ def _reshaped_from(value: ir.Value) -> Iterator[ir.Value]:
         seen = node.inputs[0] if node is not None and node.op_type in _RESHAPING else None
 
 
-class _Probe:
+class Probe:
     """One sample through the torch view, and the derivatives of what is read by what it is read from."""
 
     def __init__(self, prepared: Prepared, seed: int, time_axis: int | None = None) -> None:
@@ -188,6 +188,7 @@ class _Probe:
             seed=seed,
         )
         self.program, self.run = model.program, model.run(sample)
+        self.parameters = model.parameters
         model.compare(sample, self.run, ParityCheck(HALF_TOLERANCE if prepared.is_half else Tolerance()))
         self.inputs = model.tensors(sample.inputs | sample.initial)
         self.floats = {name: value for name, value in self.inputs.items() if value.is_floating_point()}
@@ -236,15 +237,20 @@ class _Probe:
         sites = [site for site in program.sites if isinstance(site, SiteModule)]
         return Glue(sites[min(target, len(sites) - 1)], values, pull)
 
+    def input_axis(self, name: str) -> int | None:
+        """The axis of an input that is time, if any is."""
+        self._settle_axis(name)
+        return self._time_axis(name, self.floats[name])
+
     def _by_time(self, name: str, value: Tensor) -> Tensor:
         """An input [T, rest], or [1, rest] if no axis is time."""
         axis = self._time_axis(name, value)
         return value.reshape(1, -1) if axis is None else flat_from(value.movedim(axis, 0), 1).unsqueeze(-1)
 
     def _time_axis(self, name: str, value: Tensor) -> int | None:
-        return self.axes.get(name, next(iter(self._time_axes(name, value)), None))
+        return self.axes.get(name, next(iter(self.time_axes(name, value)), None))
 
-    def _time_axes(self, name: str, value: Tensor) -> list[int]:
+    def time_axes(self, name: str, value: Tensor) -> list[int]:
         """The axes of an input or output that may be time: as a recurrence reads it, or by their size."""
         sequences = [s for site in self.prepared.findings.sites for s in (*site.inputs, *site.outputs)]
         known = [s.axis for s in sequences if s.main == name]
@@ -258,7 +264,7 @@ class _Probe:
 
         Read along the wrong one, every step depends on all entries.
         """
-        found = self._time_axes(name, self.floats[name])
+        found = self.time_axes(name, self.floats[name])
         if len(found) > 1:
             read = {}
             for axis in found:
@@ -302,7 +308,7 @@ class _Probe:
     def _edges_out(self, name: str, glue: Glue) -> Iterator[DepthEdge]:
         found = {
             axis: time_pairs(glue, Port("slice", name, name, axis, False), self.num_steps, 0, self.generator)
-            for axis in self._time_axes(name, glue.read[name])
+            for axis in self.time_axes(name, glue.read[name])
         }
         if found:
             pairs = found[self._sparsest(f"output {name}", found)]

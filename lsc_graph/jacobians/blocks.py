@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import vjp
+from torch.func import vjp, vmap
 
 from lsc_graph.jacobians.cell import at_points, cell_points, flatten
 from lsc_graph.jacobians.structure import UnitLayout, unit_layouts
@@ -139,27 +139,31 @@ def unit_blocks(module: CellModule, trajectory: Trajectory, generator: torch.Gen
     points = cell_points(module, trajectory)
     own = [module.reads.index(("before", state.name)) for state in module.cell.layer.states]
     first = [value[:1] for value in points]
-    for layout in _possible(module, first, own, generator):
-        if _is_apart(module, first, own, layout, generator, _NUM_MASKS) and _is_apart(
-            module, points, own, layout, generator, 1
-        ):
-            return _by_layout(module, points, own, layout, generator)
+    for layout in _apart_at_first(module, first, own, generator):
+        found = _by_layout(module, points, own, layout, generator)
+        if found is not None:
+            return found
     return None
 
 
-def _possible(
-    module: CellModule, points: Sequence[Tensor], own: Sequence[int], generator: torch.Generator
+def _apart_at_first(
+    module: CellModule, point: Sequence[Tensor], own: Sequence[int], generator: torch.Generator
 ) -> list[UnitLayout]:
-    """The layouts in which units do not meet at a point, as far as one pull of all of them tells."""
-    layouts = list(unit_layouts([points[index].shape[1:] for index in own]))
+    """The layouts in which cotangents of many random halves of the units are pulled back to these alone."""
+    layouts = list(unit_layouts([point[index].shape[1:] for index in own]))
     if not layouts:
         return []
-    masks = torch.stack([_mask(layout, generator) for layout in layouts]).to(points[0].device)
-    probes = torch.randn(masks.shape, generator=generator).to(points[own[0]])
-    copies = [value.expand(len(layouts), *value.shape[1:]) for value in points]
-    pulled = _pull_states(module, copies, own, probes * masks)
-    is_possible = ~(pulled * ~masks).bool().any(1)
-    return [layout for layout, kept in zip(layouts, is_possible.tolist(), strict=True) if kept]
+    masks = torch.stack([_mask(layout, generator) for layout in layouts for _ in range(_NUM_MASKS)])
+    masks = masks.to(point[0].device)
+    probes = torch.randn(masks.shape, generator=generator).to(point[own[0]])
+    # Looked at once, at the end: a GPU would be waited for each time.
+    meet = []
+    for part in _parts(len(masks), layouts[0]):
+        mask, probe = masks[part], probes[part]
+        copies = [value.expand(len(mask), *value.shape[1:]) for value in point]
+        meet.append((_pull_states(module, copies, own, probe * mask) * ~mask).bool().any(1))
+    do_meet = torch.cat(meet).reshape(len(layouts), _NUM_MASKS).any(1).tolist()
+    return [layout for layout, is_met in zip(layouts, do_meet, strict=True) if not is_met]
 
 
 def _mask(layout: UnitLayout, generator: torch.Generator) -> Tensor:
@@ -174,49 +178,28 @@ def _by_layout(
     layout: UnitLayout,
     generator: torch.Generator,
 ) -> UnitBlocks | None:
-    """The blocks of a layout; None if they do not say what the step does."""
+    """The blocks of a layout; None if units meet somewhere, or blocks do not say what the step does."""
     num_points = points[0].shape[0]
     # In place: blocks of all steps may be larger than anything else.
     blocks = points[own[0]].new_empty(num_points, layout.units, layout.width, layout.width)
-    for part in _parts(num_points, layout):
-        here = [value[part] for value in points]
-        blocks[part] = _assembled(module, here, own, layout)
-        if not _agrees(module, here, own, blocks[part], layout, generator):
+    for part in _parts(num_points, layout, layout.width + 2):
+        found = _verified(module, [value[part] for value in points], own, layout, generator)
+        if found is None:
             return None
+        blocks[part] = found
     return UnitBlocks(blocks, layout)
 
 
-def _parts(num_points: int, layout: UnitLayout) -> Iterator[slice]:
-    """Points that are looked at together."""
-    step = max(1, _MAX_ELEMENTS // layout.places.numel())
+def _parts(num_points: int, layout: UnitLayout, num_cotangents: int = 1) -> Iterator[slice]:
+    """Points that are looked at together, by so many cotangents each."""
+    step = max(1, _MAX_ELEMENTS // (layout.places.numel() * num_cotangents))
     return (slice(start, start + step) for start in range(0, num_points, step))
-
-
-def _is_apart(
-    module: CellModule,
-    points: Sequence[Tensor],
-    own: Sequence[int],
-    layout: UnitLayout,
-    generator: torch.Generator,
-    num_masks: int,
-) -> bool:
-    """Whether cotangents of random halves of the units are pulled back to these units alone."""
-    # Looked at once, at the end: a GPU would be waited for each time.
-    meet = torch.zeros((), dtype=torch.bool, device=points[own[0]].device)
-    for part in _parts(points[0].shape[0], layout):
-        here = [value[part] for value in points]
-        for _ in range(num_masks):
-            mask = _mask(layout, generator).to(here[0].device)
-            probes = torch.randn(len(here[0]), len(mask), generator=generator).to(here[own[0]])
-            pulled = _pull_states(module, here, own, probes * mask)
-            meet |= (pulled * ~mask).any()
-    return not bool(meet)
 
 
 def _pull_states(
     module: CellModule, points: Sequence[Tensor], own: Sequence[int], cotangents: Tensor
 ) -> Tensor:
-    """Vector-Jacobian products [P, n] with respect to the own old states, for cotangents [P, n]."""
+    """Vector-Jacobian products with respect to the own old states, for cotangents [P, n] or [P, R, n]."""
 
     def pull(cotangent: Tensor, *values: Tensor) -> Tensor:
         def function(*states: Tensor) -> Tensor:
@@ -226,38 +209,38 @@ def _pull_states(
             return flatten(module(*given))
 
         _, pullback, *_ = vjp(function, *(values[index] for index in own))
-        return flatten(pullback(cotangent))
+        if cotangent.dim() == 1:
+            return flatten(pullback(cotangent))
+        return vmap(lambda row: flatten(pullback(row)))(cotangent)
 
     pulled: Tensor = at_points(pull, points, cotangents)
     return pulled
 
 
-def _assembled(
-    module: CellModule, points: Sequence[Tensor], own: Sequence[int], layout: UnitLayout
-) -> Tensor:
-    """Blocks [P, u, k, k] from one pull for each variable."""
-    num_points, places = points[own[0]].shape[0], layout.places.to(points[own[0]].device)
-    rows = []
-    for place in places:
-        ones = points[own[0]].new_zeros(num_points, places.numel())
-        ones[:, place] = 1
-        rows.append(_pull_states(module, points, own, ones)[:, places])
-    return torch.stack(rows, 1).permute(0, 3, 1, 2)
-
-
-def _agrees(
+def _verified(
     module: CellModule,
     points: Sequence[Tensor],
     own: Sequence[int],
-    blocks: Tensor,
     layout: UnitLayout,
     generator: torch.Generator,
-) -> bool:
-    """Whether random cotangents are pulled back as the blocks say."""
-    probes = torch.randn(len(blocks), layout.places.numel(), generator=generator).to(blocks)
-    pulled = _pull_states(module, points, own, probes)
+) -> Tensor | None:
+    """Blocks [P, u, k, k] of some points by one pull of k + 2 cotangents for each: one of every variable, one
+    of half the units and one of all, which tell whether the blocks are all there is."""
+    first = points[own[0]]
+    num_points, size = first.shape[0], layout.places.numel()
+    places, mask = layout.places.to(first.device), _mask(layout, generator).to(first.device)
+    cotangents = first.new_zeros(num_points, layout.width + 2, size)
+    for variable, place in enumerate(places):
+        cotangents[:, variable, place] = 1
+    probes = torch.randn(num_points, 2, size, generator=generator).to(first)
+    cotangents[:, -2:] = probes
+    cotangents[:, -1] *= mask
+    pulled = _pull_states(module, points, own, cotangents)
+    blocks = pulled[:, : layout.width, places].permute(0, 3, 1, 2)
     variables = layout.variables()
     expected = torch.stack(
-        [_pulled(own_blocks, probe, variables) for own_blocks, probe in zip(blocks, probes, strict=True)]
+        [_pulled(mine, probe, variables) for mine, probe in zip(blocks, probes[:, 0], strict=True)]
     )
-    return bool((pulled - expected).norm() <= _AGREEMENT * expected.norm())
+    is_said = (pulled[:, -2] - expected).norm() <= _AGREEMENT * expected.norm()
+    is_apart = ~(pulled[:, -1] * ~mask).any()
+    return blocks if bool(is_said & is_apart) else None

@@ -1,27 +1,32 @@
-"""Packed weights cut into the blocks of their gates and directions, by their shapes alone.
+"""Packed weights cut into the blocks of their gates and directions, as they are read or by their shapes.
 
 A cut where there is none only adds an unknown, so that guessing too often does no harm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from itertools import product
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise, product
+from types import MappingProxyType
 
 MAX_GATES = 8
 MAX_STACKED = 16
 Block = tuple[slice, ...]
+_NOTHING: Mapping[int, Sequence[int]] = MappingProxyType({})
 
 
-def gate_blocks(shape: Sequence[int], widths: Collection[int]) -> tuple[Block, ...]:
+def gate_blocks(
+    shape: Sequence[int], widths: Collection[int], known: Mapping[int, Sequence[int]] = _NOTHING
+) -> tuple[Block, ...]:
     """The blocks of a tensor; a single one where nothing is packed.
 
     Args:
         shape: the tensor's.
         widths: sizes H of the states; an axis of k H elements, 2 <= k <= 8, holds k gates.
+        known: places at which the model itself cuts an axis (`read_cuts`): such an axis is cut there alone.
     """
-    cuts = dict.fromkeys(range(len(shape)), 1)
-    if _is_stacked(shape):
+    cuts = {axis: 1 for axis in range(len(shape)) if axis not in known}
+    if _is_stacked(shape) and 0 in cuts:
         cuts[0] = shape[0]
     rest = [axis for axis in cuts if cuts[axis] == 1]
     gates = {axis: _num_gates(shape[axis], widths) for axis in rest}
@@ -29,10 +34,14 @@ def gate_blocks(shape: Sequence[int], widths: Collection[int]) -> tuple[Block, .
     if widest is not None:
         cuts[widest] = gates[widest]
     pieces = [
-        [slice(k * (size // cuts[axis]), (k + 1) * (size // cuts[axis])) for k in range(cuts[axis])]
+        _pieces([0, *known[axis], size] if axis in known else range(0, size + 1, size // cuts[axis] or 1))
         for axis, size in enumerate(shape)
     ]
     return tuple(product(*pieces))
+
+
+def _pieces(places: Sequence[int]) -> list[slice]:
+    return [slice(first, last) for first, last in pairwise(places)]
 
 
 def _is_stacked(shape: Sequence[int]) -> bool:

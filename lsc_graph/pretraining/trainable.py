@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor
 from lsc_graph.canonical.origins import Origin, Place, find_tensor, indices_of, label_of, origin_of, place_of
 from lsc_graph.errors import UsageError
 from lsc_graph.prepare import Prepared
+from lsc_graph.pretraining.read_cuts import read_cuts
 from lsc_graph.to_torch.bases import is_basis
 from lsc_graph.to_torch.segment import Parameters
 from lsc_graph.writeback.tensors import is_writable, values_of
@@ -28,13 +29,15 @@ _MOVED = frozenset(("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Ga
 class Weight:
     """One trained tensor of the file, or the part of it at `place`.
 
-    `names` are the initializers that were made from it: ties stay ties.
+    `names` are the initializers that were made from it: ties stay ties. `cuts` are the places at which the
+    model cuts its axes apart.
     """
 
     origin: Origin
     names: tuple[str, ...]
     value: Tensor
     place: Place = ()
+    cuts: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def label(self) -> str:
@@ -92,7 +95,9 @@ def choose(
         elif any(_fits(name, freeze) for name in own):
             left_out[label] = "frozen"
         elif label not in left_out:
-            weights.append(Weight(origin, tuple(names), parameters[names[0]].detach().clone(), place))
+            cuts = read_cuts(values[name] for name in names)
+            first = parameters[names[0]].detach().clone()
+            weights.append(Weight(origin, tuple(names), first, place, cuts))
     return Choice(tuple(weights), left_out)
 
 

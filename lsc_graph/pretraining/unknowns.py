@@ -45,7 +45,7 @@ class Unknowns:
     ) -> None:
         self._weights, self.transitions = weights, transitions
         self.list: list[Unknown] = []
-        self._blocks = [gate_blocks(weight.value.shape, widths) for weight in weights]
+        self._blocks = [gate_blocks(weight.value.shape, widths, weight.cuts) for weight in weights]
         for index, weight in enumerate(weights):
             if index in transitions:
                 self.list.append(Unknown(index, (), Change.TRANSITION))

@@ -56,7 +56,7 @@ def unroll_model(
         states=states,
         time_axis=time_axis,
     )
-    grid = unroll_nodes(prepared, cells) if nodes else unroll(cells)
+    grid = unroll_nodes(prepared, cells, time_axis=time_axis) if nodes else unroll(cells)
     grid.graph["notes"] = notes
     # What is read or written at single times is no node at the others.
     terminals = [layer.id for layer in cells.layers if layer.role != "state"]

@@ -1,13 +1,12 @@
 """The unrolled graph at the level of ONNX nodes: every node of every step, so that each gate is seen.
 
 Nodes are those that carry a gradient: floating-point values that depend on states or inputs. What lies
-between two recurrences is an edge here as well, from the node that writes a sequence to those that read a
-slice of it.
+before, between and behind recurrences is there at every time, too, as if it were written in the steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 
 import networkx as nx
 import onnx_ir as ir
@@ -15,15 +14,17 @@ import onnx_ir as ir
 from lsc_graph.counting.connect import INPUT, OUTPUT
 from lsc_graph.errors import LimitExceededError
 from lsc_graph.grid.unroll import MAX_GRID_NODES, GridNode
-from lsc_graph.layers.cells import Cell, CellGraph, DepthEdge
-from lsc_graph.layers.exposure import states_behind
-from lsc_graph.prepare import Prepared
-from lsc_graph.recurrence.dataflow import body_values, direct_sources, inputs_of
+from lsc_graph.layers.cells import Cell, CellGraph
+from lsc_graph.prepare import Prepared, is_streaming
+from lsc_graph.recurrence.dataflow import body_values, inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.results import Form
+from lsc_graph.unrolling.between import READ, WRITTEN, Between, is_reverse, label, nodes_between, port
 
 
-def unroll_nodes(prepared: Prepared, cells: CellGraph) -> nx.DiGraph[GridNode]:
+def unroll_nodes(
+    prepared: Prepared, cells: CellGraph, *, time_axis: int | None = None
+) -> nx.DiGraph[GridNode]:
     """The DAG of all ONNX nodes at all steps, with the model's inputs and outputs.
 
     A node's `layer` is its recurrence and name, such as "recurrence_0/layer_0/Y/GRU.z". Nodes carry `name`
@@ -34,9 +35,11 @@ def unroll_nodes(prepared: Prepared, cells: CellGraph) -> nx.DiGraph[GridNode]:
     Args:
         prepared: the model.
         cells: its cell graph with inputs and outputs (`model_cells`), which sets T.
+        time_axis: time in inputs and outputs of which several axes could be it.
 
     Raises:
         LimitExceededError: there would be more than MAX_GRID_NODES nodes.
+        UsageError, ConversionError: as `nodes_between`.
     """
     sites = prepared.findings.sites
     size = sum(len(site.body.graph) for site in sites) or len(prepared.findings.model.graph)
@@ -52,7 +55,8 @@ def unroll_nodes(prepared: Prepared, cells: CellGraph) -> nx.DiGraph[GridNode]:
         builder.add_feed_forward(prepared.findings.model.graph)
     for site, own in zip(sites, prepared.cells, strict=True):
         builder.add_site(site, own)
-    builder.add_outputs()
+    if sites and not is_streaming(prepared):
+        builder.add_between(nodes_between(prepared, cells.num_steps, time_axis))
     return builder.finished()
 
 
@@ -60,13 +64,8 @@ class _Builder:
     def __init__(self, prepared: Prepared, cells: CellGraph) -> None:
         self.prepared, self.cells, self.num_steps = prepared, cells, cells.num_steps
         self.grid: nx.DiGraph[GridNode] = nx.DiGraph()
-        self.main = body_values(prepared.findings.model.graph)
-        self.writers: dict[ir.Value, tuple[ir.Value, RecurrentSite, frozenset[str]]] = {}
-        self.sequences: set[ir.Value] = set()
         self.states: set[GridNode] = set()
-        self.edges: dict[tuple[str, str], list[DepthEdge]] = {}
-        for edge in cells.depth_edges:
-            self.edges.setdefault((edge.source, edge.target), []).append(edge)
+        self.labels: dict[str, str] = {}
         for layer in cells.layers:
             if layer.role != "state":
                 kind = {"name": layer.name, "kind": layer.role}
@@ -77,6 +76,7 @@ class _Builder:
         known = {layer.id for layer in self.cells.layers}
         starts = {value: INPUT + str(value.name) for value in graph.inputs}
         carrying = _carrying(graph, starts)
+        self.labels |= {label(node): node.op_type for node in carrying}
         for consumer in carrying:
             for value in inputs_of(consumer):
                 producer = value.producer()
@@ -89,128 +89,60 @@ class _Builder:
                 self._edge(_at(producer, "", 0), GridNode(OUTPUT + str(value.name), 0), "depth")
 
     def add_site(self, site: RecurrentSite, own: tuple[Cell, ...]) -> None:
-        """The step, once for each time, and what it reads."""
-        graph, values = site.body.graph, body_values(site.body.graph)
-        every = [*own, *own[0].delays]
-        after = {
-            values[s.before]: (values[s.after], cell.layer.time_step)
-            for cell in every
-            for s in cell.layer.states
-        }
-        ports = {values[name] for cell in every for name in (*cell.slices, *cell.captures)}
-        carrying = _carrying(graph, after.keys() | ports)
-        for consumer in carrying:
+        """The step, once for each time: what it reads within it, of steps before, and of the main graph."""
+        step = _Step(site, own, self.num_steps)
+        self.labels |= {label(node, step.prefix): node.op_type for node in site.body.graph}
+        for consumer in step.carrying:
+            head = label(consumer, step.prefix)
             for value in inputs_of(consumer):
-                for source, lag, kind in _written_by(value, after):
-                    if source not in carrying:
-                        continue
-                    for time in range(max(lag, 0), min(self.num_steps, self.num_steps + lag)):
-                        tail = _at(source, f"{site.id}/", time - lag)
-                        self._edge(tail, _at(consumer, f"{site.id}/", time), kind)
-        for new in (values[s.after] for cell in own for s in cell.layer.states):
-            if (producer := new.producer()) is not None:
-                self.states.update(_at(producer, f"{site.id}/", time) for time in range(self.num_steps))
-        for inner in ports:
-            self._add_port(site, own, str(inner.name), inner)
-        self._add_writers(site, own, values)
-
-    def _add_port(self, site: RecurrentSite, own: tuple[Cell, ...], name: str, inner: ir.Value) -> None:
-        """Edges from what a body input is computed from to the nodes that read it."""
-        readers = [use.node for use in inner.uses()]
+                self._read(step, value, head)
+        for state in (state for cell in own for state in cell.layer.states):
+            if (producer := step.values[state.after].producer()) is not None:
+                self.states.update(_at(producer, step.prefix, time) for time in range(self.num_steps))
         if site.form is Form.STREAMING:
-            mains: list[ir.Value] = [self.main[name]] if name in self.main else []
-        else:
-            named = [s.main for s in site.inputs if s.body == name]
-            named += [main for body, main in site.captures.items() if body == name]
-            mains = [self.main[main] for main in named if main in self.main]
-        for source, layers in self._sources(mains):
-            for layer in layers:
-                for tail_time, time in self._port_times(layer, own, name):
-                    for reader in readers:
-                        head = _at(reader, f"{site.id}/", time)
-                        self._edge(self._tail(source, layer, tail_time), head, "depth")
-
-    def _sources(self, mains: Iterable[ir.Value]) -> Iterator[tuple[ir.Value, frozenset[str]]]:
-        """Writers of sequences, with the layers behind them, and inputs, that values are computed from."""
-        stops = {*self.writers, *self.prepared.findings.model.graph.inputs}
-        for main in mains:
-            for source in {main} & stops or direct_sources(main, stops):
-                if source in self.writers:
-                    yield source, self.writers[source][2]
-                else:
-                    yield source, frozenset([INPUT + str(source.name)])
-
-    def _tail(self, source: ir.Value, layer: str, time: int) -> GridNode:
-        if source not in self.writers:
-            return GridNode(layer, time)
-        inner, site, _ = self.writers[source]
-        producer = inner.producer()
-        assert producer is not None
-        return _at(producer, f"{site.id}/", time)
-
-    def _port_times(self, source: str, own: tuple[Cell, ...], name: str) -> list[tuple[int, int]]:
-        """When a layer or input enters what the nodes of a step read by that name.
-
-        A cell that reads it, some steps before where delays are between, is connected as it says: where all
-        cells agree on when that is, then; else whenever one of them reads it.
-        """
-        reads = [
-            (cell.layer, read.lag * cell.layer.time_step)
-            for cell in own
-            for read in cell.reads
-            if read.kind in ("slice", "capture") and read.name == name
-        ]
-        lags = [{-time - lag for time in self.cells.times_read(source, layer)} for layer, lag in reads]
-        shared = set.intersection(*lags) if lags else set()
-        if shared:
-            return [pair for lag in sorted(shared) for pair in self._at_lag(lag)]
-        now = [self._times(source, layer.id) for layer, lag in reads if lag == 0]
-        return list(dict.fromkeys(pair for pairs in now for pair in pairs))
-
-    def _at_lag(self, lag: int) -> Iterator[tuple[int, int]]:
-        for time in range(max(lag, 0), min(self.num_steps, self.num_steps + lag)):
-            yield time - lag, time
-
-    def _times(self, source: str, target: str) -> Iterator[tuple[int, int]]:
-        for edge in self.edges.get((source, target), ()):
-            if edge.time_pairs is not None:
-                yield from edge.time_pairs
-            else:
-                yield from self._at_lag(edge.lag)
-
-    def _add_writers(
-        self, site: RecurrentSite, own: tuple[Cell, ...], values: Mapping[str, ir.Value]
-    ) -> None:
+            self._add_ends(step)
+            return
         for sequence in site.outputs:
-            shown = states_behind(site, [sequence.body])
-            layers = frozenset(c.layer.id for c in own if shown & {s.name for s in c.layer.states})
-            if values[sequence.body].producer() is not None and sequence.main in self.main:
-                self.writers[self.main[sequence.main]] = values[sequence.body], site, layers
-                self.sequences.add(self.main[sequence.main])
-        for cell in own:
-            for state in cell.layer.states:
-                if state.final and values[state.after].producer() is not None:
-                    layers = frozenset([cell.layer.id])
-                    self.writers[self.main[state.final]] = values[state.after], site, layers
+            self._read(step, step.values[sequence.body], WRITTEN + sequence.main)
+        for state in (state for state in site.states if state.final):
+            self._read(step, step.values[state.after], f"{WRITTEN}{state.final}", times=[step.times[-1]])
 
-    def add_outputs(self) -> None:
-        """Edges to the model's outputs."""
-        for value in self.prepared.findings.model.graph.outputs if self.prepared.findings.sites else ():
-            name = OUTPUT + str(value.name)
-            if value in self.sequences:  # whatever the step reads for it
-                for time in range(self.num_steps):
-                    self._edge(self._tail(value, "", time), GridNode(name, time), "depth")
-                continue
-            for source, layers in self._sources([value]):
-                for layer in layers:
-                    for tail_time, time in self._times(layer, name):
-                        self._edge(self._tail(source, layer, tail_time), GridNode(name, time), "depth")
+    def _read(self, step: _Step, value: ir.Value, head: str, times: Iterable[int] | None = None) -> None:
+        """Edges from wherever a value of the step comes from."""
+        for time in step.times if times is None else times:
+            if (found := step.source(value, time)) is not None:
+                tail, kind = found
+                self._edge(tail, GridNode(head, time), kind)
 
-    def _edge(self, tail: GridNode, head: GridNode, kind: str) -> None:
+    def _add_ends(self, step: _Step) -> None:
+        """The inputs and outputs of a model that is one step."""
+        roles = {layer.id for layer in self.cells.layers if layer.role != "state"}
+        for sequence in step.site.inputs:
+            for time in step.times if INPUT + sequence.body in roles else ():
+                self._edge(GridNode(INPUT + sequence.body, time), step.port(sequence.body, time), "depth")
+        for sequence in step.site.outputs:
+            if OUTPUT + sequence.body in roles:
+                self._read(step, step.values[sequence.body], OUTPUT + sequence.body)
+
+    def add_between(self, between: Between) -> None:
+        """What lies before, between and behind the recurrences, and the model's inputs and outputs."""
+        for tail, head in between.edges:
+            self._edge(tail, head, "depth")
+        self.labels |= {name: node.op_type for name, node in between.labels.items()}
+
+    def _join_ports(self) -> None:
+        """Ports are no nodes: what leads to one leads to those that read there."""
+        for node in [node for node in self.grid if node.layer.startswith((READ, WRITTEN))]:
+            for tail in self.grid.pred[node]:
+                for head, data in self.grid.succ[node].items():
+                    self._edge(tail, head, "depth", data["num_uses"])
+            self.grid.remove_node(node)
+
+    def _edge(self, tail: GridNode, head: GridNode, kind: str, num_uses: int = 1) -> None:
         if self.grid.has_edge(tail, head):
-            self.grid.edges[tail, head]["num_uses"] += 1
+            self.grid.edges[tail, head]["num_uses"] += num_uses
         else:
-            self.grid.add_edge(tail, head, kind=kind, num_uses=1)
+            self.grid.add_edge(tail, head, kind=kind, num_uses=num_uses)
 
     def _leading_on(self) -> set[GridNode]:
         """Inputs, and what leads to an output or to a state of the same or a later step."""
@@ -225,34 +157,57 @@ class _Builder:
 
     def finished(self) -> nx.DiGraph[GridNode]:
         """The graph with attributes, without nodes that no gradient reaches."""
+        self._join_ports()
         self.grid.remove_nodes_from(set(self.grid) - self._leading_on())
-        graphs = [site.body.graph for site in self.prepared.findings.sites]
-        prefixes = [f"{site.id}/" for site in self.prepared.findings.sites]
-        names = {
-            _label(node, prefix): node.op_type
-            for graph, prefix in zip(
-                graphs or [self.prepared.findings.model.graph], prefixes or [""], strict=True
-            )
-            for node in graph
-        }
         depth: dict[GridNode, int] = {}
         for node in nx.topological_sort(self.grid):
             below = self.grid.pred[node].items()
             same = [depth[tail] + 1 for tail, data in below if data["kind"] != "time"]
             depth[node] = max(same, default=0)
             data = self.grid.nodes[node]
-            data.setdefault("name", names.get(node.layer, node.layer))
+            data.setdefault("name", self.labels.get(node.layer, node.layer))
             data.setdefault("kind", "onnx_node")
             data["depth"] = depth[node]
         return self.grid
 
 
-def _label(node: ir.Node, prefix: str) -> str:
-    return prefix + (node.name or f"{node.op_type}:{node.outputs[0].name}")
+class _Step:
+    """One step of a recurrence at any time: where each of its values comes from."""
+
+    def __init__(self, site: RecurrentSite, own: tuple[Cell, ...], num_steps: int) -> None:
+        self.site, self.prefix = site, f"{site.id}/"
+        self.values = body_values(site.body.graph)
+        every = [*own, *own[0].delays]
+        self.states = {self.values[s.before]: s for cell in every for s in cell.layer.states}
+        self.names = {sequence.body for sequence in site.inputs} | set(site.captures)
+        steps = range(num_steps)
+        self.times = steps[::-1] if is_reverse(site) else steps
+        ports = {self.values[name] for cell in every for name in (*cell.slices, *cell.captures)}
+        self.carrying = _carrying(site.body.graph, self.states.keys() | ports)
+
+    def port(self, name: str, time: int) -> GridNode:
+        """Where a value of the main graph enters: a slice at its time, anything else at 0."""
+        return GridNode(port(self.site, name), 0 if name in self.site.captures else time)
+
+    def source(self, value: ir.Value, time: int) -> tuple[GridNode, str] | None:
+        """The node or port that a value is written at, and the kind of edge from there."""
+        now = time
+        while value in self.states:
+            state = self.states[value]
+            if now == self.times[0]:
+                return (GridNode(port(self.site, state.before), 0), "depth") if state.initial else None
+            now -= self.times.step
+            value = self.values[state.after]
+        if value.name in self.names:
+            return self.port(str(value.name), now), "depth"
+        producer = value.producer()
+        if producer not in self.carrying:
+            return None
+        return _at(producer, self.prefix, now), "within" if now == time else "time"
 
 
 def _at(node: ir.Node, prefix: str, time: int) -> GridNode:
-    return GridNode(_label(node, prefix), time)
+    return GridNode(label(node, prefix), time)
 
 
 def _carrying(graph: ir.Graph, starts: Iterable[ir.Value]) -> dict[ir.Node, None]:
@@ -264,18 +219,3 @@ def _carrying(graph: ir.Graph, starts: Iterable[ir.Value]) -> dict[ir.Node, None
             if any(v.dtype is None or v.dtype.is_floating_point() for v in node.outputs):
                 found[node] = None
     return found
-
-
-def _written_by(
-    value: ir.Value, after: Mapping[ir.Value, tuple[ir.Value, int]]
-) -> Iterator[tuple[ir.Node, int, str]]:
-    """The node that writes a value of the step, how many steps ago, and the kind of edge."""
-    lag = 0
-    seen: set[ir.Value] = set()
-    while value in after and value not in seen:
-        seen.add(value)
-        value, step = after[value]
-        lag += step
-    producer = value.producer()
-    if producer is not None:
-        yield producer, lag, "time" if lag else "within"

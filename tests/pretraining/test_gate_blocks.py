@@ -31,3 +31,9 @@ def test_the_blocks_cover_every_element_once(shape: tuple[int, ...]) -> None:
     for block in gate_blocks(shape, {16}):
         seen[block] += 1
     assert (seen == 1).all()
+
+
+def test_an_axis_is_cut_where_the_model_does_so() -> None:
+    blocks = gate_blocks((20, 48), {16}, {0: (4,)})
+    assert [(rows.start, rows.stop) for rows, _ in blocks[::3]] == [(0, 4), (4, 20)]
+    assert len(blocks) == 2 * 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import networkx as nx
 import pytest
-from delayed_models import DELAYED, D
+from delayed_models import DELAYED, FORMS, NEAR_MISSES, T, asked
 from lsc_graph.models import registry
 from lsc_graph.models.forms import Step, in_form
 
@@ -64,16 +64,14 @@ def num_ways(step: Step, num_steps: int) -> int:
     return ways["y"]
 
 
-@pytest.mark.parametrize("form", [Form.SCAN, Form.LOOP, Form.STREAMING])
-@pytest.mark.parametrize("name", DELAYED)
-def test_what_delays_carry_is_read_as_many_steps_later(name: str, form: Form) -> None:
-    step = DELAYED[name][0]()
-    is_step = form is Form.STREAMING
-    shapes = {"x": (1, D) if is_step else (7, 1, D)}
-    model = in_form(step, form, 7)
-    prepared, cells, _ = model_cells(model, num_steps=7 if is_step else None, input_shapes=shapes)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", [*DELAYED, *NEAR_MISSES])
+def test_every_form_has_as_many_ways_as_the_steps_written_out(name: str, form: str) -> None:
+    make = (DELAYED | NEAR_MISSES)[name][0]
+    prepared, cells, _ = model_cells(FORMS[form](make()), **asked(form))
     nodes = unroll_nodes(prepared, cells)
-    assert between(nodes, "input:x", "output:y") == num_ways(DELAYED[name][0](), 7)
+    output = "output:all_y" if "dynamo" in form else "output:y"
+    assert between(nodes, "input:x", output) == num_ways(make(), T)
 
 
 @pytest.mark.parametrize("name", ["bidirectional_lstm", "gru", "lru", "alif"])

@@ -208,12 +208,12 @@ def _is_stacked(value: ir.Value, axis: int, shape: Shape, main: ir.Graph) -> boo
     node = value.producer()
     if node is None:
         return value.is_initializer() or (value.is_graph_input() and value.graph is not main)
-    if node.op_type in _ELEMENTWISE and not node.domain:
+    if node.op_type in ELEMENTWISE and not node.domain:
         return all(_is_stacked(each, at, own, main) for each in node.inputs if each is not None)
     return leads_to_row(value)
 
 
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     ("Abs", "Add", "Clip", "Cos", "Div", "Elu", "Exp", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal",
      "Relu", "Selu", "Sigmoid", "Sin", "Softplus", "Sqrt", "Sub", "Tanh", "Where")
 )  # fmt: skip
@@ -228,7 +228,7 @@ WAYS: dict[str, Way] = {
     "ScatterND": _of_scatter,
     "Slice": _of_slice,
     "Gather": _of_gather,
-    **dict.fromkeys(_ELEMENTWISE, _of_elementwise),
+    **dict.fromkeys(ELEMENTWISE, _of_elementwise),
 }
 
 

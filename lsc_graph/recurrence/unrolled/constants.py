@@ -16,9 +16,13 @@ _MIN_ELEMENTS = 2
 
 
 class Constants:
-    """The constant values of a graph: initializers, and what is computed from them alone."""
+    """The constant values of a graph: initializers, and what is computed from them alone.
 
-    def __init__(self, graph: ir.Graph) -> None:
+    With `ties_numbers`, single numbers that are equal have one key, too, though they stand in the file apart.
+    """
+
+    def __init__(self, graph: ir.Graph, *, ties_numbers: bool = False) -> None:
+        self._ties_numbers = ties_numbers
         self._values: set[ir.Value] = set(graph.initializers.values())
         self._keys: dict[ir.Value, Hashable] = {}
         for node in graph:
@@ -37,7 +41,8 @@ class Constants:
         different numbers are copies.
         """
         if value not in self._keys:
-            self._keys[value] = _content(value) or self._derived(value) or id(value)
+            number = _number(value) if self._ties_numbers else None
+            self._keys[value] = number or _content(value) or self._derived(value) or id(value)
         return self._keys[value]
 
     def _derived(self, value: ir.Value) -> Hashable | None:
@@ -45,8 +50,15 @@ class Constants:
         node = value.producer()
         if node is None or value not in self._values:
             return None
-        inputs = tuple(self.key(source) if source is not None else None for source in node.inputs)
+        inputs = tuple(self._operand(source) if source is not None else None for source in node.inputs)
         return (node.domain, node.op_type, attributes_of(node), value.index(), inputs)
+
+    def _operand(self, value: ir.Value) -> Hashable:
+        """The key of what a constant is computed from; that of bounds and single numbers is their value."""
+        tensor = _tensor(value)
+        if tensor is not None and (tensor.size < _MIN_ELEMENTS or not tensor.dtype.is_floating_point()):
+            return _digest(tensor)
+        return self.key(value)
 
     def same(self, first: ir.Value, second: ir.Value) -> bool:
         """Whether two values hold the same, constants that are alike included."""
@@ -123,6 +135,11 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
     return value.const_value if value.is_initializer() else None
 
 
+def _number(value: ir.Value) -> Hashable | None:
+    tensor = _tensor(value)
+    return None if tensor is None or tensor.size >= _MIN_ELEMENTS else _digest(tensor)
+
+
 def _content(value: ir.Value) -> Hashable | None:
     tensor = _tensor(value)
     if tensor is None or tensor.size < _MIN_ELEMENTS:
@@ -130,5 +147,10 @@ def _content(value: ir.Value) -> Hashable | None:
     array = np.asarray(tensor.numpy())
     if (array == array.reshape(-1)[0]).all():
         return None
+    return _digest(tensor)
+
+
+def _digest(tensor: ir.TensorProtocol) -> Hashable:
+    array = np.asarray(tensor.numpy())
     digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
     return (str(array.dtype), array.shape, digest)

@@ -12,6 +12,7 @@ from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads
 from lsc_graph.recurrence.unrolled.slices import time_slice
 from lsc_graph.recurrence.unrolled.steps import Steps
@@ -28,14 +29,17 @@ def put_back_first_steps(
     constants: Constants,
     writer: GraphWriter,
     trial: Trial,
+    *,
+    lifts: bool = True,
 ) -> int:
     """Let the recurrence start earlier, if that gives the states that it starts with; returns by how much.
 
     It starts from what is known to stand there, and from zeros where nothing is.
-    Whether it may is settled by running both in ONNX Runtime.
+    Whether it may is settled by running both in ONNX Runtime. `lifts` says how `reads` were found.
     """
     for count in range(max(1, steps.num_lacking)):
-        if not _put_back(model, steps, reads, nodes, constants, writer, trial):
+        earlier = _earlier(steps, reads, constants, lifts=lifts)
+        if earlier is None or not _put_back(model, steps, reads, earlier, nodes, writer, trial):
             return count
     return max(1, steps.num_lacking)
 
@@ -71,17 +75,17 @@ def _put_back(
     model: ir.Model,
     steps: Steps,
     reads: Reads,
+    earlier: Reads,
     nodes: Sequence[ir.Node],
-    constants: Constants,
     writer: GraphWriter,
     trial: Trial,
 ) -> bool:
-    earlier = _earlier(steps, reads, constants)
-    if earlier is None or not _is_computed(steps) or any(static_shape(key) is None for key in steps.states):
+    if not _is_computed(steps) or any(static_shape(key) is None for key in steps.states):
         return False
     starts = [steps.states[key][0] for key in steps.states]
     if not _agree(model, steps, nodes, earlier, trial):
         return False
+    _compute_again(steps, earlier, writer)
     initial = _initial(steps, writer)
     steps.num_steps += 1
     steps.position += 1
@@ -106,20 +110,60 @@ def _put_back(
     return True
 
 
-def _earlier(steps: Steps, reads: Reads, constants: Constants) -> Reads | None:
+def _earlier(steps: Steps, reads: Reads, constants: Constants, *, lifts: bool) -> Reads | None:
     """What is sliced and stacked, with one more in front; if that cannot be seen, as it goes on."""
-    known, found = find_earlier_reads(steps, constants), Reads(reads.captures)
+    known, found = find_earlier_reads(steps, constants, lifts=lifts), Reads(reads.captures)
     for key, slices in reads.slices.items():
         one = known.slices.get(key) or _one_more_slice(slices)
         if one is None:
             return None
         found.slices[key] = one
     for key, values in reads.stacks.items():
-        stack = known.stacks.get(key) or _one_more_constant(values)
+        before = known.stacks.get(key) or _one_more_constant(values)
+        stack = before or _read_as_start(steps, values, constants)
         if stack is None:
             return None
         found.stacks[key] = stack
     return found
+
+
+def _read_as_start(
+    steps: Steps, values: tuple[ir.Value, ...], constants: Constants
+) -> tuple[ir.Value, ...] | None:
+    """What is left of a step from zeros that adds what it reads: that, which is its new state, too."""
+    starts = {lane[0] for lane in steps.states.values()}
+    found = [v for v in starts if v is not None and _is_made_alike(v, values[0], constants)]
+    return (found[0], *values) if len(found) == 1 else None
+
+
+def _is_made_alike(first: ir.Value, second: ir.Value, constants: Constants) -> bool:
+    """Whether two values are computed by the same operators with some weight, each from its own slices."""
+    pending, seen = [(first, second)], {(first, second)}
+    while pending:
+        pair = pending.pop()
+        one, two = (value.producer() for value in pair)
+        if one is None or two is None or one is two or not is_alike(one, two):
+            continue
+        inputs = [
+            (a, b) for a, b in zip(one.inputs, two.inputs, strict=True) if a is not None and b is not None
+        ]
+        if any(constants.is_weight(a) and constants.same(a, b) for a, b in inputs):
+            return True
+        fresh = [own for own in inputs if own not in seen]
+        seen.update(fresh)
+        pending += fresh
+    return False
+
+
+def _compute_again(steps: Steps, reads: Reads, writer: GraphWriter) -> None:
+    """Values that are both read by a step and its new state are computed once more, to be read."""
+    starts = {lane[0] for lane in steps.states.values()}
+    for key, values in reads.stacks.items():
+        node = values[0].producer()
+        if values[0] in starts and node is not None:
+            again: dict[ir.Value, ir.Value] = {}
+            writer.repeat([node], again)
+            reads.stacks[key] = (again[values[0]], *values[1:])
 
 
 def _one_more_slice(slices: Slices) -> Slices | None:

@@ -68,10 +68,11 @@ class _NotAlikeError(Exception):
     """The steps read things that have nothing in common."""
 
 
-def find_reads(steps: Steps, constants: Constants) -> Reads:
+def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Reads:
     """Explain every outside value of an unrolled recurrence.
 
     The last step may lack some, whose use was trimmed: then the next slice of the same sequence stands there.
+    With `lifts`, what every step applies to a slice is followed back to it; else it is a value of its own.
 
     Raises:
         StepsDifferError: the steps use different weights, or a step lacks a value.
@@ -83,7 +84,7 @@ def find_reads(steps: Steps, constants: Constants) -> Reads:
             continue
         whole = _whole(key, lane, constants)
         try:
-            reads.update(_Reading(steps.position, constants, key, whole).reads)
+            reads.update(_Reading(steps.position, constants, key, whole, lifts=lifts).reads)
         except _NotAlikeError:
             reads.stacks[key] = tuple(whole)
     return reads
@@ -124,7 +125,7 @@ def _directions(values: Sequence[ir.Value], constants: Constants) -> list[int]:
     return [int(np.sign(own[-1] - own[0])) for own in means if 2 * len(own) > len(values)]
 
 
-def find_earlier_reads(steps: Steps, constants: Constants) -> Reads:
+def find_earlier_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Reads:
     """What the steps read, with the one before the first, for those of its operations that are there."""
     reads = Reads()
     for key, lane in steps.outside.items():
@@ -133,7 +134,7 @@ def find_earlier_reads(steps: Steps, constants: Constants) -> Reads:
         if len(whole) <= len(lane):
             continue
         try:
-            reads.update(_Reading(steps.position + 1, constants, key, whole).reads)
+            reads.update(_Reading(steps.position + 1, constants, key, whole, lifts=lifts).reads)
         except _NotAlikeError:
             reads.stacks[key] = tuple(whole)
     return reads
@@ -158,8 +159,10 @@ def _names(values: Sequence[ir.Value]) -> str:
 class _Reading:
     """One outside value followed back, in all steps at once, to sequences and constants."""
 
-    def __init__(self, position: int, constants: Constants, key: ir.Value, lane: list[ir.Value]) -> None:
-        self.position, self.constants = position, constants
+    def __init__(
+        self, position: int, constants: Constants, key: ir.Value, lane: list[ir.Value], *, lifts: bool = True
+    ) -> None:
+        self.position, self.constants, self.lifts = position, constants, lifts
         self.reads = Reads()
         self._seen: set[ir.Value] = set()
         self._follow(lane, 0)
@@ -181,7 +184,7 @@ class _Reading:
         if own is None:
             self._take_each(key, lane)
             return
-        if depth > _MAX_LIFTED_DEPTH or len(set(nodes)) < len(nodes):
+        if not self.lifts or depth > _MAX_LIFTED_DEPTH or len(set(nodes)) < len(nodes):
             raise _NotAlikeError
         self._lift(own, [node for node in nodes if node is not None], lane, depth)
 

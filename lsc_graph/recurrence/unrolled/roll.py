@@ -82,15 +82,18 @@ def roll_steps(
     version = model.opset_imports.get("", 0)
     found: list[RolledSteps] = []
     refused: dict[str, Refusal] = {}
-    tried: set[tuple[str, int, ir.Node]] = set()
+    tried: set[tuple[str, int, ir.Node, int]] = set()
     while True:
         order, constants = Order(model.graph), Constants(model.graph)
         chains, others = find_chains(order, constants)
         substeps = Substeps(order, constants)
-        for chain in _in_turn(chains, order, constants, substeps):
+        turns = [(_in_turn(chains, order, constants, substeps), 0)]
+        turns += [(_single_numbers(model, order), len(found))] if found else []
+        for chain, turn in ((chain, turn) for own, turn in turns for chain in own):
             name = str(chain.constant.name)
-            key = (name, len(chain.nodes), chain.nodes[-1])
-            if (name in refused and not chain.is_sequence and not chain.is_part) or key in tried:
+            key = (name, len(chain.nodes), chain.nodes[-1], turn)
+            is_known = name in refused and not chain.is_sequence and not chain.is_part and not turn
+            if is_known or key in tried:
                 continue
             tried.add(key)
             try:
@@ -165,7 +168,8 @@ def _roll(
         raise StepsDifferError((), "its steps only add up: a running total, as in pooling")
     if any(_is_only_written(steps, key) for key in steps.states):
         raise StepsDifferError((), "its steps write into a buffer of which no step reads anything")
-    if not reads.slices and constants.num_elements(chain.constant) < _FEW_ELEMENTS:
+    is_number = constants.num_elements(chain.constant) < _FEW_ELEMENTS
+    if not reads.slices and is_number and not _is_read_by_steps(steps):
         raise StepsDifferError((), "it is a single number, and its steps read no sequence")
     nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)
     weight = f"{chain.constant.name}.steps" if chain.is_sequence else str(chain.constant.name)
@@ -174,7 +178,15 @@ def _roll(
     left_out: tuple[str, ...] = ()
     if trial is not None:
         left_out = leave_out(model, steps, reads, nodes, writer, trial, chosen.stateless)
-        for step in range(put_back_first_steps(model, steps, reads, nodes, constants, writer, trial)):
+        count = put_back_first_steps(model, steps, reads, nodes, constants, writer, trial)
+        if not count and num_apart(steps, reads, constants):
+            plain, own = (
+                _reads(steps, constants, len(chain.nodes), lifts=False),
+                [n for n in nodes if n in steps.nodes],
+            )
+            count = put_back_first_steps(model, steps, plain, own, constants, writer, trial, lifts=False)
+            reads, nodes = (plain, own) if count else (reads, nodes)
+        for step in range(count):
             find_heads_at(steps, step, order, constants)
     if steps.num_steps < MIN_STEPS:
         raise StepsDifferError((), f"at least {MIN_STEPS} steps are needed to tell")
@@ -198,6 +210,34 @@ def _roll(
         made=Chosen(steps.made, left_out),
         open=steps.open,
     )
+
+
+def _single_numbers(model: ir.Model, order: Order) -> Iterator[Chain]:
+    """Chains that may be told once others are rolled up: by the steps that read what they compute."""
+    constants = Constants(model.graph, ties_numbers=True)
+    for chain in find_chains(order, constants)[0]:
+        if len(chain.nodes) >= MIN_STEPS and constants.num_elements(chain.constant) < _FEW_ELEMENTS:
+            yield chain
+
+
+def _is_read_by_steps(steps: Steps) -> bool:
+    """Whether the steps of a loop read what each step computes, as of a state that decays by itself."""
+    return any(
+        set.intersection(*(_loops_over(value) for value in images if value is not None))
+        for images in steps.values.values()
+    )
+
+
+def _loops_over(value: ir.Value) -> set[ir.Node]:
+    """The Scans that read a sequence of which a value is a row."""
+    rows = [use.node.outputs[0] for use in value.uses() if use.node.op_type == "Unsqueeze"]
+    joined = [use.node.outputs[0] for row in rows for use in row.uses() if use.node.op_type == "Concat"]
+    return {use.node for whole in joined for use in whole.uses() if _is_sequence_of(use.node, use.idx)}
+
+
+def _is_sequence_of(node: ir.Node, position: int) -> bool:
+    first = len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0)
+    return node.op_type == "Scan" and position >= first
 
 
 def _is_only_written(steps: Steps, key: ir.Value) -> bool:
@@ -257,9 +297,9 @@ def _are_states_alone(steps: Steps, reads: Reads) -> bool:
     return read.issuperset(reads.stacks)
 
 
-def _reads(steps: Steps, constants: Constants, num_uses: int) -> Reads:
+def _reads(steps: Steps, constants: Constants, num_uses: int, *, lifts: bool = True) -> Reads:
     try:
-        return find_reads(steps, constants)
+        return find_reads(steps, constants, lifts=lifts)
     except StepsDifferError as error:
         raise error.in_chain(steps.num_steps, num_uses) from error
 

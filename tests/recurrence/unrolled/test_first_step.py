@@ -49,3 +49,27 @@ def test_slices_that_no_first_state_is_computed_from_are_no_steps(start: str) ->
         rows.append(h)
     steps = rolled(net.done(rows, rows))
     assert (steps.num_steps, steps.num_apart) == (T - 2, 0)
+
+
+def decaying_windows(*, starts_alike: bool) -> onnx.ModelProto:
+    """h' = d h + tanh((n m + n' l) K), n = tanh(x) and n' that of the step before: no x stands for none."""
+    net = Network(is_given=False, num_steps=T)
+    key, decay, now, then = net.weight(H, H), net.weight(H), net.weight(H), net.weight(H)
+    first_key = key if starts_alike else net.weight(H, H)
+    h, before, rows = "", "", list[str]()
+    for time in range(T):
+        normed = net.op("Tanh", at(net, net.drives, time))
+        mixed = net.sum(net.op("Mul", normed, now), net.op("Mul", before, then) if before else "")
+        read = net.op("Tanh", net.op("MatMul", mixed, key if time else first_key))
+        h = net.op("Add", net.op("Mul", h, decay), read) if h else read
+        rows.append(net.op("Sigmoid", h))
+        before = normed
+    return net.done(rows, rows)
+
+
+@pytest.mark.parametrize(("starts_alike", "num_apart"), [(True, 0), (False, 1)])
+def test_a_first_state_that_is_what_its_step_adds_is_that_of_a_step_from_zeros(
+    num_apart: int, *, starts_alike: bool
+) -> None:
+    steps = rolled(decaying_windows(starts_alike=starts_alike))
+    assert (steps.num_steps, steps.num_apart) == (T - num_apart, num_apart)

@@ -449,3 +449,46 @@ def test_one_cell_for_all_layers_is_a_recurrence_each_though_first_steps_were_fo
     net.output(x)
     _, steps, _ = rolled(net.model())
     assert [(own.num_steps, own.over_depth) for own in steps] == [(T, False)] * 3
+
+
+def test_steps_that_cut_their_weights_out_of_one_matrix_again_and_again_read_the_same_weights() -> None:
+    """Each step has its own nodes, and its own bounds that hold the same numbers."""
+    net, num_steps = Unroller(), 6
+    matrix, x, h = net.weight(4, 8), net.input("x", num_steps, 1, 4), net.input("h", 1, 4)
+    rows = []
+    for time in range(num_steps):
+        cut = [
+            net.op("Transpose", net.op("Slice", matrix, *(net.constant([k]) for k in (first, first + 4, 1))))
+            for first in (0, 4)
+        ]
+        drive = net.op("MatMul", at(net, x, time), cut[0])
+        h = net.op("Tanh", net.op("Add", drive, net.op("MatMul", h, cut[1])))
+        rows.append(h)
+    net.output(stacked(net, rows))
+    _, (steps,), _ = rolled(net.model())
+    assert steps.num_steps == num_steps
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_state_that_decays_by_a_number_is_one_if_steps_read_it(is_shared: bool) -> None:
+    net, num_steps = Unroller(), 6
+    u, decay = net.weight(H, H), net.constant(0.9)
+    h, k, rows = net.input("h", 1, H), net.input("k", 1, H), []
+    x = net.input("x", num_steps, 1, H)
+    for time in range(num_steps):
+        k = net.op("Mul", k, decay if is_shared else net.constant(0.9))
+        h = net.op("Tanh", net.sum(at(net, x, time), net.op("MatMul", h, u), k))
+        rows.append(h)
+    net.output(stacked(net, rows))
+    _, steps, _ = rolled(net.model())
+    assert [own.num_steps for own in steps] == [num_steps] * 2
+
+
+def test_a_value_that_is_scaled_again_and_again_is_no_state_where_no_step_reads_it() -> None:
+    net = Unroller()
+    k, decay, rows = net.input("k", 1, H), net.constant(0.9), []
+    for _ in range(6):
+        k = net.op("Mul", k, decay)
+        rows.append(k)
+    net.output(net.op("MatMul", stacked(net, rows), net.weight(H, H)))
+    assert rolled(net.model())[1] == ()
