@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
+import threading
 import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from importlib.metadata import version
+from typing import NoReturn
 
 import click
 from lsc_graph.cli import exit_codes
@@ -50,9 +55,31 @@ def cli(debug: bool) -> None:
     """
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the command line and end the process with its code; callers who go on after it use `run`."""
+    end_process(run(sys.argv[1:] if arguments is None else arguments))
+
+
+def end_process(code: int) -> NoReturn:
+    """What the interpreter does as it ends, as far as Python sees it, but the interpreter stays whole.
+
+    Threads of torch and ONNX Runtime outlive the last line of Python. One that needs an interpreter which is
+    being torn down aborts the process: SIGABRT for work that was done, or for a Ctrl-C that left whole files.
+    """
+    endings: tuple[Callable[[], object], ...] = (threading._shutdown, atexit._run_exitfuncs, flush)
+    try:
+        for ending in endings:
+            with suppress(BaseException):
+                ending()
+    finally:
+        os._exit(code)
+
+
+def flush() -> None:
+    """Write out what was printed; streams that the process was started without are None."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
 
 
 def run(arguments: list[str]) -> int:
@@ -61,7 +88,7 @@ def run(arguments: list[str]) -> int:
 
     try:
         code = cli.main(arguments, prog_name="lsc-graph", standalone_mode=False)
-        sys.stdout.flush()
+        flush()
         return code if isinstance(code, int) else exit_codes.OK
     except click.ClickException as error:
         error.show()

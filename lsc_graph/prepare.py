@@ -137,7 +137,7 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         more_trials=trials[1:],
     )
     cells, chain, cell_graph = _layers(findings)
-    _check_steps(findings, request)
+    _check_steps(findings, request, planner, plan)
     return Prepared(
         loaded=loaded,
         proto=single,
@@ -218,15 +218,26 @@ def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | N
     return tuple(cells), None, CellGraph(layers, edges, longest)
 
 
-def _check_steps(findings: Findings, request: Request) -> None:
-    taken = {site.num_steps for site in findings.sites}
-    if request.num_steps is not None and taken and request.num_steps not in taken:
-        raise UsageError(
-            "The model does not take the number of steps that --steps asks for",
-            got=f"--steps {request.num_steps}; the model's recurrences take {sorted(taken)}",
-            expected="the number of steps that the input shapes imply",
-            do="leave out --steps, or change the length with --input-shape",
+def _check_steps(findings: Findings, request: Request, planner: _Planner, plan: InputPlan) -> None:
+    taken = sorted({site.num_steps for site in findings.sites})
+    if request.num_steps is None or not taken or request.num_steps in taken:
+        return
+    words = " or ".join(map(str, taken))
+    expected = f"the {words} steps that the input shapes imply"
+    do = "leave out --steps, or change the length with --input-shape"
+    is_written_out = all(site.form is Form.UNROLLED for site in findings.sites)
+    if is_written_out or (not (request.shapes or request.data) and planner.has_fixed_length(plan)):
+        expected = f"{words}: the length is fixed in the file, as by an export with an example of this length"
+        do = (
+            "leave out --steps; for another length, export the model again with an open time axis "
+            "(torch: dynamic_shapes or dynamic_axes) or with an example of that length"
         )
+    raise UsageError(
+        "The model does not take the number of steps that --steps asks for",
+        got=f"--steps {request.num_steps}; the model's recurrences take {words}",
+        expected=expected,
+        do=do,
+    )
 
 
 class _Planner:
@@ -273,7 +284,7 @@ class _Planner:
             found = self._first_that_runs(sizes, rest, loose)
             sizes |= found
             words |= dict.fromkeys(found, _FIRST_THAT_RUNS)
-        elif timed and self.request.num_steps is None and self._try(sizes) is not None:
+        elif timed and self._try(sizes) is not None:
             # Exporters declare dimensions as open whose size they have written into the graph.
             lengths = (dict.fromkeys(timed, size) for size in range(2, MAX_LENGTH_TRIED))
             sizes |= first_that_runs(lengths, lambda steps: self._try({**sizes, **steps}))
@@ -284,6 +295,17 @@ class _Planner:
         constants = self._constants(shapes)
         plan = InputPlan(shapes, constants, self.inputs)
         return replace(plan, sources=self._sources(words)), self.fixed
+
+    def has_fixed_length(self, plan: InputPlan) -> bool:
+        """Whether the model runs with no other size of what it declares as open, batches aside."""
+        sizes = {
+            dim: size
+            for value in self.inputs
+            for dim, size in zip(value.dims, plan.shapes[value.name], strict=True)
+            if isinstance(dim, str)
+        }
+        others = set(sizes) - batch_dims(self.inputs)
+        return all(self._try({**sizes, dim: 2 * sizes[dim]}) is not None for dim in others)
 
     def _check_given(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Files take other sizes than they declare where an exporter has written those of its example in."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from exported_models import exported_model
 from onnx import TensorProto, helper, numpy_helper
 
 from lsc_graph.audit_model import audit
@@ -22,7 +23,7 @@ def weights(**shapes: tuple[int, ...]) -> list[onnx.TensorProto]:
 
 def model_of(
     nodes: list[onnx.NodeProto],
-    inputs: dict[str, list[int]],
+    inputs: dict[str, list[int | str]],
     output: str,
     constants: list[onnx.TensorProto],
 ) -> onnx.ModelProto:
@@ -99,3 +100,36 @@ def test_tied_blocks_beside_time_are_a_recurrence_over_depth() -> None:
 def test_paths_over_other_lengths_are_refused() -> None:
     with pytest.raises(UsageError, match="different numbers of steps"):
         model_cells(encoder_decoder(reads_mean=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lstm_bi.dynamo", "gru_2.dynamo", "rnn_3.dynamo", "gru_2.legacy"])
+@pytest.mark.parametrize("is_declared_open", [False, True])
+def test_files_of_one_length_say_so_whatever_they_declare(name: str, is_declared_open: bool) -> None:
+    """Fused operators of the legacy exporter take any length, once their input declares it."""
+    model = onnx.load(exported_model("torch", name))
+    if is_declared_open:
+        model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "time"
+    for num_steps in (6, 24):
+        if is_declared_open and name == "gru_2.legacy":
+            assert audit(model, num_steps=num_steps, num_samples=1).grid.num_steps == num_steps
+            continue
+        with pytest.raises(UsageError) as caught:
+            audit(model, num_steps=num_steps)
+        assert "recurrences take 12" in str(caught.value)
+        assert "length is fixed in the file" in str(caught.value)
+
+
+def test_an_open_length_is_not_called_fixed() -> None:
+    """A convolution of stride 2 leads to 4 steps at 8 times and 9, and to 5 at 10."""
+    kernels = weights(K=(SIZE, SIZE, 2), W=(1, SIZE, SIZE), R=(1, SIZE, SIZE))
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["rows"], perm=[1, 2, 0]),
+        helper.make_node("Conv", ["rows", "K"], ["halved"], strides=[2]),
+        helper.make_node("Transpose", ["halved"], ["back"], perm=[2, 0, 1]),
+        helper.make_node("RNN", ["back", "W", "R"], ["y"], "rnn", hidden_size=SIZE),
+    ]
+    model = model_of(nodes, {"x": ["time", 1, SIZE]}, "y", kernels)
+    assert audit(model, num_steps=5, num_samples=1).grid.num_steps == 5
+    with pytest.raises(UsageError, match="input shapes imply"):
+        audit(model, num_steps=5, input_shapes={"x": (8, 1, SIZE)})

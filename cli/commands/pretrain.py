@@ -119,5 +119,6 @@ def command(
             **options,
         )
     if rank() == 0:
-        emit(to_json(report) if form == "json" else text_of(render_pretraining, report, None), None)
+        text = f"{text_of(render_pretraining, report, None)}\nwritten to {output}\n"
+        emit(to_json(report) if form == "json" else text, None)
     return exit_codes.OK if report.is_reached else exit_codes.POLICY_VIOLATED

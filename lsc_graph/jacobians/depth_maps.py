@@ -14,9 +14,11 @@ from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.cell import at_points, cell_points, chosen_points, flat_from, flatten
 from lsc_graph.jacobians.delayed import STATES, Rows, state_columns, through_delays
 from lsc_graph.jacobians.depth import Connections, Glue, Port, by_lag, pull_rows, time_pairs
+from lsc_graph.jacobians.probed import probed_gain
 from lsc_graph.layers.cells import DepthEdge, Layer, size
 from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.estimate import Estimate
+from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.krylov_powers import MAX_SIZE, krylov_power_radius
 from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory
@@ -72,14 +74,14 @@ class DepthMaps:
         return Operator(apply, len(numbers), self.shape[0], self.like.dtype, self.like.device, at)
 
     def gain(self, numbers: Sequence[int], num_probes: int, generator: torch.Generator) -> Tensor:
-        """Gain at some pairs [P], float64, by Hutchinson's estimator: E ||M^T v||^2 = ||M||_F^2."""
-        rows, columns = self.shape
-        squares = []
-        for number in numbers:
-            probes = torch.randn(1, num_probes, rows, generator=generator).to(self.like)
-            squares.append(self.pull([number], probes).double().square().sum(2).mean(1))
-        gains: Tensor = (torch.cat(squares) / (rows * columns) ** 0.5).sqrt()
-        return gains.cpu()
+        """Gain at some pairs [P], float64, by probes."""
+
+        def squares(probes: Tensor) -> Tensor:
+            given = handed(probes, self.like.device, self.like.dtype)
+            pulled = [self.pull([number], given[k : k + 1]) for k, number in enumerate(numbers)]
+            return torch.cat([rows.double().square().sum(2) for rows in pulled])
+
+        return probed_gain(squares, len(numbers), self.shape, num_probes, generator)
 
 
 def is_too_large(module: CellModule, num_steps: int, max_bytes: int = MAX_DENSE_BYTES) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsc_graph.jacobians.blocks import UnitBlocks, block_gain, block_radius
 from lsc_graph.jacobians.causal import CausalSummary, causal_glue
-from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, probed_gain
+from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, chain_gain
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.entries import among, own_blocks, pulled_blocks
 from lsc_graph.jacobians.local import LocalJacobians, together
@@ -216,7 +216,7 @@ class Summary:
                     points.add(part, self._method, with_norm=True)
                 value = gain(block.matrix)
             else:
-                value = probed_gain(block, generator)
+                value = chain_gain(block, generator)
                 points.gain.append(value.cpu())
             self._note(bool(value > 0))
             self._joint[block.target].append(value.cpu().reshape(1))

@@ -11,6 +11,7 @@ from torch import Tensor
 from lsc_graph.jacobians.cell import cell_points, chosen_points
 from lsc_graph.jacobians.cell_radius import own_reads, point_radii, pull_operator
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
+from lsc_graph.jacobians.probed import probed_gain
 from lsc_graph.spectra.choose import group_size
 from lsc_graph.spectra.estimate import Estimate, Method
 from lsc_graph.spectra.handed import handed
@@ -67,9 +68,11 @@ class TimeMaps:
             groups = torch.split(torch.arange(self.num_points), group_size(size, like.device.type))
             norms = [torch.linalg.matrix_norm(self.gated.at(numbers).dense()) for numbers in groups]
             return (torch.cat(norms).cpu().double().square() / size).sqrt()
-        squares = torch.zeros(self.num_points, dtype=torch.float64, device=like.device)
         operator = pull_operator(self.module, self.points)
-        for _ in range(num_probes):
-            probes = torch.randn(self.num_points, size, generator=generator)
-            squares += operator.apply(handed(probes, like.device, like.dtype)).double().square().sum(1)
-        return (squares.cpu() / (num_probes * size)).sqrt()
+
+        def squares(probes: Tensor) -> Tensor:
+            given = handed(probes, like.device, like.dtype)
+            pulled = [operator.apply(given[:, k]) for k in range(given.shape[1])]
+            return torch.stack([rows.double().square().sum(1) for rows in pulled], 1)
+
+        return probed_gain(squares, self.num_points, (size, size), num_probes, generator)

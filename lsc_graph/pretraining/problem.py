@@ -171,9 +171,10 @@ class Problem:
         return self.is_sure(reading) or (is_within and reading.std_error > self.tolerance / 3)
 
     def is_as_near_as_known(self, reading: Reading) -> bool:
-        """Whether a mean is within tolerance, or as near as its own noise can tell."""
+        """Whether a mean is surely within tolerance, or as near as one that cannot be sharper tells."""
         error = abs(reading.mean - self.targets[reading.edge])
-        return error <= max(self.tolerance, 2 * reading.std_error)
+        is_blurred = reading.std_error > self.tolerance / _SHARP
+        return self.is_sure(reading) or (is_blurred and error <= max(self.tolerance, 2 * reading.std_error))
 
     def is_reached(self, reading: Reading) -> bool:
         """Whether a mean is known to be at its target: one that is hardly known is near to everything."""

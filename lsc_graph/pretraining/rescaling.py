@@ -64,7 +64,7 @@ _KEPT = (
 State = dict[str, Any]
 Keep = Callable[[State], None]
 _REACHED = "every radius that can be moved is at its target"
-_NOISE = "as many points as can be afforded do not tell the radii from their targets"
+_NOISE = "all samples that can be afforded do not tell whether every radius is within tolerance"
 
 
 def rescale(

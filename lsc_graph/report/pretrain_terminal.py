@@ -31,7 +31,7 @@ def render_pretraining(report: PretrainReport, console: Console) -> None:
 
 
 def _facts(report: PretrainReport) -> list[tuple[str, str]]:
-    reached = sum(change.is_reached for change in report.radii)
+    reached = f"{sum(change.is_reached for change in report.radii)} of {len(report.radii)} radii"
     stand_in = report.surrogate
     found = [
         ("method", f"{report.method}, {report.iterations} iteration(s), {report.seconds:.1f} s"),
@@ -39,7 +39,7 @@ def _facts(report: PretrainReport) -> list[tuple[str, str]]:
         ("horizon", f"{report.num_steps} step(s)"),
         ("trained", f"{len(report.trained)} tensor(s)"),
         ("stopped", report.stop_reason),
-        ("reached", f"{reached} of {len(report.radii)} radii, within {report.tolerance:g}"),
+        ("reached", f"{reached}, within {report.tolerance:g} plus twice the ± shown"),
     ]
     if stand_in is not None:
         text = f"{stand_in.shape} for the derivative of {len(stand_in.nodes)} threshold(s)"

@@ -145,6 +145,8 @@ def apply_shapes(
                 where=value.name,
                 got=",".join(map(str, shape)),
                 expected=",".join(map(str, value.dims)),
+                do="keep the sizes that are numbers: the file fixes them; for others, export the model again "
+                "with open axes (torch: dynamic_shapes or dynamic_axes)",
             )
         sizes |= {dim: size for dim, size in zip(value.dims, shape, strict=True) if isinstance(dim, str)}
     return tuple(_filled(value, sizes) for value in inputs), sizes

@@ -13,13 +13,14 @@ its bar is smaller and its value within the bar of the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.version_converter
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ from lsc_graph.running.reference import Array, Reference
 MAX_INPUT_ELEMENTS = 20_000
 """Every element that is differentiated by takes four runs of the piece."""
 _AGREES = 1e-3
+_DEFINING_OPSET = 18
 _BAR = 2.0
 # A bar, relative to the values, from which on a smaller step is tried, and how many times smaller: rounding
 # then adds less than that.
@@ -117,8 +119,13 @@ class BlackBox(nn.Module):
         return run, dtype
 
     def _in_double(self, values: Sequence[Array]) -> Reference | None:
+        found = (self._agreeing(proto, values) for proto in _in_double_forms(self._proto))
+        return next((reference for reference in found if reference is not None), None)
+
+    def _agreeing(self, proto: onnx.ModelProto, values: Sequence[Array]) -> Reference | None:
+        """A model in double precision, if it runs and gives what the piece does."""
         try:
-            reference = Reference(in_double_precision(self._proto))
+            reference = Reference(proto)
             given = [_cast(value, np.float64) for value in values]
             found = reference.run(dict(zip(self.names, given, strict=True)))
         except (AnalysisError, onnx.checker.ValidationError):
@@ -126,6 +133,21 @@ class BlackBox(nn.Module):
         theirs, ours = _floats(self.run(values)), _floats([found[name] for name in reference.output_names])
         is_same = theirs.shape == ours.shape and np.allclose(ours, theirs, rtol=_AGREES, atol=_AGREES)
         return reference if is_same else None
+
+
+def _in_double_forms(proto: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
+    """The model in double precision; the same in the operator set that defines more operators by others.
+
+    ONNX Runtime falls back on these definitions where it has no kernel, as of Softplus.
+    """
+    yield in_double_precision(proto)
+    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    if versions and max(versions) < _DEFINING_OPSET:
+        try:
+            newer = onnx.version_converter.convert_version(proto, _DEFINING_OPSET)
+        except (RuntimeError, onnx.version_converter.ConvertError):
+            return
+        yield in_double_precision(newer)
 
 
 def _read_names(proto: onnx.ModelProto) -> set[str]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from lsc_graph.cli.main import COMMANDS, run
 from lsc_graph.models import registry, write_zoo
 
@@ -149,3 +152,44 @@ def test_importing_the_package_and_the_command_is_light(module: str) -> None:
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+ENDING = """
+import atexit, os, sys, threading, time
+from lsc_graph.cli.main import main
+
+class Native:
+    def __del__(self):
+        os.abort()
+
+native = Native()
+atexit.register(print, "handled", end="")
+threading.Thread(target=lambda: (time.sleep(0.2), print("joined ", end=""))).start()
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["--nonsense"], 2), (["inspect", "no"], 3)]
+)
+def test_the_process_ends_as_the_interpreter_would_but_tears_nothing_down(
+    arguments: list[str], code: int
+) -> None:
+    done = subprocess.run([sys.executable, "-c", ENDING, *arguments], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout.endswith("joined handled")
+
+
+@pytest.mark.slow
+def test_control_c_ends_the_command_with_its_code_and_leaves_whole_files(zoo: Path, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "fit.ckpt"
+    command = [str(Path(sys.executable).with_name("lsc-graph")), "pretrain", str(zoo / "gru.onnx")]
+    options = ["-o", str(tmp_path / "out.onnx"), "--checkpoint", str(checkpoint), "--method", "gradient"]
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate()[1].strip() == "interrupted"
+    assert process.returncode == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["fit.ckpt"]
+    assert "state" in torch.load(checkpoint, weights_only=True)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 from lsc_graph.cli.main import run
 from lsc_graph.models import write_zoo
+from onnx import numpy_helper
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +29,8 @@ def test_a_model_is_written_and_the_radii_shown(
     assert run(["pretrain", str(zoo / "gru.onnx"), "-o", str(output), "--steps", "8"]) == 0
     shown = capsys.readouterr().out
     assert output.exists()
-    assert "reached      3 of 3 radii, within 0.02" in shown
+    assert "reached      3 of 3 radii, within 0.02 plus twice the ± shown" in shown
+    assert shown.endswith(f"written to {output}\n")
     for word in ("target", "before", "after", "written", "layer_1/Y/GRU"):
         assert word in shown
 
@@ -67,3 +73,22 @@ def test_wrong_requests_exit_with_2_and_write_nothing(zoo: Path, tmp_path: Path,
     output = tmp_path / "out.onnx"
     assert run(["pretrain", str(zoo / "gru.onnx"), "-o", str(output), "--steps", "8", *options]) == 2
     assert not output.exists()
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_write_one_file_and_one_report_and_end_with_the_code(
+    zoo: Path, tmp_path: Path
+) -> None:
+    scripts = Path(sys.executable).parent
+    values = {}
+    for processes in (1, 2):
+        output = tmp_path / f"{processes}.onnx"
+        torchrun = [scripts / "torchrun", "--no-python", "--standalone", "--nproc_per_node", str(processes)]
+        options = ["pretrain", zoo / "gru.onnx", "-o", output, "--steps", "8", "--format", "json"]
+        done = subprocess.run([*torchrun, scripts / "lsc-graph", *options], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert json.loads(done.stdout)["radii"]
+        values[processes] = {t.name: numpy_helper.to_array(t) for t in onnx.load(output).graph.initializer}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.onnx", "2.onnx"]
+    for name, value in values[1].items():
+        np.testing.assert_allclose(values[2][name], value, atol=2e-6, rtol=1e-5)

@@ -31,7 +31,7 @@ def test_only_values_change_and_the_file_says_where_they_come_from(model: Path, 
     (note,) = [entry for entry in after.metadata_props if entry.key == PROVENANCE]
     assert json.loads(note.value)["data_digest"] == report.data_digest
     after.metadata_props.remove(note)
-    changed = differences(before, after)
+    changed = list(differences(before, after))
     assert changed
     assert all("initializer" in path and path.endswith(("raw_data", "float_data")) for path in changed)
     for change in report.radii:

@@ -42,7 +42,7 @@ def test_only_the_stacked_tensors_change_and_every_layer_is_at_its_target(way: s
     before, after = written(way, tmp_path)
     note = next(entry for entry in after.metadata_props if entry.key == PROVENANCE)
     after.metadata_props.remove(note)
-    changed = differences(before, after)
+    changed = list(differences(before, after))
     assert changed
     assert all("initializer" in path and path.endswith("raw_data") for path in changed)
     old, new = values(before), values(after)

@@ -19,11 +19,11 @@ Cell = Callable[[Tensor, Tensor], Tensor]
 
 
 class Stack(nn.Module):
-    """Two layers of one of torch's recurrent modules, and a read-out."""
+    """Two layers of one of torch's recurrent modules, with dropout in training, and a read-out."""
 
     def __init__(self, kind: type[nn.RNNBase]) -> None:
         super().__init__()
-        self.rnn = kind(D, H, 2, batch_first=True)
+        self.rnn = kind(D, H, 2, batch_first=True, dropout=0.3)
         self.head = nn.Linear(H, 3)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -136,6 +136,33 @@ def test_the_modules_own_cells_have_the_target_radii(name: str, target: str, rad
     assert len(after) == len(report.radii) == 3
     for value in after.values():
         assert value == pytest.approx(radius, abs=0.03)
+
+
+class BothWays(nn.Module):
+    """One layer that reads the sequence forwards and backwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(D, H, bidirectional=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rnn(x)[0]
+
+    def cells(self) -> list[Cell]:
+        directions = [[getattr(self.rnn, name) for name in names] for names in self.rnn._all_weights]
+        return [lambda x, s, own=own: torch.gru_cell(x, s, *own) for own in directions]
+
+
+@pytest.mark.slow
+def test_each_direction_has_the_target_radius() -> None:
+    """Independent samples of white noise look the same backwards."""
+    torch.manual_seed(0)
+    module = BothWays()
+    assert min(radii([cell], 64, 1)["time 0"] for cell in module.cells()) > 0.6
+    report = lsc_graph.stabilize(module, torch.randn(T, 1, D), "half")
+    assert report.is_reached
+    for cell in module.cells():
+        assert radii([cell], 64, 2)["time 0"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_parameters_are_changed_in_place_and_frozen_ones_are_not() -> None:

@@ -341,3 +341,18 @@ def test_a_step_that_large_elements_make_wide_is_narrowed_in_single_precision() 
     assert not record.has_double
     assert np.linalg.norm(jacobian - expected) <= bar
     assert record.errors[0] < 0.1
+
+
+def test_what_has_no_kernel_in_double_precision_is_written_out() -> None:
+    """ONNX Runtime has Softplus for single precision alone; ONNX defines it by Exp and Log."""
+    text = """
+    <ir_version: 10, opset_import: ["" : 17]>
+    gate (float[1, 4] a) => (float[1, 4] y) { s = Softplus(a) y = Tanh(s) }
+    """
+    record = Differences()
+    a = np.array([[-9.0, -0.5, 0.3, 4.0]])
+    jacobian = BlackBox(onnx.parser.parse_model(text), record).jacobian([a.astype(np.float32)], [0])[0]
+    a = a.astype(np.float32).astype(np.float64)
+    slopes = (1 - np.tanh(np.log1p(np.exp(a))) ** 2) / (1 + np.exp(-a))
+    assert record.has_double
+    np.testing.assert_allclose(np.diagonal(jacobian), slopes[0], rtol=1e-8)

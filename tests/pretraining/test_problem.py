@@ -1,0 +1,40 @@
+"""What a mean with its noise says about its target."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lsc_graph.pretraining.readings import Reading
+from tests.pretraining_problems import problem_of
+
+
+def reading(error: float, std_error: float) -> Reading:
+    """Of 64 samples with one point each; their mean is off by `error` and known to `std_error`."""
+    values = torch.tensor([1.0, 1.0, -1.0, -1.0] * 16, dtype=torch.float64)
+    unit = Reading(("layer_0", "layer_0"), values, True, None, (1,) * 64).std_error
+    return Reading(("layer_0", "layer_0"), 0.5 + error + std_error / unit * values, True, None, (1,) * 64)
+
+
+@pytest.mark.parametrize(
+    ("error", "std_error", "is_sure", "is_as_near_as_known", "is_reached"),
+    [
+        (0.010, 0.003, True, True, True),
+        (0.018, 0.003, False, False, True),
+        (0.018, 0.006, False, True, True),
+        (0.025, 0.003, False, False, True),
+        (0.025, 0.014, False, True, True),
+        (0.040, 0.014, False, False, True),
+        (0.040, 0.005, False, False, False),
+        (0.000, 0.030, False, True, False),
+    ],
+)
+def test_a_fit_ends_by_noise_only_where_no_sharper_mean_can_be_had(
+    error: float, std_error: float, is_sure: bool, is_as_near_as_known: bool, is_reached: bool
+) -> None:
+    problem = problem_of("gru")
+    found = reading(error, std_error)
+    assert found.std_error == pytest.approx(std_error)
+    assert problem.is_sure(found) is is_sure
+    assert problem.is_as_near_as_known(found) is is_as_near_as_known
+    assert problem.is_reached(found) is is_reached
