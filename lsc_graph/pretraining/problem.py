@@ -166,9 +166,13 @@ class Problem:
         return abs(reading.mean - self.targets[reading.edge]) + reading.std_error <= self.tolerance
 
     def agrees(self, reading: Reading) -> bool:
-        """Whether a reading is surely within tolerance, or within it and no more points can be afforded."""
+        """Whether a reading is surely within tolerance, or within it and no more points can be afforded.
+
+        One that is known to less than the tolerance says nothing.
+        """
         is_within = abs(reading.mean - self.targets[reading.edge]) <= self.tolerance
-        return self.is_sure(reading) or (is_within and reading.std_error > self.tolerance / 3)
+        is_blurred = self.tolerance / 3 < reading.std_error <= self.tolerance
+        return self.is_sure(reading) or (is_within and is_blurred)
 
     def is_as_near_as_known(self, reading: Reading) -> bool:
         """Whether a mean is surely within tolerance, or as near as one that cannot be sharper tells."""

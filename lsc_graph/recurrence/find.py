@@ -35,7 +35,7 @@ from lsc_graph.recurrence.unrolled.chains import MIN_STEPS
 from lsc_graph.recurrence.unrolled.chosen import check_made, told_by_hand
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.phase import OpenChoice
-from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
+from lsc_graph.recurrence.unrolled.roll import MAX_TRIMMED, RolledSteps, roll_steps
 from lsc_graph.recurrence.unrolled.unrecognised import find_unrecognised
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
@@ -156,6 +156,7 @@ def find_recurrences(
         if loop.counted is not None
     )
     warnings += tuple(_apart(steps) for steps in rolled if steps.num_apart)
+    warnings += tuple(_uneven(rolled))
     warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
     all_sites = _scan_sites(model, looped, lowered, rolled, loops)
@@ -178,6 +179,20 @@ def _apart(steps: RolledSteps) -> str:
         f"{steps.name}: of {total} steps the first {steps.num_apart} are computed in another way, and are no "
         "part of the layer: the network begins so, or their constants were folded or rounded apart"
     )
+
+
+def _uneven(rolled: Sequence[RolledSteps]) -> Iterator[str]:
+    """Layers of one weight that have nearly as many steps as another: these are steps of one network."""
+    for own in rolled:
+        alike = [one for one in rolled if one.weight == own.weight and not one.over_depth]
+        longest = max(alike, key=lambda one: one.num_steps, default=own)
+        missing = longest.num_steps - own.num_steps - own.num_apart
+        if not own.over_depth and 0 < missing <= MAX_TRIMMED:
+            yield (
+                f"{own.name} has {own.num_steps} steps, and {longest.name} of the same weight "
+                f"{longest.num_steps}: its first or last ones are computed in another way or read by nothing,"
+                " and are no part of the layer"
+            )
 
 
 def _left_open(name: str, choice: OpenChoice) -> str:

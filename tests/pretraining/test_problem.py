@@ -17,24 +17,26 @@ def reading(error: float, std_error: float) -> Reading:
 
 
 @pytest.mark.parametrize(
-    ("error", "std_error", "is_sure", "is_as_near_as_known", "is_reached"),
+    ("error", "std_error", "is_sure", "agrees", "is_as_near_as_known", "is_reached"),
     [
-        (0.010, 0.003, True, True, True),
-        (0.018, 0.003, False, False, True),
-        (0.018, 0.006, False, True, True),
-        (0.025, 0.003, False, False, True),
-        (0.025, 0.014, False, True, True),
-        (0.040, 0.014, False, False, True),
-        (0.040, 0.005, False, False, False),
-        (0.000, 0.030, False, True, False),
+        (0.010, 0.003, True, True, True, True),
+        (0.018, 0.003, False, False, False, True),
+        (0.018, 0.006, False, False, True, True),
+        (0.018, 0.008, False, True, True, True),
+        (0.025, 0.003, False, False, False, True),
+        (0.025, 0.014, False, False, True, True),
+        (0.040, 0.014, False, False, False, True),
+        (0.040, 0.005, False, False, False, False),
+        (0.000, 0.030, False, False, True, False),
     ],
 )
 def test_a_fit_ends_by_noise_only_where_no_sharper_mean_can_be_had(
-    error: float, std_error: float, is_sure: bool, is_as_near_as_known: bool, is_reached: bool
+    error: float, std_error: float, is_sure: bool, agrees: bool, is_as_near_as_known: bool, is_reached: bool
 ) -> None:
     problem = problem_of("gru")
     found = reading(error, std_error)
     assert found.std_error == pytest.approx(std_error)
     assert problem.is_sure(found) is is_sure
+    assert problem.agrees(found) is agrees
     assert problem.is_as_near_as_known(found) is is_as_near_as_known
     assert problem.is_reached(found) is is_reached

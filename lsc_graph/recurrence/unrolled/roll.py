@@ -31,7 +31,7 @@ from lsc_graph.results import Refusal
 
 MIN_OPSET = 13
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_MAX_TRIMMED = 4
+MAX_TRIMMED = 4
 _FEW_ELEMENTS = 2
 _NOTHING = Chosen()
 _FUSED = frozenset(("RNN", "GRU", "LSTM"))
@@ -154,7 +154,7 @@ def _roll(
     trial: Trial | None,
     chosen: Chosen,
 ) -> RolledSteps:
-    steps, reads = _alike_steps(chain, order, constants, chosen.cuts)
+    steps, reads, num_dropped = _alike_steps(chain, order, constants, chosen.cuts)
     if len(chain.nodes) < MIN_STEPS:
         check_end(steps, order, constants)
     if chain.is_part and (far := [r for r in reads.slices.values() if abs(r.stride or 0) > 1]):
@@ -176,6 +176,7 @@ def _roll(
     name = Names(model.graph).unique_prefix(_label(chain.nodes[0], weight), for_node=True)
     writer = GraphWriter(name, chain.constant.dtype)
     left_out: tuple[str, ...] = ()
+    count = 0
     if trial is not None:
         left_out = leave_out(model, steps, reads, nodes, writer, trial, chosen.stateless)
         count = put_back_first_steps(model, steps, reads, nodes, constants, writer, trial)
@@ -192,7 +193,7 @@ def _roll(
         raise StepsDifferError((), f"at least {MIN_STEPS} steps are needed to tell")
     if trial is not None:
         merge_derived(model, steps, reads, nodes, writer, trial)
-    apart = num_apart(steps, reads, constants)
+    apart = max(num_apart(steps, reads, constants), num_dropped - count)
     roller = Roller(steps, reads, writer, nodes, is_reverse=is_reverse(reads, constants))
     rolled = roller.write()
     model.graph.extend(writer.nodes)
@@ -253,17 +254,20 @@ def _is_only_written(steps: Steps, key: ir.Value) -> bool:
 
 def _alike_steps(
     chain: Chain, order: Order, constants: Constants, choices: Sequence[Choice]
-) -> tuple[Steps, Reads]:
-    """The longest run of steps that are alike: the first and the last may have been simplified."""
-    nodes = chain.nodes
+) -> tuple[Steps, Reads, int]:
+    """The longest run of steps that are alike, and how many before them are not.
+
+    The first and the last may have been simplified.
+    """
+    nodes, num_dropped = chain.nodes, 0
     while True:
         try:
-            return _steps_and_reads(nodes, order, constants, choices)
+            return *_steps_and_reads(nodes, order, constants, choices), num_dropped
         except StepsDifferError as error:
             first, last = 0 in error.steps, len(nodes) - 1 in error.steps
             is_inner = any(0 < step < len(nodes) - 1 for step in error.steps)
-            nodes = nodes[first : len(nodes) - last]
-            fewest = max(MIN_STEPS, len(chain.nodes) - _MAX_TRIMMED)
+            nodes, num_dropped = nodes[first : len(nodes) - last], num_dropped + first
+            fewest = max(MIN_STEPS, len(chain.nodes) - MAX_TRIMMED)
             if is_inner or not (first or last) or len(nodes) < fewest:
                 raise
 

@@ -99,3 +99,25 @@ def test_a_first_step_reads_what_the_recurrence_below_starts_from(
     upper = report.recurrences[-1]
     assert upper.num_steps == T - num_apart
     assert sum("computed in another way" in text for text in report.warnings) == num_apart
+
+
+def decayed_alike(first_of_second: int) -> onnx.ModelProto:
+    """a' = d a + x and b' = d b + x^2 of one vector d, of which the second starts at some step, given."""
+    net = Network(is_given=True, num_steps=T)
+    d, a, b, rows = net.weight(H), net.start("a", H), net.start("b", H), list[str]()
+    for time in range(T):
+        x = at(net, net.drives, time)
+        a = net.op("Add", net.op("Mul", a, d), x)
+        if time >= first_of_second:
+            b = net.op("Add", net.op("Mul", b, d), net.op("Mul", x, x))
+        rows.append(net.op("Tanh", net.op("Add", a, b)))
+    return net.done(rows, rows)
+
+
+@pytest.mark.parametrize(("first_of_second", "is_told"), [(0, False), (1, True)])
+def test_layers_of_one_weight_with_nearly_as_many_steps_are_named(
+    first_of_second: int, *, is_told: bool
+) -> None:
+    told = [text for text in inspect(decayed_alike(first_of_second)).warnings if "of the same weight" in text]
+    assert len(told) == is_told
+    assert all(f"has {T - 1} steps" in text and f"same weight {T}:" in text for text in told)
