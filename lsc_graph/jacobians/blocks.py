@@ -93,38 +93,41 @@ def block_gain(blocks: Tensor) -> Tensor:
 def block_radius(blocks: Tensor, tolerance: float = TOLERANCE) -> Estimate:
     """Spectral radii [P] of matrices of blocks [P, u, k, k], by the eigenvalues of all blocks."""
     finite = blocks.isfinite().flatten(1).all(1)
-    found = [_largest_eigenvalues(matrices.nan_to_num(0.0, 0.0, 0.0).double()) for matrices in blocks]
-    values = torch.where(finite, torch.stack(found), math.nan) if found else blocks.new_zeros(0)
+    # Doubles of all points at once would take more memory than anything else.
+    at_once = max(1, _MAX_ELEMENTS // max(1, blocks[:1].numel()))
+    parts = torch.split(blocks, at_once) if len(blocks) else ()
+    found = [_largest_eigenvalues(part.nan_to_num(0.0, 0.0, 0.0).double()) for part in parts]
+    values = torch.where(finite, torch.cat(found), math.nan) if found else blocks.new_zeros(0)
     errors = torch.full_like(values, torch.finfo(torch.float64).eps)
     return Estimate.of(Method.BLOCKS, values, errors, tolerance=tolerance)
 
 
 def _pulled(blocks: Tensor, cotangents: Tensor, variables: Sequence[slice | Tensor]) -> Tensor:
-    """Cotangents [..., n] times blocks [u, k, k], variable by variable."""
+    """Cotangents [..., n] times blocks [u, k, k], or [..., u, k, k], variable by variable."""
     parts = [cotangents[..., own] for own in variables]
     pulled = torch.empty_like(cotangents)
     for j, own in enumerate(variables):
-        total = parts[0] * blocks[:, 0, j]
+        total = parts[0] * blocks[..., 0, j]
         for i, part in enumerate(parts[1:], 1):
-            total.addcmul_(part, blocks[:, i, j])
+            total.addcmul_(part, blocks[..., i, j])
         pulled[..., own] = total
     return pulled
 
 
 def _largest_eigenvalues(blocks: Tensor) -> Tensor:
-    """The largest modulus of any eigenvalue of blocks [u, k, k]; in closed form up to 2 x 2."""
+    """The largest modulus [P] of any eigenvalue of blocks [P, u, k, k]; in closed form up to 2 x 2."""
     width = blocks.shape[-1]
     if width == 1:
-        return blocks.abs().max()
+        return blocks.abs().flatten(1).amax(1)
     if width > 2:
-        found: Tensor = torch.linalg.eigvals(blocks).abs().max()
+        found: Tensor = torch.linalg.eigvals(blocks).abs().flatten(1).amax(1)
         return found
-    (a, b), (c, d) = blocks.movedim(0, -1)
+    (a, b), (c, d) = blocks.movedim((2, 3), (0, 1))
     middle, half = (a + d) / 2, (a - d) / 2
     under = half.square() + b * c
     real = middle.abs() + under.clamp_min(0).sqrt()
     # A complex pair has the root of the determinant as its modulus.
-    return torch.where(under >= 0, real, (a * d - b * c).clamp_min(0).sqrt()).max()
+    return torch.where(under >= 0, real, (a * d - b * c).clamp_min(0).sqrt()).amax(1)
 
 
 def unit_blocks(module: CellModule, trajectory: Trajectory, generator: torch.Generator) -> UnitBlocks | None:
@@ -153,8 +156,7 @@ def _apart_at_first(
     layouts = list(unit_layouts([point[index].shape[1:] for index in own]))
     if not layouts:
         return []
-    masks = torch.stack([_mask(layout, generator) for layout in layouts for _ in range(_NUM_MASKS)])
-    masks = masks.to(point[0].device)
+    masks = torch.cat([_masks(layout, _NUM_MASKS, generator) for layout in layouts]).to(point[0].device)
     probes = torch.randn(masks.shape, generator=generator).to(point[own[0]])
     # Looked at once, at the end: a GPU would be waited for each time.
     meet = []
@@ -166,9 +168,9 @@ def _apart_at_first(
     return [layout for layout, is_met in zip(layouts, do_meet, strict=True) if not is_met]
 
 
-def _mask(layout: UnitLayout, generator: torch.Generator) -> Tensor:
-    """The elements [n] of a random half of the units."""
-    return (torch.rand(layout.units, generator=generator) < 0.5)[layout.unit_of()]
+def _masks(layout: UnitLayout, count: int, generator: torch.Generator) -> Tensor:
+    """The elements [count, n] of random halves of the units."""
+    return (torch.rand(count, layout.units, generator=generator) < 0.5)[:, layout.unit_of()]
 
 
 def _by_layout(
@@ -228,7 +230,7 @@ def _verified(
     of half the units and one of all, which tell whether the blocks are all there is."""
     first = points[own[0]]
     num_points, size = first.shape[0], layout.places.numel()
-    places, mask = layout.places.to(first.device), _mask(layout, generator).to(first.device)
+    places, mask = layout.places.to(first.device), _masks(layout, 1, generator).to(first.device)
     cotangents = first.new_zeros(num_points, layout.width + 2, size)
     for variable, place in enumerate(places):
         cotangents[:, variable, place] = 1
@@ -237,10 +239,7 @@ def _verified(
     cotangents[:, -1] *= mask
     pulled = _pull_states(module, points, own, cotangents)
     blocks = pulled[:, : layout.width, places].permute(0, 3, 1, 2)
-    variables = layout.variables()
-    expected = torch.stack(
-        [_pulled(mine, probe, variables) for mine, probe in zip(blocks, probes[:, 0], strict=True)]
-    )
+    expected = _pulled(blocks, probes[:, 0], layout.variables())
     is_said = (pulled[:, -2] - expected).norm() <= _AGREEMENT * expected.norm()
     is_apart = ~(pulled[:, -1] * ~mask).any()
     return blocks if bool(is_said & is_apart) else None
