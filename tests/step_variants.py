@@ -282,7 +282,7 @@ VARIANTS: dict[str, StepVariant] = {
     ),
     # Right, but not as cheap as it could be.
     "gru by Conv": StepVariant(
-        "dense", _gru("c = Unsqueeze(h_in, two) k = Conv (c, kernel) p = Squeeze(k, two)" + _THREE)
+        "gated", _gru("c = Unsqueeze(h_in, two) k = Conv (c, kernel) p = Squeeze(k, two)" + _THREE)
     ),
     # Nothing but a dense matrix would be right.
     "units in another order": StepVariant(
