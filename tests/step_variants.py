@@ -280,7 +280,6 @@ VARIANTS: dict[str, StepVariant] = {
         "gated",
         _gru("c = Transpose <perm = [1, 0]> (h_in) k = MatMul(packed, c) p = Reshape(k, s_h3)" + _THREE),
     ),
-    # Right, but not as cheap as it could be.
     "gru by Conv": StepVariant(
         "gated", _gru("c = Unsqueeze(h_in, two) k = Conv (c, kernel) p = Squeeze(k, two)" + _THREE)
     ),
