@@ -30,21 +30,17 @@ def delayed(form: Form) -> onnx.ModelProto:
 
 X = np.random.default_rng(1).standard_normal((1, T, 1, D)).astype(np.float32)
 SHAPED: dict[str, Any] = {"data": {"x": X}, "input_shapes": {"x": (T, 1, D)}}
-STREAMED: dict[str, Any] = {"data": {"x": X}, "input_shapes": {"x": (1, D)}, "num_steps": T}
 STEPS: dict[str, Any] = {"num_steps": T}
 # Models of every kind with what their audits are told.
 AUDITED: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, Any]]] = {
     "lstm": (lambda: build("lstm"), STEPS),
-    "gru": (lambda: build("gru"), STEPS),
     "bidirectional": (lambda: build("bidirectional_lstm", hidden_size=8), STEPS),
     "scan": (lambda: build("scan_gru"), STEPS),
-    "loop": (lambda: build("loop_gru"), STEPS),
     "unrolled": (lambda: build("unrolled_gru"), {}),
     "streaming": (lambda: build("streaming_gru"), STEPS),
     "diagonal": (lambda: build("lru"), STEPS),
     "delays in a scan": (lambda: delayed(Form.SCAN), SHAPED),
     "delays, unrolled": (lambda: delayed(Form.UNROLLED), SHAPED),
-    "delays, streaming": (lambda: delayed(Form.STREAMING), STREAMED),
     "a surrogate": (lambda: build("alif"), {**STEPS, "surrogate": "triangle"}),
     "differences": (lambda: build("gru"), {"num_steps": 3, "black_box": "always"}),
     "a gated form": (lambda: build("lstm", hidden_size=48), {"num_steps": 3}),
@@ -56,11 +52,8 @@ AUDITED: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, Any]]] = {
 FITTED: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, Any]]] = {
     "gru, rescale": (lambda: build("gru"), STEPS),
     "gru, gradient": (lambda: build("gru"), {**STEPS, "method": "gradient", "max_iterations": 2}),
-    "gru, both": (lambda: build("gru"), {**STEPS, "method": "both", "max_iterations": 2}),
     "lstm": (lambda: build("lstm", hidden_size=8), STEPS),
     "a scan": (lambda: build("slstm", hidden_size=8), STEPS),
-    "unrolled": (lambda: build("unrolled_gru"), {}),
-    "diagonal": (lambda: build("lru", hidden_size=8), STEPS),
     "delays": (lambda: delayed(Form.SCAN), SHAPED),
     "a surrogate": (lambda: build("alif", hidden_size=8), {**STEPS, "surrogate": "triangle"}),
     "a chain": (lambda: build("feed_forward_relu", num_layers=3, hidden_size=16), {}),

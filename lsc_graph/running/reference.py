@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import torch
 
 from lsc_graph.errors import AnalysisError
 from lsc_graph.model_file.proto_walk import model_scopes
@@ -33,6 +34,8 @@ class Reference:
     def __init__(self, proto: onnx.ModelProto, device: str = "cpu") -> None:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4
+        # As many as torch has, with which it takes turns.
+        options.intra_op_num_threads = torch.get_num_threads()
         providers = ["CPUExecutionProvider"]
         if device == "cuda":
             providers.insert(0, "CUDAExecutionProvider")
