@@ -35,7 +35,7 @@ def dynamically_quantized(
     return proto, onnx.load(tmp_path / "int8.onnx")
 
 
-class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime leaves it untyped
+class Reader(quantization.CalibrationDataReader):
     def __init__(self, feeds: list[dict[str, np.ndarray]]) -> None:
         self.feeds = iter(feeds)
 

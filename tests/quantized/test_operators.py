@@ -21,7 +21,7 @@ FEEDS = [
 ]
 
 
-class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime leaves it untyped
+class Reader(quantization.CalibrationDataReader):
     def __init__(self) -> None:
         self.feeds = iter(FEEDS)
 

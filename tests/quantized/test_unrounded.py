@@ -20,7 +20,7 @@ from lsc_graph.running.reference import Reference
 X = np.random.default_rng(0).standard_normal((6, 1, 8)).astype(np.float32)
 
 
-class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # ONNX Runtime leaves it untyped
+class Reader(quantization.CalibrationDataReader):
     def __init__(self) -> None:
         self.feeds = iter([{"x": scale * X} for scale in (-1.3, 0.5, 1.3)])
 
