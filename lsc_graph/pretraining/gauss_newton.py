@@ -30,6 +30,15 @@ def least_norm_step(sensitivities: Tensor, residuals: Tensor, damping: float) ->
     return step
 
 
+def units_of(sensitivities: Tensor) -> Tensor:
+    """For each unknown [K] what moves no log radius by more than one, and at most one.
+
+    The smallest step in units of their own would be made of those few that move most for their size. These
+    are mostly shifts of small numbers: by many times these numbers, where no derivative holds any more.
+    """
+    return 1 / sensitivities.abs().amax(0).clamp_min(1.0)
+
+
 def unattainable_share(sensitivities: Tensor, residuals: Tensor) -> Tensor:
     """For each residual, the share of it that no choice of the unknowns removes to first order."""
     left, values, _ = torch.linalg.svd(sensitivities, full_matrices=False)

@@ -13,7 +13,13 @@ from torch import Tensor
 
 from lsc_graph.pretraining.candidates import Average, Candidate, Candidates, missed
 from lsc_graph.pretraining.fit import Fit, Progress, Report, how_sure, why_missed, why_unmoved
-from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, nearest_rows, unattainable_share
+from lsc_graph.pretraining.gauss_newton import (
+    Tracker,
+    least_norm_step,
+    nearest_rows,
+    unattainable_share,
+    units_of,
+)
 from lsc_graph.pretraining.probes import best_probe, radii_without_weights
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.readings import Edge, NotFiniteError, Reading
@@ -59,7 +65,7 @@ _KEPT = (
     "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "ways", "iterations",
     "doublings", "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_trust",
     "_recent", "_means", "_rounds",
-    "sensitivities", "_num_averaged", "_std_errors", "tried", "bare", "jumps",
+    "any_held", "sensitivities", "_num_averaged", "_std_errors", "tried", "bare", "jumps",
 )  # fmt: skip
 State = dict[str, Any]
 Keep = Callable[[State], None]
@@ -90,13 +96,13 @@ def rescale(
         resumed: what `keep` was given, to go on from there.
     """
     given_up: dict[Edge, str] = {}
-    earlier, tried, jumps = (0, 0.0), dict[Edge, int](), 0
+    earlier, tried, jumps, held = (0, 0.0), dict[Edge, int](), 0, False
     candidates = Candidates(problem)
     if resumed is not None:
         given_up = dict(resumed["given_up"])
     while True:
         run = _Run(problem, [value.clone() for value in values], given_up, candidates, earlier)
-        run.tried, run.jumps = tried, jumps
+        run.tried, run.jumps, run.any_held = tried, jumps, held
         if resumed is not None:
             run.restore(resumed)
             resumed = None
@@ -107,6 +113,7 @@ def rescale(
         if not (lost or in_the_way) or fit.iterations >= max_iterations:
             return run.with_earlier(fit)
         given_up |= lost or in_the_way
+        held = run.any_held or any(map(run.is_held, lost or in_the_way))
         values, tried, jumps = run.start if lost else fit.values, run.tried, run.jumps
         earlier = (run.earlier[0] + fit.iterations, run.earlier[1] + fit.seconds)
         report(run.history[-1])
@@ -169,6 +176,7 @@ class _Run:
         self.sensitivities = torch.zeros(0)
         self.unknowns: Unknowns | None = None
         self.iterations = self.jumps = 0
+        self.any_held = False
         self.doublings: dict[Edge, int] = {}
         self.tried: dict[Edge, int] = {}
         self.bare: dict[Edge, float] = {}
@@ -359,7 +367,7 @@ class _Run:
         assert self.unknowns is not None
         seed = self.problem.seed_of(iteration, 0) + 1_500_000_001
         self.bare |= radii_without_weights(self.problem, self.values, still, seed)
-        held = [edge for edge in still if self._is_held(edge)]
+        held = [edge for edge in still if self.is_held(edge)]
         self.tried |= dict.fromkeys(held, 0)
         still = [edge for edge in still if edge not in held]
         if not still:
@@ -377,7 +385,7 @@ class _Run:
         self._average = Average()
         return True
 
-    def _is_held(self, edge: Edge) -> bool:
+    def is_held(self, edge: Edge) -> bool:
         """Whether the model's structure alone holds a radius where it is."""
         return abs(self.bare.get(edge, math.inf) - self._means[edge]) <= self.problem.tolerance
 
@@ -429,7 +437,7 @@ class _Run:
 
     def _beyond_small_changes(self, edge: Edge) -> str:
         """What larger changes would do."""
-        if edge in self.bare and self._is_held(edge):
+        if edge in self.bare and self.is_held(edge):
             return f": with every trained weight at zero it would still be {self.bare[edge]:.3f}"
         count = self.tried.get(edge, 0)
         return f": no small change does, nor any of {count} large ones" if count else ": no small change does"
@@ -516,8 +524,9 @@ class _Run:
         """One step of the unknowns."""
         assert self.unknowns is not None
         assert self.tracker.error is not None
-        step = least_norm_step(self.sensitivities, self._damped(self.tracker.error), _DAMPING)
-        step = _limited(step, self.unknowns)
+        units = units_of(self.sensitivities)
+        step = units * least_norm_step(self.sensitivities * units, self._damped(self.tracker.error), _DAMPING)
+        step = _limited(step, self.unknowns, units)
         changes = self.sensitivities @ step
         self.tracker.predict(changes)
         self.trail.plan(dict(zip(self.edges, changes.tolist(), strict=True)))
@@ -578,6 +587,7 @@ class _Run:
             stop_reason=stop_reason + (self._how_sure(seen) if is_reached else ""),
             reasons=reasons,
             history=self.history,
+            is_chance=bool(self.given_up) and not self.any_held,
         )
 
     def _reasons(self, found: Candidate) -> dict[Edge, str]:
@@ -660,9 +670,11 @@ def _gradients(scalars: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Sequ
     return [torch.autograd.grad(s, leaves, retain_graph=True, allow_unused=True) for s in scalars]
 
 
-def _limited(step: Tensor, unknowns: Unknowns) -> Tensor:
+def _limited(step: Tensor, unknowns: Unknowns, units: Tensor) -> Tensor:
     """Every unknown's change cut to what the linear prediction can be trusted for."""
     limits = torch.tensor([_limit(k, unknowns) for k in unknowns.list], dtype=step.dtype)
+    is_shift = torch.tensor([k.change is Change.SHIFT for k in unknowns.list])
+    limits = torch.where(is_shift, limits * units, limits)
     return step.clamp(-limits, limits)
 
 
