@@ -196,7 +196,7 @@ class _Run:
     def state(self) -> State:
         """What is needed to go on from here after an interruption, as if there had been none."""
         found: State = {name: getattr(self, name) for name in _KEPT}
-        found["tracker"] = (self.tracker.error, self.tracker.variance, self.tracker.has_moved)
+        found["tracker"] = vars(self.tracker).copy()
         found["trail"] = self.trail.state()
         found["candidates"] = self.candidates.state()
         found["average"] = (self._average.count, self._average.values)
@@ -208,7 +208,7 @@ class _Run:
         """Go on from a state."""
         for name in _KEPT:
             setattr(self, name, state[name])
-        self.tracker = Tracker(*state["tracker"])
+        self.tracker = Tracker(**state["tracker"])
         self.once_moved = set(state["once_moved"])
         self.trail = Trail(**state["trail"])
         self.candidates.restore(state["candidates"])

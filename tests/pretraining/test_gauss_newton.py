@@ -80,6 +80,21 @@ def test_moves_that_do_nothing_are_seen_although_readings_are_noisy() -> None:
     assert float(tracker.error) < -0.01
 
 
+def test_changes_that_come_in_part_only_are_learned_through_noise() -> None:
+    """Each step is to bring the error down by a tenth of what is left, and half of that comes."""
+    generator, one = torch.Generator().manual_seed(1), torch.ones(1, dtype=torch.float64)
+    tracker, truth = Tracker(), -0.4 * one
+    for _ in range(25):
+        noise = 0.03 * torch.randn(1, dtype=torch.float64, generator=generator)
+        tracker.observe(truth + noise, 0.03**2 * one)
+        assert tracker.error is not None
+        change = -0.1 * tracker.error
+        tracker.predict(change)
+        truth = truth + 0.5 * change
+    assert float(tracker.part) == pytest.approx(0.5, abs=0.25)
+    assert float((tracker.error - truth).abs()) < 0.03
+
+
 def test_a_surprise_makes_the_estimate_follow() -> None:
     tracker, one = Tracker(), torch.ones(1, dtype=torch.float64)
     for _ in range(20):
