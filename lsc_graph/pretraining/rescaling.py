@@ -24,14 +24,12 @@ from lsc_graph.pretraining.probes import best_probe, radii_without_weights
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.readings import Edge, NotFiniteError, Reading
 from lsc_graph.pretraining.shards import total
+from lsc_graph.pretraining.slopes import are_moved, relative_slopes, slopes_of
 from lsc_graph.pretraining.trail import Trail
 from lsc_graph.pretraining.transitions import find_transitions
-from lsc_graph.pretraining.unknowns import Change, Unknown, Unknowns
+from lsc_graph.pretraining.unknowns import Unknowns
 
-_LIMITS = {Change.SCALE: 0.7, Change.SHIFT: 1.0, Change.TRANSITION: 2.0}
 _DAMPING = 1e-3
-# A radius that no unknown moves by more than this share is not moved at all.
-_UNMOVED = 1e-3
 _SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
 # Where the largest error is so many times the one before, steps are trusted less, down to a share.
 _WORSE, _LEAST_TRUST = 1.3, 0.25
@@ -45,8 +43,6 @@ _NEAR, _LEAST_SHARE = 10, 0.15
 _LEAST_VARIANCE = 1e-6
 # So many tolerances from its target a radius is far off: not by the noise of estimates.
 _FAR = 5
-# So many radii, or so small gradients, are computed in one pass, if they fit in so much memory.
-_MANY, _SMALL_BYTES, _MOST_BYTES = 20, 2**23, 2**28
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.9
 # An edge's points are doubled so often at most from one iteration to the next.
@@ -225,12 +221,12 @@ class _Run:
         self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
         leaves = [value.detach().requires_grad_() for value in self.values]
         readings, slopes = self._slopes(leaves, (num_samples, num_times, seed), through_time=False)
-        is_moved = _is_moved(readings, slopes)
+        is_moved = are_moved(readings, slopes)
         is_doubtful = not bool(is_moved.all()) or self._since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
             # Moved by way of earlier steps alone, or held still by them.
             _, whole = self._slopes(leaves, (num_samples, num_times, seed), through_time=True)
-            slopes = torch.where((is_moved & _is_moved(readings, whole))[:, None], slopes, whole)
+            slopes = torch.where((is_moved & are_moved(readings, whole))[:, None], slopes, whole)
         more = problem.seed_of(iteration, 0) + 1_000_000_007
         self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
         self.iterations = iteration + 1
@@ -242,10 +238,10 @@ class _Run:
         assert self.unknowns is not None
         readings = self.problem.read(leaves, *points, through_time=through_time)
         readings = [reading for reading in readings if reading.edge not in self.given_up]
-        return readings, total(_slopes(readings, leaves, self.unknowns))
+        return readings, total(slopes_of(readings, leaves, self.unknowns))
 
     def _update(self, readings: Sequence[Reading], slopes: Tensor) -> None:
-        is_moved, relative = _is_moved(readings, slopes), _relative(readings, slopes)
+        is_moved, relative = are_moved(readings, slopes), relative_slopes(readings, slopes)
         self.unmoved = {
             r.edge: why_unmoved(r) for r, moved in zip(readings, is_moved, strict=True) if not moved
         }
@@ -526,7 +522,8 @@ class _Run:
         assert self.tracker.error is not None
         units = units_of(self.sensitivities)
         step = units * least_norm_step(self.sensitivities * units, self._damped(self.tracker.error), _DAMPING)
-        step = _limited(step, self.unknowns, units)
+        limits = self.unknowns.limits(units)
+        step = step.clamp(-limits, limits)
         changes = self.sensitivities @ step
         self.tracker.predict(changes)
         self.trail.plan(dict(zip(self.edges, changes.tolist(), strict=True)))
@@ -621,65 +618,3 @@ class _Run:
             for edge, share, near in zip(self.edges, shares, nearest, strict=True)
             if edge in off
         }
-
-
-def _relative(readings: Sequence[Reading], slopes: Tensor) -> Tensor:
-    """d log mean radius / d unknown."""
-    means = torch.tensor([r.mean for r in readings], dtype=torch.float64)
-    return slopes / means.clamp_min(1e-12)[:, None]
-
-
-def _is_moved(readings: Sequence[Reading], slopes: Tensor) -> Tensor:
-    means = torch.tensor([r.mean for r in readings], dtype=torch.float64)
-    found: Tensor = (_relative(readings, slopes).norm(dim=1) > _UNMOVED) & (means > 1e-9)
-    return found
-
-
-def _slopes(readings: Sequence[Reading], leaves: Sequence[Tensor], unknowns: Unknowns) -> Tensor:
-    """d mean radius / d unknown, [R, K] float64."""
-    scalars = [r.derivative for r in readings if r.derivative is not None and r.derivative.requires_grad]
-    gradients = iter(_gradients(scalars, leaves))
-    rows = []
-    with torch.no_grad():
-        for reading in readings:
-            is_moved = reading.derivative is not None and reading.derivative.requires_grad
-            rows.append(unknowns.slopes(leaves, next(gradients) if is_moved else [None] * len(leaves)))
-    slopes = torch.stack(rows) if rows else torch.zeros(0, len(unknowns), dtype=torch.float64)
-    if not bool(slopes.isfinite().all()):
-        raise NotFiniteError("A sensitivity is not a finite number", where="a radius's derivative")
-    return slopes
-
-
-def _gradients(scalars: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Sequence[Tensor | None]]:
-    """Each scalar's gradients: many scalars in one pass, which costs less than walking the graph so often."""
-    total_bytes = len(scalars) * sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-    is_worth_it = len(scalars) >= _MANY or (len(scalars) > 1 and total_bytes <= _SMALL_BYTES)
-    if is_worth_it and total_bytes <= _MOST_BYTES:
-        try:
-            found = torch.autograd.grad(
-                torch.stack(list(scalars)),
-                leaves,
-                torch.eye(len(scalars), device=scalars[0].device),
-                is_grads_batched=True,
-                retain_graph=True,
-                allow_unused=True,
-            )
-            return [[None if g is None else g[k] for g in found] for k in range(len(scalars))]
-        except RuntimeError:
-            pass  # an operator whose derivative cannot be mapped
-    return [torch.autograd.grad(s, leaves, retain_graph=True, allow_unused=True) for s in scalars]
-
-
-def _limited(step: Tensor, unknowns: Unknowns, units: Tensor) -> Tensor:
-    """Every unknown's change cut to what the linear prediction can be trusted for."""
-    limits = torch.tensor([_limit(k, unknowns) for k in unknowns.list], dtype=step.dtype)
-    is_shift = torch.tensor([k.change is Change.SHIFT for k in unknowns.list])
-    limits = torch.where(is_shift, limits * units, limits)
-    return step.clamp(-limits, limits)
-
-
-def _limit(unknown: Unknown, unknowns: Unknowns) -> float:
-    limit = _LIMITS[unknown.change]
-    if unknown.change is not Change.TRANSITION:
-        return limit
-    return min(_LIMITS[Change.SCALE], limit / float(unknowns.transitions[unknown.weight].abs().max()))
