@@ -1,4 +1,4 @@
-"""One damped Gauss-Newton step of least norm, and estimates that remember (Kalman filters of one number)."""
+"""One damped Gauss-Newton step of least norm, and estimates that remember (Kalman filters)."""
 
 from __future__ import annotations
 
