@@ -316,7 +316,7 @@ def _confirmed_meter(
     seed: int,
 ) -> GrowthMeter:
     """A meter for the growth along a grid whose gradient of one sample is that of autograd."""
-    meter = GrowthMeter(cells, unroll(cells), generator)
+    meter = GrowthMeter(cells, unroll(cells), generator, edges)
     # From all states too: an edge that few paths to the last ones use is seen from near by.
     near = meter.start_everywhere(torch.Generator().manual_seed(seed))
     for start in (meter.random_start(1), near):
