@@ -228,27 +228,30 @@ def _glue_pull(
     numbers: Sequence[int],
     cotangents: Tensor,
 ) -> Tensor:
-    at = [pairs[number][1] for number in numbers]
+    ends = [pairs[number] for number in numbers]
     through = {port.body for port in ports}
-    pulled = _pull_at(glue.site, module, trajectory, points, at, cotangents, through=through)
+    heads = [head for _, head in ends]
+    pulled = _pull_at(glue.site, module, trajectory, points, heads, cotangents, through=through)
     own = {port: port.of(pulled) for port in ports}
     # Few rows at a time: each is as large as what is read at all steps.
-    size, num_rows = num_rows_at_once(glue), cotangents.shape[1]
+    size = num_rows_at_once(glue)
     parts = [
-        _pulled_states(glue, {port: rows[:, start : start + size] for port, rows in own.items()}, at, source)
-        for start in range(0, num_rows, size)
+        _pull_through(glue, {port: rows[:, start : start + size] for port, rows in own.items()}, source, ends)
+        for start in range(0, cotangents.shape[1], size)
     ]
-    return torch.cat([rows[[pairs[number][0] for number in numbers]] for rows in parts], 1)
+    return torch.cat(parts, 1)
 
 
-def _pulled_states(glue: Glue, read: Mapping[Port, Tensor], at: Sequence[int], source: Layer) -> Tensor:
-    """Cotangents [P, K, ...] of what is read at some steps, as ones of a layer's states [T, K, n]."""
+def _pull_through(
+    glue: Glue, read: Mapping[Port, Tensor], source: Layer, ends: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Cotangents [P, K, ...] of what is read at the heads, as those [P, K, n] of states at the tails."""
     given: dict[str, Tensor] = {}
     for port, rows in read.items():
         full = rows.new_zeros(glue.site.site.num_steps, *rows.shape[1:])
-        full[at] = rows
+        full[[head for _, head in ends]] = rows
         placed = port.place(full, None, glue.read[port.main])
         given[port.main] = given[port.main] + placed if port.main in given else placed
     states = pull_rows(glue, given)
     whole = torch.cat([flat_from(states[state.name], 2) for state in source.states], 2)
-    return whole.movedim(1, 0)
+    return whole.movedim(1, 0)[[tail for tail, _ in ends]]

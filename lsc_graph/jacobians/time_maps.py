@@ -75,8 +75,11 @@ class TimeMaps:
         like = self.like
         if self.gated is not None:
             groups = torch.split(torch.arange(self.num_points), group_size(size, like.device.type))
-            norms = [torch.linalg.matrix_norm(self.gated.at(numbers).dense()) for numbers in groups]
-            return (torch.cat(norms).cpu().double().square() / size).sqrt()
+            # In their places: small results, each kept behind large matrices, would keep the heap from shrinking.
+            norms = like.new_empty(self.num_points)
+            for numbers in groups:
+                norms[numbers] = torch.linalg.matrix_norm(self.gated.at(numbers).dense())
+            return (norms.cpu().double().square() / size).sqrt()
         operator = pull_operator(self.module, self.points)
 
         def squares(probes: Tensor) -> Tensor:
