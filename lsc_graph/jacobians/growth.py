@@ -37,10 +37,6 @@ class Cotangents:
         """The plain vectors [K, n]; beyond the range of floats they are zero or infinite."""
         return self.unit * torch.pow(10.0, self.log10_norm)[:, None]
 
-    def lengths(self) -> Cotangents:
-        """The lengths alone, in no memory of the vectors."""
-        return Cotangents(self.unit.new_empty(len(self.unit), 0), self.log10_norm)
-
     def through(self, edge: EdgeMap, signs: Tensor | None) -> Cotangents:
         """The cotangents pulled back along an edge, multiplied by `signs` [K] if given."""
         return self.moved(edge.pull(self.unit), signs)
@@ -166,10 +162,17 @@ def backpropagate(
 
     Without `with_vectors` their lengths alone are kept.
     """
-    return {
-        node: here if with_vectors else here.lengths()
-        for node, here in swept(edges, order, start, sign_generator)
-    }
+    passes = swept(edges, order, start, sign_generator)
+    if with_vectors:
+        return dict(passes)
+    # In place: small results that are kept among large vectors would break up the heap.
+    kept = torch.empty(len(order), len(next(iter(start.values()))), dtype=torch.float64)
+    nodes = []
+    for row, (node, here) in enumerate(passes):
+        kept[row] = here.log10_norm
+        nodes.append(node)
+    nothing = kept.new_empty(kept.shape[1], 0)
+    return {node: Cotangents(nothing, lengths) for node, lengths in zip(nodes, kept, strict=False)}
 
 
 def path_lengths(

@@ -12,7 +12,7 @@ from torch import Tensor
 from lsc_graph.jacobians.entries import pulled_blocks
 from lsc_graph.jacobians.radius import gain, spectral_norm
 from lsc_graph.spectra.choose import radius_estimate
-from lsc_graph.spectra.estimate import Estimate, Method
+from lsc_graph.spectra.estimate import ESTIMATED, Estimate, Method
 
 # Elements of matrices, or of cotangents for them, that are looked at together.
 MAX_ELEMENTS = 2**22
@@ -31,19 +31,6 @@ class Reading:
     is_nonzero: bool
     estimate: Estimate | None
     norm: Tensor | None
-
-    @staticmethod
-    def joined(parts: Sequence[Reading]) -> Reading:
-        """Readings of several batches, one after another."""
-        estimates = [part.estimate for part in parts if part.estimate is not None]
-        norms = [part.norm for part in parts if part.norm is not None]
-        return Reading(
-            torch.cat([part.gain for part in parts]),
-            torch.cat([part.held for part in parts]),
-            any(part.is_nonzero for part in parts),
-            Estimate.joined(estimates) if estimates else None,
-            torch.cat(norms) if norms else None,
-        )
 
     def at(self, points: Tensor) -> Reading:
         """At some of the points, by their numbers."""
@@ -97,17 +84,58 @@ def read_entries(
     Returns:
         One reading of all points for each entry; None if entries meet.
     """
-    found = []
+    whole: _Series | None = None
     for own in _portions(numbers, rows.shape[1] * int(rows.numel())):
         blocks = pulled_blocks(partial(pull, own), like, len(own), rows, columns)
         if blocks is None:
             return None
-        found.append(read(blocks.flatten(0, 1), method, with_norm=with_norm))
-    if not found:
+        part = read(blocks.flatten(0, 1), method, with_norm=with_norm)
+        whole = whole or _Series(len(numbers) * len(rows))
+        whole.append(part)
+    if whole is None:
         return None
-    whole = Reading.joined(found)
-    by_entry = torch.arange(len(whole.gain)).reshape(len(numbers), -1).T
-    return [whole.at(points) for points in by_entry]
+    by_entry = torch.arange(len(numbers) * len(rows)).reshape(len(numbers), -1).T
+    reading = whole.reading()
+    return [reading.at(points) for points in by_entry]
+
+
+class _Series:
+    """Readings of several batches, in places made before these.
+
+    Small results that are kept among large matrices would break up the heap.
+    """
+
+    def __init__(self, num_points: int) -> None:
+        self._columns: dict[str, Tensor] = {}
+        self._methods: list[Method] = []
+        self._num_points, self._end, self._is_nonzero = num_points, 0, False
+
+    def append(self, part: Reading) -> None:
+        start, self._end = self._end, self._end + len(part.gain)
+        for name, values in _columns(part).items():
+            if name not in self._columns:
+                self._columns[name] = values.new_empty(self._num_points)
+            self._columns[name][start : self._end] = values
+        self._methods += part.estimate.methods if part.estimate is not None else ()
+        self._is_nonzero |= part.is_nonzero
+
+    def reading(self) -> Reading:
+        own = self._columns
+        estimate = None
+        if self._methods:
+            fields = {name: own[name] for name in ESTIMATED}
+            estimate = Estimate(methods=tuple(self._methods), **fields)
+        return Reading(own["gain"], own["held"], self._is_nonzero, estimate, own.get("norm"))
+
+
+def _columns(reading: Reading) -> dict[str, Tensor]:
+    """Everything that a reading has of each point."""
+    found = {"gain": reading.gain, "held": reading.held}
+    if reading.norm is not None:
+        found["norm"] = reading.norm
+    if reading.estimate is not None:
+        found |= {name: getattr(reading.estimate, name) for name in ESTIMATED}
+    return found
 
 
 def _portions(numbers: Sequence[int], elements: int) -> Iterator[Sequence[int]]:

@@ -75,7 +75,7 @@ class TimeMaps:
         like = self.like
         if self.gated is not None:
             groups = torch.split(torch.arange(self.num_points), group_size(size, like.device.type))
-            # In their places: small results, each kept behind large matrices, would keep the heap from shrinking.
+            # In place: small results that are kept among large matrices would break up the heap.
             norms = like.new_empty(self.num_points)
             for numbers in groups:
                 norms[numbers] = torch.linalg.matrix_norm(self.gated.at(numbers).dense())
