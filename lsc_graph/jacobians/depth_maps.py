@@ -233,13 +233,13 @@ def _glue_pull(
     heads = [head for _, head in ends]
     pulled = _pull_at(glue.site, module, trajectory, points, heads, cotangents, through=through)
     own = {port: port.of(pulled) for port in ports}
-    # Few rows at a time: each is as large as what is read at all steps.
-    size = num_rows_at_once(glue)
-    parts = [
-        _pull_through(glue, {port: rows[:, start : start + size] for port, rows in own.items()}, source, ends)
-        for start in range(0, cotangents.shape[1], size)
-    ]
-    return torch.cat(parts, 1)
+    num_rows, size = cotangents.shape[1], num_rows_at_once(glue)
+    found = cotangents.new_empty(len(ends), num_rows, source.state_size)
+    # Few rows at a time, each as large as what is read at all steps; in place, so that the heap stays whole.
+    for start in range(0, num_rows, size):
+        part = {port: rows[:, start : start + size] for port, rows in own.items()}
+        found[:, start : start + size] = _pull_through(glue, part, source, ends)
+    return found
 
 
 def _pull_through(
