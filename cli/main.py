@@ -85,6 +85,7 @@ def flush() -> None:
 def run(arguments: list[str]) -> int:
     """Run the command line; returns the exit code (see `exit_codes`)."""
     from lsc_graph.errors import LscGraphError, UsageError
+    from lsc_graph.memory import out_of_memory
 
     try:
         code = cli.main(arguments, prog_name="lsc-graph", standalone_mode=False)
@@ -108,6 +109,9 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
+        if (named := out_of_memory(error)) is not None:
+            click.echo(f"error: {named}", err=True)
+            return exit_codes.NOT_ANALYSED
         text = " ".join(str(error).split())[:300]
         click.echo(f"error: unexpected {type(error).__name__}: {text}", err=True)
         click.echo("  please report this (lsc-graph --debug ... shows where it happened)", err=True)

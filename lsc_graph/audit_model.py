@@ -38,6 +38,7 @@ from lsc_graph.jacobians.meter import GrowthMeter, cancelled_depths
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.layers.exposure import exposed_states
+from lsc_graph.memory import memory_errors_named, out_of_memory
 from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
 from lsc_graph.results import (
     SCHEMA_VERSION,
@@ -66,6 +67,7 @@ MAX_INSPECTED_ELEMENTS = 2**22
 
 
 @whole_single_precision()
+@memory_errors_named()
 def audit(
     model: Source,
     *,
@@ -157,12 +159,15 @@ def _with_black_boxes(measure: Callable[[BlackBoxUse], Analysis], wanted: str) -
         try:
             return measure(BlackBoxUse.IF_NEEDED)
         except (ConversionError, ParityError) as error:
+            if out_of_memory(error) is not None:
+                raise
             reason = " ".join(str(error).split())
     analysis = measure(BlackBoxUse.ALWAYS)
     assert analysis.black_box is not None
     return replace(analysis, black_box=replace(analysis.black_box, reason=reason))
 
 
+@memory_errors_named()
 def inspect(
     model: Source,
     *,
@@ -316,7 +321,7 @@ def _confirmed_meter(
     seed: int,
 ) -> GrowthMeter:
     """A meter for the growth along a grid whose gradient of one sample is that of autograd."""
-    meter = GrowthMeter(cells, unroll(cells), generator)
+    meter = GrowthMeter(cells, unroll(cells), generator, edges)
     # From all states too: an edge that few paths to the last ones use is seen from near by.
     near = meter.start_everywhere(torch.Generator().manual_seed(seed))
     for start in (meter.random_start(1), near):

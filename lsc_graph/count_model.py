@@ -15,6 +15,7 @@ from lsc_graph.counting.path_tables import edge_targets, from_inputs, shown_coun
 from lsc_graph.counting.transfer import TransferMatrix
 from lsc_graph.errors import AnalysisError
 from lsc_graph.layers.cells import CellGraph
+from lsc_graph.memory import memory_errors_named
 from lsc_graph.path_results import (
     PATHS_SCHEMA_VERSION,
     Boundary,
@@ -29,6 +30,7 @@ from lsc_graph.results import Tool
 _DIRECTIONS = ((1.0, 0.0), (3.0, 1.0), (1.0, 1.0), (1.0, 3.0))
 
 
+@memory_errors_named()
 def gradient_paths(
     model: Source,
     *,

@@ -69,6 +69,10 @@ class LimitExceededError(AnalysisError):
     """A cap on steps, nodes, nesting or bytes was hit before allocating."""
 
 
+class OutOfMemoryError(AnalysisError):
+    """The machine, or its GPU, has not as much memory as was asked for."""
+
+
 class InputError(AnalysisError):
     """No inputs could be made, or were given, that the model accepts."""
 

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from lsc_graph.canonical.normalize import normalize_open, upgraded
 from lsc_graph.errors import AnalysisError, ParityError, UsageError
 from lsc_graph.files import write_bytes
+from lsc_graph.memory import memory_errors_named
 from lsc_graph.model_file.load import load
 from lsc_graph.prepare import Request, plan_inputs
 from lsc_graph.recurrence.reversal import reads_in_reverse, turn_around
@@ -25,6 +26,7 @@ TOLERANCE = 1e-5
 NUM_CHECKS = 3
 
 
+@memory_errors_named()
 def reroll(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     output: str | os.PathLike[str] | None = None,

@@ -545,12 +545,25 @@ def test_sequences_are_whole_unless_lengths_are_given_and_steps_past_the_end_kee
     assert short.layers[0].time_radius.max == pytest.approx(1.0)
 
 
-def test_a_layer_whose_radius_is_nowhere_known_is_audited_by_its_gain() -> None:
-    """A Jordan block in single precision: its eigenvalues are what rounding makes of them."""
+def test_the_radius_of_a_chain_of_units_is_that_of_its_units() -> None:
+    """A Jordan block as it is: no unit reads one that reads it, so that its eigenvalues are the diagonal."""
     model = registry.build("linear_orthogonal_rnn", hidden_size=40, num_layers=1)
     weight = next(own for own in model.graph.initializer if own.name.endswith("weight_hh"))
     jordan = 0.5 * (np.eye(40, dtype=np.float32) + np.eye(40, k=1, dtype=np.float32))
     weight.CopyFrom(numpy_helper.from_array(jordan.reshape(weight.dims), weight.name))
+    (layer,) = audit(model, num_steps=6, num_samples=1).layers
+    assert layer.time_radius is not None
+    assert layer.time_radius.mean == pytest.approx(0.5, abs=1e-7)
+    assert layer.time_radius.num_points == 5
+
+
+def test_a_layer_whose_radius_is_nowhere_known_is_audited_by_its_gain() -> None:
+    """A turned Jordan block in single precision: its eigenvalues are what rounding makes of them."""
+    model = registry.build("linear_orthogonal_rnn", hidden_size=40, num_layers=1)
+    weight = next(own for own in model.graph.initializer if own.name.endswith("weight_hh"))
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((40, 40))).Q
+    jordan = turn @ (0.5 * (np.eye(40) + np.eye(40, k=1))) @ turn.T
+    weight.CopyFrom(numpy_helper.from_array(jordan.astype(np.float32).reshape(weight.dims), weight.name))
     analysis = audit(model, num_steps=6, num_samples=1)
     (layer,) = analysis.layers
     assert layer.time_radius is None

@@ -163,7 +163,7 @@ def _apart_at_first(
     for part in _parts(len(masks), layouts[0]):
         mask, probe = masks[part], probes[part]
         copies = [value.expand(len(mask), *value.shape[1:]) for value in point]
-        meet.append((_pull_states(module, copies, own, probe * mask) * ~mask).bool().any(1))
+        meet.append((pull_states(module, copies, own, probe * mask) * ~mask).bool().any(1))
     do_meet = torch.cat(meet).reshape(len(layouts), _NUM_MASKS).any(1).tolist()
     return [layout for layout, is_met in zip(layouts, do_meet, strict=True) if not is_met]
 
@@ -198,7 +198,7 @@ def _parts(num_points: int, layout: UnitLayout, num_cotangents: int = 1) -> Iter
     return (slice(start, start + step) for start in range(0, num_points, step))
 
 
-def _pull_states(
+def pull_states(
     module: CellModule, points: Sequence[Tensor], own: Sequence[int], cotangents: Tensor
 ) -> Tensor:
     """Vector-Jacobian products with respect to the own old states, for cotangents [P, n] or [P, R, n]."""
@@ -237,7 +237,7 @@ def _verified(
     probes = torch.randn(num_points, 2, size, generator=generator).to(first)
     cotangents[:, -2:] = probes
     cotangents[:, -1] *= mask
-    pulled = _pull_states(module, points, own, cotangents)
+    pulled = pull_states(module, points, own, cotangents)
     blocks = pulled[:, : layout.width, places].permute(0, 3, 1, 2)
     expected = _pulled(blocks, probes[:, 0], layout.variables())
     is_said = (pulled[:, -2] - expected).norm() <= _AGREEMENT * expected.norm()

@@ -17,7 +17,7 @@ from torch import Tensor
 from lsc_graph.jacobians.chain import ChainBlock
 from lsc_graph.jacobians.radius import gain, spectral_radius
 from lsc_graph.jacobians.statistics import statistics_of_series
-from lsc_graph.results import TimeParallel
+from lsc_graph.results import Statistics, TimeParallel
 
 MIN_STEPS = 3
 MAX_TIMES = 16
@@ -221,7 +221,7 @@ class CausalSummary:
         self.time_axis = time_axis
         self._warnings: list[str] = []
         self._axes: dict[tuple[str, str], TimeAxes | None] = {}
-        self._pieces: defaultdict[tuple[str, str], list[CausalBlock]] = defaultdict(list)
+        self._pieces: defaultdict[tuple[str, str], list[_PieceValues]] = defaultdict(list)
 
     def add(
         self, blocks: Sequence[ChainBlock], shapes: Sequence[Sequence[int]], generator: torch.Generator
@@ -238,7 +238,7 @@ class CausalSummary:
 
     def add_piece(self, piece: CausalBlock) -> None:
         """One sample of one block."""
-        self._pieces[piece.source, piece.target].append(piece)
+        self._pieces[piece.source, piece.target].append(_values_of(piece))
 
     def _settle(
         self,
@@ -272,7 +272,7 @@ class CausalSummary:
 
     def facts(self) -> tuple[TimeParallel, ...]:
         """What the report says of each causal block."""
-        return tuple(_facts(pieces) for pieces in self._pieces.values())
+        return tuple(_facts(*ends, pieces) for ends, pieces in self._pieces.items())
 
 
 def _backwards(axes: TimeAxes) -> str:
@@ -284,27 +284,49 @@ def _backwards(axes: TimeAxes) -> str:
     )
 
 
-def _facts(pieces: Sequence[CausalBlock]) -> TimeParallel:
-    first = pieces[0]
-    equal, neighbour = [piece.equal for piece in pieces], [piece.neighbour for piece in pieces]
-    is_square = first.equal.shape[1] == first.equal.shape[2] and not first.is_probed
-    equal_gain, neighbour_gain = (
-        statistics_of_series([gain(matrices).cpu() for matrices in found]) for found in (equal, neighbour)
+@dataclass(frozen=True)
+class _PieceValues:
+    """What is kept of one block's pieces: gains [P], and radii [P] if there are any."""
+
+    axes: TimeAxes
+    reach: int
+    equal_gain: Tensor
+    neighbour_gain: Tensor
+    equal_radius: Tensor | None
+    neighbour_radius: Tensor | None
+
+
+def _values_of(piece: CausalBlock) -> _PieceValues:
+    is_square = piece.equal.shape[1] == piece.equal.shape[2] and not piece.is_probed
+    equal, neighbour = piece.equal, piece.neighbour
+    return _PieceValues(
+        piece.axes,
+        piece.reach,
+        gain(equal).cpu(),
+        gain(neighbour).cpu(),
+        spectral_radius(equal).cpu() if is_square else None,
+        spectral_radius(neighbour).cpu() if is_square else None,
     )
-    equal_radius, neighbour_radius = (
-        statistics_of_series([spectral_radius(matrices).cpu() for matrices in found]) if is_square else None
-        for found in (equal, neighbour)
-    )
+
+
+def _facts(source: str, target: str, pieces: Sequence[_PieceValues]) -> TimeParallel:
+    axes = pieces[0].axes
+    equal_gain = statistics_of_series([piece.equal_gain for piece in pieces])
+    neighbour_gain = statistics_of_series([piece.neighbour_gain for piece in pieces])
     assert equal_gain is not None
     assert neighbour_gain is not None
     return TimeParallel(
-        layer_id=first.target,
-        source=first.source,
-        time_axis=first.axes.axis_out,
-        num_steps=first.axes.num_steps,
+        layer_id=target,
+        source=source,
+        time_axis=axes.axis_out,
+        num_steps=axes.num_steps,
         reach=max(piece.reach for piece in pieces),
-        equal_radius=equal_radius,
+        equal_radius=_statistics([piece.equal_radius for piece in pieces]),
         equal_gain=equal_gain,
-        neighbour_radius=neighbour_radius,
+        neighbour_radius=_statistics([piece.neighbour_radius for piece in pieces]),
         neighbour_gain=neighbour_gain,
     )
+
+
+def _statistics(series: Sequence[Tensor | None]) -> Statistics | None:
+    return statistics_of_series([values for values in series if values is not None])

@@ -85,11 +85,14 @@ def batched_jacobians(
     bytes_per_point = 16 * example.numel() * widest * example.element_size()
     size = max(1, min(num_points, MAX_BATCH_BYTES // max(bytes_per_point, 1)))
     jacobian = jacrev(function, argnums=tuple(which))
-    chunks = [
-        at_points(jacobian, [point[start : start + size] for point in points])
-        for start in range(0, num_points, size)
-    ]
-    return tuple(torch.cat(parts) for parts in zip(*chunks, strict=True))
+    found: list[Tensor] = []
+    for start in range(0, num_points, size):
+        parts = at_points(jacobian, [point[start : start + size] for point in points])
+        # Into their places: all parts beside the whole take more memory than anything else.
+        found = found or [part.new_empty(num_points, *part.shape[1:]) for part in parts]
+        for whole, part in zip(found, parts, strict=True):
+            whole[start : start + size] = part
+    return tuple(found)
 
 
 def at_points(function: Callable[..., Any], points: Sequence[Tensor], *leading: Tensor) -> Any:

@@ -6,7 +6,8 @@ vector-Jacobian products of all steps at once, and dense matrices of the points 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ _MAX_RESTARTS = 8
 _WEIGHT = 2
 # Beyond this size no matrix is built: what has not converged is shown as such.
 MAX_DENSE = 4096
+# Elements of the matrices that products by pulls are given up for.
+_MAX_BUILT = 2**24
 
 
 def time_radii(
@@ -107,6 +110,8 @@ def point_radii(
     operator = pull_operator(module, points) if gated is None else _gated_operator(gated)
     if device != "cpu":
         return krylov_power_radius(operator, tolerance=tolerance)
+    if gated is None and size <= MAX_DENSE:
+        operator = _Sparing(operator, dense, torch.arange(operator.num_points)).as_operator()
     if not is_auto:
         found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=_MAX_RESTARTS)
         return unless_refuted(found, at, tolerance) if size <= MAX_DENSE else found
@@ -119,6 +124,37 @@ def _gated_operator(gated: GatedJacobians) -> Operator:
     in_weights = sum(weight.numel() for weight in gated.weights)
     is_small = gated.num_points * gated.size**2 < _WEIGHT * in_weights
     return dense_operator(gated.dense()) if is_small else gated.operator()
+
+
+class _Sparing:
+    """Products by pulls, until these have taken about as long as it takes to build the matrices.
+
+    Pulling back all unit vectors together takes less than as many pulls of single ones, some of which, as
+    through permutations, are slow.
+    """
+
+    def __init__(
+        self, operator: Operator, build: Callable[[Tensor], Tensor], numbers: Tensor, count: int = 0
+    ) -> None:
+        self._by_pulls, self._build, self._numbers, self._count = operator, build, numbers, count
+        self._by_matrices: Operator | None = None
+
+    def as_operator(self) -> Operator:
+        return replace(self._by_pulls, apply=self._apply, at=self._at)
+
+    def _apply(self, vectors: Tensor) -> Tensor:
+        self._count += 1
+        size, own = self._by_pulls.size, self._by_matrices
+        is_worth_it = 2 * self._count > size and len(self._numbers) * size**2 <= _MAX_BUILT
+        if own is None and is_worth_it:
+            own = self._by_matrices = dense_operator(self._build(self._numbers).transpose(1, 2))
+        return (own or self._by_pulls).apply(vectors)
+
+    def _at(self, numbers: Tensor) -> Operator:
+        if self._by_matrices is not None:
+            return self._by_matrices.at(numbers)
+        chosen = self._numbers[numbers]
+        return _Sparing(self._by_pulls.at(numbers), self._build, chosen, self._count).as_operator()
 
 
 def own_reads(module: CellModule) -> list[int]:

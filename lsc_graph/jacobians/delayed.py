@@ -119,4 +119,4 @@ def state_columns(rows: Rows, steps_back: int, states: Sequence[StateVariable]) 
         columns.append(
             sum(parts[1:], parts[0]) if parts else like.new_zeros(*like.shape[:2], size(state.shape))
         )
-    return torch.cat(columns, 2)
+    return columns[0] if len(columns) == 1 else torch.cat(columns, 2)

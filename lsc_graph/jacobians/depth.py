@@ -229,7 +229,7 @@ def _listed(touched: Mapping[str, Tensor], times: Sequence[int]) -> dict[str, Pa
 
 def _touched_by(glue: Glue, port: Port, noise: Tensor, groups: Sequence[Sequence[int]]) -> dict[str, Tensor]:
     """Per state below: which of its times [G, T] what is read at some times together reaches."""
-    value, size = glue.read[port.main], _num_rows_at_once(glue)
+    value, size = glue.read[port.main], num_rows_at_once(glue)
     chunks = []
     for start in range(0, len(groups), size):
         own = groups[start : start + size]
@@ -265,7 +265,7 @@ def _touched(glue: Glue, main: str, cotangents: Tensor) -> dict[str, Tensor]:
 def pull_rows(glue: Glue, cotangents: dict[str, Tensor]) -> dict[str, Tensor]:
     """Pull back a batch of cotangents [R, ...], in chunks that fit in memory."""
     num_rows = next(iter(cotangents.values())).shape[0]
-    size = min(num_rows, _num_rows_at_once(glue))
+    size = min(num_rows, num_rows_at_once(glue))
     chunks = [
         vmap(glue.pull)({name: rows[start : start + size] for name, rows in cotangents.items()})
         for start in range(0, num_rows, size)
@@ -275,6 +275,7 @@ def pull_rows(glue: Glue, cotangents: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def _num_rows_at_once(glue: Glue) -> int:
+def num_rows_at_once(glue: Glue) -> int:
+    """How many cotangents of all that is read fit in memory."""
     volume = sum(value.numel() for value in glue.read.values()) * 4
     return max(1, MAX_BATCH_BYTES // (16 * max(volume, 1)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,7 +13,7 @@ from torch.func import vjp, vmap
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.cell import at_points, cell_points, chosen_points, flat_from, flatten
 from lsc_graph.jacobians.delayed import STATES, Rows, state_columns, through_delays
-from lsc_graph.jacobians.depth import Connections, Glue, Port, by_lag, pull_rows, time_pairs
+from lsc_graph.jacobians.depth import Connections, Glue, Port, by_lag, num_rows_at_once, pull_rows, time_pairs
 from lsc_graph.jacobians.probed import probed_gain
 from lsc_graph.layers.cells import DepthEdge, Layer, size
 from lsc_graph.spectra.arnoldi import arnoldi_radius
@@ -78,8 +78,7 @@ class DepthMaps:
 
         def squares(probes: Tensor) -> Tensor:
             given = handed(probes, self.like.device, self.like.dtype)
-            pulled = [self.pull([number], given[k : k + 1]) for k, number in enumerate(numbers)]
-            return torch.cat([rows.double().square().sum(2) for rows in pulled])
+            return self.pull(numbers, given).double().square().sum(2)
 
         return probed_gain(squares, len(numbers), self.shape, num_probes, generator)
 
@@ -229,16 +228,30 @@ def _glue_pull(
     numbers: Sequence[int],
     cotangents: Tensor,
 ) -> Tensor:
-    at = [pairs[number][1] for number in numbers]
+    ends = [pairs[number] for number in numbers]
     through = {port.body for port in ports}
-    pulled = _pull_at(glue.site, module, trajectory, points, at, cotangents, through=through)
+    heads = [head for _, head in ends]
+    pulled = _pull_at(glue.site, module, trajectory, points, heads, cotangents, through=through)
+    own = {port: port.of(pulled) for port in ports}
+    num_rows, size = cotangents.shape[1], num_rows_at_once(glue)
+    found = cotangents.new_empty(len(ends), num_rows, source.state_size)
+    # Few rows at a time, each as large as what is read at all steps; in place, so that the heap stays whole.
+    for start in range(0, num_rows, size):
+        part = {port: rows[:, start : start + size] for port, rows in own.items()}
+        found[:, start : start + size] = _pull_through(glue, part, source, ends)
+    return found
+
+
+def _pull_through(
+    glue: Glue, read: Mapping[Port, Tensor], source: Layer, ends: Sequence[tuple[int, int]]
+) -> Tensor:
+    """Cotangents [P, K, ...] of what is read at the heads, as those [P, K, n] of states at the tails."""
     given: dict[str, Tensor] = {}
-    for port in ports:
-        rows = port.of(pulled)
-        full = rows.new_zeros(points[0].shape[0], *rows.shape[1:])
-        full[at] = rows
+    for port, rows in read.items():
+        full = rows.new_zeros(glue.site.site.num_steps, *rows.shape[1:])
+        full[[head for _, head in ends]] = rows
         placed = port.place(full, None, glue.read[port.main])
         given[port.main] = given[port.main] + placed if port.main in given else placed
     states = pull_rows(glue, given)
     whole = torch.cat([flat_from(states[state.name], 2) for state in source.states], 2)
-    return whole.movedim(1, 0)[[pairs[number][0] for number in numbers]]
+    return whole.movedim(1, 0)[[tail for tail, _ in ends]]

@@ -11,6 +11,7 @@ from lsc_graph.layers.cells import Layer, size
 
 # Entries whose Jacobians differ from zero by less than this, relative to the largest element, do not meet.
 _NOTHING = 1e-6
+_MAX_ELEMENTS = 2**23
 
 
 def entries_of(layer: Layer, axes: Sequence[int]) -> Tensor:
@@ -40,34 +41,57 @@ def own_blocks(matrices: Tensor, rows: Tensor, columns: Tensor) -> list[Tensor] 
     """Matrices [P, n_out, n_in] as one [P, m_out, m_in] for each entry; None if entries meet."""
     if len(rows) != len(columns):
         return None
-    blocks, rest = [], matrices.clone()
-    for row, column in zip(rows.to(matrices.device), columns.to(matrices.device), strict=True):
-        blocks.append(matrices[:, row[:, None], column[None]])
-        rest[:, row[:, None], column[None]] = 0
-    return None if _is_something(rest, matrices) else blocks
+    rows, columns = rows.to(matrices.device), columns.to(matrices.device)
+    own = torch.zeros(matrices.shape[1:], dtype=torch.bool, device=matrices.device)
+    for row, column in zip(rows, columns, strict=True):
+        own[row[:, None], column[None]] = True
+    largest = matrices.abs().amax() if matrices.numel() else 0.0
+    # Part by part: a copy of all of them takes more memory than anything else.
+    for part in torch.split(matrices, max(1, _MAX_ELEMENTS // max(1, own.numel()))):
+        if _is_something(part.masked_fill(own, 0), largest):
+            return None
+    return [matrices[:, row[:, None], column[None]] for row, column in zip(rows, columns, strict=True)]
 
 
-def _is_something(rest: Tensor, whole: Tensor) -> bool:
-    return bool(rest.numel()) and bool(rest.abs().max() > _NOTHING * whole.abs().max())
+def _is_something(rest: Tensor, largest: Tensor | float) -> bool:
+    return bool(rest.numel()) and bool(rest.abs().max() > _NOTHING * largest)
 
 
-def pulled_blocks(pull: Callable[[Tensor], Tensor], rows: Tensor, columns: Tensor) -> Tensor | None:
-    """The block [B, m_out, m_in] of each entry from m_out products [K, n_out] -> [K, n_in] of all at once.
+def pulled_blocks(
+    pull: Callable[[Tensor], Tensor], like: Tensor, num_points: int, rows: Tensor, columns: Tensor
+) -> Tensor | None:
+    """The block [P, B, m_out, m_in] of each entry, by cotangents of one element of every entry at once.
+
+    Others, of some entries alone, have to leave the rest at zero.
+
+    Args:
+        pull: cotangents [P, K, n_out] to [P, K, n_in].
+        like: of their type, where they are.
+        num_points: P.
+        rows, columns: where the elements of each entry lie [B, m].
 
     Returns:
         None if entries meet.
     """
     if len(rows) != len(columns):
         return None
-    (count, width), num_out = rows.shape, int(rows.max()) + 1
-    first = torch.zeros(1, num_out)
-    first[0, rows[0]] = 1
-    alone = pull(first)
-    rest = alone.clone()
-    rest[:, columns[0]] = 0
-    if _is_something(rest, alone):
-        return None
-    tiled = torch.zeros(width, num_out)
-    tiled[torch.arange(width).expand(count, width), rows] = 1
-    pulled = pull(tiled)
-    return torch.stack([pulled[:, column] for column in columns])
+    rows, columns = rows.to(like.device), columns.to(like.device)
+    (count, width), groups = rows.shape, _told_apart(len(rows)).to(like.device)
+    given = like.new_zeros(width + len(groups), int(rows.max()) + 1)
+    given[torch.arange(width, device=like.device).expand(count, width), rows] = 1
+    values = torch.randn(rows.shape, generator=torch.Generator().manual_seed(0)).to(like)
+    for number, group in enumerate(groups, width):
+        given[number, rows[group]] = values[group]
+    pulled = pull(given.expand(num_points, -1, -1))
+    alone = pulled[:, width:]
+    for number, group in enumerate(groups):
+        if _is_something(alone[:, number, columns[~group]], alone.abs().amax()):
+            return None
+    return torch.stack([pulled[:, :width, column] for column in columns], 1)
+
+
+def _told_apart(count: int) -> Tensor:
+    """Groups of entries [G, B], as booleans: of any two entries each is in one without the other."""
+    bits = torch.arange(max(1, count - 1).bit_length())[:, None]
+    has_bit = (torch.arange(count) >> bits) % 2 == 1
+    return torch.cat([has_bit, ~has_bit])

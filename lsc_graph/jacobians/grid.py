@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,6 +11,7 @@ from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.local import LocalJacobians
 from lsc_graph.layers.cells import CellGraph
+from lsc_graph.spectra.handed import handed
 
 Pull = Callable[[Tensor], Tensor]
 
@@ -26,22 +27,39 @@ class EdgeMap:
 
 @dataclass(frozen=True)
 class DensePull:
-    """Pull-back by a dense Jacobian [n_head, n_tail], which those who need its elements find here."""
+    """Pull-back by a dense Jacobian [n_head, n_tail], in double precision whatever its own is."""
 
-    matrix: Tensor
+    own: Tensor
+
+    @property
+    def matrix(self) -> Tensor:
+        """For those who need its elements."""
+        return self.own.double()
 
     def __call__(self, cotangents: Tensor) -> Tensor:
+        # Doubles of all steps at once would take more memory than anything else.
         return cotangents @ self.matrix
 
 
 def dense(block: Tensor) -> Pull:
-    """Pull-back by a dense Jacobian [n_head, n_tail], in double precision."""
-    return DensePull(block.double())
+    """Pull-back by a dense Jacobian [n_head, n_tail]."""
+    return DensePull(block)
 
 
-def _one_of(maps: DepthMaps, number: int) -> Pull:
+@dataclass(frozen=True)
+class MapsPull:
     """Pull-back by one of the blocks of a depth edge that is known by its products."""
-    return lambda cotangents: maps.pull([number], cotangents[None])[0].double().cpu()
+
+    maps: DepthMaps
+    number: int
+
+    def __call__(self, cotangents: Tensor) -> Tensor:
+        return self.of_all([self.number], cotangents[None])[0]
+
+    def of_all(self, numbers: Sequence[int], cotangents: Tensor) -> Tensor:
+        """Cotangents [P, K, n_head] at several blocks of the edge, which cost little more than one does."""
+        given = handed(cotangents, self.maps.like.device, self.maps.like.dtype)
+        return self.maps.pull(numbers, given).double().cpu()
 
 
 def edge_maps(cells: CellGraph, local: LocalJacobians) -> Iterator[EdgeMap]:
@@ -67,7 +85,7 @@ def edge_maps(cells: CellGraph, local: LocalJacobians) -> Iterator[EdgeMap]:
     for own in local.maps:
         for number, (source, target) in enumerate(own.pairs):
             tail, head = GridNode(own.edge.source, source), GridNode(own.edge.target, target)
-            yield EdgeMap(tail, head, _one_of(own, number))
+            yield EdgeMap(tail, head, MapsPull(own, number))
     for depth in local.depth:
         for (source, target), block in zip(depth.pairs, depth.blocks.cpu(), strict=True):
             tail, head = GridNode(depth.edge.source, source), GridNode(depth.edge.target, target)

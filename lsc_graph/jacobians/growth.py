@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.grid.unroll import GridNode
-from lsc_graph.jacobians.grid import EdgeMap
+from lsc_graph.jacobians.grid import EdgeMap, MapsPull
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class Cotangents:
         """The plain vectors [K, n]; beyond the range of floats they are zero or infinite."""
         return self.unit * torch.pow(10.0, self.log10_norm)[:, None]
 
-    def lengths(self) -> Cotangents:
-        """The lengths alone, in no memory of the vectors."""
-        return Cotangents(self.unit.new_empty(len(self.unit), 0), self.log10_norm)
-
     def through(self, edge: EdgeMap, signs: Tensor | None) -> Cotangents:
         """The cotangents pulled back along an edge, multiplied by `signs` [K] if given."""
-        pulled = Cotangents.of(edge.pull(self.unit))
+        return self.moved(edge.pull(self.unit), signs)
+
+    def moved(self, pulled_units: Tensor, signs: Tensor | None) -> Cotangents:
+        """The same, where the unit vectors have become others [K, n_tail]."""
+        pulled = Cotangents.of(pulled_units)
         unit = pulled.unit if signs is None else pulled.unit * signs[:, None]
         return Cotangents(unit, pulled.log10_norm + self.log10_norm)
 
@@ -74,16 +74,72 @@ def swept(
             section 4).
     """
     into = _into(edges)
-    found = {node: Cotangents.of(vectors) for node, vectors in start.items()}
+    arrived = _Arrived({node: Cotangents.of(vectors) for node, vectors in start.items()})
     for node in reversed(order):
-        here = found.pop(node, None)
+        here = arrived.take(node)
         if here is None:
             continue
         for edge in into[node]:
             signs = None if sign_generator is None else random_signs(here.log10_norm, sign_generator)
-            passed = here.through(edge, signs)
-            found[edge.tail] = found[edge.tail] + passed if edge.tail in found else passed
+            arrived.send(here, edge, signs)
         yield node, here
+
+
+class _Arrived:
+    """Cotangents at the nodes that are still to come.
+
+    Those that cross edges known by their products wait until one of them is needed: then all go together.
+    """
+
+    def __init__(self, start: dict[GridNode, Cotangents]) -> None:
+        self._found = start
+        self._waiting: defaultdict[int, list[_Crossing]] = defaultdict(list)
+        self._awaited: defaultdict[GridNode, list[int]] = defaultdict(list)
+
+    def send(self, here: Cotangents, edge: EdgeMap, signs: Tensor | None) -> None:
+        if not isinstance(edge.pull, MapsPull):
+            self._add(edge.tail, here.through(edge, signs))
+            return
+        key = id(edge.pull.maps)
+        self._waiting[key].append(_Crossing(here, edge.pull, signs, edge.tail))
+        self._awaited[edge.tail].append(key)
+
+    def take(self, node: GridNode) -> Cotangents | None:
+        """Those of a node, when all paths to it are in."""
+        for key in self._awaited.pop(node, ()):
+            for group in _of_unlike_numbers(self._waiting.pop(key, [])):
+                for crossing, passed in zip(group, _all_through(group), strict=True):
+                    self._add(crossing.tail, passed)
+        return self._found.pop(node, None)
+
+    def _add(self, node: GridNode, passed: Cotangents) -> None:
+        self._found[node] = self._found[node] + passed if node in self._found else passed
+
+
+@dataclass(frozen=True)
+class _Crossing:
+    """Cotangents on their way to a node."""
+
+    here: Cotangents
+    pull: MapsPull
+    signs: Tensor | None
+    tail: GridNode
+
+
+def _of_unlike_numbers(waiting: Sequence[_Crossing]) -> Iterator[list[_Crossing]]:
+    """In groups that cross each block once: predictors may draw one for several times."""
+    rest = list(waiting)
+    while rest:
+        group = {crossing.pull.number: crossing for crossing in reversed(rest)}
+        rest = [crossing for crossing in rest if group[crossing.pull.number] is not crossing]
+        yield list(group.values())
+
+
+def _all_through(group: Sequence[_Crossing]) -> Iterator[Cotangents]:
+    """The cotangents of a group, pulled back along its edges."""
+    numbers = [crossing.pull.number for crossing in group]
+    pulled = group[0].pull.of_all(numbers, torch.stack([crossing.here.unit for crossing in group]))
+    return (crossing.here.moved(rows, crossing.signs) for crossing, rows in zip(group, pulled, strict=True))
 
 
 def _into(edges: Iterable[EdgeMap]) -> defaultdict[GridNode, list[EdgeMap]]:
@@ -106,10 +162,17 @@ def backpropagate(
 
     Without `with_vectors` their lengths alone are kept.
     """
-    return {
-        node: here if with_vectors else here.lengths()
-        for node, here in swept(edges, order, start, sign_generator)
-    }
+    passes = swept(edges, order, start, sign_generator)
+    if with_vectors:
+        return dict(passes)
+    # In place: small results that are kept among large vectors would break up the heap.
+    kept = torch.empty(len(order), len(next(iter(start.values()))), dtype=torch.float64)
+    nodes = []
+    for row, (node, here) in enumerate(passes):
+        kept[row] = here.log10_norm
+        nodes.append(node)
+    nothing = kept.new_empty(kept.shape[1], 0)
+    return {node: Cotangents(nothing, lengths) for node, lengths in zip(nodes, kept, strict=False)}
 
 
 def path_lengths(

@@ -231,7 +231,8 @@ def _at_lag(
     source: Layer, target: Layer, pulled: dict[str, Tensor], lag: int, connected: Connections
 ) -> DepthBlocks:
     """The blocks of one lag, at the times that are connected: at all of them, or as listed."""
-    whole = torch.cat([flat_from(pulled[state.name], 2) for state in source.states], 2).movedim(1, 0)
+    flat = [flat_from(pulled[state.name], 2) for state in source.states]
+    whole = (flat[0] if len(flat) == 1 else torch.cat(flat, 2)).movedim(1, 0)
     names = {state.name for state in source.states}
     found = {p for own in connected.values() for name in names & own.keys() for p in own[name]}
     pairs = tuple(sorted(found))
@@ -240,7 +241,8 @@ def _at_lag(
         pairs = tuple((time, time) for time in range(whole.shape[0]))
     edge = DepthEdge(source.id, target.id, lag) if is_whole else None
     edge = edge or DepthEdge(source.id, target.id, time_pairs=pairs)
-    return DepthBlocks(edge, pairs, whole[[time for time, _ in pairs]])
+    times = [time for time, _ in pairs]
+    return DepthBlocks(edge, pairs, whole if times == list(range(len(whole))) else whole[times])
 
 
 def _pull_pairs(

@@ -14,7 +14,7 @@ from torch import Tensor
 from lsc_graph.errors import AnalysisError
 from lsc_graph.grid.paths import log10_of_count, log10_path_sums, num_paths_from_each
 from lsc_graph.grid.unroll import GridNode, depths, last_states
-from lsc_graph.jacobians.grid import EdgeMap
+from lsc_graph.jacobians.grid import EdgeMap, MapsPull
 from lsc_graph.jacobians.growth import backpropagate, isotropic, log10_isotropic, log10_rms
 from lsc_graph.jacobians.predictions import NUM_DRAWS, Predictions
 from lsc_graph.layers.cells import CellGraph
@@ -27,6 +27,8 @@ _SETTLED, _CANCELLED = 2, 5.0
 # Fewer where fewer are exact.
 _COUNTS = ((512, (64, 256)), (4096, (64, 64)), (2**15, (16, 16)), (2**17, (4, 8)))
 _FEWEST = (2, 4)
+# Of cotangents of one layer that wait to cross an edge together.
+_MAX_ELEMENTS = 2**23
 
 
 @dataclass
@@ -44,10 +46,19 @@ class GrowthMeter:
         cells: the cell graph.
         grid: its unrolled DAG.
         generator: randomness of cotangents and signs.
+        edges: those of a first sample. Where some are known by their products, cotangents of many steps
+            cross them together.
     """
 
-    def __init__(self, cells: CellGraph, grid: nx.DiGraph[GridNode], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        cells: CellGraph,
+        grid: nx.DiGraph[GridNode],
+        generator: torch.Generator,
+        edges: Sequence[EdgeMap] = (),
+    ) -> None:
         self._generator = generator
+        self._at_once = max(1, _MAX_ELEMENTS // _elements(cells)) if _has_maps(edges) else 1
         self._lengths: defaultdict[GridNode, _Lengths] = defaultdict(_Lengths)
         self._predictions = Predictions()
         self.regard(cells, grid)
@@ -55,15 +66,19 @@ class GrowthMeter:
     def regard(self, cells: CellGraph, grid: nx.DiGraph[GridNode]) -> None:
         """Take the cell graph and its grid from now on: a sample may connect times that none did before."""
         self._cells, self._grid = cells, grid
-        # By time: backpropagation then holds the cotangents of two steps, and not those of whole layers.
-        self.order = list(nx.lexicographical_topological_sort(grid, key=lambda node: node.time))
+        depth = depths(cells)
+
+        def place(node: GridNode) -> tuple[int, int]:
+            return node.time // self._at_once, depth[node.layer] if self._at_once > 1 else 0
+
+        # By time: backpropagation then holds the cotangents of a few steps, and not those of whole layers.
+        self.order = list(nx.lexicographical_topological_sort(grid, key=place))
         self._targets = list(last_states(cells))
         self._sizes = {layer.id: layer.state_size for layer in cells.layers}
 
     def add(self, edges: Sequence[EdgeMap]) -> None:
         """One sample's grid of local Jacobians."""
-        largest = max(self._sizes[node.layer] for node in self._targets)
-        plain, signed = next((counts for size, counts in _COUNTS if largest <= size), _FEWEST)
+        plain, signed = _counts(max(self._sizes[node.layer] for node in self._targets))
         whole = sum(self._sizes[node.layer] for node in self._targets)
         self.sweep(edges, min(plain, whole), None)
         if len(self.order) > len(self._cells.layers) > 1:
@@ -209,6 +224,21 @@ class GrowthMeter:
         if len(logs) < 2 or not bool(logs.isfinite().all()):
             return None
         return float(logs.std()) / math.sqrt(len(logs))
+
+
+def _counts(largest: int) -> tuple[int, int]:
+    """Cotangents of a plain and of a signed sweep."""
+    return next((counts for size, counts in _COUNTS if largest <= size), _FEWEST)
+
+
+def _elements(cells: CellGraph) -> int:
+    """What the cotangents of the largest layer hold at one step."""
+    largest = max(layer.state_size for layer in cells.layers)
+    return largest * max(_counts(largest))
+
+
+def _has_maps(edges: Sequence[EdgeMap]) -> bool:
+    return any(isinstance(edge.pull, MapsPull) for edge in edges)
 
 
 def cancelled_depths(table: Sequence[GrowthPoint]) -> tuple[int, ...]:

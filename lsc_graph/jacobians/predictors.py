@@ -159,13 +159,23 @@ def mean_field(known: Known, edges: Sequence[EdgeMap], generator: torch.Generato
 
 
 def _mean(pulls: Sequence[Pull]) -> Pull:
-    if all(isinstance(pull, DensePull) for pull in pulls):
-        return DensePull(_matrices(pulls).mean(0))
+    matrices = [pull for pull in pulls if isinstance(pull, DensePull)]
+    if len(matrices) == len(pulls):
+        return DensePull(_summed(matrices, power=1) / len(pulls))
     return lambda v: torch.stack([pull(v) for pull in pulls]).mean(0)
 
 
 def _mean_square(pulls: Sequence[Pull]) -> Pull:
-    return DensePull(_matrices(pulls).square().mean(0))
+    matrices = [pull for pull in pulls if isinstance(pull, DensePull)]
+    return DensePull(_summed(matrices, power=2) / len(matrices))
+
+
+def _summed(pulls: Sequence[DensePull], power: int) -> Tensor:
+    """The sum of all matrices, or of their elements' squares: one after another, as all may be large."""
+    total = torch.zeros_like(pulls[0].matrix)
+    for pull in pulls:
+        total += pull.matrix**power
+    return total
 
 
 def _matrices(pulls: Sequence[Pull]) -> Tensor:

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# Cotangents that are pulled back at most; with that many rows or fewer, unit vectors give the exact gain.
-_MOST = 256
+# Cotangents that are pulled back at most; with that many rows or fewer, unit vectors give the exact gain. So
+# they do with more rows where there are so few points that their noise would not average out.
+_MOST, _MOST_AT_FEW, _FEW_POINTS = 256, 1024, 32
 # Relative error of a gain up to which the first probes are enough.
 _ENOUGH = 0.03
 
@@ -47,11 +48,11 @@ def probed_gain(
     found = drawn().cpu()
     if _is_enough(found):
         return _scaled(found.mean(1), shape)
-    starts = range(0, min(rows, _MOST), num_probes)
-    if rows <= _MOST:
+    if rows <= (_MOST_AT_FEW if num_points <= _FEW_POINTS else _MOST):
+        starts = range(0, rows, num_probes)
         exact = [squares(_units(num_points, start, min(rows, start + num_probes), rows)) for start in starts]
         return _scaled(torch.cat(exact, 1).cpu().sum(1), shape)
-    more = torch.cat([drawn() for _ in starts[1:]], 1).cpu()
+    more = torch.cat([drawn() for _ in range(1, _MOST // num_probes)], 1).cpu()
     return _scaled(torch.cat([found, more], 1).mean(1), shape)
 
 

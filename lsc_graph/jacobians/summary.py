@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +14,19 @@ from lsc_graph.jacobians.blocks import UnitBlocks, block_gain, block_radius
 from lsc_graph.jacobians.causal import CausalSummary, causal_glue
 from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, chain_gain
 from lsc_graph.jacobians.depth_maps import DepthMaps
-from lsc_graph.jacobians.entries import among, own_blocks, pulled_blocks
-from lsc_graph.jacobians.local import LocalJacobians, together
-from lsc_graph.jacobians.radius import gain, spectral_norm
+from lsc_graph.jacobians.entries import among, own_blocks
+from lsc_graph.jacobians.local import DepthBlocks, LocalJacobians, together
+from lsc_graph.jacobians.radius import gain
+from lsc_graph.jacobians.readings import Reading, in_portions, is_identity, read, read_entries
 from lsc_graph.jacobians.statistics import statistics_of_series
 from lsc_graph.jacobians.time_maps import TimeMaps
 from lsc_graph.layers.cells import CellGraph, Layer, size
 from lsc_graph.results import DepthEdgeFacts, LayerFacts, RadiusOutcome, Statistics
-from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.estimate import Estimate, Method
 from lsc_graph.spectra.outcome import outcome_of
+
+_Joint = defaultdict[tuple[str, int], list[tuple[float, int, int]]]
+"""Frobenius norms, rows and columns of the blocks into each layer at each time."""
 
 
 @dataclass
@@ -41,12 +45,14 @@ class _Points:
         """Radii of the points at which an estimator converged; the others are told in the outcomes."""
         return [estimate.values[estimate.converged] for estimate in self.estimates]
 
-    def add(self, matrices: Tensor, method: Method, *, with_norm: bool) -> None:
-        if matrices.shape[-1] == matrices.shape[-2]:
-            self.estimates.append(radius_estimate(matrices, method))
-        self.gain.append(gain(matrices).cpu())
-        if with_norm:
-            self.norm.append(spectral_norm(matrices))
+    def add(self, reading: Reading) -> None:
+        """Those of one series of points."""
+        if reading.estimate is not None:
+            self.estimates.append(reading.estimate)
+        self.gain.append(reading.gain)
+        self.held.append(reading.held)
+        if reading.norm is not None:
+            self.norm.append(reading.norm)
 
     def statistics(self, which: str) -> Statistics | None:
         return statistics_of_series(getattr(self, which), is_timed=self.is_timed)
@@ -104,50 +110,54 @@ class Summary:
     def add(self, cells: CellGraph, local: LocalJacobians) -> None:
         """One sample of a recurrent model; time statistics leave out the first step, with none before it."""
         layers = {layer.id: layer for layer in cells.layers}
+        inner = {own: slice(1, None) if layer.time_step > 0 else slice(-1) for own, layer in layers.items()}
         for layer_id, matrices in local.time.items():
-            steps = matrices[1:] if layers[layer_id].time_step > 0 else matrices[:-1]
-            self._note(bool(steps.any()))
-            for block in self._by_entry(steps, layer_id, layer_id):
-                self._time[layer_id].add(block, self._method, with_norm=False)
-                self._time[layer_id].held.append(_is_identity(block))
+            for block in self._by_entry(matrices[inner[layer_id]], layer_id, layer_id):
+                self._take(self._time[layer_id], read(block, self._method))
         for layer_id, units in local.units.items():
-            self._add_units(
-                layer_id, units.at(slice(1, None) if layers[layer_id].time_step > 0 else slice(-1))
-            )
+            self._add_units(layer_id, units.at(inner[layer_id]))
         for layer_id, time_maps in local.time_maps.items():
-            self._add_time_maps(
-                layer_id, time_maps.at(slice(1, None) if layers[layer_id].time_step > 0 else slice(-1))
-            )
+            self._add_time_maps(layer_id, time_maps.at(inner[layer_id]))
         for maps in local.maps:
             self._add_maps(maps, layers[maps.edge.source], layers[maps.edge.target])
-        joint: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
+        joint: _Joint = defaultdict(list)
         for depth in together(local.depth):
-            source, target = layers[depth.edge.source], layers[depth.edge.target]
-            self._note(bool(depth.blocks.any()))
-            rows, columns, words = self._active(depth.blocks, source, target)
-            active = depth.blocks[:, rows][:, :, columns]
-            parts = self._by_entry(active, source.id, target.id, rows, columns)
-            if parts[0].shape != active.shape:
-                words += f", of each of {len(parts)} entries {parts[0].shape[1]} x {parts[0].shape[2]}"
-            self._depth[source.id, target.id].block = words
-            times = [time for _, time in depth.pairs]
-            self._depth[source.id, target.id].is_timed &= len(set(times)) == len(times)
-            for part in parts:
-                self._depth[source.id, target.id].add(part, self._method, with_norm=True)
-            if source.time_step == target.time_step:
-                piece = causal_glue(
-                    source.id, target.id, depth.pairs, active, target.time_step, cells.num_steps
-                )
-                if piece is not None:
-                    self.causal.add_piece(piece)
-            for (_, time), block in zip(depth.pairs, active, strict=True):
-                joint[target.id, time].append(block)
-        gains: defaultdict[str, list[Tensor]] = defaultdict(list)
-        for (target_id, _), blocks in sorted(joint.items(), key=lambda item: item[0]):
-            if len({block.shape[0] for block in blocks}) == 1:
-                gains[target_id].append(gain(torch.cat(blocks, 1)))
+            self._add_depth(depth, layers, cells.num_steps, joint)
+        gains: defaultdict[str, list[float]] = defaultdict(list)
+        for (target_id, _), own in sorted(joint.items(), key=lambda item: item[0]):
+            if len({rows for _, rows, _ in own}) == 1:
+                gains[target_id].append(_joint_gain(own))
         for target_id, values in gains.items():
-            self._joint[target_id].append(torch.stack([value.reshape(()) for value in values]).cpu())
+            self._joint[target_id].append(torch.tensor(values, dtype=torch.float64))
+
+    def _take(self, points: _Points, reading: Reading) -> None:
+        self._note(reading.is_nonzero)
+        points.add(reading)
+
+    def _add_depth(
+        self, depth: DepthBlocks, layers: Mapping[str, Layer], num_steps: int, joint: _Joint
+    ) -> None:
+        """The depth Jacobians between two layers; their norms, for the gain of all edges, go into `joint`."""
+        source, target = layers[depth.edge.source], layers[depth.edge.target]
+        rows, columns, words = self._active(depth.blocks, source, target)
+        active = _part(depth.blocks, rows, columns)
+        parts = self._by_entry(active, source.id, target.id, rows, columns)
+        if parts[0].shape != active.shape:
+            words += f", of each of {len(parts)} entries {parts[0].shape[1]} x {parts[0].shape[2]}"
+        points = self._depth[source.id, target.id]
+        points.block = words
+        times = [time for _, time in depth.pairs]
+        points.is_timed &= len(set(times)) == len(times)
+        self._note(bool(depth.blocks.any()))
+        for part in parts:
+            points.add(read(part, self._method, with_norm=True))
+        if source.time_step == target.time_step:
+            piece = causal_glue(source.id, target.id, depth.pairs, active, target.time_step, num_steps)
+            if piece is not None:
+                self.causal.add_piece(piece)
+        norms = torch.cat([torch.linalg.matrix_norm(own.double()).cpu() for own in in_portions(active)])
+        for (_, time), norm in zip(depth.pairs, norms.tolist(), strict=True):
+            joint[target.id, time].append((norm, len(rows), len(columns)))
 
     def _add_units(self, layer_id: str, units: UnitBlocks) -> None:
         """The time Jacobians of a layer whose units do not meet."""
@@ -155,7 +165,7 @@ class Summary:
         for part in units.by_entry(self.entries.get(layer_id)):
             self._time[layer_id].estimates.append(block_radius(part))
             self._time[layer_id].gain.append(block_gain(part).cpu())
-            self._time[layer_id].held.append(_is_identity(part).all(1))
+            self._time[layer_id].held.append(is_identity(part.flatten(0, 1)).reshape(part.shape[:2]).all(1))
 
     def _add_time_maps(self, layer_id: str, maps: TimeMaps) -> None:
         """The time Jacobians of a layer that is too large for dense ones."""
@@ -171,30 +181,38 @@ class Summary:
         entries = self.entries.get(layer_id)
         if entries is None:
             return False
-        found = [pulled_blocks(maps.pull(point), entries, entries) for point in range(maps.num_points)]
-        blocks = [block for block in found if block is not None]
-        if len(blocks) < len(found) or not blocks:
+        found = read_entries(
+            maps.pull_rows, maps.like, range(maps.num_points), entries, entries, self._method
+        )
+        if found is None:
             self.united.add((layer_id, layer_id))
             return False
-        for of_entry in zip(*blocks, strict=True):
-            block = torch.stack(of_entry)
-            self._note(bool(block.any()))
-            self._time[layer_id].add(block, self._method, with_norm=False)
-            self._time[layer_id].held.append(_is_identity(block))
+        for reading in found:
+            self._take(self._time[layer_id], reading)
         return True
 
     def _add_maps(self, maps: DepthMaps, source: Layer, target: Layer) -> None:
         """A depth edge that is known by its products: radius by Krylov iteration, gain by random probes."""
         points = self._depth[source.id, target.id]
-        rows, columns = maps.shape
-        points.block = f"all -> all, {rows} x {columns}"
         points.is_timed = False
         numbers = maps.sampled()
+        if source.id in self.entries and target.id in self.entries:
+            out, into = self.entries[target.id], self.entries[source.id]
+            found = read_entries(maps.pull, maps.like, numbers, out, into, self._method, with_norm=True)
+            if found is not None:
+                shape = f"{out.shape[1]} x {into.shape[1]}"
+                points.block = f"all -> all, of each of {len(found)} entries {shape}"
+                for reading in found:
+                    self._take(points, reading)
+                gains = torch.stack([reading.gain for reading in found]).square().mean(0).sqrt()
+                self._joint[target.id].append(gains)
+                return
+            self.united.add((source.id, target.id))
+        rows, columns = maps.shape
+        points.block = f"all -> all, {rows} x {columns}"
         gains = maps.gain(numbers, NUM_PROBES, self._generator)
         points.gain.append(gains)
         self._note(bool(gains.any()))
-        if source.id in self.entries and target.id in self.entries:
-            self.united.add((source.id, target.id))
         if rows == columns:
             points.estimates.append(maps.radius(numbers))
         self._joint[target.id].append(gains)
@@ -213,7 +231,7 @@ class Summary:
             points.block = f"{columns} -> {rows}"
             if block.matrix is not None:
                 for part in self._by_entry(block.matrix[None], block.source, block.target):
-                    points.add(part, self._method, with_norm=True)
+                    points.add(read(part, self._method, with_norm=True))
                 value = gain(block.matrix)
             else:
                 value = chain_gain(block, generator)
@@ -303,10 +321,20 @@ class Summary:
         )
 
 
-def _is_identity(matrices: Tensor) -> Tensor:
-    """Which of the matrices [..., n, n] are exactly the identity."""
-    one = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
-    return (matrices == one).flatten(-2).all(-1)
+def _joint_gain(own: Sequence[tuple[float, int, int]]) -> float:
+    """The gain of blocks side by side, from their Frobenius norms and shapes."""
+    elements = own[0][1] * sum(columns for _, _, columns in own)
+    return math.hypot(*(norm for norm, _, _ in own)) / math.pow(elements, 0.25)
+
+
+def _part(blocks: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
+    """Some rows and columns of blocks [P, n_out, n_in]; no copy where they are neighbours."""
+    for axis, chosen in ((1, rows), (2, columns)):
+        if list(chosen) == list(range(chosen[0], chosen[0] + len(chosen))) if chosen else False:
+            blocks = blocks.narrow(axis, chosen[0], len(chosen))
+        else:
+            blocks = blocks.index_select(axis, torch.tensor(chosen, dtype=torch.long, device=blocks.device))
+    return blocks
 
 
 def active_indices(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from lsc_graph.jacobians.blocks import pull_states
 from lsc_graph.jacobians.cell import cell_points, chosen_points
 from lsc_graph.jacobians.cell_radius import own_reads, point_radii, pull_operator
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
@@ -37,6 +38,11 @@ class TimeMaps:
     def num_points(self) -> int:
         return self.points[0].shape[0]
 
+    @property
+    def like(self) -> Tensor:
+        """Of the matrices' type, where they are."""
+        return self.points[own_reads(self.module)[0]]
+
     def at(self, chosen: slice) -> TimeMaps:
         """At some of the steps."""
         numbers = torch.arange(self.num_points)[chosen]
@@ -45,16 +51,19 @@ class TimeMaps:
 
     def pull(self, point: int) -> Callable[[Tensor], Tensor]:
         """Cotangents [K, n] times one of the matrices, in double precision on the CPU."""
-        here = self.at(slice(point, point + 1))
+        gated = None if self.gated is None else self.gated.at(torch.tensor([point]))
 
         def pulled(cotangents: Tensor) -> Tensor:
-            rows = cotangents.to(self.points[0])
-            if here.gated is not None:
-                return here.gated.pull(rows).double().cpu()
-            repeated = [value.expand(len(rows), *value.shape[1:]) for value in here.points]
-            return pull_operator(self.module, repeated).apply(rows).double().cpu()
+            rows = cotangents.to(self.like)
+            found = self.pull_rows([point], rows[None])[0] if gated is None else gated.pull(rows)
+            return found.double().cpu()
 
         return pulled
+
+    def pull_rows(self, numbers: Sequence[int], cotangents: Tensor) -> Tensor:
+        """Cotangents [P, K, n] times the matrices at some of the steps, in their type and where they are."""
+        here = chosen_points(self.points, torch.tensor(numbers))
+        return pull_states(self.module, here, own_reads(self.module), cotangents)
 
     def radius(self, method: Method) -> Estimate:
         """Spectral radii."""
@@ -63,11 +72,14 @@ class TimeMaps:
     def gain(self, num_probes: int, generator: torch.Generator) -> Tensor:
         """||M||_F / sqrt(n) [P], float64: from the matrices where these are cheap, else by random probes."""
         size = self.module.cell.layer.state_size
-        like = self.points[0]
+        like = self.like
         if self.gated is not None:
             groups = torch.split(torch.arange(self.num_points), group_size(size, like.device.type))
-            norms = [torch.linalg.matrix_norm(self.gated.at(numbers).dense()) for numbers in groups]
-            return (torch.cat(norms).cpu().double().square() / size).sqrt()
+            # In place: small results that are kept among large matrices would break up the heap.
+            norms = like.new_empty(self.num_points)
+            for numbers in groups:
+                norms[numbers] = torch.linalg.matrix_norm(self.gated.at(numbers).dense())
+            return (norms.cpu().double().square() / size).sqrt()
         operator = pull_operator(self.module, self.points)
 
         def squares(probes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import onnx
 from lsc_graph.audit_model import Source
 from lsc_graph.canonical.origins import Origin
 from lsc_graph.errors import UsageError
+from lsc_graph.memory import memory_errors_named
 from lsc_graph.pretrain_results import PretrainReport
 from lsc_graph.pretraining.checkpoint import Checkpoint
 from lsc_graph.pretraining.fit import Progress
@@ -47,6 +48,7 @@ class Pretrained:
 
 
 @whole_single_precision()
+@memory_errors_named()
 def pretrain(
     model: Source,
     *,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from lsc_graph.errors import AnalysisError, LscGraphError, VerificationError
+from lsc_graph.memory import memory_errors_named
 from lsc_graph.pretrain_results import PretrainReport
 from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.running.reference import Reference
@@ -23,6 +24,7 @@ from lsc_graph.writeback.weights import with_values
 
 
 @whole_single_precision()
+@memory_errors_named()
 def stabilize(
     module: nn.Module,
     example_inputs: Tensor | tuple[Any, ...],

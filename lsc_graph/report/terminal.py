@@ -60,7 +60,7 @@ def render(analysis: Analysis, console: Console) -> None:
     _inputs(analysis.inputs, console)
     _recurrences(analysis.recurrences, analysis.refusals, console)
     _layers(analysis.layers, console)
-    _radii(analysis.radii, console)
+    _radii(analysis.radii, analysis.black_box, console)
     render_statistics(analysis, console)
     _surrogate(analysis.surrogate, console)
     _black_box(analysis.black_box, console)
@@ -183,7 +183,7 @@ def _when(times: Sequence[int]) -> str:
     return f"({','.join(shown if len(shown) <= _MAX_TIMES else [*shown[:2], '...', shown[-1]])})"
 
 
-def _radii(outcomes: Sequence[RadiusOutcome], console: Console) -> None:
+def _radii(outcomes: Sequence[RadiusOutcome], black_box: BlackBoxFacts | None, console: Console) -> None:
     """How the radii were found, in one line; what did not converge is also a warning."""
     if not outcomes:
         return
@@ -194,6 +194,8 @@ def _radii(outcomes: Sequence[RadiusOutcome], console: Console) -> None:
     errors = [own.max_error for own in outcomes if own.max_error is not None]
     words = ", ".join(f"{name} {count:,}" for name, count in methods.items())
     largest = f", relative error at most {max(errors):.0e}" if errors else ""
+    if black_box is not None:
+        largest += f", beside that of differences ({black_box.max_relative_error:.0e} of a Jacobian's norm)"
     console.print(
         Text(f"radii by {words}; {converged:,} of {points:,} points converged{largest}", style="dim")
     )

@@ -75,7 +75,7 @@ class Estimate:
     def joined(parts: Sequence[Estimate]) -> Estimate:
         """Estimates of several batches, one after another."""
         parts = parts or [Estimate.empty()]
-        fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS}
+        fields = {name: torch.cat([getattr(part, name) for part in parts]) for name in ESTIMATED}
         return Estimate(methods=tuple(method for part in parts for method in part.methods), **fields)
 
     def __len__(self) -> int:
@@ -86,7 +86,7 @@ class Estimate:
         better = other.errors < self.errors[points]
         chosen, taken = points[better], better.nonzero()[:, 0]
         fields = {}
-        for name in _TENSORS:
+        for name in ESTIMATED:
             fields[name] = getattr(self, name).clone()
             fields[name][chosen] = getattr(other, name)[taken]
         methods = list(self.methods)
@@ -100,7 +100,7 @@ class Estimate:
 
     def at(self, points: Tensor) -> Estimate:
         """At some of the points, by their numbers."""
-        fields = {name: getattr(self, name)[points] for name in _TENSORS}
+        fields = {name: getattr(self, name)[points] for name in ESTIMATED}
         return Estimate(methods=tuple(self.methods[point] for point in points.tolist()), **fields)
 
     def refuted(self) -> Estimate:
@@ -113,4 +113,5 @@ class Estimate:
         return dict(Counter(str(method) for method in self.methods))
 
 
-_TENSORS = ("values", "errors", "converged", "conditions")
+ESTIMATED = ("values", "errors", "converged", "conditions")
+"""What an estimate has of every point, as tensors."""

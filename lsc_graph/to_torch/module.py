@@ -16,6 +16,7 @@ from lsc_graph.canonical.normalize import normalize, normalize_open, upgrade_ops
 from lsc_graph.canonical.origins import origin_of
 from lsc_graph.canonical.precision import in_single_precision, is_half
 from lsc_graph.errors import AnalysisError, ConversionError, ParityError, UsageError
+from lsc_graph.memory import memory_errors_named
 from lsc_graph.model_file.load import load
 from lsc_graph.prepare import Request, plan_inputs
 from lsc_graph.quantized.dequantize import is_quantized
@@ -126,6 +127,7 @@ def _after_loading(module: nn.Module, incompatible: Any) -> None:
     module.tie()
 
 
+@memory_errors_named()
 def to_torch(
     model: str | os.PathLike[str] | bytes | onnx.ModelProto,
     *,

@@ -9,6 +9,7 @@ import networkx as nx
 from lsc_graph.counting.ends import Ends, first_ends, last_ends
 from lsc_graph.counting.model_cells import Source, model_cells, parse_ends, states_only
 from lsc_graph.grid.unroll import GridNode, unroll
+from lsc_graph.memory import memory_errors_named
 from lsc_graph.unrolling.annotate import annotate_counts, annotate_factors
 from lsc_graph.unrolling.unroll_nodes import unroll_nodes
 
@@ -16,6 +17,7 @@ MAX_COUNTED_NODES = 250_000
 """Larger grids are not annotated with path counts, which are large integers themselves."""
 
 
+@memory_errors_named()
 def unroll_model(
     model: Source,
     *,

@@ -51,8 +51,8 @@ def test_units_and_maps_are_taken_entry_by_entry_too(monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     monkeypatch.setattr(local, "MAX_TIME_BYTES", 0)
     together, apart = together_and_apart(gru().model)
-    assert_are_means(together, apart, "time_radius")
-    assert any("but for those of layer_0 -> layer_1" in warning for warning in together.warnings)
+    assert_are_means(together, apart, "time_radius", "time_gain", "depth_radius")
+    assert any(warning.endswith("are those of single entries") for warning in together.warnings)
 
 
 class Written(torch.nn.Module):

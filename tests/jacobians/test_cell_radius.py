@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import pytest
 import torch
 from lsc_graph.models import registry
+from onnx import numpy_helper
 from single_runs import top_cell
 
 from lsc_graph.errors import AnalysisError
@@ -15,6 +19,7 @@ from lsc_graph.jacobians.gated import GatedJacobians
 from lsc_graph.jacobians.radius import spectral_radius
 from lsc_graph.spectra import choose
 from lsc_graph.spectra.estimate import Method
+from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 CELLS = ["tanh_rnn", "gru", "lstm", "lru", "alif_smooth"]
@@ -108,3 +113,36 @@ def test_matrices_are_built_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     parts = time_radii(module, trajectory, torch.Generator().manual_seed(0))
     assert len(parts) == len(whole) == STEPS
     torch.testing.assert_close(parts.values, whole.values, rtol=5e-3, atol=0)
+
+
+def test_where_products_do_not_get_on_matrices_take_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eigenvalues of rotations crowd at one radius."""
+    pulls = []
+    real = cell_radius.pull_operator
+
+    def counted(module: CellModule, points: Sequence[torch.Tensor]) -> Operator:
+        operator = real(module, points)
+
+        def apply(vectors: torch.Tensor) -> torch.Tensor:
+            pulls.append(len(vectors))
+            return operator.apply(vectors)
+
+        return replace(operator, apply=apply)
+
+    monkeypatch.setattr(cell_radius, "pull_operator", counted)
+    monkeypatch.setattr(cell_radius, "GATED_FROM", 10_000)
+    size = choose.ARNOLDI_FROM["cpu"]
+    model = registry.build("tanh_rnn", hidden_size=size, num_layers=1)
+    (weight,) = (t for t in model.graph.initializer if list(t.dims) == [1, size, size])
+    turn = torch.linalg.qr(torch.randn(size, size, generator=torch.Generator().manual_seed(0))).Q
+    weight.CopyFrom(numpy_helper.from_array(turn[None].numpy(), weight.name))
+    module, trajectory = top_cell(model, STEPS)
+    counts = []
+    for at_most in (2**24, 0):
+        monkeypatch.setattr(cell_radius, "_MAX_BUILT", at_most)
+        pulls.clear()
+        found = time_radii(module, trajectory, torch.Generator().manual_seed(0))
+        exact = spectral_radius(dense(module, trajectory))
+        torch.testing.assert_close(found.values, exact, rtol=5e-3, atol=0)
+        counts.append(len(pulls))
+    assert counts[0] <= size // 2 < counts[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from lsc_graph.jacobians.entries import among, entries_of, own_blocks, pulled_blocks
@@ -29,8 +30,17 @@ def test_blocks_are_those_of_the_entries_unless_these_meet() -> None:
     found = own_blocks(whole, rows, columns)
     assert found is not None
     torch.testing.assert_close(torch.stack(found, 1), blocks)
-    pulled = pulled_blocks(lambda cotangents: cotangents @ whole[0], rows, columns)
-    torch.testing.assert_close(pulled, blocks[0])
-    whole[0, rows[0, 0], columns[1, 0]] = 0.1
+    pulled = pulled_blocks(lambda cotangents: cotangents @ whole, whole, 5, rows, columns)
+    torch.testing.assert_close(pulled, blocks)
+
+
+@pytest.mark.parametrize(("reader", "read"), [(0, 1), (1, 0), (2, 1), (0, 2)])
+def test_entries_meet_if_any_of_them_reads_another(reader: int, read: int) -> None:
+    rows, columns = entries_of(layer((3, 2)), [0]), entries_of(layer((2, 3)), [1])
+    whole = torch.zeros(4, 6, 6)
+    for entry in range(3):
+        whole[:, rows[entry][:, None], columns[entry][None]] = torch.randn(4, 2, 2)
+    assert own_blocks(whole, rows, columns) is not None
+    whole[3, rows[reader, 0], columns[read, 1]] = 0.1
     assert own_blocks(whole, rows, columns) is None
-    assert pulled_blocks(lambda cotangents: cotangents @ whole[0], rows, columns) is None
+    assert pulled_blocks(lambda cotangents: cotangents @ whole, whole, 4, rows, columns) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import networkx as nx
@@ -12,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsc_graph.grid.unroll import GridNode
-from lsc_graph.jacobians.grid import EdgeMap, dense
+from lsc_graph.jacobians.depth_maps import DepthMaps
+from lsc_graph.jacobians.grid import EdgeMap, MapsPull, dense
 from lsc_graph.jacobians.growth import Cotangents, backpropagate, log10_rms
+from lsc_graph.layers.cells import DepthEdge
 
-SIZE = 3
+SIZE, STEPS = 3, 12
 
 
 def random_grid(
@@ -110,3 +113,45 @@ def test_lengths_alone_keep_no_vectors_behind() -> None:
     for node, own in lengths.items():
         assert torch.equal(own.log10_norm, whole[node].log10_norm)
         assert own.unit.untyped_storage().nbytes() == 0
+
+
+@pytest.mark.parametrize(("span", "num_pulls"), [(1, STEPS), (4, 3), (STEPS, 1)])
+@pytest.mark.parametrize("repeats", [False, True])
+def test_cotangents_cross_edges_known_by_products_as_they_cross_dense_ones(
+    span: int, num_pulls: int, repeats: bool
+) -> None:
+    """In the order of so many steps at a time, so many go together; what is drawn twice goes one by one."""
+    generator = torch.Generator().manual_seed(0)
+    time, depth = torch.randn(2, STEPS, SIZE, SIZE, dtype=torch.float64, generator=generator)
+    calls = []
+
+    def pull(numbers: Sequence[int], cotangents: torch.Tensor) -> torch.Tensor:
+        assert len(set(numbers)) == len(numbers)
+        calls.append(numbers)
+        return cotangents @ depth[list(numbers)]
+
+    pairs = tuple((t, t) for t in range(STEPS))
+    maps = DepthMaps(DepthEdge("low", "high", 0), pairs, (SIZE, SIZE), pull, depth)
+    drawn = [t // 2 if repeats else t for t in range(STEPS)]
+    own = [(GridNode("low", t), GridNode("high", t)) for t in range(STEPS)]
+    through_time = [
+        EdgeMap(GridNode(layer, t - 1), GridNode(layer, t), dense(time[t]))
+        for layer in ("low", "high")
+        for t in range(1, STEPS)
+    ]
+    by_products = [
+        *through_time,
+        *(EdgeMap(*ends, MapsPull(maps, n)) for ends, n in zip(own, drawn, strict=True)),
+    ]
+    by_matrices = [
+        *through_time,
+        *(EdgeMap(*ends, dense(depth[n])) for ends, n in zip(own, drawn, strict=True)),
+    ]
+    nodes = [GridNode(layer, t) for layer in ("low", "high") for t in range(STEPS)]
+    order = sorted(nodes, key=lambda node: (node.time // span, node.layer == "high", node.time))
+    start = {GridNode("high", STEPS - 1): torch.eye(SIZE, dtype=torch.float64)}
+    found, expected = (backpropagate(edges, order, start) for edges in (by_products, by_matrices))
+    assert found.keys() == expected.keys()
+    for node, cotangents in found.items():
+        torch.testing.assert_close(cotangents.vectors(), expected[node].vectors())
+    assert len(calls) == num_pulls * (2 if repeats and span > 1 else 1)

@@ -37,6 +37,18 @@ def test_the_verdict_its_reasons_and_the_three_factors_are_printed() -> None:
     assert "Recommended target radius" in text
 
 
+def test_of_black_boxes_the_error_of_differences_stands_beside_that_of_the_estimator() -> None:
+    buffer = io.StringIO()
+    found = audit(registry.build("gru", hidden_size=4), num_steps=4, num_samples=1, black_box="always")
+    render(found, Console(file=buffer, width=200, highlight=False))
+    (line,) = (line for line in buffer.getvalue().splitlines() if line.startswith("radii by"))
+    assert found.black_box is not None
+    assert (
+        f"beside that of differences ({found.black_box.max_relative_error:.0e} of a Jacobian's norm)" in line
+    )
+    assert "differences" not in text_of("gru")
+
+
 def test_many_layers_are_elided_in_the_middle() -> None:
     text = text_of("feed_forward_linear", num_layers=60)
     assert "20 more" in text
