@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.recurrence.dataflow import inputs_of, original
+from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.trial import Trial
+from lsc_graph.recurrence.unrolled.before_loops import entry_of, value_before
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads
@@ -38,7 +39,7 @@ def put_back_first_steps(
     Whether it may is settled by running both in ONNX Runtime. `lifts` says how `reads` were found.
     """
     for count in range(max(1, steps.num_lacking)):
-        earlier = _earlier(steps, reads, constants, lifts=lifts)
+        earlier = _earlier(steps, reads, constants, writer, lifts=lifts)
         if earlier is None or not _put_back(model, steps, reads, earlier, nodes, writer, trial):
             return count
     return max(1, steps.num_lacking)
@@ -72,7 +73,7 @@ def _read_along(source: ir.Value, axis: int) -> dict[tuple[ir.Value, int], None]
             continue
         read = node.inputs[len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0) :]
         places = [
-            (value, _at(node, "scan_input_axes", i)) for i, value in enumerate(read) if value is not None
+            (value, entry_of(node, "scan_input_axes", i)) for i, value in enumerate(read) if value is not None
         ]
         pending += [place[0] for place in places if place not in found]
         found |= dict.fromkeys(places)
@@ -127,12 +128,14 @@ def _put_back(
     return True
 
 
-def _earlier(steps: Steps, reads: Reads, constants: Constants, *, lifts: bool) -> Reads | None:
+def _earlier(
+    steps: Steps, reads: Reads, constants: Constants, writer: GraphWriter, *, lifts: bool
+) -> Reads | None:
     """What is sliced and stacked, with one more in front; if that cannot be seen, as it goes on."""
     known, found = find_earlier_reads(steps, constants, lifts=lifts), Reads(reads.captures)
     for key, slices in reads.slices.items():
-        one = known.slices.get(key) or _one_more_slice(slices)
-        state = state_before(slices) if one is None else None
+        one = known.slices.get(key) or slices.longer(1, 0)
+        state = value_before(slices, writer) if one is None else None
         if one is not None:
             found.slices[key] = one
         elif state is not None:
@@ -187,40 +190,6 @@ def _compute_again(steps: Steps, reads: Reads, writer: GraphWriter) -> None:
             reads.stacks[key] = (again[values[0]], *values[1:])
 
 
-def _one_more_slice(slices: Slices) -> Slices | None:
-    stride, size = slices.stride, (slices.source.shape or ())[slices.axis]
-    first = slices.indices[0] - (stride or 0)
-    if stride not in (1, -1) or not isinstance(size, int) or not 0 <= first < size:
-        return None
-    return Slices(slices.source, slices.axis, slices.keeps_axis, (first, *slices.indices))
-
-
-def state_before(slices: Slices) -> ir.Value | None:
-    """What a loop starts from, where the slices are its states from the first one on."""
-    scan, position = slices.source.producer(), slices.source.index()
-    shape = static_shape(slices.source)
-    if scan is None or scan.op_type != "Scan" or slices.keeps_axis or position is None or shape is None:
-        return None
-    body = scan.attributes["body"].as_graph()
-    num_states = len(scan.inputs) - scan.attributes.get_int("num_scan_inputs", 0)
-    own = position - num_states
-    if own < 0 or _at(scan, "scan_output_axes", own) != slices.axis:
-        return None
-    is_reverse = _at(scan, "scan_output_directions", own) == 1
-    first, stride = (shape[slices.axis] - 1, -1) if is_reverse else (0, 1)
-    if slices.indices[0] != first or slices.stride != stride:
-        return None
-    states = [original(value) for value in body.outputs[:num_states]]
-    value = original(body.outputs[position])
-    return scan.inputs[states.index(value)] if value in states else None
-
-
-def _at(scan: ir.Node, name: str, index: int) -> int:
-    """One of the integers of an attribute, all of which are zero unless given."""
-    values = scan.attributes.get_ints(name, None)
-    return values[index] if values else 0
-
-
 def _join_states(reads: Reads, earlier: Reads, writer: GraphWriter) -> None:
     """Sequences of states with the one in front that a loop starts from, where steps read it."""
     for key in earlier.stacks.keys() & reads.slices.keys():
@@ -272,13 +241,9 @@ def _agree(
     known = stepped(steps, earlier, nodes, _initial(steps, writer), writer)
     starts = [lane[0] for lane in steps.states.values()]
     first = [known[steps.after[key]] for key in steps.states]
-    return are_equal(model, [*loose_constants(starts), *writer.nodes], starts, first, trial)
-
-
-def loose_constants(values: Iterable[ir.Value | None]) -> list[ir.Node]:
-    """Nodes of values that a step starts from which are not part of the graph yet; they read nothing."""
-    nodes = [value.producer() for value in values if value is not None]
-    return list(dict.fromkeys(node for node in nodes if node is not None and node.graph is None))
+    is_equal = are_equal(model, starts, first, trial)
+    writer.discard()
+    return is_equal
 
 
 def stepped(
@@ -302,33 +267,45 @@ def stepped(
 
 def are_equal(
     model: ir.Model,
-    nodes: Sequence[ir.Node],
     first: Sequence[ir.Value | None],
     second: Sequence[ir.Value | None],
     trial: Trial,
 ) -> bool:
-    """Whether values hold the same on a sample, with some nodes added to the graph for the time being."""
-    results = _run(model, nodes, [*first, *second], trial)
+    """Whether values hold the same on a sample; they may be computed by nodes that no graph has yet."""
+    results = _run(model, [value for value in (*first, *second) if value is not None], trial)
     return all(_is_close(*pair) for pair in zip(results[: len(first)], results[len(first) :], strict=True))
 
 
-def _run(
-    model: ir.Model, nodes: Sequence[ir.Node], wanted: Sequence[ir.Value | None], trial: Trial
-) -> list[np.ndarray]:
-    """Values of the graph with some nodes added for the time being."""
-    graph = model.graph
-    graph.extend(nodes)
-    names = [str(value.name) for value in wanted if value is not None]
+def _run(model: ir.Model, wanted: Sequence[ir.Value], trial: Trial) -> list[np.ndarray]:
+    """Values of the graph, with copies of the nodes that it lacks added for the time being."""
+    graph, writer, known = model.graph, GraphWriter("lsc_graph.trial", None), dict[ir.Value, ir.Value]()
+    writer.repeat(_loose(wanted), known)
+    graph.extend(writer.nodes)
+    names = [str(known.get(value, value).name) for value in wanted]
     try:
         piece = ir.convenience.extract(graph, [str(value.name) for value in graph.inputs], names)
     finally:
-        graph.remove(list(nodes), safe=False)
-        for node in nodes:
-            for index in range(len(node.inputs)):
-                node.replace_input_with(index, None)
+        graph.remove(writer.nodes, safe=False)
+        writer.discard()
     piece.opset_imports.update(model.opset_imports)
     results = trial(ir.to_proto(ir.Model(piece, ir_version=model.ir_version)))
     return [results[name] for name in names]
+
+
+def _loose(values: Sequence[ir.Value]) -> list[ir.Node]:
+    """The nodes that values are computed by and that are not part of a graph, each after its sources."""
+    found: dict[ir.Node, None] = {}
+    pending = [(value, False) for value in values]
+    while pending:
+        value, is_ready = pending.pop()
+        node = value.producer()
+        if node is None or node.graph is not None or node in found:
+            continue
+        if is_ready:
+            found[node] = None
+        else:
+            pending += [(value, True), *((source, False) for source in inputs_of(node))]
+    return list(found)
 
 
 def _is_close(first: np.ndarray, second: np.ndarray) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from lsc_graph.recurrence.unrolled.constants import Constants
-from lsc_graph.recurrence.unrolled.slices import only_slices, size_along
+from lsc_graph.recurrence.unrolled.slices import only_slices, size_along, time_slice
 
 Place = tuple[ir.Value, int]
 _Indices = Mapping[int, int]
@@ -31,6 +31,7 @@ class Numbering:
                 if _offset(indices, 1) is not None or _offset(indices, -1) is not None:
                     ranges[place].update(indices.values())
         self._ranges = {place: (min(found), max(found)) for place, found in ranges.items()}
+        self._sizes: dict[Place, int | None] = {}
 
     def offsets(self, column: Mapping[int, ir.Value], num_steps: int) -> set[int]:
         """What to add to an operation's own numbers to get those of the steps, if there are so many steps.
@@ -41,13 +42,34 @@ class Numbering:
         found = set()
         for place, indices in self._places(column).items():
             first, last = self._ranges.get(place, (0, -1))
-            if size_along(*place) == num_steps:
+            if self._size(place) == num_steps:
                 first, last = 0, num_steps - 1
             if last - first + 1 == num_steps:
                 ahead, back = _offset(indices, 1), _offset(indices, -1)
                 found |= {ahead - first} if ahead is not None else set()
                 found |= {last + back} if back is not None and ahead is None else set()
         return found
+
+    def _size(self, place: Place) -> int | None:
+        """How long a sequence is; None if a loop gives it, and nobody reads its last slice or its first.
+
+        Steps that were written out may have lacked these: the loop that took their place has them anyway.
+        """
+        if place not in self._sizes:
+            self._sizes[place] = None if self._is_cut_short(place) else size_along(*place)
+        return self._sizes[place]
+
+    def _is_cut_short(self, place: Place) -> bool:
+        source, axis = place
+        node, read = source.producer(), set[int]()
+        if node is None or node.op_type != "Scan" or source.is_graph_output():
+            return False
+        for value in (value for use in source.uses() for value in use.node.outputs):
+            taken = time_slice(value, self.constants)
+            if taken is None or (taken.source, taken.axis) != place:
+                return False
+            read.add(taken.index)
+        return not read.issuperset((0, (size_along(source, axis) or 1) - 1))
 
     def _places(self, column: Mapping[int, ir.Value]) -> dict[Place, dict[int, int]]:
         """The sequences of which each value is made from one slice, and from which one."""

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError, is_alike
-from lsc_graph.recurrence.unrolled.slices import TimeSlice, slices_behind, time_slice
+from lsc_graph.recurrence.unrolled.slices import TimeSlice, size_along, slices_behind, time_slice
 from lsc_graph.recurrence.unrolled.steps import Images, Steps
 
 _MAX_LIFTED_DEPTH = 200
@@ -31,13 +31,14 @@ class Slices:
         differences = set(np.diff(self.indices).tolist())
         return differences.pop() if len(differences) == 1 else None
 
-    def with_next(self) -> Slices | None:
-        """With one more slice at the end, as it goes on; None if the sequence has none."""
-        size = self.source.shape[self.axis] if self.source.shape is not None else None
-        if self.stride not in (1, -1) or not isinstance(size, int):
+    def longer(self, before: int, after: int) -> Slices | None:
+        """With some more slices at the start and at the end, as they go on; None if the sequence has none."""
+        size, stride = size_along(self.source, self.axis), self.stride
+        if stride not in (1, -1) or size is None:
             return None
-        index = self.indices[-1] + self.stride
-        return replace(self, indices=(*self.indices, index)) if 0 <= index < size else None
+        first, last = self.indices[0] - before * stride, self.indices[-1] + after * stride
+        is_there = 0 <= first < size and 0 <= last < size
+        return replace(self, indices=tuple(range(first, last + stride, stride))) if is_there else None
 
 
 @dataclass
@@ -71,7 +72,8 @@ class _NotAlikeError(Exception):
 def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Reads:
     """Explain every outside value of an unrolled recurrence.
 
-    The last step may lack some, whose use was trimmed: then the next slice of the same sequence stands there.
+    The last step may lack some, whose use was trimmed, and the first ones those of read-outs that constants
+    have simplified: then the neighbouring slices of the same sequence stand there.
     With `lifts`, what every step applies to a slice is followed back to it; else it is a value of its own.
 
     Raises:
@@ -79,7 +81,7 @@ def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Rea
     """
     reads = Reads()
     for key, lane in steps.outside.items():
-        if lane[-1] is None and (trimmed := _read_but_last(steps, key, lane[:-1], constants)) is not None:
+        if None in (lane[0], lane[-1]) and (trimmed := _read_where_known(steps, key, lane, constants)):
             reads.update(trimmed)
             continue
         whole = _whole(key, lane, constants)
@@ -90,16 +92,18 @@ def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Rea
     return reads
 
 
-def _read_but_last(steps: Steps, key: ir.Value, lane: Images, constants: Constants) -> Reads | None:
-    """What all steps but the last one read, if that goes on by one more slice."""
-    known = [value for value in lane if value is not None]
-    if len(known) < len(lane) or len(lane) <= steps.position:
+def _read_where_known(steps: Steps, key: ir.Value, lane: Images, constants: Constants) -> Reads | None:
+    """What all steps but the first ones and the last one read, if that goes on there slice by slice."""
+    present = [step for step, value in enumerate(lane) if value is not None]
+    before, after = min(present), len(lane) - 1 - max(present)
+    known = [value for value in lane[before : len(lane) - after] if value is not None]
+    if len(known) < len(lane) - before - after or after > 1 or not 0 <= steps.position - before < len(known):
         return None
     try:
-        reads = _Reading(steps.position, constants, key, known).reads
+        reads = _Reading(steps.position - before, constants, key, known).reads
     except _NotAlikeError:
         return None
-    longer = {own: slices.with_next() for own, slices in reads.slices.items()}
+    longer = {own: slices.longer(before, after) for own, slices in reads.slices.items()}
     if reads.stacks or not longer or any(slices is None for slices in longer.values()):
         return None
     reads.slices = {own: slices for own, slices in longer.items() if slices is not None}

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants
-from lsc_graph.recurrence.unrolled.lanes import Lane, StepsDifferError, Walk, is_alike
+from lsc_graph.recurrence.unrolled.lanes import Lane, StepsDifferError, Walk
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice, Phase, find_phase
 from lsc_graph.recurrence.writer import GraphWriter
 
@@ -215,39 +215,6 @@ def _same_shape(images: Images) -> bool:
     if len({len(shape) for shape in shapes}) > 1:
         return False
     return all(len({dim for dim in dims if isinstance(dim, int)}) <= 1 for dims in zip(*shapes, strict=True))
-
-
-def find_heads_at(steps: Steps, step: int, order: Order, constants: Constants) -> None:
-    """Find the read-outs of a step that was not known when the others were found."""
-    known = {key: images[step] for key, images in steps.values.items()}
-    for own in sorted(steps.heads, key=order.index.__getitem__):
-        node = _counterpart(own, known, order, constants)
-        steps.nodes[own][step] = node
-        for value, image in zip(own.outputs, node.outputs if node is not None else (), strict=False):
-            known[value] = steps.values[value][step] = image
-
-
-def _counterpart(
-    own: ir.Node, known: Mapping[ir.Value, ir.Value | None], order: Order, constants: Constants
-) -> ir.Node | None:
-    """The node that does in another step what `own` does in its own, by what it reads there."""
-    given = [(i, v, known.get(v)) for i, v in enumerate(own.inputs) if v is not None]
-    moving = [(i, image) for i, v, image in given if image is not None and v not in constants]
-    if not moving:
-        return None
-    index, start = moving[0]
-    found = [
-        use.node
-        for use in start.uses()
-        if use.idx == index and use.node in order.index and is_alike(use.node, own)
-        and all(image is None or _is(use.node.inputs[i], image, constants) for i, _, image in given)
-    ]  # fmt: skip
-    found = list(dict.fromkeys(found))
-    return found[0] if len(found) == 1 else None
-
-
-def _is(value: ir.Value | None, other: ir.Value, constants: Constants) -> bool:
-    return value is not None and constants.same(value, other)
 
 
 def _check_independent(steps: Steps, order: Order) -> None:
