@@ -15,7 +15,8 @@ from lsc_graph.recurrence.writer import GraphWriter
 def value_before(slices: Slices, writer: GraphWriter) -> ir.Value | None:
     """What stands before slices that are a loop's results from the first one on, if these are states.
 
-    Where they are computed from the states that each step hands on, it is computed from the first ones.
+    Where they are computed from the states that each step hands on, it is computed from the first ones. Who
+    reads the last one, too, has as many steps as the loop: none is missing before them.
     """
     scan, position = slices.source.producer(), slices.source.index()
     shape = static_shape(slices.source)
@@ -28,7 +29,7 @@ def value_before(slices: Slices, writer: GraphWriter) -> ir.Value | None:
         return None
     is_reverse = entry_of(scan, "scan_output_directions", own) == 1
     first, stride = (shape[slices.axis] - 1, -1) if is_reverse else (0, 1)
-    if slices.indices[0] != first or slices.stride != stride:
+    if slices.indices[0] != first or slices.stride != stride or len(slices.indices) == shape[slices.axis]:
         return None
     states = [original(value) for value in body.outputs[:num_states]]
     starts = {state: start for state, start in zip(states, scan.inputs, strict=False) if start is not None}

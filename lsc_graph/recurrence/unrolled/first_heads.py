@@ -7,11 +7,10 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import onnx_ir as ir
 
-from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import is_alike
-from lsc_graph.recurrence.unrolled.reads import Reads
+from lsc_graph.recurrence.unrolled.reads import Reads, nodes_before
 from lsc_graph.recurrence.unrolled.slices import time_slice
 from lsc_graph.recurrence.unrolled.steps import Steps
 
@@ -22,7 +21,7 @@ def find_first_heads(steps: Steps, reads: Reads, order: Order, constants: Consta
     """Find the read-outs of steps that were not known when the others were found, or that read constants."""
     heads = sorted(steps.heads, key=order.index.__getitem__)
     first = max((_first(steps.nodes[own]) for own in heads), default=0)
-    before = _nodes_before(steps, reads) if first else set[ir.Node]()
+    before = nodes_before(steps, reads) if first else set[ir.Node]()
     for step in range(first):
         at_step = _AtStep(steps, reads, order, constants, step, before)
         for own in heads:
@@ -34,21 +33,6 @@ def find_first_heads(steps: Steps, reads: Reads, order: Order, constants: Consta
 
 def _first(images: list[ir.Node | None]) -> int:
     return next(step for step, node in enumerate(images) if node is not None)
-
-
-def _nodes_before(steps: Steps, reads: Reads) -> set[ir.Node]:
-    """What the steps read or start from is computed by these: they are part of no step."""
-    pending = [images[0] for images in steps.states.values()]
-    pending += [*reads.captures.values(), *(slices.source for slices in reads.slices.values())]
-    pending += [value for values in reads.stacks.values() for value in values]
-    found = set[ir.Node]()
-    while pending:
-        value = pending.pop()
-        node = value.producer() if value is not None else None
-        if node is not None and node not in found:
-            found.add(node)
-            pending += inputs_of(node)
-    return found
 
 
 class _AtStep:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +14,7 @@ from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.before_loops import entry_of, value_before
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import is_alike
-from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads
+from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads, nodes_before
 from lsc_graph.recurrence.unrolled.slices import time_slice
 from lsc_graph.recurrence.unrolled.steps import Steps
 from lsc_graph.recurrence.writer import GraphWriter
@@ -113,19 +113,29 @@ def _put_back(
         images.insert(0, None)
     for key, images in steps.outside.items():
         images.insert(0, next(iter(steps.outside_earlier.get(key, [])), None))
-    for key, start in zip(steps.states, starts, strict=True):
-        if steps.after[key] in steps.values and start is not None and not start.is_initializer():
-            steps.values[steps.after[key]][0] = start
+    firsts = {steps.after[key]: start for key, start in zip(steps.states, starts, strict=True)}
+    for key in steps.states:
         steps.states[key].insert(0, initial[key])
     for key, own in steps.derived.items():
-        first = own.images[0]
-        if first is not None and not first.is_initializer():
-            steps.values[own.result][0] = first
+        firsts[own.result] = own.images[0]
         own.images.insert(0, next(iter(steps.earlier.get(key, [])), None))
     steps.earlier = {key: images[1:] for key, images in steps.earlier.items()}
     steps.outside_earlier = {key: images[1:] for key, images in steps.outside_earlier.items()}
     reads.update(earlier)
+    _compute_in_step(firsts, steps, nodes_before(steps, reads))
     return True
+
+
+def _compute_in_step(
+    firsts: Mapping[ir.Value, ir.Value | None], steps: Steps, before: Collection[ir.Node]
+) -> None:
+    """Let values that the states began with be those of the first step, unless other recurrences read them,
+    which the steps read in turn.
+    """
+    for result, first in firsts.items():
+        node = first.producer() if first is not None else None
+        if result in steps.values and node is not None and node not in before:
+            steps.values[result][0] = first
 
 
 def _earlier(

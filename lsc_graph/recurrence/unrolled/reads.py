@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError, is_alike
 from lsc_graph.recurrence.unrolled.slices import TimeSlice, size_along, slices_behind, time_slice
@@ -142,6 +143,21 @@ def find_earlier_reads(steps: Steps, constants: Constants, *, lifts: bool = True
         except _NotAlikeError:
             reads.stacks[key] = tuple(whole)
     return reads
+
+
+def nodes_before(steps: Steps, reads: Reads) -> set[ir.Node]:
+    """The nodes that what the steps read or start from is computed by: they are part of no step."""
+    pending = [images[0] for images in steps.states.values()]
+    pending += [*reads.captures.values(), *(slices.source for slices in reads.slices.values())]
+    pending += [value for values in reads.stacks.values() for value in values]
+    found = set[ir.Node]()
+    while pending:
+        value = pending.pop()
+        node = value.producer() if value is not None else None
+        if node is not None and node not in found:
+            found.add(node)
+            pending += inputs_of(node)
+    return found
 
 
 def _whole(key: ir.Value, lane: Images, constants: Constants) -> list[ir.Value]:

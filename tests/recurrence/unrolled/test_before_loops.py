@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from unrolled_models import Network, at
+from unrolled_models import Network, Unroller, at, stacked
 
 from lsc_graph.audit_model import audit
 
@@ -40,3 +40,26 @@ def test_what_reads_more_than_states_has_nothing_before_the_first_step() -> None
     found = audit(gated_by_what_was(is_given=False, reads_inputs=True), num_samples=1)
     assert found.recurrences[-1].num_steps == T - 1
     assert [text for text in found.warnings if "computed in another way" in text]
+
+
+def test_steps_that_read_all_that_the_loop_below_gives_lack_none() -> None:
+    """s = h + tanh(n U + x W) with n = norm(h), which is constant in the first steps of all layers alike."""
+    net = Unroller()
+    scale, shift = net.constant(np.ones(H)), net.constant(np.zeros(H))
+    weights = [[net.weight(H, H), net.weight(H, H)] for _ in range(2)]
+    zeros = net.constant(np.zeros((1, H)))
+    start = net.op("LayerNormalization", zeros, scale, shift)
+    states, norms, x = [zeros, zeros], [start, start], net.input("x", T, 1, H)
+    rows = list[str]()
+    for time in range(T):
+        row = at(net, x, time)
+        for number, (u, w) in enumerate(weights):
+            summed = net.op("Add", net.op("MatMul", norms[number], u), net.op("MatMul", row, w))
+            states[number] = net.op("Add", states[number], net.op("Tanh", summed))
+            row = norms[number] = net.op("LayerNormalization", states[number], scale, shift)
+        rows.append(row)
+    net.output(stacked(net, rows))
+    found = audit(net.model(), num_samples=1)
+    assert [own.num_steps for own in found.recurrences] == [T, T]
+    assert found.grid is not None
+    assert found.grid.num_gradient_paths == str(T)
