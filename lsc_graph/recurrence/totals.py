@@ -1,6 +1,11 @@
-"""Loops that only add up what they read, or keep the largest of it: sums, means and maxima over time."""
+"""Loops that only add up what they read, or keep the largest of it: sums, means and maxima over time.
+
+What reads the total of every step, as linear attention does, reads a state.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 import onnx_ir as ir
 
@@ -10,12 +15,19 @@ from lsc_graph.recurrence.site import RecurrentSite, is_differentiable
 _ACCUMULATING = frozenset(("Add", "Sum", "Max", "Min"))
 
 
-def is_running_total(site: RecurrentSite) -> bool:
-    """Whether every state is its old value plus, or compared with, something that no state enters."""
+def is_running_total(site: RecurrentSite, read: Collection[str]) -> bool:
+    """Whether every state is its old value plus, or compared with, something that no state enters.
+
+    Nor does any enter a sequence that the loop leaves and that is among those `read`.
+    """
     values = body_values(site.body.graph)
     states = [state for state in site.states if is_differentiable(site, state)]
     old = {values[state.before] for state in states}
-    return bool(states) and all(_adds_up(values[s.after], values[s.before], old) for s in states)
+    left = [values[sequence.body] for sequence in site.outputs if sequence.main in read]
+    is_read = any(value in old or direct_sources(value, old) for value in left)
+    return (
+        bool(states) and not is_read and all(_adds_up(values[s.after], values[s.before], old) for s in states)
+    )
 
 
 def _adds_up(after: ir.Value, before: ir.Value, old: set[ir.Value]) -> bool:

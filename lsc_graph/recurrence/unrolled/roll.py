@@ -165,7 +165,7 @@ def _roll(
     is_read = bool(reads.slices) or any(v not in constants for lane in reads.stacks.values() for v in lane)
     if any(node.op_type in _FUSED for node in steps.nodes):
         raise StepsDifferError((), "its steps are recurrences over time themselves, which are layers")
-    if chain.is_sequence and is_running_total(n for n in steps.nodes if n not in steps.heads):
+    if chain.is_sequence and not steps.heads and is_running_total(iter(steps.nodes)):
         raise StepsDifferError((), "its steps only add up: a running total, as in pooling")
     if any(_is_only_written(steps, key) for key in steps.states):
         raise StepsDifferError((), "its steps write into a buffer of which no step reads anything")
