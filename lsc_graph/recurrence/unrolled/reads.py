@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -81,16 +81,55 @@ def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Rea
         StepsDifferError: the steps use different weights, or a step lacks a value.
     """
     reads = Reads()
+    hard: dict[ir.Value, tuple[int, Images]] = {}
+    seen: dict[ir.Value, list[ir.Value]] = {}
     for key, lane in steps.outside.items():
         if None in (lane[0], lane[-1]) and (trimmed := _read_where_known(steps, key, lane, constants)):
             reads.update(trimmed)
             continue
-        whole = _whole(key, lane, constants)
+        if _lacks_steps(key, lane, constants):
+            hard[key] = (0, lane)
+            continue
+        reading = _Reading(steps.position, constants, lifts=lifts)
         try:
-            reads.update(_Reading(steps.position, constants, key, whole, lifts=lifts).reads)
+            reads.update(reading.of(_whole(key, lane, constants)))
+        except _NotAlikeError:
+            hard[key] = (len(reading.lanes), lane)
+        seen |= reading.lanes
+    _read_hard(hard, seen, reads, steps, constants, lifts=lifts)
+    return reads
+
+
+def _read_hard(
+    hard: Mapping[ir.Value, tuple[int, Images]],
+    seen: Mapping[ir.Value, list[ir.Value]],
+    reads: Reads,
+    steps: Steps,
+    constants: Constants,
+    *,
+    lifts: bool,
+) -> None:
+    """Take values of each step's own as they are, and compute from these what others are computed from them.
+
+    Args:
+        hard: what has no other explanation, and how much it is computed from.
+        seen: what other values are computed from, at every step: at some that of the hard ones is lacking.
+        reads: gets them.
+    """
+    for key in sorted(hard, key=lambda own: hard[own][0]):
+        lane = hard[key][1]
+        full = seen.get(key, lane)
+        is_known = all(value is None or value is own for value, own in zip(lane, full, strict=True))
+        whole = _whole(key, [*full] if is_known else lane, constants)
+        try:
+            reads.update(_Reading(steps.position, constants, lifts=lifts, known=reads.stacks).of(whole))
         except _NotAlikeError:
             reads.stacks[key] = tuple(whole)
-    return reads
+
+
+def _lacks_steps(key: ir.Value, lane: Images, constants: Constants) -> bool:
+    """Whether a value is lacking at some step, which is no constant."""
+    return None in lane and not all(value is None or constants.same(value, key) for value in lane)
 
 
 def _read_where_known(steps: Steps, key: ir.Value, lane: Images, constants: Constants) -> Reads | None:
@@ -101,7 +140,7 @@ def _read_where_known(steps: Steps, key: ir.Value, lane: Images, constants: Cons
     if len(known) < len(lane) - before - after or after > 1 or not 0 <= steps.position - before < len(known):
         return None
     try:
-        reads = _Reading(steps.position - before, constants, key, known).reads
+        reads = _Reading(steps.position - before, constants).of(known)
     except _NotAlikeError:
         return None
     longer = {own: slices.longer(before, after) for own, slices in reads.slices.items()}
@@ -139,7 +178,7 @@ def find_earlier_reads(steps: Steps, constants: Constants, *, lifts: bool = True
         if len(whole) <= len(lane):
             continue
         try:
-            reads.update(_Reading(steps.position + 1, constants, key, whole, lifts=lifts).reads)
+            reads.update(_Reading(steps.position + 1, constants, lifts=lifts).of(whole))
         except _NotAlikeError:
             reads.stacks[key] = tuple(whole)
     return reads
@@ -177,21 +216,40 @@ def _names(values: Sequence[ir.Value]) -> str:
 
 
 class _Reading:
-    """One outside value followed back, in all steps at once, to sequences and constants."""
+    """One outside value followed back, in all steps at once, to sequences, constants and what is `known`.
+
+    `lanes` is what came up on the way.
+    """
 
     def __init__(
-        self, position: int, constants: Constants, key: ir.Value, lane: list[ir.Value], *, lifts: bool = True
+        self,
+        position: int,
+        constants: Constants,
+        *,
+        lifts: bool = True,
+        known: Mapping[ir.Value, tuple[ir.Value, ...]] | None = None,
     ) -> None:
         self.position, self.constants, self.lifts = position, constants, lifts
+        self.known = known or {}
         self.reads = Reads()
-        self._seen: set[ir.Value] = set()
+        self.lanes: dict[ir.Value, list[ir.Value]] = {}
+
+    def of(self, lane: list[ir.Value]) -> Reads:
+        """How one value is read, that is `lane` at the steps.
+
+        Raises:
+            _NotAlikeError: the steps have nothing in common.
+        """
         self._follow(lane, 0)
+        return self.reads
 
     def _follow(self, lane: list[ir.Value], depth: int) -> None:
         key = lane[self.position]
-        if key in self._seen:
+        if key in self.lanes:
             return
-        self._seen.add(key)
+        self.lanes[key] = lane
+        if self.known.get(key) == tuple(lane):
+            return
         if all(self.constants.same(value, key) for value in lane):
             self.reads.captures[key] = key
             return

@@ -23,7 +23,7 @@ from lsc_graph.recurrence.unrolled.reads import Reads, find_reads, is_reverse
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
 from lsc_graph.recurrence.unrolled.stateless import leave_out
-from lsc_graph.recurrence.unrolled.steps import Steps, find_steps
+from lsc_graph.recurrence.unrolled.steps import Steps, find_steps, leave_heads_out
 from lsc_graph.recurrence.unrolled.strided import find_strided_chains
 from lsc_graph.recurrence.unrolled.substeps import Substeps
 from lsc_graph.recurrence.writer import GraphWriter, Names
@@ -279,16 +279,18 @@ def _steps_and_reads(
     try:
         steps = find_steps(order, constants, anchors, choices, with_slices=True)
         reads = _reads(steps, constants, len(anchors))
-        if _are_states_alone(steps, reads):
-            return steps, reads
+        while others := _read_by_heads_alone(steps, reads):
+            leave_heads_out(steps, _depending(others, reads))
+            reads = _reads(steps, constants, len(anchors))
+        return steps, reads
     except StepsDifferError:
         pass
     steps = find_steps(order, constants, anchors, choices)
     return steps, _reads(steps, constants, len(anchors))
 
 
-def _are_states_alone(steps: Steps, reads: Reads) -> bool:
-    """Whether what is no slice is read by states too, not by read-outs alone."""
+def _read_by_heads_alone(steps: Steps, reads: Reads) -> set[ir.Value]:
+    """What is no slice, and no state reads it: it belongs to what comes after the steps, or stands beside."""
     lifted = {value: node for node in reads.lifted for value in node.outputs}
     pending = [value for node in steps.nodes.keys() - steps.heads for value in node.inputs]
     read = set(pending)
@@ -298,7 +300,16 @@ def _are_states_alone(steps: Steps, reads: Reads) -> bool:
         fresh = set(node.inputs if node is not None else ()) - read
         read |= fresh
         pending += fresh
-    return read.issuperset(reads.stacks)
+    return set(reads.stacks) - read
+
+
+def _depending(values: set[ir.Value], reads: Reads) -> set[ir.Value]:
+    """The values, and what each step computes from them before it uses them."""
+    found, is_more = set(values), True
+    while is_more:
+        fresh = {v for node in reads.lifted if found.intersection(node.inputs) for v in node.outputs} - found
+        found, is_more = found | fresh, bool(fresh)
+    return found
 
 
 def _reads(steps: Steps, constants: Constants, num_uses: int, *, lifts: bool = True) -> Reads:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -215,6 +215,29 @@ def _same_shape(images: Images) -> bool:
     if len({len(shape) for shape in shapes}) > 1:
         return False
     return all(len({dim for dim in dims if isinstance(dim, int)}) <= 1 for dims in zip(*shapes, strict=True))
+
+
+def leave_heads_out(steps: Steps, values: Collection[ir.Value]) -> None:
+    """Leave out the read-outs that read certain values, and those that read these.
+
+    Raises:
+        StepsDifferError: nothing is left of some step.
+    """
+    left, pending = set[ir.Node](), set(values)
+    while pending:
+        fresh = {node for node in steps.heads - left if pending.intersection(node.inputs)}
+        left |= fresh
+        pending = {value for node in fresh for value in node.outputs}
+    for node in left:
+        del steps.nodes[node]
+        for value in node.outputs:
+            del steps.values[value]
+    steps.heads -= left
+    read = {value for node in steps.nodes for value in node.inputs}
+    steps.outside = {key: images for key, images in steps.outside.items() if key in read}
+    empty = [k for k in range(steps.num_steps) if all(images[k] is None for images in steps.nodes.values())]
+    if empty or not left:
+        raise StepsDifferError(empty, "without what stands beside them nothing is left there")
 
 
 def _check_independent(steps: Steps, order: Order) -> None:
