@@ -77,7 +77,7 @@ class _AtStep:
     def _image(self, value: ir.Value) -> ir.Value | None:
         """What stands here for a value that the step computes or takes over."""
         is_known = value in self.steps.values or value in self.steps.states
-        return self.steps.images(value)[self.step] if is_known else None
+        return self.steps.standing(value, self.step) if is_known else None
 
     def _does(self, own: ir.Node, node: ir.Node, depth: int) -> bool:
         return is_alike(own, node) and all(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +21,7 @@ from lsc_graph.recurrence.unrolled.steps import Steps
 from lsc_graph.recurrence.writer import GraphWriter
 
 _TOLERANCE = 1e-5
+_MOST_BEGINNINGS = 8
 
 
 def put_back_first_steps(
@@ -100,13 +102,15 @@ def _put_back(
     if not _is_computed(steps) or any(static_shape(key) is None for key in steps.states):
         return False
     starts = [steps.states[key][0] for key in steps.states]
-    if not _agree(model, steps, nodes, earlier, trial):
+    possible = itertools.islice(_beginnings(steps, writer), _MOST_BEGINNINGS)
+    initial = next((own for own in possible if _agree(model, steps, nodes, earlier, own, trial)), None)
+    if initial is None:
         return False
     _compute_again(steps, earlier, writer)
     _join_states(reads, earlier, writer)
-    initial = _initial(steps, writer)
     steps.num_steps += 1
     steps.position += 1
+    steps.num_put_back += 1
     for lane in steps.nodes.values():
         lane.insert(0, None)
     for images in steps.values.values():
@@ -153,8 +157,12 @@ def _earlier(
         else:
             return None
     for key, values in reads.stacks.items():
-        before = known.stacks.get(key) or _one_more_constant(values)
-        stack = before or _read_as_start(steps, values, constants)
+        before = next(iter(steps.outside_earlier.get(key, ())), None)
+        stack = (
+            known.stacks.get(key)
+            or (_one_more_constant(values) if before is None else (before, *values))
+            or _read_as_start(steps, values, constants)
+        )
         if stack is None:
             return None
         found.stacks[key] = stack
@@ -228,10 +236,44 @@ def _is_computed(steps: Steps) -> bool:
     return not is_given and any(start is not None and not start.is_initializer() for start in starts)
 
 
-def _initial(steps: Steps, writer: GraphWriter) -> dict[ir.Value, ir.Value]:
-    """What each state is before the earlier step."""
+def _beginnings(steps: Steps, writer: GraphWriter) -> Iterator[dict[ir.Value, ir.Value]]:
+    """What each state may be before the earlier step: what is known, zeros, or else a constant.
+
+    An exporter that computed with the constant may have found it unchanged: -1e30 - 1 is -1e30.
+    """
     known = {key: images[0] for key, images in steps.earlier.items() if images}
-    return {key: known.get(key) or _zeros(key, writer) for key in steps.states}
+    possible = [
+        [own] if (own := known.get(key)) is not None else [_zeros(key, writer), *_constants_for(key, steps)]
+        for key in steps.states
+    ]
+    for values in itertools.product(*possible):
+        yield dict(zip(steps.states, values, strict=True))
+
+
+def _constants_for(key: ir.Value, steps: Steps) -> list[ir.Value]:
+    """Constants that stand in the earlier step for what is computed from a state."""
+    found = {
+        value: None
+        for result, value in _known_earlier(steps).items()
+        if _reads(result, key) and value.is_initializer() and _is_like(value, key)
+    }
+    return list(found)
+
+
+def _known_earlier(steps: Steps) -> dict[ir.Value, ir.Value]:
+    """What is known of the values that the earlier step computes."""
+    lanes = {key: images[steps.num_put_back :] for key, images in steps.begun.items() if key in steps.values}
+    return {key: own for key, images in lanes.items() if images and (own := images[0]) is not None}
+
+
+def _reads(result: ir.Value, key: ir.Value) -> bool:
+    node = result.producer()
+    return node is not None and key in node.inputs
+
+
+def _is_like(value: ir.Value, key: ir.Value) -> bool:
+    shape = static_shape(value)
+    return shape is not None and shape == static_shape(key) and value.dtype == key.dtype
 
 
 def _zeros(key: ir.Value, writer: GraphWriter) -> ir.Value:
@@ -244,13 +286,21 @@ def _agree(
     steps: Steps,
     nodes: Sequence[ir.Node],
     earlier: Reads,
+    initial: Mapping[ir.Value, ir.Value],
     trial: Trial,
 ) -> bool:
-    """Whether the step, applied one step earlier, gives the states that the recurrence starts with."""
+    """Whether the step, applied one step earlier, gives the states that the recurrence starts with.
+
+    So it has to give whatever else is known of that step.
+    """
     writer = GraphWriter("lsc_graph.first_step", None)
-    known = stepped(steps, earlier, nodes, _initial(steps, writer), writer)
+    computed = stepped(steps, earlier, nodes, initial, writer)
     starts = [lane[0] for lane in steps.states.values()]
-    first = [known[steps.after[key]] for key in steps.states]
+    first = [computed[steps.after[key]] for key in steps.states]
+    for key, value in _known_earlier(steps).items():
+        if key in computed and _is_like(value, key):
+            starts.append(value)
+            first.append(computed[key])
     is_equal = are_equal(model, starts, first, trial)
     writer.discard()
     return is_equal

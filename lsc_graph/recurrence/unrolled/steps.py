@@ -47,6 +47,9 @@ class Steps:
         earlier: per key of `states`, what stood for it at each of these, the nearest first, where known.
         outside: per value that the step reads from outside of the recurrence: what each step reads.
         outside_earlier: the same for the steps that `num_lacking` counts, the nearest first.
+        begun: per value that the step computes: what stands for it at these steps, the nearest first, where
+            known.
+        num_put_back: how many of these have become steps.
         heads: those of `nodes` that no state depends on.
         derived: values taken over that are no states, for others determine them.
         made, open: where the steps are cut apart, see `Phase`.
@@ -62,6 +65,8 @@ class Steps:
     earlier: dict[ir.Value, Images] = field(default_factory=dict)
     outside: dict[ir.Value, Images] = field(default_factory=dict)
     outside_earlier: dict[ir.Value, Images] = field(default_factory=dict)
+    begun: dict[ir.Value, Images] = field(default_factory=dict)
+    num_put_back: int = 0
     heads: set[ir.Node] = field(default_factory=set)
     derived: dict[ir.Value, Derivation] = field(default_factory=dict)
     made: tuple[Choice, ...] = ()
@@ -70,6 +75,12 @@ class Steps:
     def images(self, key: ir.Value) -> Images:
         """What a computed or taken-over value is at every step."""
         return self.values[key] if key in self.values else self.states[key]
+
+    def standing(self, key: ir.Value, step: int) -> ir.Value | None:
+        """The same at one step, or what stands for it there if it was simplified away."""
+        image, number = self.images(key)[step], self.num_put_back - 1 - step
+        known = self.begun.get(key, [])
+        return known[number] if image is None and 0 <= number < len(known) else image
 
     def derive(self, known: dict[ir.Value, ir.Value], writer: GraphWriter) -> None:
         """Compute what is taken over but is no state, by new nodes; `known` grows by it."""
@@ -168,6 +179,8 @@ class _Folding:
             self.steps.heads.add(own)
         for index, value in enumerate(own.outputs):
             self.steps.values[value] = [n.outputs[index] if n is not None else None for n in images]
+            offset = self.offset[id(lane)]
+            self.steps.begun[value] = [lane.value(step - offset, index) for step in self._lacking()]
 
     def _add_reads(self, lane: Lane) -> None:
         own = self._pattern(lane)

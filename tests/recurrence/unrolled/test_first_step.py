@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from unrolled_models import Network, at, rolled
+from unrolled_models import Network, Unroller, at, rolled, stacked
 
-from lsc_graph.audit_model import inspect
+from lsc_graph.audit_model import audit, inspect
 
 T, H = 6, 4
 
@@ -121,3 +121,40 @@ def test_layers_of_one_weight_with_nearly_as_many_steps_are_named(
     told = [text for text in inspect(decayed_alike(first_of_second)).warnings if "of the same weight" in text]
     assert len(told) == is_told
     assert all(f"has {T - 1} steps" in text and f"same weight {T}:" in text for text in told)
+
+
+def stabilised(*, is_given: bool) -> onnx.ModelProto:
+    """RWKV-4's time mix: a'/s = e^(p - q) a + e^(k - q) v with q = max(p, k), read out with a bonus before.
+
+    From zeros with p = -1e30, of which the decay takes nothing away: it is found unchanged.
+    """
+    net = Unroller()
+    x, values = net.input("x", T, 1, H), [net.weight(H, H) for _ in range(2)]
+    decay, bonus = net.weight(H, scale=0.5), net.weight(H)
+    zeros, lowest = net.constant(np.zeros((1, H))), net.constant(np.full((1, H), -1e30))
+    a, b, p = (net.input(name, 1, H) for name in "abp") if is_given else (zeros, zeros, lowest)
+    rows = list[str]()
+
+    def weighed(old: str, new: str, v: str) -> tuple[str, str, str]:
+        top = net.op("Max", old, new)
+        kept, added = (net.op("Exp", net.op("Sub", own, top)) for own in (old, new))
+        of_a = net.op("Mul", kept, a)
+        of_b = of_a if a == b else net.op("Mul", kept, b)
+        return top, net.op("Add", of_a, net.op("Mul", added, v)), net.op("Add", of_b, added)
+
+    for time in range(T):
+        k, v = (net.op("MatMul", at(net, x, time), weight) for weight in values)
+        _, above, below = weighed(p, net.op("Add", bonus, k), v)
+        rows.append(net.op("Div", above, below))
+        p, a, b = weighed(p if p == lowest else net.op("Sub", p, decay), k, v)
+    net.output(stacked(net, rows))
+    return net.model()
+
+
+def test_a_stabiliser_starts_from_the_constant_that_its_decay_left_unchanged() -> None:
+    given, folded = (audit(stabilised(is_given=own), num_samples=1) for own in (True, False))
+    for found in (given, folded):
+        assert [(own.num_steps, len(own.states)) for own in found.recurrences] == [(T, 1)] * 3
+    assert given.grid is not None
+    assert folded.grid is not None
+    assert given.grid.num_gradient_paths == folded.grid.num_gradient_paths
