@@ -18,17 +18,25 @@ _MAX_DEPTH = 200
 
 
 def find_first_heads(steps: Steps, reads: Reads, order: Order, constants: Constants) -> None:
-    """Find the read-outs of steps that were not known when the others were found, or that read constants."""
+    """Find the read-outs of steps that were not known when the others were found, or that read constants.
+
+    Those that only other read-outs read stay where they are: two recurrences from zeros may share them.
+    """
     heads = sorted(steps.heads, key=order.index.__getitem__)
     first = max((_first(steps.nodes[own]) for own in heads), default=0)
     before = nodes_before(steps, reads) if first else set[ir.Node]()
     for step in range(first):
         at_step = _AtStep(steps, reads, order, constants, step, before)
         for own in heads:
-            node = steps.nodes[own][step] or at_step.counterpart(own)
-            steps.nodes[own][step] = node
-            for value, image in zip(own.outputs, node.outputs if node is not None else (), strict=False):
-                steps.values[value][step] = image
+            node = None if steps.nodes[own][step] is not None else at_step.counterpart(own)
+            if node is not None and any(_is_read_outside(value, steps) for value in own.outputs):
+                steps.nodes[own][step] = node
+                for value, image in zip(own.outputs, node.outputs, strict=True):
+                    steps.values[value][step] = image
+
+
+def _is_read_outside(value: ir.Value, steps: Steps) -> bool:
+    return value.is_graph_output() or any(use.node not in steps.nodes for use in value.uses())
 
 
 def _first(images: list[ir.Node | None]) -> int:
@@ -53,6 +61,7 @@ class _AtStep:
         self.steps, self.reads, self.order, self.constants = steps, reads, order, constants
         self.step = step
         self._taken = {node for images in steps.nodes.values() for node in images}.union(excluded)
+        self._found: dict[ir.Value, ir.Value] = {}
 
     def counterpart(self, own: ir.Node) -> ir.Node | None:
         """The node that does here what `own` does in its own step, by all that it reads.
@@ -61,7 +70,9 @@ class _AtStep:
         """
         found = (n for n in self._candidates(own) if n not in self._taken and self._does(own, n, 0))
         node = next(found, None)
-        self._taken.add(node)
+        if node is not None:
+            self._taken.add(node)
+            self._found |= zip(own.outputs, node.outputs, strict=True)
         return node
 
     def _candidates(self, own: ir.Node) -> Iterator[ir.Node]:
@@ -76,6 +87,8 @@ class _AtStep:
 
     def _image(self, value: ir.Value) -> ir.Value | None:
         """What stands here for a value that the step computes or takes over."""
+        if value in self._found:
+            return self._found[value]
         is_known = value in self.steps.values or value in self.steps.states
         return self.steps.standing(value, self.step) if is_known else None
 

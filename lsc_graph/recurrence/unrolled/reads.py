@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -82,27 +83,32 @@ def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Rea
     """
     reads = Reads()
     hard: dict[ir.Value, tuple[int, Images]] = {}
-    seen: dict[ir.Value, list[ir.Value]] = {}
+    seen: dict[ir.Value, Images] = {}
     for key, lane in steps.outside.items():
         if None in (lane[0], lane[-1]) and (trimmed := _read_where_known(steps, key, lane, constants)):
             reads.update(trimmed)
             continue
-        if _lacks_steps(key, lane, constants):
-            hard[key] = (0, lane)
-            continue
-        reading = _Reading(steps.position, constants, lifts=lifts)
+        is_lacking = _lacks_steps(key, lane, constants)
+        before, part = _known_part(lane) if is_lacking else (0, _whole(key, lane, constants))
+        reading = _Reading(steps.position, constants, lifts=lifts, before=before)
         try:
-            reads.update(reading.of(_whole(key, lane, constants)))
+            found = reading.of(part)
+            if not is_lacking:
+                reads.update(found)
+                continue
         except _NotAlikeError:
-            hard[key] = (len(reading.lanes), lane)
-        seen |= reading.lanes
+            pass
+        hard[key] = (len(reading.lanes), lane)
+        after = len(lane) - before - len(part)
+        for own, images in reading.lanes.items():
+            seen[own] = _merged([*[None] * before, *images, *[None] * after], seen.get(own))
     _read_hard(hard, seen, reads, steps, constants, lifts=lifts)
     return reads
 
 
 def _read_hard(
     hard: Mapping[ir.Value, tuple[int, Images]],
-    seen: Mapping[ir.Value, list[ir.Value]],
+    seen: Mapping[ir.Value, Images],
     reads: Reads,
     steps: Steps,
     constants: Constants,
@@ -113,18 +119,36 @@ def _read_hard(
 
     Args:
         hard: what has no other explanation, and how much it is computed from.
-        seen: what other values are computed from, at every step: at some that of the hard ones is lacking.
+        seen: what these are computed from, as far as any of them tells: one may lack a step that others have.
         reads: gets them.
     """
+    full = {key: [v for v in lane if v is not None] for key, lane in seen.items() if None not in lane}
     for key in sorted(hard, key=lambda own: hard[own][0]):
-        lane = hard[key][1]
-        full = seen.get(key, lane)
-        is_known = all(value is None or value is own for value, own in zip(lane, full, strict=True))
-        whole = _whole(key, [*full] if is_known else lane, constants)
+        lane = _merged(hard[key][1], seen.get(key))
+        if _lacks_steps(key, lane, constants):
+            found = _read_where_known(steps, key, lane, constants, known=reads.stacks, full=full)
+            if found is not None:
+                reads.update(found)
+                continue
+        whole = _whole(key, lane, constants)
         try:
             reads.update(_Reading(steps.position, constants, lifts=lifts, known=reads.stacks).of(whole))
         except _NotAlikeError:
             reads.stacks[key] = tuple(whole)
+
+
+def _merged(lane: Images, other: Images | None) -> Images:
+    """One lane filled with what another one has, if they do not differ."""
+    pairs = list(zip(lane, other or lane, strict=True))
+    is_same = all(one is None or two is None or one is two for one, two in pairs)
+    return [two if one is None else one for one, two in pairs] if is_same else lane
+
+
+def _known_part(lane: Images) -> tuple[int, list[ir.Value]]:
+    """The first step that has a value, and the values from there to the first that lacks one, or the end."""
+    known = itertools.takewhile(lambda v: v is not None, itertools.dropwhile(lambda v: v is None, lane))
+    part = [value for value in known if value is not None]
+    return next(step for step, value in enumerate(lane) if value is not None), part
 
 
 def _lacks_steps(key: ir.Value, lane: Images, constants: Constants) -> bool:
@@ -132,21 +156,32 @@ def _lacks_steps(key: ir.Value, lane: Images, constants: Constants) -> bool:
     return None in lane and not all(value is None or constants.same(value, key) for value in lane)
 
 
-def _read_where_known(steps: Steps, key: ir.Value, lane: Images, constants: Constants) -> Reads | None:
+def _read_where_known(
+    steps: Steps,
+    key: ir.Value,
+    lane: Images,
+    constants: Constants,
+    known: Mapping[ir.Value, tuple[ir.Value, ...]] | None = None,
+    full: Mapping[ir.Value, list[ir.Value]] | None = None,
+) -> Reads | None:
     """What all steps but the first ones and the last one read, if that goes on there slice by slice."""
-    present = [step for step, value in enumerate(lane) if value is not None]
-    before, after = min(present), len(lane) - 1 - max(present)
-    known = [value for value in lane[before : len(lane) - after] if value is not None]
-    if len(known) < len(lane) - before - after or after > 1 or not 0 <= steps.position - before < len(known):
+    before, part = _known_part(lane)
+    after = len(lane) - before - len(part)
+    if after > 1 or not 0 <= steps.position - before < len(part):
         return None
     try:
-        reads = _Reading(steps.position - before, constants).of(known)
+        reads = _Reading(steps.position, constants, before=before, known=known, full=full).of(part)
     except _NotAlikeError:
         return None
-    longer = {own: slices.longer(before, after) for own, slices in reads.slices.items()}
-    if reads.stacks or not longer or any(slices is None for slices in longer.values()):
+    explained = [*reads.slices, *reads.stacks, *(own for own in reads.lifted if known)]
+    slices = {
+        own: found if len(found.indices) == len(lane) else found.longer(before, after)
+        for own, found in reads.slices.items()
+    }
+    is_short = any(len(values) < len(lane) for values in reads.stacks.values())
+    if is_short or not explained or any(found is None for found in slices.values()):
         return None
-    reads.slices = {own: slices for own, slices in longer.items() if slices is not None}
+    reads.slices = {own: found for own, found in slices.items() if found is not None}
     return reads
 
 
@@ -216,9 +251,19 @@ def _names(values: Sequence[ir.Value]) -> str:
 
 
 class _Reading:
-    """One outside value followed back, in all steps at once, to sequences, constants and what is `known`.
+    """One outside value followed back, in all steps at once, to sequences and constants.
 
-    `lanes` is what came up on the way.
+    Args:
+        position: the step of the pattern.
+        constants: of the graph.
+        lifts: whether what is applied to slices is followed back to them.
+        before: how many first steps lack the value.
+        known: what each step has of its own anyway.
+        full: what may be taken as that, and what it is at all steps.
+
+    Attributes:
+        reads: how the value is read.
+        lanes: what came up on the way.
     """
 
     def __init__(
@@ -227,10 +272,12 @@ class _Reading:
         constants: Constants,
         *,
         lifts: bool = True,
+        before: int = 0,
         known: Mapping[ir.Value, tuple[ir.Value, ...]] | None = None,
+        full: Mapping[ir.Value, list[ir.Value]] | None = None,
     ) -> None:
-        self.position, self.constants, self.lifts = position, constants, lifts
-        self.known = known or {}
+        self.position, self.constants, self.lifts, self.before = position - before, constants, lifts, before
+        self.known, self.full = known or {}, full or {}
         self.reads = Reads()
         self.lanes: dict[ir.Value, list[ir.Value]] = {}
 
@@ -248,7 +295,10 @@ class _Reading:
         if key in self.lanes:
             return
         self.lanes[key] = lane
-        if self.known.get(key) == tuple(lane):
+        if self.known.get(key, ())[self.before :][: len(lane)] == tuple(lane):
+            return
+        if depth and key in self.full:
+            self._take_full(key)
             return
         if all(self.constants.same(value, key) for value in lane):
             self.reads.captures[key] = key
@@ -265,6 +315,13 @@ class _Reading:
         if not self.lifts or depth > _MAX_LIFTED_DEPTH or len(set(nodes)) < len(nodes):
             raise _NotAlikeError
         self._lift(own, [node for node in nodes if node is not None], lane, depth)
+
+    def _take_full(self, key: ir.Value) -> None:
+        lane, position = self.full[key], self.position + self.before
+        try:
+            self.reads.update(_Reading(position, self.constants, lifts=self.lifts, known=self.known).of(lane))
+        except _NotAlikeError:
+            self.reads.stacks[key] = tuple(lane)
 
     def _lift(self, own: ir.Node, nodes: list[ir.Node], lane: list[ir.Value], depth: int) -> None:
         index = lane[self.position].index()

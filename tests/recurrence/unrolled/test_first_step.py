@@ -123,38 +123,47 @@ def test_layers_of_one_weight_with_nearly_as_many_steps_are_named(
     assert all(f"has {T - 1} steps" in text and f"same weight {T}:" in text for text in told)
 
 
-def stabilised(*, is_given: bool) -> onnx.ModelProto:
-    """RWKV-4's time mix: a'/s = e^(p - q) a + e^(k - q) v with q = max(p, k), read out with a bonus before.
+def stabilised(*, is_given: bool, num_layers: int) -> onnx.ModelProto:
+    """RWKV-4's time mix: a' = e^(p - q) a + e^(k - q) v, b' likewise, q = max(p, k), read out before that.
 
     From zeros with p = -1e30, of which the decay takes nothing away: it is found unchanged.
     """
     net = Unroller()
-    x, values = net.input("x", T, 1, H), [net.weight(H, H) for _ in range(2)]
-    decay, bonus = net.weight(H, scale=0.5), net.weight(H)
+    x, rows = net.input("x", T, 1, H), list[str]()
+    layers = [[net.weight(H, H), net.weight(H, H), net.weight(H), net.weight(H)] for _ in range(num_layers)]
     zeros, lowest = net.constant(np.zeros((1, H))), net.constant(np.full((1, H), -1e30))
-    a, b, p = (net.input(name, 1, H) for name in "abp") if is_given else (zeros, zeros, lowest)
-    rows = list[str]()
+    states = [(zeros, zeros, lowest)] * num_layers
+    if is_given:
+        states = [tuple(net.input(f"{n}{own}", 1, H) for n in "abp") for own in range(num_layers)]
 
-    def weighed(old: str, new: str, v: str) -> tuple[str, str, str]:
+    def weighed(a: str, b: str, old: str, new: str, v: str) -> tuple[str, str, str]:
         top = net.op("Max", old, new)
         kept, added = (net.op("Exp", net.op("Sub", own, top)) for own in (old, new))
         of_a = net.op("Mul", kept, a)
         of_b = of_a if a == b else net.op("Mul", kept, b)
-        return top, net.op("Add", of_a, net.op("Mul", added, v)), net.op("Add", of_b, added)
+        return net.op("Add", of_a, net.op("Mul", added, v)), net.op("Add", of_b, added), top
 
     for time in range(T):
-        k, v = (net.op("MatMul", at(net, x, time), weight) for weight in values)
-        _, above, below = weighed(p, net.op("Add", bonus, k), v)
-        rows.append(net.op("Div", above, below))
-        p, a, b = weighed(p if p == lowest else net.op("Sub", p, decay), k, v)
+        row = at(net, x, time)
+        for number, (into_k, into_v, decay, bonus) in enumerate(layers):
+            k, v = (net.op("MatMul", row, weight) for weight in (into_k, into_v))
+            a, b, p = states[number]
+            above, below, _ = weighed(a, b, p, net.op("Add", bonus, k), v)
+            states[number] = weighed(a, b, p if p == lowest else net.op("Sub", p, decay), k, v)
+            row = net.op("Div", above, below)
+        rows.append(row)
     net.output(stacked(net, rows))
     return net.model()
 
 
-def test_a_stabiliser_starts_from_the_constant_that_its_decay_left_unchanged() -> None:
-    given, folded = (audit(stabilised(is_given=own), num_samples=1) for own in (True, False))
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_a_stabiliser_starts_from_the_constant_that_its_decay_left_unchanged(num_layers: int) -> None:
+    given, folded = (
+        audit(stabilised(is_given=own, num_layers=num_layers), num_samples=1) for own in (True, False)
+    )
     for found in (given, folded):
-        assert [(own.num_steps, len(own.states)) for own in found.recurrences] == [(T, 1)] * 3
+        expected = [(T, 1)] * 3 * num_layers
+        assert [(own.num_steps, len(own.states)) for own in found.recurrences] == expected
     assert given.grid is not None
     assert folded.grid is not None
     assert given.grid.num_gradient_paths == folded.grid.num_gradient_paths
