@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants
-from lsc_graph.recurrence.unrolled.lanes import Lane, StepsDifferError, Walk
+from lsc_graph.recurrence.unrolled.lanes import Lane, LaneRead, StepsDifferError, Walk
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice, Phase, find_phase
 from lsc_graph.recurrence.writer import GraphWriter
 
@@ -145,13 +145,26 @@ class _Folding:
             self._add_reads(lane)
 
     def _folded_lanes(self) -> list[Lane]:
-        """All lanes but the read-outs that the pattern step lacks, and those that read these."""
+        """All lanes but the read-outs that the pattern step lacks, or that read what no first step has, and
+        those that read these.
+        """
         left_out: set[int] = set()
         for lane in self.walk.lanes:
-            is_missing = self._at(lane, self.steps.position) is None
+            is_missing = self._at(lane, self.steps.position) is None or self._lacks_first(lane)
             if lane.is_head and (is_missing or any(id(r.lane) in left_out for r in lane.reads.values())):
                 left_out.add(id(lane))
         return [lane for lane in self.walk.lanes if id(lane) not in left_out]
+
+    def _lacks_first(self, lane: Lane) -> bool:
+        """Whether a lane reads what steps before gave, and nothing stands for that before the first step."""
+        return any(
+            read.lane.value(-back - self.offset[id(read.lane)], read.output) is None
+            for read in lane.reads.values()
+            for back in range(1, self._lag(lane, read) + 1)
+        )
+
+    def _lag(self, lane: Lane, read: LaneRead) -> int:
+        return read.shift + self.offset[id(lane)] - self.offset[id(read.lane)]
 
     def _at(self, lane: Lane, step: int) -> ir.Node | None:
         return lane.images.get(step - self.offset[id(lane)])
@@ -191,8 +204,7 @@ class _Folding:
             if read is None:
                 self._add_outside(value, lane, position)
                 continue
-            lag = read.shift + self.offset[id(lane)] - self.offset[id(read.lane)]
-            for back in range(1, lag + 1):
+            for back in range(1, self._lag(lane, read) + 1):
                 self._add_state(read.lane, read.output, back)
 
     def _add_outside(self, key: ir.Value, lane: Lane, position: int) -> None:

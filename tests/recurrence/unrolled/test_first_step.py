@@ -123,10 +123,11 @@ def test_layers_of_one_weight_with_nearly_as_many_steps_are_named(
     assert all(f"has {T - 1} steps" in text and f"same weight {T}:" in text for text in told)
 
 
-def stabilised(*, is_given: bool, num_layers: int) -> onnx.ModelProto:
+def stabilised(*, is_given: bool, num_layers: int, shifts: bool = False) -> onnx.ModelProto:
     """RWKV-4's time mix: a' = e^(p - q) a + e^(k - q) v, b' likewise, q = max(p, k), read out before that.
 
-    From zeros with p = -1e30, of which the decay takes nothing away: it is found unchanged.
+    From zeros with p = -1e30, of which the decay takes nothing away: it is found unchanged. Where
+    it `shifts`, the values are made from the step before, too.
     """
     net = Unroller()
     x, rows = net.input("x", T, 1, H), list[str]()
@@ -143,10 +144,14 @@ def stabilised(*, is_given: bool, num_layers: int) -> onnx.ModelProto:
         of_b = of_a if a == b else net.op("Mul", kept, b)
         return net.op("Add", of_a, net.op("Mul", added, v)), net.op("Add", of_b, added), top
 
+    before = [net.input(f"x{own}", 1, H) for own in range(num_layers)] if shifts else []
+
     for time in range(T):
         row = at(net, x, time)
         for number, (into_k, into_v, decay, bonus) in enumerate(layers):
-            k, v = (net.op("MatMul", row, weight) for weight in (into_k, into_v))
+            mixed = net.op("Add", row, before[number]) if shifts else row
+            k, v = net.op("MatMul", row, into_k), net.op("MatMul", mixed, into_v)
+            before[number : number + shifts] = [row] * shifts
             a, b, p = states[number]
             above, below, _ = weighed(a, b, p, net.op("Add", bonus, k), v)
             states[number] = weighed(a, b, p if p == lowest else net.op("Sub", p, decay), k, v)
@@ -167,3 +172,8 @@ def test_a_stabiliser_starts_from_the_constant_that_its_decay_left_unchanged(num
     assert given.grid is not None
     assert folded.grid is not None
     assert given.grid.num_gradient_paths == folded.grid.num_gradient_paths
+
+
+def test_values_of_the_step_before_are_read_at_every_step() -> None:
+    found = audit(stabilised(is_given=True, num_layers=2, shifts=True), num_samples=1)
+    assert [own.num_steps for own in found.recurrences] == [T] * 6
