@@ -22,12 +22,13 @@ from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.prepare import Prepared, is_streaming
 from lsc_graph.recurrence.find import CarriedState
+from lsc_graph.recurrence.not_weights import running_statistics
 from lsc_graph.running.reference import Array, Reference, with_outputs
 from lsc_graph.running.sampling import Sample
 from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance, first_difference
 from lsc_graph.to_torch.program import ChainProgram, Run, SequenceProgram, StreamingProgram, writes_of
-from lsc_graph.to_torch.segment import BlackBoxUse, Parameters, Segment, running_statistics
+from lsc_graph.to_torch.segment import BlackBoxUse, Parameters, Segment
 
 HALF_TOLERANCE = Tolerance(rtol=2e-2, atol=1e-2)
 """Agreement that a 16-bit model, run in float32, can have."""

@@ -270,6 +270,8 @@ def pull_rows(glue: Glue, cotangents: dict[str, Tensor]) -> dict[str, Tensor]:
         vmap(glue.pull)({name: rows[start : start + size] for name, rows in cotangents.items()})
         for start in range(0, num_rows, size)
     ]
+    if len(chunks) == 1:
+        return chunks[0]
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 

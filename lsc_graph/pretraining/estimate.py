@@ -15,7 +15,7 @@ from lsc_graph.running.sampling import Sample
 
 # Noise is known from how samples differ: the first ones are many, at few steps each. Where more are needed
 # they scatter, and then many steps of one cost less than as many samples.
-_FIRST_SAMPLES, _MOST_SAMPLES = 16, 512
+_FIRST_SAMPLES, _MOST_SAMPLES = 8, 512
 _FIRST_TIMES, _MOST_TIMES = 2, 16
 # So many floating-point operations on spectra are spent at most: n^3 for each point and edge.
 _MOST_WORK = 6e10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -26,7 +26,10 @@ class Progress:
 
 @dataclass
 class Fit:
-    """The outcome. `reasons` says of every edge that did not reach its target why."""
+    """The outcome. `reasons` says of every edge that did not reach its target why.
+
+    `is_chance` is True where radii were left out that weights do move: other points may lead another way.
+    """
 
     values: list[Tensor]
     iterations: int
@@ -35,6 +38,16 @@ class Fit:
     stop_reason: str
     reasons: dict[Edge, str] = field(default_factory=dict)
     history: list[Progress] = field(default_factory=list)
+    is_chance: bool = False
+
+
+def later(report: Report, before: int) -> Report:
+    """Reports that count the iterations before."""
+
+    def say(progress: Progress) -> None:
+        report(replace(progress, iteration=progress.iteration + before))
+
+    return say
 
 
 def why_unmoved(reading: Reading) -> str:

@@ -1,4 +1,4 @@
-"""One damped Gauss-Newton step of least norm, and estimates that remember (Kalman filters of one number)."""
+"""One damped Gauss-Newton step of least norm, and estimates that remember (Kalman filters)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-# How far the linear prediction of a change is off, as a share of the change.
-_PREDICTION_ERROR = 0.3
+# How far the prediction of a single change is off, as a share of the change, and that of many in a row.
+_PREDICTION_ERROR, _PART_ERROR = 0.15, 0.3
+_PARTS = (0.2, 1.5)
 # A reading further off than so many standard deviations is no chance.
 _SURPRISE = 2.0
 # After a move a reading counts by this share at least: predictions may fail again and again the same way.
@@ -28,6 +29,15 @@ def least_norm_step(sensitivities: Tensor, residuals: Tensor, damping: float) ->
     system = gram + damping * scale * torch.eye(len(gram), dtype=gram.dtype)
     step: Tensor = -sensitivities.T @ torch.linalg.solve(system, residuals)
     return step
+
+
+def units_of(sensitivities: Tensor) -> Tensor:
+    """For each unknown [K] what moves no log radius by more than one, and at most one.
+
+    The smallest step in units of their own would be made of those few that move most for their size. These
+    are mostly shifts of small numbers: by many times these numbers, where no derivative holds any more.
+    """
+    return 1 / sensitivities.abs().amax(0).clamp_min(1.0)
 
 
 def unattainable_share(sensitivities: Tensor, residuals: Tensor) -> Tensor:
@@ -54,30 +64,54 @@ class Tracker:
     """Running estimates of log radius - log target, one for each edge.
 
     Each iteration looks at other points, so that a single reading is noisy; between readings the weights
-    change, so that plain averages lag. The filter moves its estimate by the predicted change, and
-    weighs it against the new reading by their variances.
+    change, so that plain averages lag. A Kalman filter for each edge moves its estimate by the predicted
+    change, and weighs it against the new reading by their variances. Derivatives leave out what a change
+    does by way of earlier steps, so that changes come in part only, and that part is estimated too: what
+    noise hides in each step shows in their sum.
+
+    Attributes:
+        error: [R], what is estimated.
+        variance: [R], of it.
+        has_moved: whether the weights changed since the last reading.
+        part: [R], how much comes of what is planned.
+        part_variance: [R], of it.
+        shared: [R], the covariance of error and part.
     """
 
     error: Tensor | None = None
     variance: Tensor = field(default_factory=lambda: torch.zeros(0))
     has_moved: bool = False
+    part: Tensor = field(default_factory=lambda: torch.zeros(0))
+    part_variance: Tensor = field(default_factory=lambda: torch.zeros(0))
+    shared: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     def observe(self, reading: Tensor, variance: Tensor) -> None:
         """Take in a reading with the variance of its mean."""
         if self.error is None:
             self.error, self.variance = reading.clone(), variance.clone()
+            self.part, self.shared = torch.ones_like(reading), torch.zeros_like(reading)
+            self.part_variance = torch.full_like(reading, _PART_ERROR**2)
             return
         surprise = reading - self.error
         # What neither variance accounts for, the predictions of changes have missed.
         seen = (surprise / _SURPRISE).square()
         self.variance = self.variance + (seen - self.variance - variance).clamp_min(0)
-        trust = self.variance / (self.variance + variance).clamp_min(1e-30)
+        whole = (self.variance + variance).clamp_min(1e-30)
+        trust, lesson = self.variance / whole, self.shared / whole
         trust = trust.clamp_min(_LEAST_TRUST) if self.has_moved else trust
         self.error, self.has_moved = self.error + trust * surprise, False
+        self.part = (self.part + lesson * surprise).clamp(*_PARTS)
+        self.part_variance = self.part_variance - lesson * self.shared
         self.variance = (1 - trust).square() * self.variance + trust.square() * variance
+        self.shared = (1 - trust) * self.shared
 
     def predict(self, change: Tensor) -> None:
         """The weights were changed, which should move the errors by `change`."""
         assert self.error is not None
-        self.error, self.has_moved = self.error + change, True
-        self.variance = self.variance + (_PREDICTION_ERROR * change) ** 2
+        self.error, self.has_moved = self.error + self.part * change, True
+        spread = 2 * change * self.shared + change.square() * (self.part_variance + _PREDICTION_ERROR**2)
+        self.variance = self.variance + spread
+        self.shared = self.shared + change * self.part_variance
+        # After a long step the derivatives are others, and so may be what they leave out.
+        renewed = (_PART_ERROR * change.abs().clamp_max(1.0)).square()
+        self.part_variance = (self.part_variance + renewed).clamp_max(_PART_ERROR**2)

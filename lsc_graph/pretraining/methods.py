@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor
 
 from lsc_graph.errors import UsageError
-from lsc_graph.pretraining.fit import Fit, Progress, Report
+from lsc_graph.pretraining.fit import Fit, Report, later
 from lsc_graph.pretraining.gradient import Descent
 from lsc_graph.pretraining.paper import PaperDescent
 from lsc_graph.pretraining.problem import Problem
-from lsc_graph.pretraining.rescaling import rescale
+from lsc_graph.pretraining.restarts import rescale_with_restarts
 
 State = dict[str, Any]
 Keep = Callable[[State], None]
@@ -59,14 +59,15 @@ def fit(
     before = 0 if resumed is None else resumed["iterations"]
     first: Fit | None = None
     if not is_polishing:
-        first = rescale(problem, values, max_iterations, report, _kept(keep, "rescale"), state)
+        kept = _kept(keep, "rescale")
+        first = rescale_with_restarts(problem, values, max_iterations, report, kept, state)
         before = first.iterations
         if method == "rescale" or first.is_reached or before >= max_iterations:
             return first
         values, state = first.values, None
     polish = Descent(problem, values)
     kept = _kept(keep, "polish", before)
-    second = polish.fit(max_iterations - before, _later(report, before), kept, state)
+    second = polish.fit(max_iterations - before, later(report, before), kept, state)
     return _joined(first, second, before)
 
 
@@ -75,15 +76,6 @@ def _kept(keep: Keep | None, phase: str, iterations: int = 0) -> Keep | None:
     if keep is None:
         return None
     return lambda state: keep({"phase": phase, "iterations": iterations, "state": state})
-
-
-def _later(report: Report, before: int) -> Report:
-    """Reports that count the iterations before."""
-
-    def say(progress: Progress) -> None:
-        report(replace(progress, iteration=progress.iteration + before))
-
-    return say
 
 
 def _joined(first: Fit | None, second: Fit, before: int) -> Fit:

@@ -49,7 +49,7 @@ from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
 Model = Sequences | Streaming | FeedForward
 Edge = tuple[str, str]
 Values = Mapping[str, Tensor]
-_MIN_GROUPS = 4
+_MIN_GROUPS, _FEW_GROUPS = 4, 8
 _GOLDEN = 0.5 * (5**0.5 - 1)
 # Samples that are read together, and what that may take.
 _MOST_AT_ONCE, MAX_BYTES = 64, 2**29
@@ -110,8 +110,9 @@ class Reading:
         sums = torch.stack([(pair - mean).sum() for pair in pairs])
         count = len(pairs)
         spread = float(sums.norm()) / self.values.numel() * math.sqrt(count / (count - 1))
-        # The variance of a t distribution: few groups may agree by chance.
-        return spread * math.sqrt((count - 1) / (count - 3))
+        # The variance of a t distribution: few groups may agree by chance, and very few often do.
+        known = spread * math.sqrt((count - 1) / (count - 3))
+        return known if count >= _FEW_GROUPS else max(known, _std_error(self.values))
 
 
 def _std_error(values: Tensor) -> float:

@@ -13,19 +13,23 @@ from torch import Tensor
 
 from lsc_graph.pretraining.candidates import Average, Candidate, Candidates, missed
 from lsc_graph.pretraining.fit import Fit, Progress, Report, how_sure, why_missed, why_unmoved
-from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, nearest_rows, unattainable_share
+from lsc_graph.pretraining.gauss_newton import (
+    Tracker,
+    least_norm_step,
+    nearest_rows,
+    unattainable_share,
+    units_of,
+)
 from lsc_graph.pretraining.probes import best_probe, radii_without_weights
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.readings import Edge, NotFiniteError, Reading
 from lsc_graph.pretraining.shards import total
+from lsc_graph.pretraining.slopes import are_moved, relative_slopes, slopes_of
 from lsc_graph.pretraining.trail import Trail
 from lsc_graph.pretraining.transitions import find_transitions
-from lsc_graph.pretraining.unknowns import Change, Unknown, Unknowns
+from lsc_graph.pretraining.unknowns import Unknowns
 
-_LIMITS = {Change.SCALE: 0.7, Change.SHIFT: 1.0, Change.TRANSITION: 2.0}
 _DAMPING = 1e-3
-# A radius that no unknown moves by more than this share is not moved at all.
-_UNMOVED = 1e-3
 _SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
 # Where the largest error is so many times the one before, steps are trusted less, down to a share.
 _WORSE, _LEAST_TRUST = 1.3, 0.25
@@ -39,8 +43,6 @@ _NEAR, _LEAST_SHARE = 10, 0.15
 _LEAST_VARIANCE = 1e-6
 # So many tolerances from its target a radius is far off: not by the noise of estimates.
 _FAR = 5
-# So many radii, or so small gradients, are computed in one pass, if they fit in so much memory.
-_MANY, _SMALL_BYTES, _MOST_BYTES = 20, 2**23, 2**28
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.9
 # An edge's points are doubled so often at most from one iteration to the next.
@@ -59,7 +61,7 @@ _KEPT = (
     "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "ways", "iterations",
     "doublings", "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_trust",
     "_recent", "_means", "_rounds",
-    "sensitivities", "_num_averaged", "_std_errors", "tried", "bare", "jumps",
+    "any_held", "sensitivities", "_num_averaged", "_std_errors", "tried", "bare", "jumps",
 )  # fmt: skip
 State = dict[str, Any]
 Keep = Callable[[State], None]
@@ -90,13 +92,13 @@ def rescale(
         resumed: what `keep` was given, to go on from there.
     """
     given_up: dict[Edge, str] = {}
-    earlier, tried, jumps = (0, 0.0), dict[Edge, int](), 0
+    earlier, tried, jumps, held = (0, 0.0), dict[Edge, int](), 0, False
     candidates = Candidates(problem)
     if resumed is not None:
         given_up = dict(resumed["given_up"])
     while True:
         run = _Run(problem, [value.clone() for value in values], given_up, candidates, earlier)
-        run.tried, run.jumps = tried, jumps
+        run.tried, run.jumps, run.any_held = tried, jumps, held
         if resumed is not None:
             run.restore(resumed)
             resumed = None
@@ -107,6 +109,7 @@ def rescale(
         if not (lost or in_the_way) or fit.iterations >= max_iterations:
             return run.with_earlier(fit)
         given_up |= lost or in_the_way
+        held = run.any_held or any(map(run.is_held, lost or in_the_way))
         values, tried, jumps = run.start if lost else fit.values, run.tried, run.jumps
         earlier = (run.earlier[0] + fit.iterations, run.earlier[1] + fit.seconds)
         report(run.history[-1])
@@ -169,6 +172,7 @@ class _Run:
         self.sensitivities = torch.zeros(0)
         self.unknowns: Unknowns | None = None
         self.iterations = self.jumps = 0
+        self.any_held = False
         self.doublings: dict[Edge, int] = {}
         self.tried: dict[Edge, int] = {}
         self.bare: dict[Edge, float] = {}
@@ -188,7 +192,7 @@ class _Run:
     def state(self) -> State:
         """What is needed to go on from here after an interruption, as if there had been none."""
         found: State = {name: getattr(self, name) for name in _KEPT}
-        found["tracker"] = (self.tracker.error, self.tracker.variance, self.tracker.has_moved)
+        found["tracker"] = vars(self.tracker).copy()
         found["trail"] = self.trail.state()
         found["candidates"] = self.candidates.state()
         found["average"] = (self._average.count, self._average.values)
@@ -200,7 +204,7 @@ class _Run:
         """Go on from a state."""
         for name in _KEPT:
             setattr(self, name, state[name])
-        self.tracker = Tracker(*state["tracker"])
+        self.tracker = Tracker(**state["tracker"])
         self.once_moved = set(state["once_moved"])
         self.trail = Trail(**state["trail"])
         self.candidates.restore(state["candidates"])
@@ -217,12 +221,12 @@ class _Run:
         self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
         leaves = [value.detach().requires_grad_() for value in self.values]
         readings, slopes = self._slopes(leaves, (num_samples, num_times, seed), through_time=False)
-        is_moved = _is_moved(readings, slopes)
+        is_moved = are_moved(readings, slopes)
         is_doubtful = not bool(is_moved.all()) or self._since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
             # Moved by way of earlier steps alone, or held still by them.
             _, whole = self._slopes(leaves, (num_samples, num_times, seed), through_time=True)
-            slopes = torch.where((is_moved & _is_moved(readings, whole))[:, None], slopes, whole)
+            slopes = torch.where((is_moved & are_moved(readings, whole))[:, None], slopes, whole)
         more = problem.seed_of(iteration, 0) + 1_000_000_007
         self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
         self.iterations = iteration + 1
@@ -234,10 +238,10 @@ class _Run:
         assert self.unknowns is not None
         readings = self.problem.read(leaves, *points, through_time=through_time)
         readings = [reading for reading in readings if reading.edge not in self.given_up]
-        return readings, total(_slopes(readings, leaves, self.unknowns))
+        return readings, total(slopes_of(readings, leaves, self.unknowns))
 
     def _update(self, readings: Sequence[Reading], slopes: Tensor) -> None:
-        is_moved, relative = _is_moved(readings, slopes), _relative(readings, slopes)
+        is_moved, relative = are_moved(readings, slopes), relative_slopes(readings, slopes)
         self.unmoved = {
             r.edge: why_unmoved(r) for r, moved in zip(readings, is_moved, strict=True) if not moved
         }
@@ -359,7 +363,7 @@ class _Run:
         assert self.unknowns is not None
         seed = self.problem.seed_of(iteration, 0) + 1_500_000_001
         self.bare |= radii_without_weights(self.problem, self.values, still, seed)
-        held = [edge for edge in still if self._is_held(edge)]
+        held = [edge for edge in still if self.is_held(edge)]
         self.tried |= dict.fromkeys(held, 0)
         still = [edge for edge in still if edge not in held]
         if not still:
@@ -377,7 +381,7 @@ class _Run:
         self._average = Average()
         return True
 
-    def _is_held(self, edge: Edge) -> bool:
+    def is_held(self, edge: Edge) -> bool:
         """Whether the model's structure alone holds a radius where it is."""
         return abs(self.bare.get(edge, math.inf) - self._means[edge]) <= self.problem.tolerance
 
@@ -429,7 +433,7 @@ class _Run:
 
     def _beyond_small_changes(self, edge: Edge) -> str:
         """What larger changes would do."""
-        if edge in self.bare and self._is_held(edge):
+        if edge in self.bare and self.is_held(edge):
             return f": with every trained weight at zero it would still be {self.bare[edge]:.3f}"
         count = self.tried.get(edge, 0)
         return f": no small change does, nor any of {count} large ones" if count else ": no small change does"
@@ -516,8 +520,10 @@ class _Run:
         """One step of the unknowns."""
         assert self.unknowns is not None
         assert self.tracker.error is not None
-        step = least_norm_step(self.sensitivities, self._damped(self.tracker.error), _DAMPING)
-        step = _limited(step, self.unknowns)
+        units = units_of(self.sensitivities)
+        step = units * least_norm_step(self.sensitivities * units, self._damped(self.tracker.error), _DAMPING)
+        limits = self.unknowns.limits(units)
+        step = step.clamp(-limits, limits)
         changes = self.sensitivities @ step
         self.tracker.predict(changes)
         self.trail.plan(dict(zip(self.edges, changes.tolist(), strict=True)))
@@ -578,6 +584,7 @@ class _Run:
             stop_reason=stop_reason + (self._how_sure(seen) if is_reached else ""),
             reasons=reasons,
             history=self.history,
+            is_chance=bool(self.given_up) and not self.any_held,
         )
 
     def _reasons(self, found: Candidate) -> dict[Edge, str]:
@@ -611,63 +618,3 @@ class _Run:
             for edge, share, near in zip(self.edges, shares, nearest, strict=True)
             if edge in off
         }
-
-
-def _relative(readings: Sequence[Reading], slopes: Tensor) -> Tensor:
-    """d log mean radius / d unknown."""
-    means = torch.tensor([r.mean for r in readings], dtype=torch.float64)
-    return slopes / means.clamp_min(1e-12)[:, None]
-
-
-def _is_moved(readings: Sequence[Reading], slopes: Tensor) -> Tensor:
-    means = torch.tensor([r.mean for r in readings], dtype=torch.float64)
-    found: Tensor = (_relative(readings, slopes).norm(dim=1) > _UNMOVED) & (means > 1e-9)
-    return found
-
-
-def _slopes(readings: Sequence[Reading], leaves: Sequence[Tensor], unknowns: Unknowns) -> Tensor:
-    """d mean radius / d unknown, [R, K] float64."""
-    scalars = [r.derivative for r in readings if r.derivative is not None and r.derivative.requires_grad]
-    gradients = iter(_gradients(scalars, leaves))
-    rows = []
-    with torch.no_grad():
-        for reading in readings:
-            is_moved = reading.derivative is not None and reading.derivative.requires_grad
-            rows.append(unknowns.slopes(leaves, next(gradients) if is_moved else [None] * len(leaves)))
-    slopes = torch.stack(rows) if rows else torch.zeros(0, len(unknowns), dtype=torch.float64)
-    if not bool(slopes.isfinite().all()):
-        raise NotFiniteError("A sensitivity is not a finite number", where="a radius's derivative")
-    return slopes
-
-
-def _gradients(scalars: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Sequence[Tensor | None]]:
-    """Each scalar's gradients: many scalars in one pass, which costs less than walking the graph so often."""
-    total_bytes = len(scalars) * sum(leaf.numel() * leaf.element_size() for leaf in leaves)
-    is_worth_it = len(scalars) >= _MANY or (len(scalars) > 1 and total_bytes <= _SMALL_BYTES)
-    if is_worth_it and total_bytes <= _MOST_BYTES:
-        try:
-            found = torch.autograd.grad(
-                torch.stack(list(scalars)),
-                leaves,
-                torch.eye(len(scalars), device=scalars[0].device),
-                is_grads_batched=True,
-                retain_graph=True,
-                allow_unused=True,
-            )
-            return [[None if g is None else g[k] for g in found] for k in range(len(scalars))]
-        except RuntimeError:
-            pass  # an operator whose derivative cannot be mapped
-    return [torch.autograd.grad(s, leaves, retain_graph=True, allow_unused=True) for s in scalars]
-
-
-def _limited(step: Tensor, unknowns: Unknowns) -> Tensor:
-    """Every unknown's change cut to what the linear prediction can be trusted for."""
-    limits = torch.tensor([_limit(k, unknowns) for k in unknowns.list], dtype=step.dtype)
-    return step.clamp(-limits, limits)
-
-
-def _limit(unknown: Unknown, unknowns: Unknowns) -> float:
-    limit = _LIMITS[unknown.change]
-    if unknown.change is not Change.TRANSITION:
-        return limit
-    return min(_LIMITS[Change.SCALE], limit / float(unknowns.transitions[unknown.weight].abs().max()))

@@ -16,13 +16,9 @@ from lsc_graph.canonical.origins import Origin, Place, find_tensor, indices_of, 
 from lsc_graph.errors import UsageError
 from lsc_graph.prepare import Prepared
 from lsc_graph.pretraining.read_cuts import read_cuts
-from lsc_graph.to_torch.bases import is_basis
+from lsc_graph.recurrence.not_weights import why_not_a_weight
 from lsc_graph.to_torch.segment import Parameters
 from lsc_graph.writeback.tensors import is_writable, values_of
-
-_ADDED = frozenset(("Add", "Sub"))
-_SPREAD = frozenset(("Expand", "Tile", "Concat"))
-_MOVED = frozenset(("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Slice", "Gather", "Identity", "Cast"))
 
 
 @dataclass(frozen=True)
@@ -129,62 +125,16 @@ def _reason(
     current = parameters[name]
     if value is None or origin is None:
         return "it was computed, not stored"
-    if current.numel() <= 1:
-        return "a single number is a setting"
-    if not current.requires_grad:
-        return "running statistics"
     tensor = find_tensor(prepared.loaded.proto, origin)
     if tensor is None or not is_writable(tensor):
         return "the file holds no such tensor of a floating-point type"
     stored = values_of(tensor).astype(np.float32)[indices_of(place_of(value))]
-    if stored.shape != tuple(current.shape) or not np.array_equal(stored, current.detach().cpu().numpy()):
+    reason = why_not_a_weight(value, stored, parameters.fixed)
+    if reason is None and not current.requires_grad:
+        return "running statistics"
+    if reason is None and not np.array_equal(stored, current.detach().cpu().numpy()):
         return "its values in the file are not those that the model computes with"
-    if np.unique(stored).size == 1 and stored.ndim > 1 and min(stored.shape) > 1:
-        return "all of its elements are equal"
-    if not stored.any() and is_initial_state(value):
-        return "an initial state of zeros"
-    if is_table(value):
-        return "a table that is added: positions"
-    return "a fixed basis" if is_basis(stored) else None
-
-
-def is_table(value: ir.Value) -> bool:
-    """Whether a value of two axes or more is only ever added to something, as tables of positions are."""
-    shape = value.shape
-    if shape is None or sum(size != 1 for size in shape) < 2:
-        return False
-    pending, seen = [value], set[ir.Value]()
-    while pending:
-        current = pending.pop()
-        for node, _ in current.uses():
-            if node.op_type in _MOVED:
-                pending += [output for output in node.outputs if output not in seen]
-                seen.update(node.outputs)
-            elif node.op_type not in _ADDED:
-                return False
-        if current.is_graph_output():
-            return False
-    return bool(value.uses())
-
-
-def is_initial_state(value: ir.Value) -> bool:
-    """Whether loops start from a value, and nothing else reads it."""
-    pending, seen = [value], set[ir.Value]()
-    while pending:
-        current = pending.pop()
-        if current.is_graph_output():
-            return False
-        for node, position in current.uses():
-            if node.op_type in _MOVED | _SPREAD:
-                pending += [output for output in node.outputs if output not in seen]
-                seen.update(node.outputs)
-            elif node.op_type != "Scan" or position >= _num_carried(node):
-                return False
-    return bool(value.uses())
-
-
-def _num_carried(scan: ir.Node) -> int:
-    return len(scan.inputs) - scan.attributes.get_int("num_scan_inputs", 0)
+    return reason
 
 
 def by_name(weights: Sequence[Weight], values: Sequence[Tensor]) -> dict[str, Tensor]:

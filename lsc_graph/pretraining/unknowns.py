@@ -21,6 +21,9 @@ class Change(StrEnum):
     TRANSITION = "transition"
 
 
+_LIMITS = {Change.SCALE: 0.7, Change.SHIFT: 1.0, Change.TRANSITION: 2.0}
+
+
 @dataclass(frozen=True)
 class Unknown:
     """One unknown: what it does to which block of which weight."""
@@ -74,6 +77,19 @@ class Unknowns:
                 factor = _field(value, scales[index]).exp()
                 changed[index] = (value * factor + _field(value, shifts[index])).to(value)
         return changed
+
+    def limits(self, units: Tensor) -> Tensor:
+        """What each change [K] can be trusted for: of shifts so many units."""
+        return torch.stack([self._limit(k, unit) for k, unit in zip(self.list, units.unbind(), strict=True)])
+
+    def _limit(self, unknown: Unknown, unit: Tensor) -> Tensor:
+        limit = _LIMITS[unknown.change] * torch.ones_like(unit)
+        if unknown.change is Change.SHIFT:
+            return limit * unit
+        if unknown.change is Change.TRANSITION:
+            largest = float(self.transitions[unknown.weight].abs().max())
+            return (limit / largest).clamp_max(_LIMITS[Change.SCALE])
+        return limit
 
     def slopes(self, values: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
         """Derivatives with respect to the unknowns [K], at zero, from those with respect to the weights."""

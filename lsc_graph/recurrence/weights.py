@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from lsc_graph.canonical.origins import label_of, origin_of, place_of
 from lsc_graph.recurrence.dataflow import body_values, copied, inputs_of
+from lsc_graph.recurrence.not_weights import running_statistics, why_not_a_weight
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.results import StepNode
 
-_MIN_ELEMENTS = 2
 _NO_STEP = ("Identity", "Constant")
 
 
@@ -30,7 +30,7 @@ def _called(node: ir.Node, site: RecurrentSite) -> str:
 def trained_tensors(
     main: ir.Graph, site: RecurrentSite, others: Iterable[RecurrentSite] = ()
 ) -> tuple[str, ...]:
-    """Names in the file of the floating-point tensors that enter the next states before any other state.
+    """Names in the file of the weights that enter the next states before any other state.
 
     They are found against the gradient's way: what the new states are computed from, be it in the step,
     before the loop, or in the step of another recurrence behind that one's states.
@@ -42,7 +42,8 @@ def trained_tensors(
     """
     way = _Way(main, others)
     way.follow(site, _new_states(site), frozenset())
-    tensors = [value for value in way.read if _is_trained(value)]
+    statistics = running_statistics(main) | running_statistics(site.body.graph)
+    tensors = [value for value in way.read if _is_trained(value, statistics)]
     return tuple(dict.fromkeys(_name_in_file(value) for value in tensors))
 
 
@@ -116,11 +117,11 @@ def _behind(
     return list(nodes), list(read)
 
 
-def _is_trained(value: ir.Value) -> bool:
+def _is_trained(value: ir.Value, statistics: Collection[str]) -> bool:
     tensor = value.const_value
-    if tensor is None or not value.is_initializer():
+    if tensor is None or not value.is_initializer() or not tensor.dtype.is_floating_point():
         return False
-    return tensor.dtype.is_floating_point() and tensor.size >= _MIN_ELEMENTS
+    return tensor.size > 1 and why_not_a_weight(value, tensor.numpy(), statistics) is None
 
 
 def _name_in_file(value: ir.Value) -> str:

@@ -19,9 +19,9 @@ from lsc_graph.errors import AnalysisError, ConversionError, ParityError, UsageE
 from lsc_graph.model_file.load import load
 from lsc_graph.prepare import Request, plan_inputs
 from lsc_graph.quantized.dequantize import is_quantized
+from lsc_graph.recurrence.bases import is_basis
 from lsc_graph.recurrence.fused_ops import lower_fused_ops
 from lsc_graph.running.reference import Reference
-from lsc_graph.to_torch.bases import is_basis
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.segment import Parameters, Segment
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from lsc_graph.canonical.function_ops import write_out
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.errors import ConversionError
+from lsc_graph.recurrence.not_weights import running_statistics
 from lsc_graph.to_torch.black_box import BlackBox, Differences
 from lsc_graph.to_torch.functions import dft, lp_normalized, shape_of, size_of
 from lsc_graph.to_torch.rewritten import ONLY, rewrite
@@ -275,12 +276,6 @@ def _describe(piece: ir.Graph, outputs: tuple[str, ...]) -> str:
     operators = list(dict.fromkeys(node.op_type for node in piece))
     more = f" and {len(operators) - 6} more" if len(operators) > 6 else ""
     return f"the part that computes {', '.join(outputs[:3])} ({', '.join(operators[:6])}{more})"
-
-
-def running_statistics(graph: ir.Graph) -> set[str]:
-    """Values that are the running mean or variance of a BatchNormalization, in inner graphs too."""
-    nodes = (node for node in graph.all_nodes() if node.op_type == "BatchNormalization")
-    return {str(value.name) for node in nodes for value in node.inputs[3:5] if value is not None}
 
 
 def _rename(piece: ir.Graph) -> dict[str, str]:

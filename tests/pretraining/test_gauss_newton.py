@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, nearest_rows, unattainable_share
+from lsc_graph.pretraining.gauss_newton import (
+    Tracker,
+    least_norm_step,
+    nearest_rows,
+    unattainable_share,
+    units_of,
+)
 
 
 def random(*shape: int) -> torch.Tensor:
@@ -23,6 +29,14 @@ def test_damping_shortens_the_step() -> None:
     slopes, residuals = random(3, 8), random(3)
     lengths = [float(least_norm_step(slopes, residuals, damping).norm()) for damping in (1e-3, 0.1, 1.0)]
     assert lengths == sorted(lengths, reverse=True)
+
+
+def test_in_units_an_unknown_does_no_more_for_moving_a_radius_by_many_times_itself() -> None:
+    slopes, residuals = torch.tensor([[20.0, 1.0, 0.1]], dtype=torch.float64), torch.ones(1).double()
+    units = units_of(slopes)
+    torch.testing.assert_close(units, torch.tensor([0.05, 1.0, 1.0], dtype=torch.float64))
+    effects = slopes[0] * units * least_norm_step(slopes * units, residuals, 1e-12)
+    torch.testing.assert_close(effects, -torch.tensor([1.0, 1.0, 0.01], dtype=torch.float64) / 2.01)
 
 
 def test_of_two_opposite_residuals_of_one_unknown_only_the_mean_can_be_removed() -> None:
@@ -64,6 +78,21 @@ def test_moves_that_do_nothing_are_seen_although_readings_are_noisy() -> None:
         tracker.predict(0.005 * one)
     assert tracker.error is not None
     assert float(tracker.error) < -0.01
+
+
+def test_changes_that_come_in_part_only_are_learned_through_noise() -> None:
+    """Each step is to bring the error down by a tenth of what is left, and half of that comes."""
+    generator, one = torch.Generator().manual_seed(1), torch.ones(1, dtype=torch.float64)
+    tracker, truth = Tracker(), -0.4 * one
+    for _ in range(25):
+        noise = 0.03 * torch.randn(1, dtype=torch.float64, generator=generator)
+        tracker.observe(truth + noise, 0.03**2 * one)
+        assert tracker.error is not None
+        change = -0.1 * tracker.error
+        tracker.predict(change)
+        truth = truth + 0.5 * change
+    assert float(tracker.part) == pytest.approx(0.5, abs=0.25)
+    assert float((tracker.error - truth).abs()) < 0.03
 
 
 def test_a_surprise_makes_the_estimate_follow() -> None:

@@ -165,3 +165,11 @@ def test_edges_of_one_layer_share_a_range_only_where_their_blocks_have_the_same_
     other = reader._basis(("d", "c"), wide @ torch.randn(3, 9, 96, generator=generator))
     assert other is not None
     assert other.shape == (96, 9)
+
+
+def test_a_few_samples_that_agree_by_chance_do_not_make_a_mean_sharp() -> None:
+    values = torch.tensor([0.3, 0.7], dtype=torch.float64).repeat(8)
+    few = Reading(("a", "a"), values, True, None, (2,) * 8)
+    assert few.std_error == pytest.approx(float(values.std()) / 4)
+    many = Reading(("a", "a"), values.repeat(2), True, None, (2,) * 16)
+    assert many.std_error == pytest.approx(0, abs=1e-12)

@@ -10,7 +10,6 @@ from pretraining_problems import prepared_model, reader_of
 
 from lsc_graph.errors import UsageError
 from lsc_graph.pretraining.trainable import Choice, choose
-from lsc_graph.to_torch.bases import is_basis
 
 
 def chosen(model: str | onnx.ModelProto, **options: object) -> Choice:
@@ -119,10 +118,3 @@ def test_a_first_state_of_zeros_is_no_weight_and_a_learned_one_is() -> None:
     assert zeros.left_out["h_0"] == "an initial state of zeros"
     learned = chosen(scan_from(np.ones((1, 4)) * [0.1, -0.2, 0.3, 0.4]))
     assert {weight.label for weight in learned.weights} == {"w", "h_0"}
-
-
-def test_windowed_fourier_bases_are_recognised_and_random_matrices_are_not() -> None:
-    n = np.arange(64)
-    waves = np.exp(-2j * np.pi * np.outer(np.arange(33), n) / 64) * np.hanning(65)[:64]
-    assert is_basis(np.concatenate([waves.real, waves.imag]).astype(np.float32)[:, None])
-    assert not is_basis(np.random.default_rng(0).normal(size=(66, 64)))

@@ -257,7 +257,11 @@ def test_layers_whose_stacked_weights_are_scanned_are_a_recurrence_over_depth() 
                 own = Gather <axis = 0> (stacked, t) b = MatMul(h, own) h_new = Tanh(b)
                 c_out = Identity(c) }}>
         }}""",
-        {"trips": np.int64(T), "go": np.bool_(True), "stacked": np.ones((T, H, H), np.float32)},
+        {
+            "trips": np.int64(T),
+            "go": np.bool_(True),
+            "stacked": np.tile(np.random.default_rng(0).random((1, H, H), np.float32), (T, 1, 1)),
+        },
     )
     found = prepare(proto, Request(None, {}, {}, (), {})).findings
     (site,) = found.sites
