@@ -45,9 +45,9 @@ class Numbering:
         return found
 
     def _size(self, place: Place) -> int | None:
-        """How long a sequence is; None if a loop gives it, and nobody reads its last slice or its first.
+        """How long a sequence is; None if a loop gives it, and nobody reads the slice of its last step.
 
-        Steps that were written out may have lacked these: the loop that took their place has them anyway.
+        Steps that were written out may have lacked it: the loop that took their place has it anyway.
         """
         if place not in self._sizes:
             self._sizes[place] = None if self._is_cut_short(place) else size_along(*place)
@@ -63,7 +63,9 @@ class Numbering:
             if taken is None or (taken.source, taken.axis) != place:
                 return False
             read.add(taken.index)
-        return not read.issuperset((0, (size_along(source, axis) or 1) - 1))
+        ends = (0, (size_along(source, axis) or 1) - 1)
+        first, last = ends[::-1] if _is_written_backwards(node, source) else ends
+        return first in read and last not in read
 
     def _leading(self, column: Mapping[int, ir.Value]) -> Iterator[tuple[Place, int, int]]:
         return leading_slices({key: self._behind(value) for key, value in column.items()})
@@ -72,3 +74,9 @@ class Numbering:
         if value not in self._slices:
             self._slices[value] = slices_behind(value, self.constants)
         return self._slices[value]
+
+
+def _is_written_backwards(scan: ir.Node, sequence: ir.Value) -> bool:
+    num_states = len(scan.inputs) - scan.attributes.get_int("num_scan_inputs", 0)
+    directions = scan.attributes.get_ints("scan_output_directions", None) or ()
+    return dict(enumerate(directions, num_states)).get(sequence.index() or 0) == 1
