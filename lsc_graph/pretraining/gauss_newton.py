@@ -9,7 +9,7 @@ from torch import Tensor
 
 # How far the prediction of a single change is off, as a share of the change, and that of many in a row.
 _PREDICTION_ERROR, _PART_ERROR = 0.15, 0.3
-_PARTS = (0.2, 1.5)
+_PARTS, _LONG = (0.2, 1.5), 0.2
 # A reading further off than so many standard deviations is no chance.
 _SURPRISE = 2.0
 # After a move a reading counts by this share at least: predictions may fail again and again the same way.
@@ -108,10 +108,11 @@ class Tracker:
     def predict(self, change: Tensor) -> None:
         """The weights were changed, which should move the errors by `change`."""
         assert self.error is not None
+        # Over a long way derivatives change: what it misses says nothing of what they leave out.
+        is_long = change.abs() > _LONG
+        self.part, self.shared = self.part.where(~is_long, 1.0), self.shared.where(~is_long, 0.0)
+        self.part_variance = self.part_variance.where(~is_long, _PART_ERROR**2)
         self.error, self.has_moved = self.error + self.part * change, True
         spread = 2 * change * self.shared + change.square() * (self.part_variance + _PREDICTION_ERROR**2)
         self.variance = self.variance + spread
-        self.shared = self.shared + change * self.part_variance
-        # After a long step the derivatives are others, and so may be what they leave out.
-        renewed = (_PART_ERROR * change.abs().clamp_max(1.0)).square()
-        self.part_variance = (self.part_variance + renewed).clamp_max(_PART_ERROR**2)
+        self.shared = (self.shared + change * self.part_variance).where(~is_long, 0.0)
