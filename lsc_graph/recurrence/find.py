@@ -380,7 +380,7 @@ def _told_apart(
         elif not site.states:
             reason = "no step hands anything on to the next one: a map, part of what is around it"
             refused.append(Refusal(site.node, site.form.value, reason))
-        elif is_running_total(site):
+        elif is_running_total(site, _read_outputs(node)):
             reason = "its steps only add up: a running total, as in pooling"
             refused.append(Refusal(site.node, site.form.value, reason))
         elif not _is_over_depth(node, constants):
@@ -391,6 +391,12 @@ def _told_apart(
             reason = "its steps read no sequence and train no weight: an iteration, part of what is around it"
             refused.append(Refusal(site.node, site.form.value, reason))
     return tuple(found), tuple(refused)
+
+
+def _read_outputs(node: ir.Node) -> set[str]:
+    """The names of a node's outputs that anybody reads."""
+    used = (value for value in node.outputs if value.is_graph_output() or any(True for _ in value.uses()))
+    return {str(value.name) for value in used}
 
 
 def _is_over_depth(node: ir.Node, constants: Constants) -> bool:

@@ -121,6 +121,12 @@ class GraphWriter:
             self.nodes.append(copy)
             known |= dict(zip(node.outputs, outputs, strict=True))
 
+    def discard(self) -> None:
+        """Let the nodes read nothing, for they will not be part of the graph: its values get rid of them."""
+        for node in self.nodes:
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
+
     def append(
         self,
         op_type: str,

@@ -51,3 +51,35 @@ def test_sums_and_maxima_are_no_recurrences(step: str) -> None:
 )
 def test_whatever_the_state_enters_otherwise_is_a_recurrence(step: str) -> None:
     assert len(prepare(model_of(step), Request(None, {}, {}, (), {})).findings.sites) == 1
+
+
+def attention(*, is_read: bool) -> object:
+    """m[t] = m[t-1] + k[t] v[t]; y[t] = q[t] m[t], or the last m alone."""
+    output = f"float[{T},1,{H}] y" if is_read else f"float[1,{H},{H}] y"
+    ends = ("last", "y") if is_read else ("y", "unused")
+    proto = parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 18]>
+        m (float[{T},1,{H}] x) => ({output}) {{
+            u = MatMul(x, w)
+            {ends[0]}, {ends[1]} = Scan <num_scan_inputs = 1,
+                body = step (float[1,{H},{H}] m, float[1,{H}] xt)
+                    => (float[1,{H},{H}] next, float[1,{H}] out) {{
+                    k = Unsqueeze(xt, two) v = Unsqueeze(xt, one) kv = MatMul(k, v) next = Add(m, kv)
+                    qm = MatMul(v, next) out = Squeeze(qm, one) }}> (zeros, u)
+        }}"""
+    )
+    weight = np.random.default_rng(0).standard_normal((H, H)).astype(np.float32)
+    constants = {
+        "w": weight,
+        "zeros": np.zeros((1, H, H), np.float32),
+        "one": np.array([1]),
+        "two": np.array([2]),
+    }
+    proto.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    return proto
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_a_total_that_every_step_reads_is_a_state(*, is_read: bool) -> None:
+    sites = prepare(attention(is_read=is_read), Request(None, {}, {}, (), {})).findings.sites
+    assert len(sites) == is_read

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.affine import is_affine
-from lsc_graph.recurrence.unrolled.first_step import are_equal, loose_constants, stepped
+from lsc_graph.recurrence.unrolled.first_step import are_equal, stepped
 from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import Reads
 from lsc_graph.recurrence.unrolled.steps import Derivation, Steps
@@ -195,8 +195,9 @@ def makes_no_difference(
     for initial in (given, instead):
         known = stepped(steps, reads, nodes, initial, writer)
         pairs.append([known[value] for value in wanted])
-    constants = loose_constants([*given.values(), *(base.start for m in merges for base in m.bases)])
-    return are_equal(model, [*constants, *writer.nodes], pairs[0], pairs[1], trial)
+    is_equal = are_equal(model, pairs[0], pairs[1], trial)
+    writer.discard()
+    return is_equal
 
 
 def apply(merge: Merge, steps: Steps) -> None:

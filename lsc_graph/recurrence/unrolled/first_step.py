@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.recurrence.dataflow import inputs_of, original
+from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.trial import Trial
+from lsc_graph.recurrence.unrolled.before_loops import entry_of, value_before
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import is_alike
-from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads
+from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads, nodes_before
 from lsc_graph.recurrence.unrolled.slices import time_slice
 from lsc_graph.recurrence.unrolled.steps import Steps
 from lsc_graph.recurrence.writer import GraphWriter
 
 _TOLERANCE = 1e-5
+_MOST_BEGINNINGS = 8
 
 
 def put_back_first_steps(
@@ -38,7 +41,7 @@ def put_back_first_steps(
     Whether it may is settled by running both in ONNX Runtime. `lifts` says how `reads` were found.
     """
     for count in range(max(1, steps.num_lacking)):
-        earlier = _earlier(steps, reads, constants, lifts=lifts)
+        earlier = _earlier(steps, reads, constants, writer, lifts=lifts)
         if earlier is None or not _put_back(model, steps, reads, earlier, nodes, writer, trial):
             return count
     return max(1, steps.num_lacking)
@@ -72,7 +75,7 @@ def _read_along(source: ir.Value, axis: int) -> dict[tuple[ir.Value, int], None]
             continue
         read = node.inputs[len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0) :]
         places = [
-            (value, _at(node, "scan_input_axes", i)) for i, value in enumerate(read) if value is not None
+            (value, entry_of(node, "scan_input_axes", i)) for i, value in enumerate(read) if value is not None
         ]
         pending += [place[0] for place in places if place not in found]
         found |= dict.fromkeys(places)
@@ -99,40 +102,54 @@ def _put_back(
     if not _is_computed(steps) or any(static_shape(key) is None for key in steps.states):
         return False
     starts = [steps.states[key][0] for key in steps.states]
-    if not _agree(model, steps, nodes, earlier, trial):
+    possible = itertools.islice(_beginnings(steps, writer), _MOST_BEGINNINGS)
+    initial = next((own for own in possible if _agree(model, steps, nodes, earlier, own, trial)), None)
+    if initial is None:
         return False
     _compute_again(steps, earlier, writer)
     _join_states(reads, earlier, writer)
-    initial = _initial(steps, writer)
     steps.num_steps += 1
     steps.position += 1
+    steps.num_put_back += 1
     for lane in steps.nodes.values():
         lane.insert(0, None)
     for images in steps.values.values():
         images.insert(0, None)
     for key, images in steps.outside.items():
         images.insert(0, next(iter(steps.outside_earlier.get(key, [])), None))
-    for key, start in zip(steps.states, starts, strict=True):
-        if steps.after[key] in steps.values and start is not None and not start.is_initializer():
-            steps.values[steps.after[key]][0] = start
+    firsts = {steps.after[key]: start for key, start in zip(steps.states, starts, strict=True)}
+    for key in steps.states:
         steps.states[key].insert(0, initial[key])
     for key, own in steps.derived.items():
-        first = own.images[0]
-        if first is not None and not first.is_initializer():
-            steps.values[own.result][0] = first
+        firsts[own.result] = own.images[0]
         own.images.insert(0, next(iter(steps.earlier.get(key, [])), None))
     steps.earlier = {key: images[1:] for key, images in steps.earlier.items()}
     steps.outside_earlier = {key: images[1:] for key, images in steps.outside_earlier.items()}
     reads.update(earlier)
+    _compute_in_step(firsts, steps, nodes_before(steps, reads))
     return True
 
 
-def _earlier(steps: Steps, reads: Reads, constants: Constants, *, lifts: bool) -> Reads | None:
+def _compute_in_step(
+    firsts: Mapping[ir.Value, ir.Value | None], steps: Steps, before: Collection[ir.Node]
+) -> None:
+    """Let values that the states began with be those of the first step, unless other recurrences read them,
+    which the steps read in turn.
+    """
+    for result, first in firsts.items():
+        node = first.producer() if first is not None else None
+        if result in steps.values and node is not None and node not in before:
+            steps.values[result][0] = first
+
+
+def _earlier(
+    steps: Steps, reads: Reads, constants: Constants, writer: GraphWriter, *, lifts: bool
+) -> Reads | None:
     """What is sliced and stacked, with one more in front; if that cannot be seen, as it goes on."""
     known, found = find_earlier_reads(steps, constants, lifts=lifts), Reads(reads.captures)
     for key, slices in reads.slices.items():
-        one = known.slices.get(key) or _one_more_slice(slices)
-        state = state_before(slices) if one is None else None
+        one = known.slices.get(key) or slices.longer(1, 0)
+        state = value_before(slices, writer) if one is None else None
         if one is not None:
             found.slices[key] = one
         elif state is not None:
@@ -140,8 +157,12 @@ def _earlier(steps: Steps, reads: Reads, constants: Constants, *, lifts: bool) -
         else:
             return None
     for key, values in reads.stacks.items():
-        before = known.stacks.get(key) or _one_more_constant(values)
-        stack = before or _read_as_start(steps, values, constants)
+        before = next(iter(steps.outside_earlier.get(key, ())), None)
+        stack = (
+            known.stacks.get(key)
+            or (_one_more_constant(values) if before is None else (before, *values))
+            or _read_as_start(steps, values, constants)
+        )
         if stack is None:
             return None
         found.stacks[key] = stack
@@ -187,40 +208,6 @@ def _compute_again(steps: Steps, reads: Reads, writer: GraphWriter) -> None:
             reads.stacks[key] = (again[values[0]], *values[1:])
 
 
-def _one_more_slice(slices: Slices) -> Slices | None:
-    stride, size = slices.stride, (slices.source.shape or ())[slices.axis]
-    first = slices.indices[0] - (stride or 0)
-    if stride not in (1, -1) or not isinstance(size, int) or not 0 <= first < size:
-        return None
-    return Slices(slices.source, slices.axis, slices.keeps_axis, (first, *slices.indices))
-
-
-def state_before(slices: Slices) -> ir.Value | None:
-    """What a loop starts from, where the slices are its states from the first one on."""
-    scan, position = slices.source.producer(), slices.source.index()
-    shape = static_shape(slices.source)
-    if scan is None or scan.op_type != "Scan" or slices.keeps_axis or position is None or shape is None:
-        return None
-    body = scan.attributes["body"].as_graph()
-    num_states = len(scan.inputs) - scan.attributes.get_int("num_scan_inputs", 0)
-    own = position - num_states
-    if own < 0 or _at(scan, "scan_output_axes", own) != slices.axis:
-        return None
-    is_reverse = _at(scan, "scan_output_directions", own) == 1
-    first, stride = (shape[slices.axis] - 1, -1) if is_reverse else (0, 1)
-    if slices.indices[0] != first or slices.stride != stride:
-        return None
-    states = [original(value) for value in body.outputs[:num_states]]
-    value = original(body.outputs[position])
-    return scan.inputs[states.index(value)] if value in states else None
-
-
-def _at(scan: ir.Node, name: str, index: int) -> int:
-    """One of the integers of an attribute, all of which are zero unless given."""
-    values = scan.attributes.get_ints(name, None)
-    return values[index] if values else 0
-
-
 def _join_states(reads: Reads, earlier: Reads, writer: GraphWriter) -> None:
     """Sequences of states with the one in front that a loop starts from, where steps read it."""
     for key in earlier.stacks.keys() & reads.slices.keys():
@@ -249,10 +236,44 @@ def _is_computed(steps: Steps) -> bool:
     return not is_given and any(start is not None and not start.is_initializer() for start in starts)
 
 
-def _initial(steps: Steps, writer: GraphWriter) -> dict[ir.Value, ir.Value]:
-    """What each state is before the earlier step."""
+def _beginnings(steps: Steps, writer: GraphWriter) -> Iterator[dict[ir.Value, ir.Value]]:
+    """What each state may be before the earlier step: what is known, zeros, or else a constant.
+
+    An exporter that computed with the constant may have found it unchanged: -1e30 - 1 is -1e30.
+    """
     known = {key: images[0] for key, images in steps.earlier.items() if images}
-    return {key: known.get(key) or _zeros(key, writer) for key in steps.states}
+    possible = [
+        [own] if (own := known.get(key)) is not None else [_zeros(key, writer), *_constants_for(key, steps)]
+        for key in steps.states
+    ]
+    for values in itertools.product(*possible):
+        yield dict(zip(steps.states, values, strict=True))
+
+
+def _constants_for(key: ir.Value, steps: Steps) -> list[ir.Value]:
+    """Constants that stand in the earlier step for what is computed from a state."""
+    found = {
+        value: None
+        for result, value in _known_earlier(steps).items()
+        if _reads(result, key) and value.is_initializer() and _is_like(value, key)
+    }
+    return list(found)
+
+
+def _known_earlier(steps: Steps) -> dict[ir.Value, ir.Value]:
+    """What is known of the values that the earlier step computes."""
+    lanes = {key: images[steps.num_put_back :] for key, images in steps.begun.items() if key in steps.values}
+    return {key: own for key, images in lanes.items() if images and (own := images[0]) is not None}
+
+
+def _reads(result: ir.Value, key: ir.Value) -> bool:
+    node = result.producer()
+    return node is not None and key in node.inputs
+
+
+def _is_like(value: ir.Value, key: ir.Value) -> bool:
+    shape = static_shape(value)
+    return shape is not None and shape == static_shape(key) and value.dtype == key.dtype
 
 
 def _zeros(key: ir.Value, writer: GraphWriter) -> ir.Value:
@@ -265,20 +286,24 @@ def _agree(
     steps: Steps,
     nodes: Sequence[ir.Node],
     earlier: Reads,
+    initial: Mapping[ir.Value, ir.Value],
     trial: Trial,
 ) -> bool:
-    """Whether the step, applied one step earlier, gives the states that the recurrence starts with."""
+    """Whether the step, applied one step earlier, gives the states that the recurrence starts with.
+
+    So it has to give whatever else is known of that step.
+    """
     writer = GraphWriter("lsc_graph.first_step", None)
-    known = stepped(steps, earlier, nodes, _initial(steps, writer), writer)
+    computed = stepped(steps, earlier, nodes, initial, writer)
     starts = [lane[0] for lane in steps.states.values()]
-    first = [known[steps.after[key]] for key in steps.states]
-    return are_equal(model, [*loose_constants(starts), *writer.nodes], starts, first, trial)
-
-
-def loose_constants(values: Iterable[ir.Value | None]) -> list[ir.Node]:
-    """Nodes of values that a step starts from which are not part of the graph yet; they read nothing."""
-    nodes = [value.producer() for value in values if value is not None]
-    return list(dict.fromkeys(node for node in nodes if node is not None and node.graph is None))
+    first = [computed[steps.after[key]] for key in steps.states]
+    for key, value in _known_earlier(steps).items():
+        if key in computed and _is_like(value, key):
+            starts.append(value)
+            first.append(computed[key])
+    is_equal = are_equal(model, starts, first, trial)
+    writer.discard()
+    return is_equal
 
 
 def stepped(
@@ -302,33 +327,45 @@ def stepped(
 
 def are_equal(
     model: ir.Model,
-    nodes: Sequence[ir.Node],
     first: Sequence[ir.Value | None],
     second: Sequence[ir.Value | None],
     trial: Trial,
 ) -> bool:
-    """Whether values hold the same on a sample, with some nodes added to the graph for the time being."""
-    results = _run(model, nodes, [*first, *second], trial)
+    """Whether values hold the same on a sample; they may be computed by nodes that no graph has yet."""
+    results = _run(model, [value for value in (*first, *second) if value is not None], trial)
     return all(_is_close(*pair) for pair in zip(results[: len(first)], results[len(first) :], strict=True))
 
 
-def _run(
-    model: ir.Model, nodes: Sequence[ir.Node], wanted: Sequence[ir.Value | None], trial: Trial
-) -> list[np.ndarray]:
-    """Values of the graph with some nodes added for the time being."""
-    graph = model.graph
-    graph.extend(nodes)
-    names = [str(value.name) for value in wanted if value is not None]
+def _run(model: ir.Model, wanted: Sequence[ir.Value], trial: Trial) -> list[np.ndarray]:
+    """Values of the graph, with copies of the nodes that it lacks added for the time being."""
+    graph, writer, known = model.graph, GraphWriter("lsc_graph.trial", None), dict[ir.Value, ir.Value]()
+    writer.repeat(_loose(wanted), known)
+    graph.extend(writer.nodes)
+    names = [str(known.get(value, value).name) for value in wanted]
     try:
         piece = ir.convenience.extract(graph, [str(value.name) for value in graph.inputs], names)
     finally:
-        graph.remove(list(nodes), safe=False)
-        for node in nodes:
-            for index in range(len(node.inputs)):
-                node.replace_input_with(index, None)
+        graph.remove(writer.nodes, safe=False)
+        writer.discard()
     piece.opset_imports.update(model.opset_imports)
     results = trial(ir.to_proto(ir.Model(piece, ir_version=model.ir_version)))
     return [results[name] for name in names]
+
+
+def _loose(values: Sequence[ir.Value]) -> list[ir.Node]:
+    """The nodes that values are computed by and that are not part of a graph, each after its sources."""
+    found: dict[ir.Node, None] = {}
+    pending = [(value, False) for value in values]
+    while pending:
+        value, is_ready = pending.pop()
+        node = value.producer()
+        if node is None or node.graph is not None or node in found:
+            continue
+        if is_ready:
+            found[node] = None
+        else:
+            pending += [(value, True), *((source, False) for source in inputs_of(node))]
+    return list(found)
 
 
 def _is_close(first: np.ndarray, second: np.ndarray) -> bool:

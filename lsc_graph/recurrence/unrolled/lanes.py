@@ -17,7 +17,7 @@ from lsc_graph.recurrence.unrolled.slices import continues
 _RADIUS = 2
 _ARITHMETIC = frozenset(("Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Relu", "Exp", "Neg"))
 _PICKING = frozenset(("Slice", "Gather", "Split"))
-_JOINING = frozenset(("SequenceConstruct", "Sum", "Mean", "Max", "Min"))
+_JOINING = frozenset(("Concat", "SequenceConstruct", "Sum", "Mean", "Max", "Min"))
 
 
 class StepsDifferError(Exception):
@@ -290,7 +290,7 @@ class Walk:
 
     def _head(self, node: ir.Node) -> dict[int, ir.Node]:
         """The images of a node that reads nothing but lanes and constants; none if it is no read-out."""
-        is_joining = node.op_type in _JOINING or _is_join_over_steps(node, self)
+        is_joining = node.op_type == "SequenceConstruct" or _is_join_over_steps(node, self)
         if node in self.where or node not in self.order.index or is_joining or any(subgraphs_of(node)):
             return {}
         moving = [(i, v) for i, v in enumerate(node.inputs) if v is not None and v not in self.constants]
@@ -431,7 +431,7 @@ def _is_join_over_steps(node: ir.Node, walk: Walk) -> bool:
     """Whether a node reads the same lane at several steps: it joins them."""
     found = [walk.where.get(p) for v in node.inputs if v is not None and (p := v.producer()) is not None]
     lanes = [id(place[0]) for place in found if place is not None]
-    return len(set(lanes)) < len(lanes) and node.op_type == "Concat"
+    return len(set(lanes)) < len(lanes) and node.op_type in _JOINING
 
 
 def resembles(

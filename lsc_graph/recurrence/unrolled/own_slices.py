@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants
-from lsc_graph.recurrence.unrolled.slices import only_slices, time_slice
+from lsc_graph.recurrence.unrolled.slices import leading_slices, only_slices, slices_behind, time_slice
 
 
 class OwnSlices:
@@ -35,9 +35,8 @@ class OwnSlices:
         values = {k: value for k, value in column.items() if value is not None}
         if len(values) < len(column) or any(self._loops(value) - self.loops for value in values.values()):
             return False
-        slices = {k: only_slices(value, self.constants) for k, value in values.items()}
-        places = set.intersection(*(set(own) for own in slices.values()))
-        return any(_follow({k: own[place] for k, own in slices.items()}) for place in places)
+        found = {k: slices_behind(value, self.constants) for k, value in values.items()}
+        return any(True for _ in leading_slices(found))
 
 
 def breaks_off(column: Mapping[int, ir.Value | None], k: int, constants: Constants) -> bool:
@@ -54,8 +53,3 @@ def breaks_off(column: Mapping[int, ir.Value | None], k: int, constants: Constan
     shared = set.intersection(*map(set, slices))
     triples = [[own[place] for own in slices] for place in shared]
     return any(abs(b - a) == 1 and c - b != b - a for a, b, c in triples)
-
-
-def _follow(indices: Mapping[int, int]) -> bool:
-    """Whether indices go up or down with the numbers of the steps."""
-    return any(len({sign * index - k for k, index in indices.items()}) == 1 for sign in (1, -1))

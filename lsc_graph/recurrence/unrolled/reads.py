@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError, is_alike
-from lsc_graph.recurrence.unrolled.slices import TimeSlice, slices_behind, time_slice
+from lsc_graph.recurrence.unrolled.slices import TimeSlice, size_along, slices_behind, time_slice
 from lsc_graph.recurrence.unrolled.steps import Images, Steps
 
 _MAX_LIFTED_DEPTH = 200
@@ -31,13 +33,14 @@ class Slices:
         differences = set(np.diff(self.indices).tolist())
         return differences.pop() if len(differences) == 1 else None
 
-    def with_next(self) -> Slices | None:
-        """With one more slice at the end, as it goes on; None if the sequence has none."""
-        size = self.source.shape[self.axis] if self.source.shape is not None else None
-        if self.stride not in (1, -1) or not isinstance(size, int):
+    def longer(self, before: int, after: int) -> Slices | None:
+        """With some more slices at the start and at the end, as they go on; None if the sequence has none."""
+        size, stride = size_along(self.source, self.axis), self.stride
+        if stride not in (1, -1) or size is None:
             return None
-        index = self.indices[-1] + self.stride
-        return replace(self, indices=(*self.indices, index)) if 0 <= index < size else None
+        first, last = self.indices[0] - before * stride, self.indices[-1] + after * stride
+        is_there = 0 <= first < size and 0 <= last < size
+        return replace(self, indices=tuple(range(first, last + stride, stride))) if is_there else None
 
 
 @dataclass
@@ -71,38 +74,114 @@ class _NotAlikeError(Exception):
 def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Reads:
     """Explain every outside value of an unrolled recurrence.
 
-    The last step may lack some, whose use was trimmed: then the next slice of the same sequence stands there.
+    The last step may lack some, whose use was trimmed, and the first ones those of read-outs that constants
+    have simplified: then the neighbouring slices of the same sequence stand there.
     With `lifts`, what every step applies to a slice is followed back to it; else it is a value of its own.
 
     Raises:
         StepsDifferError: the steps use different weights, or a step lacks a value.
     """
     reads = Reads()
+    hard: dict[ir.Value, tuple[int, Images]] = {}
+    seen: dict[ir.Value, Images] = {}
     for key, lane in steps.outside.items():
-        if lane[-1] is None and (trimmed := _read_but_last(steps, key, lane[:-1], constants)) is not None:
+        if None in (lane[0], lane[-1]) and (trimmed := _read_where_known(steps, key, lane, constants)):
             reads.update(trimmed)
             continue
-        whole = _whole(key, lane, constants)
+        is_lacking = _lacks_steps(key, lane, constants)
+        before, part = _known_part(lane) if is_lacking else (0, _whole(key, lane, constants))
+        reading = _Reading(steps.position, constants, lifts=lifts, before=before)
         try:
-            reads.update(_Reading(steps.position, constants, key, whole, lifts=lifts).reads)
+            found = reading.of(part)
+            if not is_lacking:
+                reads.update(found)
+                continue
         except _NotAlikeError:
-            reads.stacks[key] = tuple(whole)
+            pass
+        hard[key] = (len(reading.lanes), lane)
+        after = len(lane) - before - len(part)
+        for own, images in reading.lanes.items():
+            seen[own] = _merged([*[None] * before, *images, *[None] * after], seen.get(own))
+    _read_hard(hard, seen, reads, steps, constants, lifts=lifts)
     return reads
 
 
-def _read_but_last(steps: Steps, key: ir.Value, lane: Images, constants: Constants) -> Reads | None:
-    """What all steps but the last one read, if that goes on by one more slice."""
-    known = [value for value in lane if value is not None]
-    if len(known) < len(lane) or len(lane) <= steps.position:
+def _read_hard(
+    hard: Mapping[ir.Value, tuple[int, Images]],
+    seen: Mapping[ir.Value, Images],
+    reads: Reads,
+    steps: Steps,
+    constants: Constants,
+    *,
+    lifts: bool,
+) -> None:
+    """Take values of each step's own as they are, and compute from these what others are computed from them.
+
+    Args:
+        hard: what has no other explanation, and how much it is computed from.
+        seen: what these are computed from, as far as any of them tells: one may lack a step that others have.
+        reads: gets them.
+    """
+    full = {key: [v for v in lane if v is not None] for key, lane in seen.items() if None not in lane}
+    for key in sorted(hard, key=lambda own: hard[own][0]):
+        lane = _merged(hard[key][1], seen.get(key))
+        if _lacks_steps(key, lane, constants):
+            found = _read_where_known(steps, key, lane, constants, known=reads.stacks, full=full)
+            if found is not None:
+                reads.update(found)
+                continue
+        whole = _whole(key, lane, constants)
+        try:
+            reads.update(_Reading(steps.position, constants, lifts=lifts, known=reads.stacks).of(whole))
+        except _NotAlikeError:
+            reads.stacks[key] = tuple(whole)
+
+
+def _merged(lane: Images, other: Images | None) -> Images:
+    """One lane filled with what another one has, if they do not differ."""
+    pairs = list(zip(lane, other or lane, strict=True))
+    is_same = all(one is None or two is None or one is two for one, two in pairs)
+    return [two if one is None else one for one, two in pairs] if is_same else lane
+
+
+def _known_part(lane: Images) -> tuple[int, list[ir.Value]]:
+    """The first step that has a value, and the values from there to the first that lacks one, or the end."""
+    known = itertools.takewhile(lambda v: v is not None, itertools.dropwhile(lambda v: v is None, lane))
+    part = [value for value in known if value is not None]
+    return next(step for step, value in enumerate(lane) if value is not None), part
+
+
+def _lacks_steps(key: ir.Value, lane: Images, constants: Constants) -> bool:
+    """Whether a value is lacking at some step, which is no constant."""
+    return None in lane and not all(value is None or constants.same(value, key) for value in lane)
+
+
+def _read_where_known(
+    steps: Steps,
+    key: ir.Value,
+    lane: Images,
+    constants: Constants,
+    known: Mapping[ir.Value, tuple[ir.Value, ...]] | None = None,
+    full: Mapping[ir.Value, list[ir.Value]] | None = None,
+) -> Reads | None:
+    """What all steps but the first ones and the last one read, if that goes on there slice by slice."""
+    before, part = _known_part(lane)
+    after = len(lane) - before - len(part)
+    if after > 1 or not 0 <= steps.position - before < len(part):
         return None
     try:
-        reads = _Reading(steps.position, constants, key, known).reads
+        reads = _Reading(steps.position, constants, before=before, known=known, full=full).of(part)
     except _NotAlikeError:
         return None
-    longer = {own: slices.with_next() for own, slices in reads.slices.items()}
-    if reads.stacks or not longer or any(slices is None for slices in longer.values()):
+    explained = [*reads.slices, *reads.stacks, *(own for own in reads.lifted if known)]
+    slices = {
+        own: found if len(found.indices) == len(lane) else found.longer(before, after)
+        for own, found in reads.slices.items()
+    }
+    is_short = any(len(values) < len(lane) for values in reads.stacks.values())
+    if is_short or not explained or any(found is None for found in slices.values()):
         return None
-    reads.slices = {own: slices for own, slices in longer.items() if slices is not None}
+    reads.slices = {own: found for own, found in slices.items() if found is not None}
     return reads
 
 
@@ -134,10 +213,25 @@ def find_earlier_reads(steps: Steps, constants: Constants, *, lifts: bool = True
         if len(whole) <= len(lane):
             continue
         try:
-            reads.update(_Reading(steps.position + 1, constants, key, whole, lifts=lifts).reads)
+            reads.update(_Reading(steps.position + 1, constants, lifts=lifts).of(whole))
         except _NotAlikeError:
             reads.stacks[key] = tuple(whole)
     return reads
+
+
+def nodes_before(steps: Steps, reads: Reads) -> set[ir.Node]:
+    """The nodes that what the steps read or start from is computed by: they are part of no step."""
+    pending = [images[0] for images in steps.states.values()]
+    pending += [*reads.captures.values(), *(slices.source for slices in reads.slices.values())]
+    pending += [value for values in reads.stacks.values() for value in values]
+    found = set[ir.Node]()
+    while pending:
+        value = pending.pop()
+        node = value.producer() if value is not None else None
+        if node is not None and node not in found:
+            found.add(node)
+            pending += inputs_of(node)
+    return found
 
 
 def _whole(key: ir.Value, lane: Images, constants: Constants) -> list[ir.Value]:
@@ -157,21 +251,55 @@ def _names(values: Sequence[ir.Value]) -> str:
 
 
 class _Reading:
-    """One outside value followed back, in all steps at once, to sequences and constants."""
+    """One outside value followed back, in all steps at once, to sequences and constants.
+
+    Args:
+        position: the step of the pattern.
+        constants: of the graph.
+        lifts: whether what is applied to slices is followed back to them.
+        before: how many first steps lack the value.
+        known: what each step has of its own anyway.
+        full: what may be taken as that, and what it is at all steps.
+
+    Attributes:
+        reads: how the value is read.
+        lanes: what came up on the way.
+    """
 
     def __init__(
-        self, position: int, constants: Constants, key: ir.Value, lane: list[ir.Value], *, lifts: bool = True
+        self,
+        position: int,
+        constants: Constants,
+        *,
+        lifts: bool = True,
+        before: int = 0,
+        known: Mapping[ir.Value, tuple[ir.Value, ...]] | None = None,
+        full: Mapping[ir.Value, list[ir.Value]] | None = None,
     ) -> None:
-        self.position, self.constants, self.lifts = position, constants, lifts
+        self.position, self.constants, self.lifts, self.before = position - before, constants, lifts, before
+        self.known, self.full = known or {}, full or {}
         self.reads = Reads()
-        self._seen: set[ir.Value] = set()
+        self.lanes: dict[ir.Value, list[ir.Value]] = {}
+
+    def of(self, lane: list[ir.Value]) -> Reads:
+        """How one value is read, that is `lane` at the steps.
+
+        Raises:
+            _NotAlikeError: the steps have nothing in common.
+        """
         self._follow(lane, 0)
+        return self.reads
 
     def _follow(self, lane: list[ir.Value], depth: int) -> None:
         key = lane[self.position]
-        if key in self._seen:
+        if key in self.lanes:
             return
-        self._seen.add(key)
+        self.lanes[key] = lane
+        if self.known.get(key, ())[self.before :][: len(lane)] == tuple(lane):
+            return
+        if depth and key in self.full:
+            self._take_full(key)
+            return
         if all(self.constants.same(value, key) for value in lane):
             self.reads.captures[key] = key
             return
@@ -187,6 +315,13 @@ class _Reading:
         if not self.lifts or depth > _MAX_LIFTED_DEPTH or len(set(nodes)) < len(nodes):
             raise _NotAlikeError
         self._lift(own, [node for node in nodes if node is not None], lane, depth)
+
+    def _take_full(self, key: ir.Value) -> None:
+        lane, position = self.full[key], self.position + self.before
+        try:
+            self.reads.update(_Reading(position, self.constants, lifts=self.lifts, known=self.known).of(lane))
+        except _NotAlikeError:
+            self.reads.stacks[key] = tuple(lane)
 
     def _lift(self, own: ir.Node, nodes: list[ir.Node], lane: list[ir.Value], depth: int) -> None:
         index = lane[self.position].index()

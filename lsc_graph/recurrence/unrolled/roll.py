@@ -15,6 +15,7 @@ from lsc_graph.recurrence.unrolled.chosen import Chosen
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.continuation import check_end
 from lsc_graph.recurrence.unrolled.derived import merge_derived
+from lsc_graph.recurrence.unrolled.first_heads import find_first_heads
 from lsc_graph.recurrence.unrolled.first_step import num_apart, put_back_first_steps
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
@@ -22,7 +23,7 @@ from lsc_graph.recurrence.unrolled.reads import Reads, find_reads, is_reverse
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
 from lsc_graph.recurrence.unrolled.stateless import leave_out
-from lsc_graph.recurrence.unrolled.steps import Steps, find_heads_at, find_steps
+from lsc_graph.recurrence.unrolled.steps import Steps, find_steps, leave_heads_out
 from lsc_graph.recurrence.unrolled.strided import find_strided_chains
 from lsc_graph.recurrence.unrolled.substeps import Substeps
 from lsc_graph.recurrence.writer import GraphWriter, Names
@@ -164,7 +165,7 @@ def _roll(
     is_read = bool(reads.slices) or any(v not in constants for lane in reads.stacks.values() for v in lane)
     if any(node.op_type in _FUSED for node in steps.nodes):
         raise StepsDifferError((), "its steps are recurrences over time themselves, which are layers")
-    if chain.is_sequence and is_running_total(n for n in steps.nodes if n not in steps.heads):
+    if chain.is_sequence and not steps.heads and is_running_total(iter(steps.nodes)):
         raise StepsDifferError((), "its steps only add up: a running total, as in pooling")
     if any(_is_only_written(steps, key) for key in steps.states):
         raise StepsDifferError((), "its steps write into a buffer of which no step reads anything")
@@ -187,8 +188,7 @@ def _roll(
             )
             count = put_back_first_steps(model, steps, plain, own, constants, writer, trial, lifts=False)
             reads, nodes = (plain, own) if count else (reads, nodes)
-        for step in range(count):
-            find_heads_at(steps, step, order, constants)
+    find_first_heads(steps, reads, order, constants)
     if steps.num_steps < MIN_STEPS:
         raise StepsDifferError((), f"at least {MIN_STEPS} steps are needed to tell")
     if trial is not None:
@@ -279,16 +279,18 @@ def _steps_and_reads(
     try:
         steps = find_steps(order, constants, anchors, choices, with_slices=True)
         reads = _reads(steps, constants, len(anchors))
-        if _are_states_alone(steps, reads):
-            return steps, reads
+        while others := _read_by_heads_alone(steps, reads):
+            leave_heads_out(steps, _depending(others, reads))
+            reads = _reads(steps, constants, len(anchors))
+        return steps, reads
     except StepsDifferError:
         pass
     steps = find_steps(order, constants, anchors, choices)
     return steps, _reads(steps, constants, len(anchors))
 
 
-def _are_states_alone(steps: Steps, reads: Reads) -> bool:
-    """Whether what is no slice is read by states too, not by read-outs alone."""
+def _read_by_heads_alone(steps: Steps, reads: Reads) -> set[ir.Value]:
+    """What is no slice, and no state reads it: it belongs to what comes after the steps, or stands beside."""
     lifted = {value: node for node in reads.lifted for value in node.outputs}
     pending = [value for node in steps.nodes.keys() - steps.heads for value in node.inputs]
     read = set(pending)
@@ -298,7 +300,16 @@ def _are_states_alone(steps: Steps, reads: Reads) -> bool:
         fresh = set(node.inputs if node is not None else ()) - read
         read |= fresh
         pending += fresh
-    return read.issuperset(reads.stacks)
+    return set(reads.stacks) - read
+
+
+def _depending(values: set[ir.Value], reads: Reads) -> set[ir.Value]:
+    """The values, and what each step computes from them before it uses them."""
+    found, is_more = set(values), True
+    while is_more:
+        fresh = {v for node in reads.lifted if found.intersection(node.inputs) for v in node.outputs} - found
+        found, is_more = found | fresh, bool(fresh)
+    return found
 
 
 def _reads(steps: Steps, constants: Constants, num_uses: int, *, lifts: bool = True) -> Reads:

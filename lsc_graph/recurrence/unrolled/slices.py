@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,8 @@ from lsc_graph.recurrence.reversal import flipped
 from lsc_graph.recurrence.unrolled.constants import Constants
 
 _MAX_BEFORE_SLICE = 50
+Place = tuple[ir.Value, int]
+"""A sequence and the axis along which it is sliced."""
 
 
 @dataclass(frozen=True)
@@ -136,15 +138,47 @@ def continues(earlier: Mapping[int, ir.Value], key: int, value: ir.Value, consta
     )
 
 
-def only_slices(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, int], int]:
+def leading_slices(
+    found: Mapping[int, Mapping[Place, Collection[int]]],
+) -> Iterator[tuple[Place, int, int]]:
+    """The sequences of which each step takes the slice that follows that of the step before.
+
+    Where they take windows it is the slice that leads: the one that those before do not have, or the other
+    end, if only that moves with the steps.
+
+    Args:
+        found: what `slices_behind` gives, by the numbers of the steps.
+
+    Yields:
+        The sequence, whether its slices go up with the numbers (1) or down (-1), and how much is to be added
+        to a number to get the slice, or minus the slice.
+    """
+    for place in set.intersection(*(set(own) for own in found.values())) if found else ():
+        if not _are_windows([len(own[place]) for _, own in sorted(found.items())]):
+            continue
+        for end_of, sign in ((max, 1), (min, -1), (min, 1), (max, -1)):
+            differences = {sign * end_of(own[place]) - key for key, own in found.items()}
+            if len(differences) == 1:
+                yield place, sign, differences.pop()
+                break
+
+
+def _are_windows(widths: list[int]) -> bool:
+    """Whether so many slices at each step are windows, which may be cut off at the ends; no growing past."""
+    edge = max(widths) - 1
+    inner = widths[edge : len(widths) - edge] if edge else widths
+    return edge == 0 or (len(inner) > 1 and len(set(inner)) == 1)
+
+
+def only_slices(value: ir.Value, constants: Constants) -> dict[Place, int]:
     """The sequences of which a value is made from one slice only, with the axis, and which one."""
     found = slices_behind(value, constants)
     return {place: min(indices) for place, indices in found.items() if len(indices) == 1}
 
 
-def slices_behind(value: ir.Value, constants: Constants) -> dict[tuple[ir.Value, int], set[int]]:
+def slices_behind(value: ir.Value, constants: Constants) -> dict[Place, set[int]]:
     """The sequences of which a value is made from slices, with the axis, and which ones; the nearest."""
-    found: dict[tuple[ir.Value, int], set[int]] = {}
+    found: dict[Place, set[int]] = {}
     seen, pending = {value: None}, deque([value])
     while pending and len(seen) < _MAX_BEFORE_SLICE:
         own = pending.popleft()

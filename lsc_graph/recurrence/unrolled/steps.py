@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants
-from lsc_graph.recurrence.unrolled.lanes import Lane, StepsDifferError, Walk, is_alike
+from lsc_graph.recurrence.unrolled.lanes import Lane, LaneRead, StepsDifferError, Walk
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice, Phase, find_phase
 from lsc_graph.recurrence.writer import GraphWriter
 
@@ -47,6 +47,9 @@ class Steps:
         earlier: per key of `states`, what stood for it at each of these, the nearest first, where known.
         outside: per value that the step reads from outside of the recurrence: what each step reads.
         outside_earlier: the same for the steps that `num_lacking` counts, the nearest first.
+        begun: per value that the step computes: what stands for it at these steps, the nearest first, where
+            known.
+        num_put_back: how many of these have become steps.
         heads: those of `nodes` that no state depends on.
         derived: values taken over that are no states, for others determine them.
         made, open: where the steps are cut apart, see `Phase`.
@@ -62,6 +65,8 @@ class Steps:
     earlier: dict[ir.Value, Images] = field(default_factory=dict)
     outside: dict[ir.Value, Images] = field(default_factory=dict)
     outside_earlier: dict[ir.Value, Images] = field(default_factory=dict)
+    begun: dict[ir.Value, Images] = field(default_factory=dict)
+    num_put_back: int = 0
     heads: set[ir.Node] = field(default_factory=set)
     derived: dict[ir.Value, Derivation] = field(default_factory=dict)
     made: tuple[Choice, ...] = ()
@@ -70,6 +75,12 @@ class Steps:
     def images(self, key: ir.Value) -> Images:
         """What a computed or taken-over value is at every step."""
         return self.values[key] if key in self.values else self.states[key]
+
+    def standing(self, key: ir.Value, step: int) -> ir.Value | None:
+        """The same at one step, or what stands for it there if it was simplified away."""
+        image, number = self.images(key)[step], self.num_put_back - 1 - step
+        known = self.begun.get(key, [])
+        return known[number] if image is None and 0 <= number < len(known) else image
 
     def derive(self, known: dict[ir.Value, ir.Value], writer: GraphWriter) -> None:
         """Compute what is taken over but is no state, by new nodes; `known` grows by it."""
@@ -134,13 +145,26 @@ class _Folding:
             self._add_reads(lane)
 
     def _folded_lanes(self) -> list[Lane]:
-        """All lanes but the read-outs that the pattern step lacks, and those that read these."""
+        """All lanes but the read-outs that the pattern step lacks, or that read what no first step has, and
+        those that read these.
+        """
         left_out: set[int] = set()
         for lane in self.walk.lanes:
-            is_missing = self._at(lane, self.steps.position) is None
+            is_missing = self._at(lane, self.steps.position) is None or self._lacks_first(lane)
             if lane.is_head and (is_missing or any(id(r.lane) in left_out for r in lane.reads.values())):
                 left_out.add(id(lane))
         return [lane for lane in self.walk.lanes if id(lane) not in left_out]
+
+    def _lacks_first(self, lane: Lane) -> bool:
+        """Whether a lane reads what steps before gave, and nothing stands for that before the first step."""
+        return any(
+            read.lane.value(-back - self.offset[id(read.lane)], read.output) is None
+            for read in lane.reads.values()
+            for back in range(1, self._lag(lane, read) + 1)
+        )
+
+    def _lag(self, lane: Lane, read: LaneRead) -> int:
+        return read.shift + self.offset[id(lane)] - self.offset[id(read.lane)]
 
     def _at(self, lane: Lane, step: int) -> ir.Node | None:
         return lane.images.get(step - self.offset[id(lane)])
@@ -168,6 +192,8 @@ class _Folding:
             self.steps.heads.add(own)
         for index, value in enumerate(own.outputs):
             self.steps.values[value] = [n.outputs[index] if n is not None else None for n in images]
+            offset = self.offset[id(lane)]
+            self.steps.begun[value] = [lane.value(step - offset, index) for step in self._lacking()]
 
     def _add_reads(self, lane: Lane) -> None:
         own = self._pattern(lane)
@@ -178,8 +204,7 @@ class _Folding:
             if read is None:
                 self._add_outside(value, lane, position)
                 continue
-            lag = read.shift + self.offset[id(lane)] - self.offset[id(read.lane)]
-            for back in range(1, lag + 1):
+            for back in range(1, self._lag(lane, read) + 1):
                 self._add_state(read.lane, read.output, back)
 
     def _add_outside(self, key: ir.Value, lane: Lane, position: int) -> None:
@@ -217,37 +242,27 @@ def _same_shape(images: Images) -> bool:
     return all(len({dim for dim in dims if isinstance(dim, int)}) <= 1 for dims in zip(*shapes, strict=True))
 
 
-def find_heads_at(steps: Steps, step: int, order: Order, constants: Constants) -> None:
-    """Find the read-outs of a step that was not known when the others were found."""
-    known = {key: images[step] for key, images in steps.values.items()}
-    for own in sorted(steps.heads, key=order.index.__getitem__):
-        node = _counterpart(own, known, order, constants)
-        steps.nodes[own][step] = node
-        for value, image in zip(own.outputs, node.outputs if node is not None else (), strict=False):
-            known[value] = steps.values[value][step] = image
+def leave_heads_out(steps: Steps, values: Collection[ir.Value]) -> None:
+    """Leave out the read-outs that read certain values, and those that read these.
 
-
-def _counterpart(
-    own: ir.Node, known: Mapping[ir.Value, ir.Value | None], order: Order, constants: Constants
-) -> ir.Node | None:
-    """The node that does in another step what `own` does in its own, by what it reads there."""
-    given = [(i, v, known.get(v)) for i, v in enumerate(own.inputs) if v is not None]
-    moving = [(i, image) for i, v, image in given if image is not None and v not in constants]
-    if not moving:
-        return None
-    index, start = moving[0]
-    found = [
-        use.node
-        for use in start.uses()
-        if use.idx == index and use.node in order.index and is_alike(use.node, own)
-        and all(image is None or _is(use.node.inputs[i], image, constants) for i, _, image in given)
-    ]  # fmt: skip
-    found = list(dict.fromkeys(found))
-    return found[0] if len(found) == 1 else None
-
-
-def _is(value: ir.Value | None, other: ir.Value, constants: Constants) -> bool:
-    return value is not None and constants.same(value, other)
+    Raises:
+        StepsDifferError: nothing is left of some step.
+    """
+    left, pending = set[ir.Node](), set(values)
+    while pending:
+        fresh = {node for node in steps.heads - left if pending.intersection(node.inputs)}
+        left |= fresh
+        pending = {value for node in fresh for value in node.outputs}
+    for node in left:
+        del steps.nodes[node]
+        for value in node.outputs:
+            del steps.values[value]
+    steps.heads -= left
+    read = {value for node in steps.nodes for value in node.inputs}
+    steps.outside = {key: images for key, images in steps.outside.items() if key in read}
+    empty = [k for k in range(steps.num_steps) if all(images[k] is None for images in steps.nodes.values())]
+    if empty or not left:
+        raise StepsDifferError(empty, "without what stands beside them nothing is left there")
 
 
 def _check_independent(steps: Steps, order: Order) -> None:

@@ -43,7 +43,11 @@ class Worth:
         }
 
     def _is_read_outside(self, lane: Lane) -> bool:
-        nodes = [node for node in lane.images.values() if node in self.walk.levels]
+        """Whether anybody else reads its nodes; the first one may stand for that of another recurrence, too,
+        as what is multiplied by zeros does.
+        """
+        first = min(lane.images)
+        nodes = [node for k, node in lane.images.items() if k > first and node in self.walk.levels]
         return any(
             value.is_graph_output() or any(use.node not in self.walk.where for use in value.uses())
             for node in nodes

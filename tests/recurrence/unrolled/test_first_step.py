@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from unrolled_models import Network, at, rolled
+from unrolled_models import Network, Unroller, at, rolled, stacked
 
-from lsc_graph.audit_model import inspect
+from lsc_graph.audit_model import audit, inspect
 
 T, H = 6, 4
 
@@ -121,3 +121,59 @@ def test_layers_of_one_weight_with_nearly_as_many_steps_are_named(
     told = [text for text in inspect(decayed_alike(first_of_second)).warnings if "of the same weight" in text]
     assert len(told) == is_told
     assert all(f"has {T - 1} steps" in text and f"same weight {T}:" in text for text in told)
+
+
+def stabilised(*, is_given: bool, num_layers: int, shifts: bool = False) -> onnx.ModelProto:
+    """RWKV-4's time mix: a' = e^(p - q) a + e^(k - q) v, b' likewise, q = max(p, k), read out before that.
+
+    From zeros with p = -1e30, of which the decay takes nothing away: it is found unchanged. Where
+    it `shifts`, the values are made from the step before, too.
+    """
+    net = Unroller()
+    x, rows = net.input("x", T, 1, H), list[str]()
+    layers = [[net.weight(H, H), net.weight(H, H), net.weight(H), net.weight(H)] for _ in range(num_layers)]
+    zeros, lowest = net.constant(np.zeros((1, H))), net.constant(np.full((1, H), -1e30))
+    states = [(zeros, zeros, lowest)] * num_layers
+    if is_given:
+        states = [tuple(net.input(f"{n}{own}", 1, H) for n in "abp") for own in range(num_layers)]
+
+    def weighed(a: str, b: str, old: str, new: str, v: str) -> tuple[str, str, str]:
+        top = net.op("Max", old, new)
+        kept, added = (net.op("Exp", net.op("Sub", own, top)) for own in (old, new))
+        of_a = net.op("Mul", kept, a)
+        of_b = of_a if a == b else net.op("Mul", kept, b)
+        return net.op("Add", of_a, net.op("Mul", added, v)), net.op("Add", of_b, added), top
+
+    before = [net.input(f"x{own}", 1, H) for own in range(num_layers)] if shifts else []
+
+    for time in range(T):
+        row = at(net, x, time)
+        for number, (into_k, into_v, decay, bonus) in enumerate(layers):
+            mixed = net.op("Add", row, before[number]) if shifts else row
+            k, v = net.op("MatMul", row, into_k), net.op("MatMul", mixed, into_v)
+            before[number : number + shifts] = [row] * shifts
+            a, b, p = states[number]
+            above, below, _ = weighed(a, b, p, net.op("Add", bonus, k), v)
+            states[number] = weighed(a, b, p if p == lowest else net.op("Sub", p, decay), k, v)
+            row = net.op("Div", above, below)
+        rows.append(row)
+    net.output(stacked(net, rows))
+    return net.model()
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_a_stabiliser_starts_from_the_constant_that_its_decay_left_unchanged(num_layers: int) -> None:
+    given, folded = (
+        audit(stabilised(is_given=own, num_layers=num_layers), num_samples=1) for own in (True, False)
+    )
+    for found in (given, folded):
+        expected = [(T, 1)] * 3 * num_layers
+        assert [(own.num_steps, len(own.states)) for own in found.recurrences] == expected
+    assert given.grid is not None
+    assert folded.grid is not None
+    assert given.grid.num_gradient_paths == folded.grid.num_gradient_paths
+
+
+def test_values_of_the_step_before_are_read_at_every_step() -> None:
+    found = audit(stabilised(is_given=True, num_layers=2, shifts=True), num_samples=1)
+    assert [own.num_steps for own in found.recurrences] == [T] * 6

@@ -82,6 +82,19 @@ def test_a_running_total_is_no_recurrence() -> None:
     assert "running total" in refusals[0].reason
 
 
+def test_a_total_that_every_step_reads_is_a_state() -> None:
+    net = Unroller()
+    x = net.input("x", T, B, D)
+    values, gates = (net.op("MatMul", x, net.weight(D, H)) for _ in range(2))
+    total, rows = net.constant(np.zeros((B, H))), list[str]()
+    for time in range(T):
+        total = net.op("Add", total, at(net, values, time))
+        rows.append(net.op("Mul", at(net, gates, time), total))
+    net.output(stacked(net, rows))
+    (own,), _ = rolled(net.model())
+    assert (own.num_steps, own.over_depth) == (T, False)
+
+
 def test_attention_over_slices_is_no_recurrence() -> None:
     """q, k, v and a gate as four slices of one projection."""
     net = Unroller()
