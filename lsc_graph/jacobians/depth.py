@@ -38,7 +38,7 @@ class Glue:
 
 
 def glue_below(program: SequenceProgram, target: int, run: Run, inputs: Values) -> Glue | None:
-    """The glue in front of site number `target`; None if it reads nothing from below."""
+    """The glue in front of site number `target`; None if it reads nothing from below, or only clocks."""
     site = program.sites[target]
     assert isinstance(site, SiteModule)
     states: dict[str, Tensor] = {}
@@ -46,7 +46,7 @@ def glue_below(program: SequenceProgram, target: int, run: Run, inputs: Values) 
         assert isinstance(lower, SiteModule)
         states |= {state.name: trajectory.after[state.name] for state in lower.layered}
     wanted = program.reads_from_below[target]
-    if not wanted:
+    if not wanted or not states:
         return None
 
     def read(given: dict[str, Tensor]) -> dict[str, Tensor]:

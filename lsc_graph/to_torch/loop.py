@@ -201,7 +201,10 @@ class SiteModule(nn.Module):
         return after
 
     def emit_all(self, after: Values, trajectory: Trajectory) -> dict[str, Tensor]:
-        """Main-graph outputs of the site when its states are `after` ([T, ...] per state name)."""
+        """Main-graph outputs of the site when its states are `after` ([T, ...] per state name).
+
+        What counts the steps ends as it did in the run.
+        """
         before, new = dict(trajectory.before), dict(after)
         for name, value in after.items():
             before[name] = self._before(name, value, trajectory)
@@ -216,7 +219,8 @@ class SiteModule(nn.Module):
         emitted = self._emit_each(after, before, trajectory.slices, trajectory.captures)
         outputs = self._collect(emitted)
         last = self.times()[-1]
-        return outputs | {s.final: new[s.name][last] for s in self.site.states if s.final and s.name in new}
+        final = {s.final: new[s.name][last] for s in self.site.states if s.final and s.name in new}
+        return outputs | dict(trajectory.final) | final
 
     def _before(self, name: str, value: Tensor, trajectory: Trajectory) -> Tensor:
         """A step reads what the one before it wrote; the first one its initial state."""

@@ -8,8 +8,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from unrolled_models import Unroller, at, stacked
 
 from lsc_graph.audit_model import audit, inspect
+from lsc_graph.counting.connect import connected_cells
+from lsc_graph.prepare import Request, prepare
 
 T, D, H = 12, 3, 4
 STEP = """<ir_version: 8, opset_import: ["" : 17]>
@@ -95,3 +98,38 @@ def test_the_clock_of_a_streaming_model_is_no_layer() -> None:
     proto = helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     found = inspect(proto, states=[("h_old", "h_new"), ("t_old", "t_new")])
     assert [la.state_size for la in found.layers] == [H]
+
+
+def test_where_a_counter_ends_may_be_read() -> None:
+    model = counting(USED, COUNTS, [1, H])
+    model.graph.node.append(helper.make_node("Add", ["out", "count"], ["shifted"]))
+    model.graph.output[0].name = "shifted"
+    prepared = prepare(model, Request(None, {}, {}, (), {}))
+    cells = connected_cells(prepared, terminals=True).cells
+    edges = {(edge.source, edge.target, edge.lag) for edge in cells.depth_edges}
+    assert ("layer_0", "output:shifted", 0) in edges
+
+
+def phased(num_layers: int) -> onnx.ModelProto:
+    """h' = h + sin(0.5 k W) tanh(x W' + h U), k' = k + 1, as steps written out from given first values."""
+    net = Unroller()
+    x = net.input("x", T, 1, H)
+    rows = [at(net, x, time) for time in range(T)]
+    for layer in range(num_layers):
+        w, v, u = net.weight(H), net.weight(H, H), net.weight(H, H)
+        h, clock = net.input(f"h{layer}", 1, H), net.input(f"k{layer}", 1, H)
+        for time in range(T):
+            clock = net.op("Add", clock, net.constant(np.float32(1)))
+            new = net.op("Tanh", net.sum(net.op("MatMul", rows[time], v), net.op("MatMul", h, u)))
+            h = net.sum(h, net.op("Mul", net.op("Sin", net.op("Mul", clock, w)), new))
+            rows[time] = h
+    net.output(stacked(net, rows))
+    return net.model()
+
+
+def test_clocks_that_stand_beside_the_layers_of_a_stack() -> None:
+    found = audit(phased(2), num_samples=1)
+    assert [layer.state_size for layer in found.layers] == [H, H]
+    assert found.grid.num_gradient_paths == str(T)
+    assert found.layers[0].depth_radius is None
+    assert found.layers[1].depth_radius is not None
