@@ -15,11 +15,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import torch
 from torch import Tensor
-from torch.func import vjp
 
 from lsc_graph.auditing.measure import HALF_TOLERANCE, Sequences
 from lsc_graph.jacobians.cell import flat_from
-from lsc_graph.jacobians.depth import Glue, Pairs, Port, ports_of, time_pairs
+from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_of, ports_of, time_pairs
 from lsc_graph.layers.cells import Cell, CellGraph, DepthEdge, Layer, depth_edges_within
 from lsc_graph.prepare import Prepared, is_streaming
 from lsc_graph.recurrence.dataflow import body_values, direct_sources
@@ -225,17 +224,12 @@ class Probe:
             values = program.reads_given_states(target, states, run, self.inputs | inputs)
             return {name: values[name] for name in wanted if values[name].is_floating_point()}
 
-        values, pullback, *_ = vjp(read, states, dict(inputs))
-        if not values:
-            return None
-
-        def pull(cotangents: dict[str, Tensor]) -> dict[str, Tensor]:
-            full = {name: cotangents.get(name, torch.zeros_like(value)) for name, value in values.items()}
-            of_states, of_inputs = pullback(full)
+        def joined(of_states: Values, of_inputs: Values) -> dict[str, Tensor]:
             return dict(of_states) | {INPUT + n: self._by_time(n, g) for n, g in of_inputs.items()}
 
         sites = [site for site in program.sites if isinstance(site, SiteModule)]
-        return Glue(sites[min(target, len(sites) - 1)], values, pull)
+        glue = glue_of(sites[min(target, len(sites) - 1)], read, (states, dict(inputs)), joined)
+        return glue if glue.read else None
 
     def input_axis(self, name: str) -> int | None:
         """The axis of an input that is time, if any is."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from torch.func import vjp, vmap
 from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flat_from
 from lsc_graph.layers.cells import Read
 from lsc_graph.recurrence.site import RecurrentSite
+from lsc_graph.to_torch.all_sides import AllSides
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram
 
@@ -29,12 +31,45 @@ class Glue:
     """The derivative of what a site reads with respect to the states of the earlier sites.
 
     `read` are the floating-point values that are read, by main-graph name; `pull` maps cotangents of
-    them to cotangents of the states, [T, *shape] by state name.
+    them to cotangents of the states, [T, *shape] by state name. `trace` finds a map that takes the place of
+    `pull` where it is only asked who is read: selections pass to all sides. It is None if that is `pull`.
     """
 
     site: SiteModule
     read: dict[str, Tensor]
     pull: Pull
+    trace: Callable[[], Pull | None] = lambda: None
+
+    @cached_property
+    def reach(self) -> Pull:
+        """Who is read, whichever side of a selection was chosen."""
+        return self.trace() or self.pull
+
+
+Reading = Callable[..., dict[str, Tensor]]
+
+
+def glue_of(
+    site: SiteModule, read: Reading, given: Sequence[Values], joined: Callable[..., dict[str, Tensor]]
+) -> Glue:
+    """The glue that `read` is, a function of what is `given`; `joined` makes its cotangents one mapping."""
+
+    def traced() -> tuple[dict[str, Tensor], Pull]:
+        values, pullback, *_ = vjp(read, *given)
+
+        def pull(cotangents: dict[str, Tensor]) -> dict[str, Tensor]:
+            full = {name: cotangents.get(name, torch.zeros_like(value)) for name, value in values.items()}
+            return joined(*pullback(full))
+
+        return values, pull
+
+    def trace() -> Pull | None:
+        with AllSides() as sides:
+            _, pull = traced()
+        return pull if sides.has_selected else None
+
+    values, pull = traced()
+    return Glue(site, values, pull, trace)
 
 
 def glue_below(program: SequenceProgram, target: int, run: Run, inputs: Values) -> Glue | None:
@@ -53,14 +88,7 @@ def glue_below(program: SequenceProgram, target: int, run: Run, inputs: Values) 
         values = program.reads_given_states(target, given, run, inputs)
         return {name: values[name] for name in wanted if values[name].is_floating_point()}
 
-    values, pullback, *_ = vjp(read, states)
-
-    def pull(cotangents: dict[str, Tensor]) -> dict[str, Tensor]:
-        full = {name: cotangents.get(name, torch.zeros_like(value)) for name, value in values.items()}
-        (result,) = pullback(full)
-        return dict(result)
-
-    return Glue(site, values, pull)
+    return glue_of(site, read, (states,), dict)
 
 
 @dataclass(frozen=True)
@@ -248,13 +276,14 @@ def _placed(port: Port, noise: Tensor, times: Sequence[int], value: Tensor) -> T
 
 def _touched(glue: Glue, main: str, cotangents: Tensor) -> dict[str, Tensor]:
     """Per state below: which of its times [R, T] each of the cotangents [R, ...] of a value reaches."""
-    pulled = pull_rows(glue, {main: cotangents})
+    reaching = replace(glue, pull=glue.reach)
+    pulled = pull_rows(reaching, {main: cotangents})
     gradients = {name: flat_from(gradient, 2) for name, gradient in pulled.items()}
     sizes = {name: gradient.abs().amax(2) for name, gradient in gradients.items()}
     limit = _MAYBE_ROUNDING * torch.stack([size.amax(1) for size in sizes.values()]).amax(0)[:, None]
     if not any(bool(((size > 0) & (size < limit)).any()) for size in sizes.values()):
         return {name: size > 0 for name, size in sizes.items()}
-    again = pull_rows(glue, {main: _OTHER_SCALE * cotangents})
+    again = pull_rows(reaching, {main: _OTHER_SCALE * cotangents})
     found = {}
     for name, size in sizes.items():
         change = flat_from(again[name], 2) / _OTHER_SCALE - gradients[name]

@@ -111,6 +111,54 @@ def test_a_mean_over_time_connects_all_to_all() -> None:
     assert times(cells, "layer_0", "layer_1") == {(t, u) for t in range(STEPS) for u in range(STEPS)}
 
 
+SELECTIONS = {
+    "a constant is larger": [NODE("Max", ["Y0", "hundred"], ["chosen"])],
+    "no unit is active": [NODE("Sub", ["Y0", "hundred"], ["low"]), NODE("Relu", ["low"], ["chosen"])],
+    "the gate is closed at most steps": [
+        NODE("ReduceSum", ["Y0", "last"], ["total"]),
+        NODE("Greater", ["total", "hundred"], ["open"]),
+        NODE("Where", ["open", "Y0", "hundred"], ["chosen"]),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_which_side_of_a_selection_is_chosen_is_no_matter(name: str) -> None:
+    proto = model(SELECTIONS[name], "chosen")
+    for given_name, value in (("hundred", np.float32(100)), ("last", np.array([3]))):
+        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(value), given_name))
+    assert times(cells_of(proto), "layer_0", "layer_1") == EQUAL
+
+
+@pytest.mark.parametrize("is_added", [False, True])
+def test_the_maximum_that_a_softmax_takes_off_connects_no_hidden_times(*, is_added: bool) -> None:
+    """Causal attention over the states, its softmax written out, its mask chosen or added."""
+    hide = [
+        NODE("Add", ["scores", "mask"], ["hidden"])
+        if is_added
+        else NODE("Where", ["is_seen", "scores", "mask"], ["hidden"])
+    ]
+    glue = [
+        NODE("Reshape", ["Y0", "rows"], ["s"]),
+        NODE("Transpose", ["s"], ["turned"]),
+        NODE("MatMul", ["s", "turned"], ["scores"]),
+        *hide,
+        NODE("ReduceMax", ["hidden"], ["top"], axes=[1]),
+        NODE("Sub", ["hidden", "top"], ["low"]),
+        NODE("Exp", ["low"], ["raised"]),
+        NODE("ReduceSum", ["raised", "one"], ["total"]),
+        NODE("Div", ["raised", "total"], ["shares"]),
+        NODE("MatMul", ["shares", "s"], ["seen"]),
+    ]
+    proto = model(glue, "seen")
+    is_seen = np.tril(np.ones((STEPS, STEPS), bool))
+    arrays = (("rows", np.array([STEPS, SIZE])), ("is_seen", is_seen))
+    for given_name, array in (*arrays, ("mask", np.where(is_seen, 0, -1e9).astype(np.float32))):
+        proto.graph.initializer.append(numpy_helper.from_array(array, given_name))
+    found = times(cells_of(proto), "layer_0", "layer_1")
+    assert found == {(t, u) for t in range(STEPS) for u in range(t, STEPS)}
+
+
 def test_an_output_without_time_stands_at_the_last_step() -> None:
     cells = cells_of(model([], out="H1"))
     assert times(cells, "layer_1", "output:y") == {(STEPS - 1, STEPS - 1)}
