@@ -197,6 +197,12 @@ def _uneven(rolled: Sequence[RolledSteps]) -> Iterator[str]:
 
 def _left_open(name: str, choice: OpenChoice) -> str:
     values, other = ", ".join(choice.values), choice.other
+    if choice.source is not None:
+        return (
+            f"{name}: nothing in the file tells whether a step hands on {choice.source}, as is assumed, or "
+            f"{values}, which a weight makes of it: path counts, gains and radii depend on it; --state "
+            f"{other.before}:{other.after} takes the other reading"
+        )
     return (
         f"{name}: nothing in the file tells whether {values} is computed at the end of a step, as is "
         "assumed, or at the start of the next one: gains depend on it, and radii where steps differ; "

@@ -20,9 +20,11 @@ import onnx_ir as ir
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.affine import is_affine
+from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.first_step import are_equal, stepped
 from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import Reads
+from lsc_graph.recurrence.unrolled.reapplied import as_open, reapplied
 from lsc_graph.recurrence.unrolled.steps import Derivation, Steps
 from lsc_graph.recurrence.writer import GraphWriter
 
@@ -63,7 +65,13 @@ class Merge:
 
 
 def merge_derived(
-    model: ir.Model, steps: Steps, reads: Reads, nodes: Sequence[ir.Node], writer: GraphWriter, trial: Trial
+    model: ir.Model,
+    steps: Steps,
+    reads: Reads,
+    nodes: Sequence[ir.Node],
+    constants: Constants,
+    writer: GraphWriter,
+    trial: Trial,
 ) -> None:
     """Leave out states that others determine, where the first step shows that it makes no difference.
 
@@ -73,13 +81,23 @@ def merge_derived(
     if reads.stacks:
         return  # what each step has of its own is not followed
     of_savings = (_merge_of(merger, steps, writer) for merger in _mergers(steps, reads))
-    for merge in itertools.chain(_of_given(steps, reads, nodes), of_savings):
+    of_weights = list(_of_weights(steps, reads, constants, writer))
+    for merge in itertools.chain(_of_given(steps, reads, nodes), of_savings, of_weights):
         if merge is None or any(merge.shares_states_with(other) for other in taken):
             continue
         if makes_no_difference(model, steps, reads, nodes, [*taken, merge], trial):
             taken.append(merge)
     for merge in taken:
+        if merge in of_weights:
+            (base,), (key,) = merge.bases, merge.derived
+            steps.open = (*steps.open, as_open(steps, base.value, steps.after[key]))
         apply(merge, steps)
+
+
+def _of_weights(steps: Steps, reads: Reads, constants: Constants, writer: GraphWriter) -> Iterator[Merge]:
+    ancestors = {key: _ancestors(after, steps, reads) for key, after in steps.after.items()}
+    for key, value, path in reapplied(steps, reads, constants, ancestors):
+        yield Merge((Base(value, None, zeros(value, writer)),), {key: path})
 
 
 def _merge_of(merger: _Merger, steps: Steps, writer: GraphWriter) -> Merge | None:

@@ -65,10 +65,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class OpenChoice:
-    """Values that may be computed at the end of a step, as is assumed, or at the start of the next one."""
+    """Values that may be computed at the end of a step, as is assumed, or at the start of the next one.
+
+    Where there is a `source`, that is what is assumed to be handed on, and not what a weight makes of it.
+    """
 
     values: tuple[str, ...]
     other: Choice
+    source: str | None = None
 
 
 def find_phase(walk: Walk, sizes: Sequence[int], choices: Sequence[Choice] = ()) -> Phase:

@@ -192,7 +192,7 @@ def _roll(
     if steps.num_steps < MIN_STEPS:
         raise StepsDifferError((), f"at least {MIN_STEPS} steps are needed to tell")
     if trial is not None:
-        merge_derived(model, steps, reads, nodes, writer, trial)
+        merge_derived(model, steps, reads, nodes, constants, writer, trial)
     apart = max(num_apart(steps, reads, constants), num_dropped - count)
     roller = Roller(steps, reads, writer, nodes, is_reverse=is_reverse(reads, constants))
     rolled = roller.write()

@@ -1,0 +1,65 @@
+"""States that a weight makes of a value which is read elsewhere too: that value is the state.
+
+An exporter merges equal products. Where one weight is applied to the new state twice, for the next step
+and for what this one gives, the product is what is taken over. A step that hands on the value itself says
+the same, and what it gives follows from its new state alone. A person may choose the product instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import onnx_ir as ir
+
+from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
+from lsc_graph.recurrence.unrolled.reads import Reads
+from lsc_graph.recurrence.unrolled.steps import Steps
+
+Path = tuple[ir.Node, ...]
+
+
+def reapplied(
+    steps: Steps, reads: Reads, constants: Constants, ancestors: Mapping[ir.Value, Mapping[ir.Value, Path]]
+) -> Iterator[tuple[ir.Value, ir.Value, Path]]:
+    """States, each with the value that it is made of and the nodes that lead there.
+
+    Args:
+        steps, reads, constants: of the recurrence.
+        ancestors: per state, the values of the step that it is an affine function of, the nearest first.
+    """
+    chosen = {choice.after for choice in steps.made}
+    for key, after in steps.after.items():
+        is_read = any(node in steps.nodes for node, _ in after.uses()) and after in steps.values
+        if not is_read or chosen & _names(steps, after):
+            continue
+        for base, path in ancestors[key].items():
+            is_weighted = any(_is_by_weight(node, reads, constants) for node in path)
+            if is_weighted and _is_read_beside(base, path, steps) and base not in steps.after.values():
+                yield key, base, path
+                break
+
+
+def as_open(steps: Steps, base: ir.Value, after: ir.Value) -> OpenChoice:
+    """The other reading: that the product is handed on."""
+    before = steps.values[after][steps.position - 1]
+    assert before is not None
+    return OpenChoice((str(after.name),), Choice(str(before.name), str(after.name)), str(base.name))
+
+
+def _names(steps: Steps, value: ir.Value) -> set[str]:
+    return {str(own.name) for own in steps.values[value] if own is not None}
+
+
+def _is_by_weight(node: ir.Node, reads: Reads, constants: Constants) -> bool:
+    held = [reads.captures[v] for v in node.inputs if v is not None and v in reads.captures]
+    return node.op_type in ("MatMul", "Gemm") and any(v in constants for v in held)
+
+
+def _is_read_beside(value: ir.Value, path: Sequence[ir.Node], steps: Steps) -> bool:
+    """Whether others than the path read a value, in any step or outside of them."""
+    lane = steps.values[value]
+    on_path = {node for own in path for node in steps.nodes.get(own, [own]) if node is not None}
+    read = (use.node for image in lane if image is not None for use in image.uses())
+    return static_shape(value) is not None and any(node not in on_path for node in read)
