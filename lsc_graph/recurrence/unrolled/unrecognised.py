@@ -43,10 +43,14 @@ def find_unrecognised(
     likely: dict[str, str] = {}
     for constant, nodes in repeated_uses(order, constants):
         name = str(constant.name)
-        if not constants.is_matrix(constant) or constants.is_uniform(constant):
+        if constants.is_uniform(constant):
             continue
-        if max(own_levels(order, nodes)) > 1:
+        # Two uses of a factor for every unit may be no more than shared.
+        fewest = 2 if constants.is_matrix(constant) else MIN_STEPS
+        if max(own_levels(order, nodes)) >= fewest:
             likely[name] = reasons.get(name, "its uses follow each other")
+        elif not constants.is_matrix(constant):
+            continue
         elif len(nodes) <= _MOST_USES and _meet([node.outputs for node in nodes], order):
             likely[name] = f"its {len(nodes)} uses {_ENTERS}"
         elif _are_gates([node.outputs for node in nodes], order):

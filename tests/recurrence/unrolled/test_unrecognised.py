@@ -42,6 +42,34 @@ def test_two_steps_of_which_the_first_was_folded_are_named(*, is_hoisted: bool) 
     assert reason in warning
 
 
+def rotating(num_steps: int) -> Network:
+    """(a, b)' = (c a - d b, d a + c b) + x (W, V) from zeros, of which exporters fold the first products."""
+    net = Network(is_given=False, num_steps=num_steps)
+    c, d, out = net.weight(H), net.weight(H), net.weight(H, H)
+    other = net.op("MatMul", "x", net.weight(3, H))
+    a, b, rows = "", "", list[str]()
+    for time in range(num_steps):
+        drives = at(net, net.drives, time), at(net, other, time)
+        if a:
+            turned = [net.op("Mul", own, factor) for own, factor in ((a, c), (b, d), (a, d), (b, c))]
+            a = net.sum(net.op("Sub", *turned[:2]), drives[0])
+            b = net.sum(net.sum(*turned[2:]), drives[1])
+        else:
+            a, b = drives
+        rows.append(net.op("Tanh", net.op("MatMul", net.sum(a, b), out)))
+    net.output(stacked(net, rows))
+    return net
+
+
+def test_factors_of_each_unit_are_named_where_too_few_steps_are_left_to_tell() -> None:
+    few, enough = (inspect(rotating(count).model()) for count in (4, 7))
+    assert [recurrence.num_steps for recurrence in enough.recurrences] == [7]
+    assert not [text for text in enough.warnings if "not recognised" in text]
+    assert few.recurrences == ()
+    (warning,) = [text for text in few.warnings if "not recognised" in text]
+    assert "its 3 uses are a chain, but at least 3 steps are needed to tell" in warning
+
+
 def test_steps_that_are_recognised_are_not_named() -> None:
     found = inspect(from_zeros(4, is_hoisted=False).model())
     assert [recurrence.num_steps for recurrence in found.recurrences] == [4]
