@@ -128,7 +128,7 @@ def _writers(values: Mapping[str, ir.Value], cells: Sequence[Sequence[Cell]]) ->
     """The layers that sequences show, and those of which values are the last states."""
     whole: Writers = {}
     last: Writers = {}
-    for own in cells:
+    for own in filter(None, cells):  # what only counts steps has none
         site = own[0].site
         for sequence in site.outputs:
             shown = states_behind(site, [sequence.body])

@@ -177,7 +177,7 @@ class _Step:
     def __init__(self, site: RecurrentSite, own: tuple[Cell, ...], num_steps: int) -> None:
         self.site, self.prefix = site, f"{site.id}/"
         self.values = body_values(site.body.graph)
-        every = [*own, *own[0].delays]
+        every = [*own, *(own[0].delays if own else ())]
         self.states = {self.values[s.before]: s for cell in every for s in cell.layer.states}
         self.names = {sequence.body for sequence in site.inputs} | set(site.captures)
         steps = range(num_steps)

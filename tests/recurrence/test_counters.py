@@ -13,6 +13,7 @@ from unrolled_models import Unroller, at, stacked
 from lsc_graph.audit_model import audit, inspect
 from lsc_graph.counting.connect import connected_cells
 from lsc_graph.prepare import Request, prepare
+from lsc_graph.unrolling.unroll_model import unroll_model
 
 T, D, H = 12, 3, 4
 STEP = """<ir_version: 8, opset_import: ["" : 17]>
@@ -133,3 +134,10 @@ def test_clocks_that_stand_beside_the_layers_of_a_stack() -> None:
     assert found.grid.num_gradient_paths == str(T)
     assert found.layers[0].depth_radius is None
     assert found.layers[1].depth_radius is not None
+
+
+def test_every_node_of_steps_beside_clocks_is_unrolled() -> None:
+    grid = unroll_model(phased(2), nodes=True)
+    names = [data["name"] for _, data in grid.nodes(data=True)]
+    assert names.count("Tanh") == 2 * T
+    assert "Sin" not in names
