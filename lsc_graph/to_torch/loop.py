@@ -219,8 +219,9 @@ class SiteModule(nn.Module):
         emitted = self._emit_each(after, before, trajectory.slices, trajectory.captures)
         outputs = self._collect(emitted)
         last = self.times()[-1]
-        final = {s.final: new[s.name][last] for s in self.site.states if s.final and s.name in new}
-        return outputs | dict(trajectory.final) | final
+        counted = {s.name: trajectory.after[s.name] for s in self.counters if s.name in trajectory.after}
+        ends = counted | new
+        return outputs | {s.final: ends[s.name][last] for s in self.site.states if s.final and s.name in ends}
 
     def _before(self, name: str, value: Tensor, trajectory: Trajectory) -> Tensor:
         """A step reads what the one before it wrote; the first one its initial state."""

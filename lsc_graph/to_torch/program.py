@@ -93,7 +93,7 @@ class SequenceProgram(nn.Module):
             read = compute(prelude, values)
             trajectory = run.trajectories[index]
             slices, _, captures = site_inputs(site, read)
-            given = Trajectory(trajectory.before, {}, slices, captures, {}, trajectory.final)
+            given = Trajectory(trajectory.before, trajectory.after, slices, captures, {}, {})
             own = {state.name: states[state.name] for state in site.layered}
             values |= read | site.emit_all(own, given)
         last = self.postlude if target == len(self.sites) else self.preludes[target]

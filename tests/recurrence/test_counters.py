@@ -13,6 +13,7 @@ from unrolled_models import Unroller, at, stacked
 from lsc_graph.audit_model import audit, inspect
 from lsc_graph.counting.connect import connected_cells
 from lsc_graph.prepare import Request, prepare
+from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.unrolling.unroll_model import unroll_model
 
 T, D, H = 12, 3, 4
@@ -134,6 +135,11 @@ def test_clocks_that_stand_beside_the_layers_of_a_stack() -> None:
     assert found.grid.num_gradient_paths == str(T)
     assert found.layers[0].depth_radius is None
     assert found.layers[1].depth_radius is not None
+
+
+def test_layers_above_clocks_are_pre_trained() -> None:
+    found = pretrain(phased(2), target_time=0.9, max_iterations=1).report
+    assert {own.layer for own in found.radii} == {"layer_0", "layer_1"}
 
 
 def test_every_node_of_steps_beside_clocks_is_unrolled() -> None:
