@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -43,9 +44,12 @@ def fit_progress(max_iterations: int | None) -> Iterator[Callable[[Progress], No
     with progress() as show:
         show("Finding the layers, and what moves their radii", 0.0)
         most = DEFAULT_ITERATIONS if max_iterations is None else max_iterations
+        start, count = time.monotonic(), 0
 
         def say(step: Progress) -> None:
-            left = (most - step.iteration) * step.seconds / max(1, step.iteration)
+            nonlocal count
+            count += 1  # not the iterations: those before an interruption took no time here
+            left = (most - step.iteration) * (time.monotonic() - start) / count
             text = f"Iteration {step.iteration}, {step.largest_error:.3f} from target, {left:.0f} s at most"
             show(text, step.iteration / max(1, most))
 

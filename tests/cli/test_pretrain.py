@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from lsc_graph.cli.commands import pretrain
 from lsc_graph.cli.main import run
 from lsc_graph.models import write_zoo
 from onnx import numpy_helper
+
+from lsc_graph.pretraining.fit import Progress
 
 
 @pytest.fixture(scope="module")
@@ -20,6 +24,24 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zoo")
     write_zoo(folder, ["gru", "alif"])
     return folder
+
+
+def test_the_time_left_follows_from_the_iterations_of_this_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    clock = iter((100.0, 103.0, 106.0))
+    monkeypatch.setattr(pretrain.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(
+        pretrain,
+        "progress",
+        lambda: nullcontext(lambda text, fraction: shown.append(f"{fraction:.2f} {text}")),
+    )
+    with pretrain.fit_progress(50) as say:
+        say(Progress(40, {}, 0.25, seconds=999.0))
+        say(Progress(41, {}, 0.125, seconds=1002.0))
+    assert shown[1:] == [
+        "0.80 Iteration 40, 0.250 from target, 30 s at most",
+        "0.82 Iteration 41, 0.125 from target, 27 s at most",
+    ]
 
 
 def test_a_model_is_written_and_the_radii_shown(
