@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -185,7 +186,9 @@ def test_control_c_ends_the_command_with_its_code_and_leaves_whole_files(zoo: Pa
     checkpoint = tmp_path / "fit.ckpt"
     command = [str(Path(sys.executable).with_name("lsc-graph")), "pretrain", str(zoo / "gru.onnx")]
     options = ["-o", str(tmp_path / "out.onnx"), "--checkpoint", str(checkpoint), "--method", "gradient"]
-    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    # Where the tests themselves run in the background, the signal would be ignored from the start.
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True, preexec_fn=heeds)
     while process.poll() is None and not checkpoint.exists():
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
