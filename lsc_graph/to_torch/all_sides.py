@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 # Unlike each other and unlike 1, so that sides which are computed from one value do not cancel.
@@ -73,8 +73,14 @@ class AllSides(TorchFunctionMode):
 
 _SELECTIONS = frozenset(
     (
-        *(torch.maximum, torch.minimum, torch.relu, F.relu, F.relu6, torch.abs),
-        *(torch.clamp, F.hardtanh, F.hardsigmoid, F.hardswish, F.threshold),
+        *(torch.maximum, torch.minimum, torch.relu, functional.relu, functional.relu6, torch.abs),
+        *(
+            torch.clamp,
+            functional.hardtanh,
+            functional.hardsigmoid,
+            functional.hardswish,
+            functional.threshold,
+        ),
     )
 )
 
