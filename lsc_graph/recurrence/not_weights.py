@@ -30,7 +30,7 @@ def why_not_a_weight(value: ir.Value, stored: np.ndarray, statistics: Collection
         return "a single number is a setting"
     if value.name in statistics:
         return "running statistics"
-    if stored.ndim > 1 and min(stored.shape) > 1 and np.unique(stored).size == 1:
+    if stored.ndim > 1 and min(stored.shape) > 1 and bool((stored == stored.flat[0]).all()):
         return "all of its elements are equal"
     if not stored.any() and is_initial_state(value):
         return "an initial state of zeros"

@@ -37,3 +37,16 @@ def test_decay_rates_in_even_steps_and_equal_rows_are_weights() -> None:
     rates = -np.tile(np.arange(1.0, 17.0), (24, 1))
     assert not is_basis(rates)
     assert not is_basis(np.tile(np.random.default_rng(0).normal(size=(1, 16)), (24, 1)))
+
+
+def test_weights_that_start_equal_are_no_bases() -> None:
+    assert not is_basis(np.zeros((16, 16)))
+    assert not is_basis(np.ones((16, 16)))
+
+
+def test_what_only_starts_like_a_basis_is_none() -> None:
+    rng = np.random.default_rng(0)
+    mirrored = np.cos(np.outer(np.arange(16), np.arange(64) - 31.5))
+    assert is_basis(mirrored)
+    assert not is_basis(np.concatenate([mirrored[:8], rng.normal(size=(8, 64))]))
+    assert not is_basis(np.hstack([np.sin(ANGLES), rng.normal(size=ANGLES.shape)]))
