@@ -41,7 +41,12 @@ def gain(matrices: Tensor) -> Tensor:
     """
     rows, columns = matrices.shape[-2:]
     norms: Tensor = torch.linalg.matrix_norm(matrices.double())
-    return norms / math.pow(rows * columns, 0.25)
+    return norms / gain_scale(rows, columns)
+
+
+def gain_scale(rows: int, columns: int) -> float:
+    """What the Frobenius norm of a matrix is divided by for its gain."""
+    return math.pow(rows * columns, 0.25)
 
 
 def spectral_norm(matrices: Tensor) -> Tensor:

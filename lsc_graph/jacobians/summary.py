@@ -16,7 +16,7 @@ from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, chain_gain
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.entries import among, own_blocks
 from lsc_graph.jacobians.local import DepthBlocks, LocalJacobians, together
-from lsc_graph.jacobians.radius import gain
+from lsc_graph.jacobians.radius import gain, gain_scale
 from lsc_graph.jacobians.readings import Reading, in_portions, is_identity, read, read_entries
 from lsc_graph.jacobians.statistics import statistics_of_series
 from lsc_graph.jacobians.time_maps import TimeMaps
@@ -323,14 +323,14 @@ class Summary:
 
 def _joint_gain(own: Sequence[tuple[float, int, int]]) -> float:
     """The gain of blocks side by side, from their Frobenius norms and shapes."""
-    elements = own[0][1] * sum(columns for _, _, columns in own)
-    return math.hypot(*(norm for norm, _, _ in own)) / math.pow(elements, 0.25)
+    scale = gain_scale(own[0][1], sum(columns for _, _, columns in own))
+    return math.hypot(*(norm for norm, _, _ in own)) / scale
 
 
 def _part(blocks: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
     """Some rows and columns of blocks [P, n_out, n_in]; no copy where they are neighbours."""
     for axis, chosen in ((1, rows), (2, columns)):
-        if list(chosen) == list(range(chosen[0], chosen[0] + len(chosen))) if chosen else False:
+        if chosen and list(chosen) == list(range(chosen[0], chosen[0] + len(chosen))):
             blocks = blocks.narrow(axis, chosen[0], len(chosen))
         else:
             blocks = blocks.index_select(axis, torch.tensor(chosen, dtype=torch.long, device=blocks.device))
