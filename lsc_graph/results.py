@@ -233,7 +233,9 @@ class RadiusOutcome:
 
     `methods` counts the points by estimator. Means leave out the points that did not converge. `max_error` is
     the largest estimated relative error of those that did, `max_condition` the largest condition number of a
-    dominant eigenvalue, where one was computed.
+    dominant eigenvalue, where one was computed. Where derivatives are finite differences,
+    `max_difference_error` is how far their error bars may move a radius to first order, relative to it; at
+    `num_unknown` points that is more than the radius itself. It is None where it was not looked at.
     """
 
     source: str
@@ -243,6 +245,8 @@ class RadiusOutcome:
     num_converged: int
     max_error: float | None
     max_condition: float | None
+    max_difference_error: float | None = None
+    num_unknown: int = 0
 
 
 @dataclass(frozen=True)
@@ -389,7 +393,7 @@ class BlackBoxFacts:
     """Parts that ran in ONNX Runtime, their derivatives by finite differences.
 
     `max_relative_error` is the largest estimated error of a Jacobian, relative to its norm: an error
-    bar for gains as it stands, for radii times the condition number of the eigenvalue.
+    bar for gains. What it does to radii is said with these (`RadiusOutcome`).
     """
 
     reason: str

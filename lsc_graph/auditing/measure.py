@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import onnx
@@ -30,6 +30,7 @@ from lsc_graph.to_torch.parity import ParityCheck, Tolerance, first_difference
 from lsc_graph.to_torch.program import ChainProgram, Run, SequenceProgram, StreamingProgram, writes_of
 from lsc_graph.to_torch.segment import BlackBoxUse, Parameters, Segment
 
+T = TypeVar("T")
 HALF_TOLERANCE = Tolerance(rtol=2e-2, atol=1e-2)
 """Agreement that a 16-bit model, run in float32, can have."""
 # Rounding, relative to the sum of all paths' lengths: paths may cancel, as those of a stabiliser do.
@@ -82,12 +83,30 @@ class _Model:
         self.reference = Reference(prepared.reference)
         self.constants = prepared.plan.constants
 
+    def changed(self, take: Callable[[], T]) -> T | None:
+        """Derivatives again, changed by as much as the error bars of differences allow, if there are any."""
+        differences = self.parameters.differences
+        if not differences.parts:
+            return None
+        with differences.changed():
+            return take()
+
     def tensors(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         """Arrays on the device, 16-bit floats as float32."""
         return {
             name: torch.from_numpy(np.asarray(_single(value), order="C")).to(self.device)
             for name, value in arrays.items()
         }
+
+    def _local(
+        self, program: SequenceProgram | StreamingProgram, run: Run, inputs: dict[str, Tensor]
+    ) -> tuple[LocalJacobians, LocalJacobians | None]:
+        """The local Jacobians along one run, and the same as `changed`."""
+
+        def take() -> LocalJacobians:
+            return local_jacobians(program, run, inputs, self.generator)
+
+        return take(), self.changed(take)
 
     def compare_outputs(self, reference: Reference, sample: Sample, run: Run, check: ParityCheck) -> None:
         """Compare what a run put out with a model in ONNX Runtime: this one, or a rewritten one."""
@@ -170,9 +189,9 @@ class Sequences(_Model):
 
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
         inputs = self.tensors(sample.inputs | sample.initial)
-        local = local_jacobians(self.program, run, inputs, self.generator)
+        local, changed = self._local(self.program, run, inputs)
         cells = _with_found_edges(self.prepared.cell_graph, local)
-        summary.add(cells, local)
+        summary.add(cells, local, changed)
         return cells, list(edge_maps(cells, local))
 
     def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
@@ -229,9 +248,9 @@ class Streaming(_Model):
             state = {carry.before: outputs[carry.after] for carry in self.prepared.findings.carried}
 
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
-        local = local_jacobians(self.program, run, {}, self.generator)
+        local, changed = self._local(self.program, run, {})
         cells = self.prepared.cell_graph
-        summary.add(cells, local)
+        summary.add(cells, local, changed)
         return cells, list(edge_maps(cells, local))
 
     def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:
@@ -279,11 +298,12 @@ class FeedForward(_Model):
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
         cells = self.prepared.cell_graph
         blocks = chain_blocks(self.program, run, cells)
+        changed = self.changed(lambda: chain_blocks(self.program, run, cells))
         shapes = [tuple(b.shape) for b in run.boundaries]
         inputs = self.tensors(sample.inputs | sample.initial)
         for block, shape in input_blocks(self.program, inputs, cells):
             summary.causal.add([block], [shape, shapes[0]], self.generator)
-        summary.add_chain(blocks, shapes, self.generator)
+        summary.add_chain(blocks, shapes, self.generator, changed)
         return cells, chain_edges(blocks)
 
     def state_tensors(self, run: Run) -> dict[GridNode, list[Tensor]]:

@@ -51,6 +51,11 @@ class DepthBlocks:
     pairs: tuple[tuple[int, int], ...]
     blocks: Tensor
 
+    @property
+    def ends(self) -> tuple[str, str, tuple[tuple[int, int], ...]]:
+        """Which derivatives these are."""
+        return self.edge.source, self.edge.target, self.pairs
+
 
 @dataclass(frozen=True)
 class LocalJacobians:

@@ -13,6 +13,7 @@ from lsc_graph.jacobians.entries import pulled_blocks
 from lsc_graph.jacobians.radius import gain, spectral_norm
 from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.estimate import ESTIMATED, Estimate, Method
+from lsc_graph.spectra.perturbed import radius_bars
 
 # Elements of matrices, or of cotangents for them, that are looked at together.
 MAX_ELEMENTS = 2**22
@@ -23,7 +24,8 @@ PullAt = Callable[[Sequence[int], Tensor], Tensor]
 class Reading:
     """Of P matrices: gains and norms [P] in float64, and which are exactly the identity, on the CPU.
 
-    `estimate` is None where they are not square, `norm` where it was not asked for.
+    `estimate` is None where they are not square, `norm` where it was not asked for. `bars` are how far the
+    radii may be off, where the matrices are known within error bars alone.
     """
 
     gain: Tensor
@@ -31,6 +33,7 @@ class Reading:
     is_nonzero: bool
     estimate: Estimate | None
     norm: Tensor | None
+    bars: Tensor | None = None
 
     def at(self, points: Tensor) -> Reading:
         """At some of the points, by their numbers."""
@@ -40,19 +43,31 @@ class Reading:
             self.is_nonzero,
             None if self.estimate is None else self.estimate.at(points),
             None if self.norm is None else self.norm[points],
+            None if self.bars is None else self.bars[points],
         )
 
 
-def read(matrices: Tensor, method: Method, *, with_norm: bool = False) -> Reading:
-    """A reading of matrices [P, n_out, n_in]; only the estimator of radii sees many at once."""
-    is_square = matrices.shape[-1] == matrices.shape[-2]
+def read(
+    matrices: Tensor, method: Method, *, with_norm: bool = False, changed: Tensor | None = None
+) -> Reading:
+    """A reading of matrices [P, n_out, n_in]; only the estimator of radii sees many at once.
+
+    Args:
+        matrices, method: which, and how.
+        with_norm: whether to find spectral norms.
+        changed: the same, changed by as much as their error bars allow, where they have any.
+    """
+    estimate = radius_estimate(matrices, method) if matrices.shape[-1] == matrices.shape[-2] else None
+    bars = None if estimate is None or changed is None else radius_bars(matrices, changed - matrices)
+    estimate = estimate if estimate is None or bars is None else estimate.known_within(bars)
     parts = list(in_portions(matrices))
     return Reading(
         torch.cat([gain(own).cpu() for own in parts]),
         torch.cat([is_identity(own).cpu() for own in parts]),
         bool(matrices.any()),
-        radius_estimate(matrices, method) if is_square else None,
+        estimate,
         torch.cat([spectral_norm(own) for own in parts]) if with_norm else None,
+        bars,
     )
 
 

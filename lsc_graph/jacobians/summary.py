@@ -24,6 +24,7 @@ from lsc_graph.layers.cells import CellGraph, Layer, size
 from lsc_graph.results import DepthEdgeFacts, LayerFacts, RadiusOutcome, Statistics
 from lsc_graph.spectra.estimate import Estimate, Method
 from lsc_graph.spectra.outcome import outcome_of
+from lsc_graph.spectra.perturbed import block_bars
 
 _Joint = defaultdict[tuple[str, int], list[tuple[float, int, int]]]
 """Frobenius norms, rows and columns of the blocks into each layer at each time."""
@@ -37,6 +38,7 @@ class _Points:
     gain: list[Tensor] = field(default_factory=list)
     norm: list[Tensor] = field(default_factory=list)
     held: list[Tensor] = field(default_factory=list)
+    bars: list[Tensor] = field(default_factory=list)
     block: str = ""
     is_timed: bool = True
 
@@ -53,6 +55,8 @@ class _Points:
         self.held.append(reading.held)
         if reading.norm is not None:
             self.norm.append(reading.norm)
+        if reading.bars is not None:
+            self.bars.append(reading.bars)
 
     def statistics(self, which: str) -> Statistics | None:
         return statistics_of_series(getattr(self, which), is_timed=self.is_timed)
@@ -107,35 +111,56 @@ class Summary:
         self._any_seen = True
         self._any_nonzero |= is_nonzero
 
-    def add(self, cells: CellGraph, local: LocalJacobians) -> None:
-        """One sample of a recurrent model; time statistics leave out the first step, with none before it."""
+    def add(self, cells: CellGraph, local: LocalJacobians, changed: LocalJacobians | None = None) -> None:
+        """One sample of a recurrent model; time statistics leave out the first step, with none before it.
+
+        Args:
+            cells: its cell graph.
+            local: its local Jacobians.
+            changed: the same, changed by as much as their error bars allow, where they have any.
+        """
         layers = {layer.id: layer for layer in cells.layers}
         inner = {own: slice(1, None) if layer.time_step > 0 else slice(-1) for own, layer in layers.items()}
         for layer_id, matrices in local.time.items():
-            for block in self._by_entry(matrices[inner[layer_id]], layer_id, layer_id):
-                self._take(self._time[layer_id], read(block, self._method))
+            other = None if changed is None else changed.time.get(layer_id)
+            kept = inner[layer_id]
+            self._add_time(layer_id, matrices[kept], None if other is None else other[kept])
         for layer_id, units in local.units.items():
-            self._add_units(layer_id, units.at(inner[layer_id]))
+            like = None if changed is None else changed.units.get(layer_id)
+            self._add_units(layer_id, units.at(inner[layer_id]), like and like.at(inner[layer_id]))
         for layer_id, time_maps in local.time_maps.items():
             self._add_time_maps(layer_id, time_maps.at(inner[layer_id]))
         for maps in local.maps:
             self._add_maps(maps, layers[maps.edge.source], layers[maps.edge.target])
         joint: _Joint = defaultdict(list)
+        edges = {} if changed is None else {own.ends: own.blocks for own in together(changed.depth)}
         for depth in together(local.depth):
-            self._add_depth(depth, layers, cells.num_steps, joint)
+            self._add_depth(depth, layers, cells.num_steps, joint, edges.get(depth.ends))
         gains: defaultdict[str, list[float]] = defaultdict(list)
-        for (target_id, _), own in sorted(joint.items(), key=lambda item: item[0]):
-            if len({rows for _, rows, _ in own}) == 1:
-                gains[target_id].append(_joint_gain(own))
+        for (target_id, _), blocks in sorted(joint.items(), key=lambda item: item[0]):
+            if len({rows for _, rows, _ in blocks}) == 1:
+                gains[target_id].append(_joint_gain(blocks))
         for target_id, values in gains.items():
             self._joint[target_id].append(torch.tensor(values, dtype=torch.float64))
+
+    def _add_time(self, layer_id: str, matrices: Tensor, changed: Tensor | None) -> None:
+        """Dense time Jacobians of a layer [P, n, n]."""
+        parts = self._by_entry(matrices, layer_id, layer_id)
+        others = None if changed is None else self._by_entry(changed, layer_id, layer_id)
+        for part, own in _beside(parts, others):
+            self._take(self._time[layer_id], read(part, self._method, changed=own))
 
     def _take(self, points: _Points, reading: Reading) -> None:
         self._note(reading.is_nonzero)
         points.add(reading)
 
     def _add_depth(
-        self, depth: DepthBlocks, layers: Mapping[str, Layer], num_steps: int, joint: _Joint
+        self,
+        depth: DepthBlocks,
+        layers: Mapping[str, Layer],
+        num_steps: int,
+        joint: _Joint,
+        changed: Tensor | None = None,
     ) -> None:
         """The depth Jacobians between two layers; their norms, for the gain of all edges, go into `joint`."""
         source, target = layers[depth.edge.source], layers[depth.edge.target]
@@ -149,8 +174,10 @@ class Summary:
         times = [time for _, time in depth.pairs]
         points.is_timed &= len(set(times)) == len(times)
         self._note(bool(depth.blocks.any()))
-        for part in parts:
-            points.add(read(part, self._method, with_norm=True))
+        others = None if changed is None else _part(changed, rows, columns)
+        other_parts = None if others is None else self._by_entry(others, source.id, target.id, rows, columns)
+        for part, own in _beside(parts, other_parts):
+            points.add(read(part, self._method, with_norm=True, changed=own))
         if source.time_step == target.time_step:
             piece = causal_glue(source.id, target.id, depth.pairs, active, target.time_step, num_steps)
             if piece is not None:
@@ -159,11 +186,18 @@ class Summary:
         for (_, time), norm in zip(depth.pairs, norms.tolist(), strict=True):
             joint[target.id, time].append((norm, len(rows), len(columns)))
 
-    def _add_units(self, layer_id: str, units: UnitBlocks) -> None:
+    def _add_units(self, layer_id: str, units: UnitBlocks, changed: UnitBlocks | None) -> None:
         """The time Jacobians of a layer whose units do not meet."""
         self._note(bool(units.blocks.any()))
-        for part in units.by_entry(self.entries.get(layer_id)):
-            self._time[layer_id].estimates.append(block_radius(part))
+        entries = self.entries.get(layer_id)
+        others = None if changed is None else changed.by_entry(entries)
+        for part, own in _beside(units.by_entry(entries), others):
+            estimate = block_radius(part)
+            if own is not None:
+                bars = block_bars(part, own - part)
+                self._time[layer_id].bars.append(bars)
+                estimate = estimate.known_within(bars)
+            self._time[layer_id].estimates.append(estimate)
             self._time[layer_id].gain.append(block_gain(part).cpu())
             self._time[layer_id].held.append(is_identity(part.flatten(0, 1)).reshape(part.shape[:2]).all(1))
 
@@ -222,16 +256,23 @@ class Summary:
         blocks: tuple[ChainBlock, ...],
         shapes: Sequence[Sequence[int]],
         generator: torch.Generator,
+        changed: tuple[ChainBlock, ...] | None = None,
     ) -> None:
-        """One sample of a feed-forward model; `shapes` are those of its boundaries."""
+        """One sample of a feed-forward model; `shapes` are those of its boundaries, `changed` as of `add`."""
         self.causal.add(blocks, shapes, generator)
-        for block in blocks:
+        for block, other in zip(blocks, changed or [None] * len(blocks), strict=True):
             points = self._depth[block.source, block.target]
             rows, columns = block.shape
             points.block = f"{columns} -> {rows}"
             if block.matrix is not None:
-                for part in self._by_entry(block.matrix[None], block.source, block.target):
-                    points.add(read(part, self._method, with_norm=True))
+                parts = self._by_entry(block.matrix[None], block.source, block.target)
+                others = (
+                    None
+                    if other is None or other.matrix is None
+                    else self._by_entry(other.matrix[None], block.source, block.target)
+                )
+                for part, own in _beside(parts, others):
+                    points.add(read(part, self._method, with_norm=True, changed=own))
                 value = gain(block.matrix)
             else:
                 value = chain_gain(block, generator)
@@ -284,7 +325,7 @@ class Summary:
         """How the radii of every time and depth edge were found, and at how many points they were not."""
         edges = {(layer_id, layer_id): points for layer_id, points in self._time.items()} | self._depth
         return tuple(
-            outcome_of(source, target, Estimate.joined(points.estimates))
+            outcome_of(source, target, Estimate.joined(points.estimates), points.bars)
             for (source, target), points in edges.items()
             if points.estimates
         )
@@ -319,6 +360,12 @@ class Summary:
         return DepthEdgeFacts(
             source, points.block, points.statistics("radius"), value, points.statistics("norm")
         )
+
+
+def _beside(parts: Sequence[Tensor], changed: Sequence[Tensor] | None) -> list[tuple[Tensor, Tensor | None]]:
+    """Matrices with the same ones changed, where these are known, and are as many."""
+    is_same = changed is not None and [own.shape for own in parts] == [own.shape for own in changed]
+    return list(zip(parts, changed if changed is not None and is_same else [None] * len(parts), strict=True))
 
 
 def _joint_gain(own: Sequence[tuple[float, int, int]]) -> float:

@@ -194,7 +194,10 @@ def _radii(outcomes: Sequence[RadiusOutcome], black_box: BlackBoxFacts | None, c
     errors = [own.max_error for own in outcomes if own.max_error is not None]
     words = ", ".join(f"{name} {count:,}" for name, count in methods.items())
     largest = f", relative error at most {max(errors):.0e}" if errors else ""
-    if black_box is not None:
+    moved = [own.max_difference_error for own in outcomes if own.max_difference_error is not None]
+    if moved:
+        largest += f"; error bars of the differences move a radius by at most {max(moved):.0e} of it"
+    elif black_box is not None:
         largest += f", beside that of differences ({black_box.max_relative_error:.0e} of a Jacobian's norm)"
     console.print(
         Text(f"radii by {words}; {converged:,} of {points:,} points converged{largest}", style="dim")

@@ -108,6 +108,11 @@ class Estimate:
         no_error = torch.full_like(self.errors, torch.inf)
         return replace(self, errors=no_error, converged=torch.zeros_like(self.converged))
 
+    def known_within(self, bars: Tensor) -> Estimate:
+        """With no point converged whose value may be off by more than itself, by absolute error bars [P]."""
+        errors = torch.where(bars <= self.values.abs(), self.errors, torch.inf)
+        return replace(self, errors=errors, converged=self.converged & errors.isfinite())
+
     def counts(self) -> dict[str, int]:
         """How many points each method gave."""
         return dict(Counter(str(method) for method in self.methods))

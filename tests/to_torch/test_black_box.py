@@ -16,9 +16,9 @@ from torch.func import vjp, vmap
 
 from lsc_graph.audit_model import audit
 from lsc_graph.errors import AnalysisError, ConversionError
-from lsc_graph.results import Analysis
+from lsc_graph.results import Analysis, RadiusOutcome, Statistics
 from lsc_graph.to_torch import black_box
-from lsc_graph.to_torch.black_box import BlackBox, Differences
+from lsc_graph.to_torch.black_box import BlackBox, Difference, Differences
 
 N, M = 5, 4
 TEXT = f"""
@@ -188,6 +188,7 @@ def test_all_exports_of_a_real_network_have_the_same_radii_in_both_modes(name: s
     model = real_models.real_model(name)
     one, other = (audit(model, num_steps=4, num_samples=1, black_box=use) for use in ("never", "always"))
     agree(one, other)
+    assert_within_the_bars(other, one)
 
 
 def scan_with_an_operator_of_onnx_runtime() -> onnx.ModelProto:
@@ -356,3 +357,113 @@ def test_what_has_no_kernel_in_double_precision_is_written_out() -> None:
     slopes = (1 - np.tanh(np.log1p(np.exp(a))) ** 2) / (1 + np.exp(-a))
     assert record.has_double
     np.testing.assert_allclose(np.diagonal(jacobian), slopes[0], rtol=1e-8)
+
+
+def only_single(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if ONNX Runtime had the kernels of no piece in double precision."""
+    monkeypatch.setattr(BlackBox, "_in_double", lambda self, values: None)
+
+
+def radius_of(found: Analysis, outcome: RadiusOutcome) -> Statistics | None:
+    layer = next(layer for layer in found.layers if layer.id == outcome.target)
+    if outcome.source == outcome.target:
+        return layer.time_radius
+    return next(edge.radius for edge in layer.depth_edges if edge.source == outcome.source)
+
+
+@pytest.mark.parametrize("name", ["gru", "lstm", "relu_rnn", "lru", "slstm", "streaming_gru", "residual_mlp"])
+def test_radii_in_single_precision_are_within_their_bars(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = None if name == "residual_mlp" else 4
+    model = registry.build(name)
+    exact = audit(model, num_steps=steps, num_samples=1, radius_method="dense")
+    only_single(monkeypatch)
+    found = audit(model, num_steps=steps, num_samples=1, radius_method="dense", black_box="always")
+    assert found.black_box is not None
+    assert found.black_box.precision == "float32"
+    assert_within_the_bars(found, exact)
+
+
+def assert_within_the_bars(found: Analysis, exact: Analysis) -> None:
+    for own in found.radii:
+        mine, its = radius_of(found, own), radius_of(exact, own)
+        if own.num_unknown:
+            continue
+        assert mine is not None
+        assert its is not None
+        assert own.max_difference_error is not None
+        # The other one is of autograd's single precision.
+        bar = own.max_difference_error + (own.max_error or 0.0) + 1e-5
+        assert abs(mine.mean - its.mean) <= bar * its.mean, own
+
+
+def linear_step(weights: np.ndarray) -> onnx.ModelProto:
+    """h' = h U + x, one step of a streaming model."""
+    size = len(weights)
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, {size}] x, float[1, {size}] h) => (float[1, {size}] h_out)
+    {{
+        r = MatMul(h, U)
+        h_out = Add(r, x)
+    }}
+    """
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(numpy_helper.from_array(weights.astype(np.float32), "U"))
+    return proto
+
+
+def test_the_bar_of_a_far_from_normal_cell_is_that_of_its_jacobian_times_its_condition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Upper triangular, turned: the radius is 0.9, whatever stands above the diagonal."""
+    only_single(monkeypatch)
+    triangular = np.diag([0.9, 0.5, -0.3, 0.1]) + np.triu(np.full((4, 4), 8.0), 1)
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    weights = (turn @ triangular @ turn.T).astype(np.float32)
+    found = audit(linear_step(weights), num_steps=5, num_samples=1, black_box="always")
+    assert found.black_box is not None
+    (outcome,) = found.radii
+    mean = radius_of(found, outcome)
+    assert mean is not None
+    assert outcome.num_unknown == 0
+    assert outcome.max_difference_error is not None
+    assert 1 > outcome.max_difference_error > 30 * found.black_box.max_relative_error
+    exact = np.abs(np.linalg.eigvals(weights.astype(np.float64))).max()
+    assert exact == pytest.approx(0.9, abs=1e-3)
+    assert 1e-6 < abs(mean.mean - exact) <= outcome.max_difference_error * mean.mean
+
+
+def test_a_defective_eigenvalue_of_a_black_box_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_single(monkeypatch)
+    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))[0]
+    nilpotent = turn @ np.diag(np.ones(5), 1) @ turn.T
+    found = audit(linear_step(nilpotent), num_steps=4, num_samples=1, black_box="always")
+    (outcome,) = found.radii
+    assert outcome.num_unknown == outcome.num_points
+    assert outcome.num_converged == 0
+    assert found.layers[0].time_radius is None
+    assert any("is unknown at 3 of 3 points" in words for words in found.warnings)
+
+
+def test_jacobians_that_are_asked_for_again_cost_no_runs() -> None:
+    record = Differences()
+    box = BlackBox(piece(), record)
+    first = pulled(box, *points())
+    count = record.num_runs
+    second = pulled(box, *points())
+    with record.changed():
+        third, again = pulled(box, *points()), pulled(box, *points())
+    assert record.num_runs == count
+    for one, two, three, four in zip(first, second, third, again, strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(three, four)
+
+
+def test_changed_jacobians_are_as_far_off_as_the_bars_and_zero_where_nothing_moves() -> None:
+    jacobian = np.array([[1.0, 2.0, 0.0], [3.0, 0.0, 0.0]])
+    has_moved = np.array([[True, True, True], [True, False, True]])
+    known = Difference(jacobian, np.array([0.1, 0.2, 0.3]), has_moved)
+    change = known.changed(0) - jacobian
+    np.testing.assert_allclose(np.linalg.norm(change, axis=0), known.bars)
+    assert not change[~has_moved].any()
+    assert not np.array_equal(known.changed(1), known.changed(0))
