@@ -60,6 +60,7 @@ def measured_warnings(
     warnings += (
         *_batch_warnings(summary),
         *_held_warnings(summary),
+        *_probed_warnings(summary),
         *summary.causal.warnings,
         *outcome_warnings(radii),
     )
@@ -81,6 +82,18 @@ def _batch_warnings(summary: Summary) -> tuple[str, ...]:
     but = f", but for those of {', '.join(united)}, which are those of the whole batch" if united else ""
     words = "radii and gains are those of single entries"
     return (f"The states are a batch of {count} independent entries: {words}{but}",)
+
+
+def _probed_warnings(summary: Summary) -> tuple[str, ...]:
+    """How well gains are known that random products tell."""
+    if not summary.probed:
+        return ()
+    (source, target), error = max(summary.probed.items(), key=lambda item: item[1])
+    edge = source if source == target else f"{source} -> {target}"
+    return (
+        f"The gains of {len(summary.probed)} edge(s) are known by random products, those of single points "
+        f"with a standard error of at most {100 * error:.1g} % ({edge}); the error of a mean holds it",
+    )
 
 
 def _held_warnings(summary: Summary) -> tuple[str, ...]:

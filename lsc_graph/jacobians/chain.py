@@ -12,7 +12,7 @@ from torch.func import vjp, vmap
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.cell import batched_jacobians, flatten
 from lsc_graph.jacobians.grid import EdgeMap, Pull, dense
-from lsc_graph.jacobians.probed import probed_gain
+from lsc_graph.jacobians.probed import ProbedGain, probed_gain
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.to_torch.program import ChainProgram, Run
 
@@ -91,10 +91,6 @@ def chain_edges(blocks: Sequence[ChainBlock]) -> list[EdgeMap]:
     return [EdgeMap(GridNode(b.source, 0), GridNode(b.target, 0), b.pull) for b in blocks]
 
 
-def chain_gain(block: ChainBlock, generator: torch.Generator) -> Tensor:
-    """Gain of a block that is too large for a matrix (float64 scalar)."""
-
-    def squares(probes: Tensor) -> Tensor:
-        return block.pull(probes[0]).square().sum(1)[None]
-
-    return probed_gain(squares, 1, block.shape, NUM_PROBES, generator)[0]
+def chain_gain(block: ChainBlock, generator: torch.Generator) -> ProbedGain:
+    """Gain of a block that is too large for a matrix."""
+    return probed_gain(lambda probes: block.pull(probes[0])[None], 1, block.shape, NUM_PROBES, generator)

@@ -14,7 +14,7 @@ from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.cell import at_points, cell_points, chosen_points, flat_from, flatten
 from lsc_graph.jacobians.delayed import STATES, Rows, state_columns, through_delays
 from lsc_graph.jacobians.depth import Connections, Glue, Port, by_lag, num_rows_at_once, pull_rows, time_pairs
-from lsc_graph.jacobians.probed import probed_gain
+from lsc_graph.jacobians.probed import ProbedGain, probed_gain
 from lsc_graph.layers.cells import DepthEdge, Layer, size
 from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.estimate import Estimate
@@ -73,14 +73,13 @@ class DepthMaps:
 
         return Operator(apply, len(numbers), self.shape[0], self.like.dtype, self.like.device, at)
 
-    def gain(self, numbers: Sequence[int], num_probes: int, generator: torch.Generator) -> Tensor:
-        """Gain at some pairs [P], float64, by probes."""
+    def gain(self, numbers: Sequence[int], num_probes: int, generator: torch.Generator) -> ProbedGain:
+        """Gains at some pairs, by probes."""
 
-        def squares(probes: Tensor) -> Tensor:
-            given = handed(probes, self.like.device, self.like.dtype)
-            return self.pull(numbers, given).double().square().sum(2)
+        def pull(probes: Tensor) -> Tensor:
+            return self.pull(numbers, handed(probes, self.like.device, self.like.dtype))
 
-        return probed_gain(squares, len(numbers), self.shape, num_probes, generator)
+        return probed_gain(pull, len(numbers), self.shape, num_probes, generator)
 
 
 def is_too_large(module: CellModule, num_steps: int, max_bytes: int = MAX_DENSE_BYTES) -> bool:

@@ -16,6 +16,7 @@ from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, chain_gain
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.entries import among, own_blocks
 from lsc_graph.jacobians.local import DepthBlocks, LocalJacobians, together
+from lsc_graph.jacobians.probed import ProbedGain
 from lsc_graph.jacobians.radius import gain, gain_scale
 from lsc_graph.jacobians.readings import Reading, in_portions, is_identity, read, read_entries
 from lsc_graph.jacobians.statistics import statistics_of_series
@@ -84,6 +85,7 @@ class Summary:
         entries: per layer whose states are a batch, where the elements of each entry lie [B, m]: radii and
             gains are those of single entries, as far as these do not meet.
         united: edges between such layers (or steps of one) of which the whole batch is looked at.
+        probed: by edge the largest relative standard error of a gain that random products tell.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Summary:
         self._exposed = exposed
         self.entries: Mapping[str, Tensor] = {}
         self.united: set[tuple[str, str]] = set()
+        self.probed: dict[tuple[str, str], float] = {}
         self.causal = CausalSummary(time_axis)
         self._time: defaultdict[str, _Points] = defaultdict(_Points)
         self._depth: defaultdict[tuple[str, str], _Points] = defaultdict(_Points)
@@ -205,7 +208,7 @@ class Summary:
         """The time Jacobians of a layer that is too large for dense ones."""
         if self._add_entries(layer_id, maps):
             return
-        gains = maps.gain(NUM_PROBES, self._generator)
+        gains = self._probed(layer_id, layer_id, maps.gain(NUM_PROBES, self._generator))
         self._note(bool(gains.any()))
         self._time[layer_id].estimates.append(maps.radius(self._method))
         self._time[layer_id].gain.append(gains)
@@ -244,7 +247,7 @@ class Summary:
             self.united.add((source.id, target.id))
         rows, columns = maps.shape
         points.block = f"all -> all, {rows} x {columns}"
-        gains = maps.gain(numbers, NUM_PROBES, self._generator)
+        gains = self._probed(source.id, target.id, maps.gain(numbers, NUM_PROBES, self._generator))
         points.gain.append(gains)
         self._note(bool(gains.any()))
         if rows == columns:
@@ -275,10 +278,17 @@ class Summary:
                     points.add(read(part, self._method, with_norm=True, changed=own))
                 value = gain(block.matrix)
             else:
-                value = chain_gain(block, generator)
-                points.gain.append(value.cpu())
+                (value,) = self._probed(block.source, block.target, chain_gain(block, generator))
+                points.gain.append(value)
             self._note(bool(value > 0))
             self._joint[block.target].append(value.cpu().reshape(1))
+
+    def _probed(self, source: str, target: str, found: ProbedGain) -> Tensor:
+        """Gains along an edge, their error noted where they are not exact."""
+        error = float(found.errors.max()) if found.errors.numel() else 0.0
+        if error > 0:
+            self.probed[source, target] = max(error, self.probed.get((source, target), 0.0))
+        return found.values
 
     def _by_entry(
         self,

@@ -12,7 +12,7 @@ from lsc_graph.jacobians.blocks import pull_states
 from lsc_graph.jacobians.cell import cell_points, chosen_points
 from lsc_graph.jacobians.cell_radius import own_reads, point_radii, pull_operator
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
-from lsc_graph.jacobians.probed import probed_gain
+from lsc_graph.jacobians.probed import ProbedGain, probed_gain
 from lsc_graph.spectra.choose import group_size
 from lsc_graph.spectra.estimate import Estimate, Method
 from lsc_graph.spectra.handed import handed
@@ -69,8 +69,8 @@ class TimeMaps:
         """Spectral radii."""
         return point_radii(self.module, self.points, self.gated, method)
 
-    def gain(self, num_probes: int, generator: torch.Generator) -> Tensor:
-        """||M||_F / sqrt(n) [P], float64: from the matrices where these are cheap, else by random probes."""
+    def gain(self, num_probes: int, generator: torch.Generator) -> ProbedGain:
+        """||M||_F / sqrt(n) at all steps: from the matrices where these are cheap, else by random probes."""
         size = self.module.cell.layer.state_size
         like = self.like
         if self.gated is not None:
@@ -79,12 +79,12 @@ class TimeMaps:
             norms = like.new_empty(self.num_points)
             for numbers in groups:
                 norms[numbers] = torch.linalg.matrix_norm(self.gated.at(numbers).dense())
-            return (norms.cpu().double().square() / size).sqrt()
+            gains = (norms.cpu().double().square() / size).sqrt()
+            return ProbedGain(gains, torch.zeros_like(gains))
         operator = pull_operator(self.module, self.points)
 
-        def squares(probes: Tensor) -> Tensor:
+        def pull(probes: Tensor) -> Tensor:
             given = handed(probes, like.device, like.dtype)
-            pulled = [operator.apply(given[:, k]) for k in range(given.shape[1])]
-            return torch.stack([rows.double().square().sum(1) for rows in pulled], 1)
+            return torch.stack([operator.apply(given[:, k]) for k in range(given.shape[1])], 1)
 
-        return probed_gain(squares, self.num_points, (size, size), num_probes, generator)
+        return probed_gain(pull, self.num_points, (size, size), num_probes, generator)
