@@ -123,3 +123,15 @@ def test_modules_that_share_a_parameter_share_it_on_the_device() -> None:
         torch.nn.ModuleList([one, other]).to(NAME)
     assert one.weight is other.weight is kept
     assert isinstance(kept, Held)
+
+
+@pytest.mark.parametrize("name", ["lstm", "streaming_gru", "scan_gru"])
+def test_the_host_does_not_wait_more_often_for_more_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes stay on the host, and what is compared or judged comes over together."""
+    counts = []
+    for num_steps in (4, 11):
+        _, device = on_device(
+            lambda steps=num_steps: audit(build(name), num_steps=steps, num_samples=2), monkeypatch
+        )
+        counts.append(device.waits.total())
+    assert counts[0] == counts[1] < 90, counts

@@ -25,8 +25,9 @@ from lsc_graph.recurrence.find import CarriedState
 from lsc_graph.recurrence.not_weights import running_statistics
 from lsc_graph.running.reference import Array, Reference, with_outputs
 from lsc_graph.running.sampling import Sample
+from lsc_graph.spectra.handed import handed
 from lsc_graph.to_torch.loop import CellModule, SiteModule
-from lsc_graph.to_torch.parity import ParityCheck, Tolerance, first_difference
+from lsc_graph.to_torch.parity import ParityCheck, Tolerance, first_difference, on_host
 from lsc_graph.to_torch.program import ChainProgram, Run, SequenceProgram, StreamingProgram, writes_of
 from lsc_graph.to_torch.segment import BlackBoxUse, Parameters, Segment
 
@@ -93,8 +94,9 @@ class _Model:
 
     def tensors(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
         """Arrays on the device, 16-bit floats as float32."""
+        device = torch.device(self.device)
         return {
-            name: torch.from_numpy(np.asarray(_single(value), order="C")).to(self.device)
+            name: handed(torch.from_numpy(np.asarray(_single(value), order="C")), device)
             for name, value in arrays.items()
         }
 
@@ -240,10 +242,12 @@ class Streaming(_Model):
     ) -> Iterator[tuple[dict[str, Array], dict[str, Array]]]:
         """Compare step by step, states fed back; yields the inputs and states of each step."""
         state = dict(sample.initial)
+        arrays = on_host(list(run.outputs.values()))
+        ours = {name: torch.from_numpy(own) for name, own in zip(run.outputs, arrays, strict=True)}
         for time in range(self.program.site.site.num_steps):
             inputs = {name: value[time] for name, value in sample.inputs.items()}
             outputs = reference.run(inputs | state | self.constants)
-            check.compare_all({name: value[time] for name, value in run.outputs.items()}, outputs)
+            check.compare_all({name: value[time] for name, value in ours.items()}, outputs)
             yield inputs, state
             state = {carry.before: outputs[carry.after] for carry in self.prepared.findings.carried}
 
@@ -348,7 +352,7 @@ def check_against_autograd(
     def compare(node: GridNode, found: Cotangents | None) -> None:
         if found is not None and float(found.log10_norm[0]) < _LOG10_TRUSTED:
             return
-        given = actual.pop(node).double().cpu()
+        given = actual.pop(node)
         expected = torch.zeros_like(given) if found is None else found.vectors()[0].cpu()
         scale, error = max(float(expected.norm()), float(given.norm())), float((given - expected).norm())
         if error > 1e-2 * scale and error > _FLOAT32_NOISE * path_lengths(edges, order, start)[node]:
@@ -372,19 +376,20 @@ def check_against_autograd(
 def _gradients(
     model: Measured, sample: Sample, order: Sequence[GridNode], start: Mapping[GridNode, Tensor]
 ) -> dict[GridNode, Tensor]:
-    """Gradients of <start, s> at every node, by plain backpropagation through the whole model."""
+    """Gradients of <start, s> at every node, by plain backpropagation through the whole model.
+
+    In double precision on the CPU; the host waits for the device once.
+    """
     with torch.enable_grad(), _fixed(model.parameters):
         tensors = model.state_tensors(model.run(sample))
         device = next(iter(tensors.values()))[0].device
-        target = sum((flatten(tensors[n]) * start[n][0].to(device)).sum() for n in start)
+        cotangents = handed(torch.cat([start[node][0] for node in start]), device)
+        target = (flatten([tensor for node in start for tensor in tensors[node]]) * cotangents).sum()
         flat = [tensor for node in order for tensor in tensors[node]]
-        assert isinstance(target, Tensor)
-        found = iter(torch.autograd.grad(target, flat, allow_unused=True))
-    parts = {node: [(tensor.detach(), next(found)) for tensor in tensors[node]] for node in order}
-    return {
-        node: flatten([torch.zeros_like(t) if g is None else g for t, g in own])
-        for node, own in parts.items()
-    }
+        found = torch.autograd.grad(target, flat, allow_unused=True)
+    whole = flatten([torch.zeros_like(t) if g is None else g for t, g in zip(flat, found, strict=True)])
+    sizes = [sum(tensor.numel() for tensor in tensors[node]) for node in order]
+    return dict(zip(order, torch.split(whole.cpu().double(), sizes), strict=True))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch.func import vjp, vmap
 from lsc_graph.jacobians.cell import at_points, cell_points, flatten
 from lsc_graph.jacobians.structure import UnitLayout, unit_layouts
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
+from lsc_graph.spectra.handed import handed
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 _AGREEMENT = 1e-4
@@ -156,8 +157,10 @@ def _apart_at_first(
     layouts = list(unit_layouts([point[index].shape[1:] for index in own]))
     if not layouts:
         return []
-    masks = torch.cat([_masks(layout, _NUM_MASKS, generator) for layout in layouts]).to(point[0].device)
-    probes = torch.randn(masks.shape, generator=generator).to(point[own[0]])
+    masks = torch.cat([_masks(layout, _NUM_MASKS, generator) for layout in layouts])
+    like = point[own[0]]
+    probes = handed(torch.randn(masks.shape, generator=generator), like.device, like.dtype)
+    masks = handed(masks, like.device)
     # Looked at once, at the end: a GPU would be waited for each time.
     meet = []
     for part in _parts(len(masks), layouts[0]):

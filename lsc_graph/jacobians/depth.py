@@ -249,7 +249,9 @@ def _pairs_by_blocks(glue: Glue, port: Port, noise: Tensor) -> dict[str, Pairs] 
 
 def _listed(touched: Mapping[str, Tensor], times: Sequence[int]) -> dict[str, Pairs]:
     # All at once on the host, which would wait for another device at every row.
-    places = {name: rows.cpu().nonzero().tolist() for name, rows in touched.items()}
+    whole = torch.cat(list(touched.values()), 1).cpu()
+    parts = torch.split(whole, [rows.shape[1] for rows in touched.values()], 1)
+    places = {name: rows.nonzero().tolist() for name, rows in zip(touched, parts, strict=True)}
     return {
         name: frozenset((source, times[row]) for row, source in own) for name, own in places.items() if own
     }
@@ -281,7 +283,7 @@ def _touched(glue: Glue, main: str, cotangents: Tensor) -> dict[str, Tensor]:
     gradients = {name: flat_from(gradient, 2) for name, gradient in pulled.items()}
     sizes = {name: gradient.abs().amax(2) for name, gradient in gradients.items()}
     limit = _MAYBE_ROUNDING * torch.stack([size.amax(1) for size in sizes.values()]).amax(0)[:, None]
-    if not any(bool(((size > 0) & (size < limit)).any()) for size in sizes.values()):
+    if not bool(torch.stack([((size > 0) & (size < limit)).any() for size in sizes.values()]).any()):
         return {name: size > 0 for name, size in sizes.items()}
     again = pull_rows(reaching, {main: _OTHER_SCALE * cotangents})
     found = {}

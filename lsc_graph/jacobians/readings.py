@@ -61,10 +61,13 @@ def read(
     bars = None if estimate is None or changed is None else radius_bars(matrices, changed - matrices)
     estimate = estimate if estimate is None or bars is None else estimate.known_within(bars)
     parts = list(in_portions(matrices))
+    gains, held = (torch.cat([of(own) for own in parts]).double() for of in (gain, is_identity))
+    # Together, so that the host waits for the device once.
+    gains, held, nonzero = torch.stack([gains, held, matrices.any().double().expand_as(gains)]).cpu()
     return Reading(
-        torch.cat([gain(own).cpu() for own in parts]),
-        torch.cat([is_identity(own).cpu() for own in parts]),
-        bool(matrices.any()),
+        gains,
+        held.bool(),
+        bool(nonzero.any()),
         estimate,
         torch.cat([spectral_norm(own) for own in parts]) if with_norm else None,
         bars,
@@ -161,6 +164,6 @@ def _portions(numbers: Sequence[int], elements: int) -> Iterator[Sequence[int]]:
 def is_identity(matrices: Tensor) -> Tensor:
     """Which of the matrices [P, n_out, n_in] are exactly the identity; none, if they are not square."""
     if matrices.shape[-1] != matrices.shape[-2]:
-        return torch.zeros(len(matrices), dtype=torch.bool)
+        return torch.zeros(len(matrices), dtype=torch.bool, device=matrices.device)
     one = torch.eye(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     return (matrices == one).flatten(-2).all(-1)

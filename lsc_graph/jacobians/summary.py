@@ -402,11 +402,8 @@ def active_indices(
     Rows are the target's exposed states, columns those of the source's that any of the blocks reads.
     """
     rows, row_names = _indices(target, exposed)
-    fed = {
-        state.name
-        for state, (start, end) in zip(source.states, _ranges(source), strict=True)
-        if bool(blocks[:, :, start:end].any())
-    }
+    are_read = torch.stack([blocks[:, :, start:end].any() for start, end in _ranges(source)]).tolist()
+    fed = {state.name for state, is_read in zip(source.states, are_read, strict=True) if is_read}
     columns, column_names = _indices(source, frozenset(fed))
     return rows, columns, f"{column_names} -> {row_names}, {len(rows)} x {len(columns)}"
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lsc_graph.errors import ParityError
@@ -41,7 +42,9 @@ class ParityCheck:
 
     def compare(self, name: str, ours: Tensor, reference: Array, *, is_inner: bool = False) -> bool:
         """Compare one value; the difference is kept, and counted as a failure beyond tolerance."""
-        mine = ours.detach().cpu().double().numpy()
+        return self._compare(name, on_host([ours])[0], reference, is_inner=is_inner)
+
+    def _compare(self, name: str, mine: Array, reference: Array, *, is_inner: bool) -> bool:
         theirs = np.asarray(reference, dtype=np.float64)
         self.num_values += 1
         if mine.shape != theirs.shape:
@@ -61,7 +64,9 @@ class ParityCheck:
         self, ours: Mapping[str, Tensor], reference: Mapping[str, Array], *, is_inner: bool = False
     ) -> bool:
         """Compare every value that the reference has; `is_inner` if they are no outputs of the model."""
-        results = [self.compare(name, ours[name], v, is_inner=is_inner) for name, v in reference.items()]
+        arrays = on_host([ours[name] for name in reference])
+        pairs = zip(reference.items(), arrays, strict=True)
+        results = [self._compare(name, mine, v, is_inner=is_inner) for (name, v), mine in pairs]
         return all(results)
 
     def result(self, provider: str) -> Parity:
@@ -90,6 +95,15 @@ class ParityCheck:
             expected=f"at most {self.tolerance.atol:g} + {self.tolerance.rtol:g} |reference|",
             do="please report this model; the operator that computes that value is converted wrongly",
         )
+
+
+def on_host(values: Sequence[Tensor]) -> list[Array]:
+    """Tensors as arrays of doubles; for those of one device the host waits once."""
+    if not values:
+        return []
+    flat = torch.cat([value.detach().double().flatten() for value in values]).cpu()
+    parts = torch.split(flat, [value.numel() for value in values])
+    return [part.reshape(value.shape).numpy() for part, value in zip(parts, values, strict=True)]
 
 
 def first_difference(

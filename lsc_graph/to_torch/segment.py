@@ -22,7 +22,7 @@ from lsc_graph.recurrence.not_weights import running_statistics
 from lsc_graph.to_torch.black_box import BlackBox, Differences
 from lsc_graph.to_torch.functions import dft, lp_normalized, shape_of, size_of
 from lsc_graph.to_torch.rewritten import ONLY, rewrite
-from lsc_graph.to_torch.sizes import keep_on_host, sizes_in
+from lsc_graph.to_torch.sizes import keep_on_host, lift_constants, sizes_in
 from lsc_graph.to_torch.spike import sign, spike
 from lsc_graph.to_torch.surrogates import DOMAIN, SPIKE
 from lsc_graph.to_torch.unfaithful import refuse_unfaithful, why_unfaithful
@@ -156,6 +156,7 @@ def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> 
     known = set(piece.initializers)
     _write_out(piece)
     statistics = running_statistics(piece)
+    lift_constants(piece)
     origins = _rename(piece)
     model = ir.Model(piece, ir_version=10)
     passes.OutputFixPass()(model)

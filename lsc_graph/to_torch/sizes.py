@@ -6,10 +6,20 @@ On another device it would wait for that each time.
 from __future__ import annotations
 
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 from torch import nn
 
 # Where operators read what onnx2fx turns into Python numbers and nothing else.
 _READ = {"Reshape": {1}, "Squeeze": {1}, "Unsqueeze": {1}, "Split": {1}, "Slice": {1, 2, 3, 4}}
+
+
+def lift_constants(graph: ir.Graph) -> None:
+    """Make initializers of the constants that nodes hold, in place: sizes are told from others by name."""
+    if not any(node.op_type == "Constant" for node in graph):
+        return
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(
+        ir.Model(graph, ir_version=10)
+    )
 
 
 def sizes_in(graph: ir.Graph) -> list[str]:

@@ -44,3 +44,26 @@ def test_a_step_on_a_device_waits_for_no_size(graph: ir.Graph) -> None:
         (found,) = moved(Held(x))
         assert device.waits.total() == 0, device.waits
         assert found.cpu().tolist() == [3.0, 4.0, 5.0]
+
+
+def test_nor_for_one_that_a_node_holds() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    step (float[1, 6] x) => (float[1, 4] y)
+    {
+        parts = Constant<value = int64[2] {2, 4}>()
+        two = Constant<value_float = 2.0>()
+        a, b = Split<axis = 1>(x, parts)
+        y = Mul(b, two)
+    }
+    """
+    graph = ir.from_proto(onnx.parser.parse_model(text)).graph
+    parameters = Parameters()
+    segment = Segment(graph, ["x"], ["y"], opsets={"": 18}, parameters=parameters)
+    assert not list(parameters.parameters())
+    with FakeDevice() as device:
+        moved = segment.to(NAME)
+        device.waits.clear()
+        (found,) = moved(Held(torch.arange(6.0)[None]))
+        assert device.waits.total() == 0, device.waits
+        assert found.cpu().tolist() == [[4.0, 6.0, 8.0, 10.0]]
