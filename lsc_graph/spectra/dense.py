@@ -41,11 +41,15 @@ def dense_radius(matrices: Tensor, *, tolerance: float = TOLERANCE) -> Estimate:
 
 def _estimate(matrices: Tensor, finite: Tensor, own: float, tolerance: float) -> Estimate:
     """Radii of matrices with so large relative errors of their own; none where they are not finite."""
+    # Norms of what is huge or tiny leave the range of floats; by powers of two nothing is rounded.
+    largest = matrices.abs().amax((1, 2))
+    scales = torch.where(largest > 0, largest, 1.0).log2().floor().exp2()
+    matrices = matrices / scales[:, None, None]
     values = eigenvalues(matrices)
     radius, index = values.abs().max(1)
     conditions = eigenvectors(matrices, values.gather(1, index[:, None])[:, 0]).conditions
     off = torch.linalg.matrix_norm(matrices) * (own + torch.finfo(torch.float64).eps * matrices.shape[-1])
     # Exactly zero is found only of what is triangular but for the order of its rows and columns.
     errors = torch.where(radius > 0, off * conditions / radius, torch.zeros_like(radius))
-    radius = torch.where(finite, radius, torch.nan)
+    radius = torch.where(finite, radius * scales, torch.nan)
     return Estimate.of(Method.DENSE, radius, errors, tolerance=tolerance, conditions=conditions)

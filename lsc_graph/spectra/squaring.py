@@ -38,9 +38,12 @@ def squaring_radius(
         tolerance: relative error to stop at.
         dtype: of the products.
     """
-    norms = torch.linalg.matrix_norm(matrices.double())
-    unit = (matrices / _nonzero(norms).to(matrices.dtype)[:, None, None]).to(dtype)
-    logs = [norms.log()]
+    # The squares of elements may leave the range of floats.
+    largest = _nonzero(matrices.abs().amax((1, 2)))
+    unit = matrices / largest[:, None, None]
+    norms = torch.linalg.matrix_norm(unit.double())
+    unit = (unit / _nonzero(norms).to(unit.dtype)[:, None, None]).to(dtype)
+    logs = [norms.log() + largest.double().log()]
     least = max(_MIN_SQUARINGS, math.ceil(math.log2(_BEYOND_TRANSIENT * matrices.shape[-1])))
     for number in range(1, least + _MORE_SQUARINGS + 1):
         unit = torch.bmm(unit, unit)

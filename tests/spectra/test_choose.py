@@ -149,3 +149,17 @@ def test_methods_have_names_and_a_cascade_that_ends_with_the_reference() -> None
     for size in (1, 70, 300, 5000):
         for device in ("cpu", "cuda"):
             assert cascade(size, device)[-1] is Method.DENSE
+
+
+@pytest.mark.parametrize("method", [*BY_NAME, Method.POWERS, Method.AUTO])
+@pytest.mark.parametrize("scale", [2.0**-660, 2.0**660])
+@pytest.mark.parametrize("size", [20, 60])
+def test_in_double_precision_no_scale_is_too_small_or_too_large(
+    size: int, scale: float, method: Method
+) -> None:
+    """Squares of such elements leave the range of floats: a radius of zero would be a silent wrong one."""
+    matrices = batch("outlier", size)
+    matrices[1] = 0
+    found = radius_estimate(matrices * scale, method)
+    assert bool(found.converged.all())
+    torch.testing.assert_close(found.values / scale, radius_estimate(matrices, method).values)
