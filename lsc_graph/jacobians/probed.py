@@ -86,7 +86,7 @@ def _completed(
         own = pull(torch.randn(num_points, num_probes, rows, generator=generator, dtype=torch.float64))
         squares = _squares(own)
         if known is not None:
-            squares = (squares - _squares(own.double() @ known[0])).clamp_min(0)
+            squares = (squares - _squares(own @ known[0])).clamp_min(0)
         found.append(squares.cpu())
         joined = torch.cat(found, 1)
         errors = _errors(joined, head)
@@ -100,14 +100,14 @@ def _multiplied(pull: Pull, probes: Tensor, first: Tensor) -> tuple[Tensor, Tens
 
     None where the products with M, which are the transpose of the pull, do not exist or are not right.
     """
-    basis = torch.linalg.qr(first.double().transpose(1, 2)).Q
+    basis = torch.linalg.qr(first.transpose(1, 2)).Q
     try:
-        _, push, *_ = vjp(pull, torch.zeros_like(probes))
-        (pushed,) = push(basis.transpose(1, 2).to(first))
+        _, push, *_ = vjp(pull, torch.zeros_like(probes, dtype=first.dtype))
+        (pushed,) = push(basis.transpose(1, 2))
     except (RuntimeError, NotImplementedError, AnalysisError):
         return None
-    pushed = pushed.double().cpu()
-    ours, theirs = probes @ pushed.transpose(1, 2), (first.double() @ basis).cpu()
+    pushed = pushed.cpu()
+    ours, theirs = probes.to(pushed) @ pushed.transpose(1, 2), (first @ basis).cpu()
     off = torch.linalg.matrix_norm(ours - theirs)
     if not bool((off <= _AGREES * torch.linalg.matrix_norm(theirs)).all()):
         return None
@@ -116,7 +116,8 @@ def _multiplied(pull: Pull, probes: Tensor, first: Tensor) -> tuple[Tensor, Tens
 
 def _squares(pulled: Tensor) -> Tensor:
     """||M^T v||^2 [P, K]."""
-    return pulled.double().square().sum(2)
+    found: Tensor = torch.linalg.vector_norm(pulled, dim=2, dtype=torch.float64).square()
+    return found
 
 
 def _units(num_points: int, start: int, end: int, rows: int) -> Tensor:
