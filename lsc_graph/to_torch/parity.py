@@ -50,7 +50,8 @@ class ParityCheck:
         if mine.shape != theirs.shape:
             self.failures.append((f"{name} (shape {mine.shape}, not {theirs.shape})", float("inf")))
             return False
-        error = np.abs(mine - theirs)
+        with np.errstate(invalid="ignore"):  # infinite on both sides
+            error = np.abs(mine - theirs)
         same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
         error = np.where(same, 0.0, error)
         largest = float(error.max(initial=0.0))
