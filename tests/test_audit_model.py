@@ -208,6 +208,21 @@ def test_a_missing_depth_edge_is_noticed_by_backpropagation(monkeypatch: pytest.
         audited("gru")
 
 
+def test_a_gradient_that_falls_to_rounding_is_no_missing_edge() -> None:
+    """The sixth power of a nilpotent matrix is zero, and in floating point whatever rounding makes of it."""
+    turn = np.linalg.qr(np.random.default_rng(6).standard_normal((6, 6)))[0]
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[1, 6] x, float[1, 6] h) => (float[1, 6] h_out) { r = MatMul(h, U) h_out = Add(r, x) }
+        """
+    )
+    nilpotent = (turn @ np.diag(np.ones(5), 1) @ turn.T).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(nilpotent, "U"))
+    found = audit(proto, num_steps=18, num_samples=1)
+    assert found.verdict.label == "vanishing"
+
+
 def test_an_edge_that_few_of_many_paths_use_is_missed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of C(69, 9) paths in a deep grid, one depth edge carries far less than the rounding of the others."""
     real = audit_module.check_against_autograd

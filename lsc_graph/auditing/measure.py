@@ -16,7 +16,7 @@ from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.cell import flatten
 from lsc_graph.jacobians.chain import chain_blocks, chain_edges, input_blocks
 from lsc_graph.jacobians.grid import EdgeMap, edge_maps
-from lsc_graph.jacobians.growth import Cotangents, path_lengths, swept
+from lsc_graph.jacobians.growth import Cotangents, path_lengths, rounding_lengths, swept
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.cells import CellGraph
@@ -36,6 +36,8 @@ HALF_TOLERANCE = Tolerance(rtol=2e-2, atol=1e-2)
 """Agreement that a 16-bit model, run in float32, can have."""
 # Rounding, relative to the sum of all paths' lengths: paths may cancel, as those of a stabiliser do.
 _FLOAT32_NOISE = 1e-5
+# That of one step, relative to the gradient's length.
+_ROUNDING = 1e-6
 # Where float32 gradients are this small, they have lost their digits to underflow.
 _LOG10_TRUSTED = -25.0
 
@@ -349,13 +351,18 @@ def check_against_autograd(
     """
     actual = _gradients(model, sample, order, start)
 
+    def is_rounding(node: GridNode, error: float) -> bool:
+        if error <= _FLOAT32_NOISE * path_lengths(edges, order, start)[node]:
+            return True
+        return error <= rounding_lengths(edges, order, start, _ROUNDING)[node]
+
     def compare(node: GridNode, found: Cotangents | None) -> None:
         if found is not None and float(found.log10_norm[0]) < _LOG10_TRUSTED:
             return
         given = actual.pop(node)
         expected = torch.zeros_like(given) if found is None else found.vectors()[0].cpu()
         scale, error = max(float(expected.norm()), float(given.norm())), float((given - expected).norm())
-        if error > 1e-2 * scale and error > _FLOAT32_NOISE * path_lengths(edges, order, start)[node]:
+        if error > 1e-2 * scale and not is_rounding(node, error):
             raise AnalysisError(
                 "The cell graph does not account for the whole gradient, so nothing is reported",
                 where=f"{node.layer}, step {node.time}",

@@ -194,6 +194,41 @@ def path_lengths(
     return defaultdict(float, {node: 10**value for node, value in logs.items()})
 
 
+def rounding_lengths(
+    edges: Iterable[EdgeMap],
+    order: Sequence[GridNode],
+    start: Mapping[GridNode, Tensor],
+    rounding: float,
+    seed: int = 0,
+) -> dict[GridNode, float]:
+    """How long a gradient may be that is made of rounding errors alone, at every node.
+
+    At each node a random vector, as long as so small a part of the gradient there or one edge before, is
+    added to what earlier ones have become on their way: where the products of the Jacobians themselves fall
+    to nothing, as those of a nilpotent matrix do, that is what is left. Arguments are those of `swept`,
+    cotangents [1, n].
+    """
+    generator = torch.Generator().manual_seed(seed)
+    into, found, sizes = _into(edges), dict[GridNode, float](), dict[GridNode, Tensor]()
+    both = {node: torch.cat([vectors, torch.zeros_like(vectors)]) for node, vectors in start.items()}
+    arrived = _Arrived({node: Cotangents.of(vectors) for node, vectors in both.items()})
+    for node in reversed(order):
+        here = arrived.take(node)
+        if here is None:
+            continue
+        random = torch.zeros_like(here.unit)
+        random[1] = torch.randn(random.shape[1], generator=generator, dtype=random.dtype)
+        added = Cotangents.of(random)
+        own = here.log10_norm.amax()
+        size = torch.maximum(own, sizes.get(node, own)) + math.log10(rounding)
+        here = here + Cotangents(added.unit, torch.stack([torch.full_like(size, -math.inf), size]))
+        found[node] = 10 ** float(here.log10_norm[1])
+        for edge in into[node]:
+            arrived.send(here, edge, None)
+            sizes[edge.tail] = torch.maximum(own, sizes.get(edge.tail, own))
+    return defaultdict(float, found)
+
+
 def _log10_sum(first: float, second: float) -> float:
     """log10 of a sum of two numbers given by their logarithms."""
     top, low = max(first, second), min(first, second)
