@@ -121,6 +121,11 @@ def _named_as(proto: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelPr
         value.CopyFrom(declared[value.name])
     del proto.metadata_props[:]
     proto.metadata_props.extend(original.metadata_props)
+    for tensor in proto.graph.initializer:  # onnx_ir writes what a tensor came with twice
+        known = {entry.key: entry for entry in tensor.metadata_props}
+        kept = list(known.values())
+        del tensor.metadata_props[:]
+        tensor.metadata_props.extend(kept)
     return proto
 
 

@@ -19,6 +19,7 @@ from lsc_graph.canonical.branches import select_open_branches, take_decided_bran
 from lsc_graph.canonical.folding import fold_constants
 from lsc_graph.canonical.indices import count_indices_from_the_front
 from lsc_graph.canonical.inference import infer_scans, infer_shapes, root_cause
+from lsc_graph.canonical.made import note_made
 from lsc_graph.canonical.origins import mark_origins
 from lsc_graph.canonical.rewiring import cast_to_known_types, lift_constants, remove_identities, remove_unused
 from lsc_graph.errors import (
@@ -123,6 +124,7 @@ def normalize_open(proto: ModelProto) -> ir.Model:
     _check_dense(proto)
     copy = ModelProto()
     copy.CopyFrom(proto)
+    note_made(copy)
     with _simplifying():
         model = ir.from_proto(copy)
         _flatten(model)
@@ -211,6 +213,7 @@ def _with_static_inputs(
     """A copy with concrete input shapes, fixed inputs as initializers, and no stale shapes."""
     copy = ModelProto()
     copy.CopyFrom(proto)
+    note_made(copy)
     graph = copy.graph
     for tensor in [tensor for tensor in graph.initializer if tensor.name in constants]:
         graph.initializer.remove(tensor)

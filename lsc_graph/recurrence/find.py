@@ -32,7 +32,7 @@ from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unpack_scans import unpack_scans
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS
-from lsc_graph.recurrence.unrolled.chosen import check_made, told_by_hand
+from lsc_graph.recurrence.unrolled.chosen import NO_STATE, check_made, told_by_hand
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.phase import OpenChoice
 from lsc_graph.recurrence.unrolled.roll import MAX_TRIMMED, RolledSteps, roll_steps
@@ -197,6 +197,12 @@ def _uneven(rolled: Sequence[RolledSteps]) -> Iterator[str]:
 
 def _left_open(name: str, choice: OpenChoice) -> str:
     values, other = ", ".join(choice.values), choice.other
+    if choice.source is not None and other.after == NO_STATE:
+        return (
+            f"{name}: nothing in the file tells whether a step hands on {values}, as is assumed, or "
+            f"{choice.source}, of which a weight makes it: radii and gains depend on it; "
+            f"--state {other.before}:{other.after} takes the other reading"
+        )
     if choice.source is not None:
         return (
             f"{name}: nothing in the file tells whether a step hands on {choice.source}, as is assumed, or "

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.canonical.made import is_made
 from lsc_graph.recurrence.bases import is_basis
 from lsc_graph.recurrence.dataflow import inputs_of
 
@@ -30,8 +31,11 @@ def why_not_a_weight(value: ir.Value, stored: np.ndarray, statistics: Collection
         return "a single number is a setting"
     if value.name in statistics:
         return "running statistics"
-    if stored.ndim > 1 and min(stored.shape) > 1 and bool((stored == stored.flat[0]).all()):
+    are_equal = bool((stored == stored.flat[0]).all())
+    if are_equal and ((stored.ndim > 1 and min(stored.shape) > 1) or is_made(value)):
         return "all of its elements are equal"
+    if is_made(value) and is_of_one_step(value):
+        return "the number of a step decides it"
     if not stored.any() and is_initial_state(value):
         return "an initial state of zeros"
     if is_table(value):
@@ -112,6 +116,23 @@ def is_initial_state(value: ir.Value) -> bool:
             elif node.op_type != "Scan" or position >= _num_carried(node):
                 return False
     return bool(value.uses())
+
+
+def is_of_one_step(value: ir.Value) -> bool:
+    """Whether loops read a value as one of a sequence of constants, and nothing else reads it."""
+    pending, seen = [value], set[ir.Value]()
+    while pending:
+        current = pending.pop()
+        if current.is_graph_output() or not current.uses():
+            return False
+        for node, position in current.uses():
+            is_joined = node.op_type == "Concat" and not _is_any_data(inputs_of(node))
+            if is_joined or node.op_type in _MOVED:
+                pending += [output for output in node.outputs if output not in seen]
+                seen.update(node.outputs)
+            elif node.op_type != "Scan" or position < _num_carried(node) or current is value:
+                return False
+    return True
 
 
 def _num_carried(scan: ir.Node) -> int:

@@ -6,13 +6,16 @@ are; the derivatives only tell who is read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from lsc_graph.to_torch.of_many import EXTREMES, extreme_of, pooled_from, rows_of
 
 # Unlike each other and unlike 1, so that sides which are computed from one value do not cancel.
 _FACTORS = (0.7548, 0.5698, 0.8191)
@@ -23,7 +26,8 @@ class AllSides(TorchFunctionMode):
 
     A `Where` does so if what decides is computed from values that gradients are taken of. A mask that is
     given instead, as that of causal attention, hides at every point what it hides at one. The largest of
-    many stays as it is: taken off in a softmax it cancels, but for rounding.
+    many stays as it is where it is taken off before an exponential, as in a softmax: it cancels, but for
+    rounding.
     """
 
     def __init__(self) -> None:
@@ -31,6 +35,9 @@ class AllSides(TorchFunctionMode):
         self.has_selected = False
         # Of what follows from derivatives but carries none: kept, for their ids to stay theirs.
         self._deciding: dict[int, Tensor] = {}
+        # Maxima of many, and what is computed from them, with the same as it is without all sides.
+        self._plain: dict[int, _Plain] = {}
+        self._kept: list[Tensor] = []
 
     def __torch_function__(
         self,
@@ -44,12 +51,41 @@ class AllSides(TorchFunctionMode):
         given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if not any(self._follows(value) for value in given):
             return found
-        sides = self._sides(func, args, kwargs)
+        plain = self._plain_of(func, args, kwargs)
+        if plain is not None and plain.is_taken_off and _name(func) == "exp":
+            return plain.value
         self._mark(found)
-        if not sides:
-            return found
-        self.has_selected = True
-        return _passed(found, sides)
+        value = _first(found)
+        sides = self._sides(func, args, kwargs)
+        if not sides and isinstance(value, Tensor):
+            sides = [*self._of_many(func, args, kwargs, value)]
+        passed = _passed(value, sides) if sides else value
+        if plain is not None or (sides and _name(func) in EXTREMES):
+            self._plain[id(passed)] = plain or _Plain(value, is_taken_off=False)
+            self._kept.append(passed)
+        self.has_selected |= bool(sides)
+        return _with_first(found, passed) if sides else found
+
+    def _plain_of(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> _Plain | None:
+        """The same function of maxima as they are, if it takes such and only moves them or takes them off."""
+        taken = [self._plain[id(value)] for value in args if id(value) in self._plain]
+        if not taken or _name(func) not in _FOLLOWED | EXTREMES:
+            return None
+        own = [self._plain[id(value)].value if id(value) in self._plain else value for value in args]
+        is_taken_off = _name(func) in _TAKEN_OFF or any(plain.is_taken_off for plain in taken)
+        return _Plain(_first(func(*own, **kwargs)), is_taken_off)
+
+    def _of_many(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], value: Tensor
+    ) -> Iterator[Tensor]:
+        found = (
+            extreme_of(_name(func), args, kwargs),
+            pooled_from(_name(func), args, kwargs, value.shape),
+            rows_of(_name(func), args, self._follows, value.shape),
+        )
+        yield from (side for side in found if side is not None)
 
     def _sides(
         self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -83,6 +119,31 @@ _SELECTIONS = frozenset(
         ),
     )
 )
+
+
+_TAKEN_OFF = frozenset(("sub", "__sub__"))
+_FOLLOWED = _TAKEN_OFF | {"exp", "reshape", "view", "unsqueeze", "squeeze", "expand", "expand_as", "to"}
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """A value with the derivative that it has; `is_taken_off` says that a maximum has been subtracted."""
+
+    value: Any
+    is_taken_off: bool
+
+
+def _name(func: Callable[..., Any]) -> str:
+    return str(getattr(func, "__name__", ""))
+
+
+def _first(found: Any) -> Any:
+    """Values, where indices come with them."""
+    return found[0] if isinstance(found, tuple) and found else found
+
+
+def _with_first(found: Any, value: Tensor) -> Any:
+    return type(found)((value, *found[1:])) if isinstance(found, tuple) else value
 
 
 def _has_gradient(value: Tensor) -> bool:

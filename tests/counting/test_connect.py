@@ -130,6 +130,46 @@ def test_which_side_of_a_selection_is_chosen_is_no_matter(name: str) -> None:
     assert times(cells_of(proto), "layer_0", "layer_1") == EQUAL
 
 
+ALL = {(t, u) for t in range(STEPS) for u in range(STEPS)}
+POOLED = {
+    "in windows": (
+        [
+            NODE("Transpose", ["Y0"], ["channels"], perm=[1, 2, 3, 0]),
+            NODE("MaxPool", ["channels"], ["largest"], kernel_shape=[1, 3], pads=[0, 1, 0, 1]),
+            NODE("Transpose", ["largest"], ["pooled"], perm=[3, 0, 1, 2]),
+        ],
+        {(t, u) for t, u in ALL if abs(t - u) <= 1},
+    ),
+    "over all times": (
+        [NODE("ReduceMax", ["Y0"], ["largest"], axes=[0]), NODE("Add", ["Y0", "largest"], ["pooled"])],
+        ALL,
+    ),
+    "the largest ones": (
+        [NODE("TopK", ["Y0", "all"], ["pooled", "order"], axis=0)],
+        ALL,
+    ),
+    "the time that has the largest sum": (
+        [
+            NODE("ReduceSum", ["Y0", "units"], ["sums"]),
+            NODE("ArgMax", ["sums"], ["best"], axis=0, keepdims=0),
+            NODE("Reshape", ["best", "one"], ["when"]),
+            NODE("Gather", ["Y0", "when"], ["chosen"], axis=0),
+            NODE("Add", ["Y0", "chosen"], ["pooled"]),
+        ],
+        ALL,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POOLED)
+def test_every_time_that_could_be_the_largest_is_connected(name: str) -> None:
+    glue, wanted = POOLED[name]
+    proto = model(glue, "pooled")
+    for given_name, array in (("all", np.array([STEPS])), ("units", np.array([1, 2, 3]))):
+        proto.graph.initializer.append(numpy_helper.from_array(array, given_name))
+    assert times(cells_of(proto), "layer_0", "layer_1") == wanted
+
+
 @pytest.mark.parametrize("is_added", [False, True])
 def test_the_maximum_that_a_softmax_takes_off_connects_no_hidden_times(*, is_added: bool) -> None:
     """Causal attention over the states, its softmax written out, its mask chosen or added."""

@@ -3,7 +3,7 @@
 Exporters merge equal computations of neighbouring steps, so that a step takes over what it would compute
 from the state itself: a threshold beside the adaptation that it follows, a product with the recurrent weight
 beside the state. The same network without that merging has the smaller state. So it is with any function of
-a given first state that the file computes as it computes the later ones: what was given is the state.
+a first state, given or constant, that the file computes as it computes the later ones: that is the state.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.first_step import are_equal, stepped
 from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import Reads
-from lsc_graph.recurrence.unrolled.reapplied import as_open, reapplied
+from lsc_graph.recurrence.unrolled.reapplied import as_fed_back, as_open, fed_back, reapplied
 from lsc_graph.recurrence.unrolled.steps import Derivation, Steps
 from lsc_graph.recurrence.writer import GraphWriter
 
@@ -81,12 +81,18 @@ def merge_derived(
     if reads.stacks:
         return  # what each step has of its own is not followed
     of_savings = (_merge_of(merger, steps, writer) for merger in _mergers(steps, reads))
-    of_weights = list(_of_weights(steps, reads, constants, writer))
-    for merge in itertools.chain(_of_given(steps, reads, nodes), of_savings, of_weights):
+    ancestors = {key: _ancestors(after, steps, reads) for key, after in steps.after.items()}
+    of_weights = [_begun_from_zeros(*own, writer) for own in reapplied(steps, reads, constants, ancestors)]
+    for merge in itertools.chain(_of_given(steps, reads, nodes, constants), of_savings, of_weights):
         if merge is None or any(merge.shares_states_with(other) for other in taken):
             continue
         if makes_no_difference(model, steps, reads, nodes, [*taken, merge], trial):
             taken.append(merge)
+    for key, value, path in fed_back(steps, reads, constants, ancestors):
+        merge = _begun_from_zeros(key, value, path, writer)
+        is_free = not any(merge.shares_states_with(other) for other in taken)
+        if is_free and makes_no_difference(model, steps, reads, nodes, [*taken, merge], trial):
+            steps.open = (*steps.open, as_fed_back(steps, value, steps.after[key]))
     for merge in taken:
         if merge in of_weights:
             (base,), (key,) = merge.bases, merge.derived
@@ -94,10 +100,10 @@ def merge_derived(
         apply(merge, steps)
 
 
-def _of_weights(steps: Steps, reads: Reads, constants: Constants, writer: GraphWriter) -> Iterator[Merge]:
-    ancestors = {key: _ancestors(after, steps, reads) for key, after in steps.after.items()}
-    for key, value, path in reapplied(steps, reads, constants, ancestors):
-        yield Merge((Base(value, None, zeros(value, writer)),), {key: path})
+def _begun_from_zeros(
+    key: ir.Value, value: ir.Value, path: tuple[ir.Node, ...], writer: GraphWriter
+) -> Merge:
+    return Merge((Base(value, None, zeros(value, writer)),), {key: path})
 
 
 def _merge_of(merger: _Merger, steps: Steps, writer: GraphWriter) -> Merge | None:
@@ -109,11 +115,15 @@ def _merge_of(merger: _Merger, steps: Steps, writer: GraphWriter) -> Merge | Non
     return Merge((Base(merger.base, own, start),), derived)
 
 
-def _of_given(steps: Steps, reads: Reads, nodes: Sequence[ir.Node]) -> Iterator[Merge]:
-    """States whose first value the file computes from model inputs, as each step computes the next one."""
+def _of_given(steps: Steps, reads: Reads, nodes: Sequence[ir.Node], constants: Constants) -> Iterator[Merge]:
+    """States whose first value the file computes from model inputs or constants, as each step computes the
+    next one.
+    """
     for key, value in steps.after.items():
         given: dict[ir.Value, ir.Value] = {}
-        if value not in steps.values or not _is_of_given(value, steps.states[key][0], steps, reads, given):
+        if value not in steps.values or not _is_of_given(
+            value, steps.states[key][0], steps, reads, given, constants
+        ):
             continue
         if value not in given:
             bases = tuple(Base(own, _started(steps, own, start), start) for own, start in given.items())
@@ -126,17 +136,19 @@ def _is_of_given(
     steps: Steps,
     reads: Reads,
     given: dict[ir.Value, ir.Value],
+    constants: Constants,
 ) -> bool:
-    """Whether a value is computed as its start is from model inputs; `given` gets what these stand for."""
+    """Whether a value is computed as its start is; `given` gets what inputs and constants stand for."""
     if start is None or value in reads.captures:
         return start is not None and reads.captures[value] is start
     if start.is_graph_input():
         return value in steps.values and given.setdefault(value, start) is start
     node, first = value.producer(), start.producer()
     if node is None or first is None or not is_alike(node, first) or value.index() != start.index():
-        return False
+        is_start = start in constants and value in steps.values
+        return is_start and given.setdefault(value, start) is start
     return value in steps.values and all(
-        own is None or _is_of_given(own, other, steps, reads, given)
+        own is None or _is_of_given(own, other, steps, reads, given, constants)
         for own, other in zip(node.inputs, first.inputs, strict=True)
     )
 

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.errors import AnalysisError
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.before_loops import entry_of, value_before
@@ -331,8 +332,14 @@ def are_equal(
     second: Sequence[ir.Value | None],
     trial: Trial,
 ) -> bool:
-    """Whether values hold the same on a sample; they may be computed by nodes that no graph has yet."""
-    results = _run(model, [value for value in (*first, *second) if value is not None], trial)
+    """Whether values hold the same on a sample; they may be computed by nodes that no graph has yet.
+
+    What cannot be computed, as for sizes that do not fit each other, is nothing.
+    """
+    try:
+        results = _run(model, [value for value in (*first, *second) if value is not None], trial)
+    except AnalysisError:
+        return False
     return all(_is_close(*pair) for pair in zip(results[: len(first)], results[len(first) :], strict=True))
 
 

@@ -3,6 +3,9 @@
 An exporter merges equal products. Where one weight is applied to the new state twice, for the next step
 and for what this one gives, the product is what is taken over. A step that hands on the value itself says
 the same, and what it gives follows from its new state alone. A person may choose the product instead.
+
+Where nothing else reads the value, the product may be an output that is fed back: then it is the state, and
+a person may choose the value.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.recurrence.unrolled.chosen import NO_STATE
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
 from lsc_graph.recurrence.unrolled.reads import Reads
@@ -30,15 +34,42 @@ def reapplied(
         ancestors: per state, the values of the step that it is an affine function of, the nearest first.
     """
     chosen = {choice.after for choice in steps.made}
+    for key, base, path in _products(steps, reads, constants, ancestors):
+        after = steps.after[key]
+        is_read = any(node in steps.nodes for node, _ in after.uses())
+        if is_read and not chosen & _names(steps, after) and _is_read_beside(base, path, steps):
+            yield key, base, path
+
+
+def fed_back(
+    steps: Steps, reads: Reads, constants: Constants, ancestors: Mapping[ir.Value, Mapping[ir.Value, Path]]
+) -> Iterator[tuple[ir.Value, ir.Value, Path]]:
+    """States that others than the steps read, and that a weight makes of values as large which nobody else
+    reads: with these values and the nodes between. Arguments as above.
+    """
+    chosen, seen = {choice.after for choice in steps.made}, set[ir.Value]()
+    for key, base, path in _products(steps, reads, constants, ancestors):
+        after = steps.after[key]
+        is_alone = static_shape(base) == static_shape(after) and not _is_read_beside(base, path, steps)
+        if (
+            key not in seen
+            and is_alone
+            and _is_read_outside(after, steps)
+            and not chosen & _names(steps, after)
+        ):
+            yield key, base, path
+        seen.add(key)
+
+
+def _products(
+    steps: Steps, reads: Reads, constants: Constants, ancestors: Mapping[ir.Value, Mapping[ir.Value, Path]]
+) -> Iterator[tuple[ir.Value, ir.Value, Path]]:
+    """States that a weight makes of a value, the nearest one that it is applied to."""
     for key, after in steps.after.items():
-        is_read = any(node in steps.nodes for node, _ in after.uses()) and after in steps.values
-        if not is_read or chosen & _names(steps, after):
-            continue
-        for base, path in ancestors[key].items():
+        for base, path in ancestors[key].items() if after in steps.values else ():
             is_weighted = any(_is_by_weight(node, reads, constants) for node in path)
-            if is_weighted and _is_read_beside(base, path, steps) and base not in steps.after.values():
+            if is_weighted and base not in steps.after.values():
                 yield key, base, path
-                break
 
 
 def as_open(steps: Steps, base: ir.Value, after: ir.Value) -> OpenChoice:
@@ -46,6 +77,13 @@ def as_open(steps: Steps, base: ir.Value, after: ir.Value) -> OpenChoice:
     before = steps.values[after][steps.position - 1]
     assert before is not None
     return OpenChoice((str(after.name),), Choice(str(before.name), str(after.name)), str(base.name))
+
+
+def as_fed_back(steps: Steps, base: ir.Value, after: ir.Value) -> OpenChoice:
+    """The other reading: that what the product is made of is handed on."""
+    before = steps.values[after][steps.position - 1]
+    assert before is not None
+    return OpenChoice((str(after.name),), Choice(str(before.name), NO_STATE), str(base.name))
 
 
 def _names(steps: Steps, value: ir.Value) -> set[str]:
@@ -63,3 +101,12 @@ def _is_read_beside(value: ir.Value, path: Sequence[ir.Node], steps: Steps) -> b
     on_path = {node for own in path for node in steps.nodes.get(own, [own]) if node is not None}
     read = (use.node for image in lane if image is not None for use in image.uses())
     return static_shape(value) is not None and any(node not in on_path for node in read)
+
+
+def _is_read_outside(value: ir.Value, steps: Steps) -> bool:
+    """Whether others than the states read a value that is handed on, in most steps."""
+    lanes = (lane for key, lane in steps.nodes.items() if key not in steps.heads)
+    inner = {node for lane in lanes for node in lane if node is not None}
+    lane = [image for image in steps.values[value] if image is not None]
+    read = [any(use.node not in inner for use in image.uses()) or image.is_graph_output() for image in lane]
+    return 2 * sum(read) > len(read)

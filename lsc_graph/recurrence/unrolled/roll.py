@@ -69,6 +69,8 @@ def roll_steps(
 ) -> tuple[tuple[RolledSteps, ...], tuple[Refusal, ...]]:
     """Replace every unrolled recurrence of a normalised model by a Scan, in place.
 
+    What the file computes twice is computed once from here on, as most exporters have it already.
+
     Args:
         model: normalised model.
         trial: runs parts of the model; without it, a first step that was simplified away stays outside.
@@ -81,6 +83,7 @@ def roll_steps(
         UsageError: what was chosen cannot be.
     """
     version = model.opset_imports.get("", 0)
+    passes.CommonSubexpressionEliminationPass()(model)
     found: list[RolledSteps] = []
     refused: dict[str, Refusal] = {}
     tried: set[tuple[str, int, ir.Node, int]] = set()

@@ -177,3 +177,17 @@ def test_a_stabiliser_starts_from_the_constant_that_its_decay_left_unchanged(num
 def test_values_of_the_step_before_are_read_at_every_step() -> None:
     found = audit(stabilised(is_given=True, num_layers=2, shifts=True), num_samples=1)
     assert [own.num_steps for own in found.recurrences] == [T] * 6
+
+
+def test_a_first_input_of_another_size_than_what_steps_feed_back_stays_outside() -> None:
+    """A decoder that reads its own soft output, and an input at the first step alone."""
+    net = Network(is_given=False, num_inputs=3)
+    u, reads, writes, bias = net.weight(4, 4), net.weight(5, 4), net.weight(4, 5), net.weight(4)
+    drive, fed, rows = net.op("MatMul", at(net, "x", 0), net.weight(3, 4)), net.constant(np.zeros((1, 4))), []
+    for _ in range(8):
+        h = net.op("Tanh", net.sum(drive, fed, bias))
+        fed = net.op("MatMul", h, u)
+        rows.append(net.op("Softmax", net.op("MatMul", h, writes)))
+        drive = net.op("MatMul", rows[-1], reads)
+    steps = rolled(net.done(rows, []))
+    assert steps.num_steps == 7

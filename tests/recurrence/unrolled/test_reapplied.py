@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from unrolled_models import Network, at, rolled
 
 from lsc_graph.audit_model import audit, inspect
+from lsc_graph.results import Analysis
 
 T, H = 6, 4
 
@@ -65,3 +67,53 @@ def test_a_product_that_the_steps_do_not_start_from_zeros_is_the_state() -> None
 def test_a_state_that_is_only_scaled_stays_what_it_is() -> None:
     warnings = inspect(doubly_used(is_given=False, is_scaled=True)).warnings
     assert not any("which a weight makes" in warning for warning in warnings)
+
+
+def fed_back(start: str, *, is_computed_twice: bool = False) -> onnx.ModelProto:
+    """Two layers h' = tanh(x W + h U), each of which gives h' U; the first h is given, zeros, or left out."""
+    net = Network(is_given=start == "given", num_steps=T)
+    rows = [at(net, net.drives, time) for time in range(T)]
+    for layer in range(2):
+        u, h = net.weight(H, H), net.start(f"h{layer}", H)
+        h = net.constant(np.zeros((1, H))) if start == "zeros" else h
+        fed = net.op("MatMul", h, u) if h else ""
+        for time in range(T):
+            h = net.op("Tanh", net.sum(rows[time], fed))
+            rows[time] = net.op("MatMul", h, u)
+            fed = net.op("MatMul", h, u) if is_computed_twice else rows[time]
+    return net.done(rows, [])
+
+
+def test_an_output_that_is_fed_back_is_named_as_one_of_two_readings() -> None:
+    wanted = audit(fed_back("given"), data=_zeros(), num_samples=1)
+    proto = fed_back("left out")
+    told = [warning for warning in inspect(proto).warnings if "of which a weight makes it" in warning]
+    assert len(told) == 2
+    pairs = [warning.split("--state ")[1].split()[0].split(":") for warning in told]
+    found = audit(proto, data=_zeros(inputs=("x",)), num_samples=1, states=[(a, b) for a, b in pairs])
+    assert not any("--state" in warning for warning in found.warnings)
+    assert _numbers(found) == pytest.approx(_numbers(wanted), abs=1e-5)
+
+
+@pytest.mark.parametrize("is_computed_twice", [False, True])
+def test_a_product_with_zeros_in_the_file_tells_what_the_steps_start_from(*, is_computed_twice: bool) -> None:
+    wanted = audit(fed_back("given"), data=_zeros(), num_samples=1)
+    proto = fed_back("zeros", is_computed_twice=is_computed_twice)
+    found = audit(proto, data=_zeros(inputs=("x",)), num_samples=1)
+    assert not any("--state" in warning for warning in found.warnings)
+    assert found.grid.num_gradient_paths == wanted.grid.num_gradient_paths == str(T)
+    assert _numbers(found) == pytest.approx(_numbers(wanted), abs=1e-5)
+
+
+def _zeros(inputs: tuple[str, ...] = ("x", "h0", "h1")) -> dict[str, np.ndarray]:
+    """The same sequence for all, and states that start from zeros."""
+    x = np.random.default_rng(0).standard_normal((1, T, 1, 3)).astype(np.float32)
+    given = {"x": x, **dict.fromkeys(("h0", "h1"), np.zeros((1, 1, H), np.float32))}
+    return {name: given[name] for name in inputs}
+
+
+def _numbers(found: Analysis) -> list[float]:
+    read = [
+        m for own in found.layers for m in (own.time_radius, own.time_gain, own.depth_radius, own.depth_gain)
+    ]
+    return [measured.mean for measured in read if measured is not None]
