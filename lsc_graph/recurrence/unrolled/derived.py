@@ -22,6 +22,7 @@ from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.affine import is_affine
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.first_step import are_equal, stepped
+from lsc_graph.recurrence.unrolled.implied import implied
 from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import Reads
 from lsc_graph.recurrence.unrolled.reapplied import as_open, reapplied
@@ -53,10 +54,14 @@ class Base:
 
 @dataclass(frozen=True)
 class Merge:
-    """States that are left out, each with the nodes that lead from the bases to what is handed on for it."""
+    """States that are left out, each with the nodes that lead from the bases to what is handed on for it.
+
+    Where a person may say otherwise, `source` names what is assumed to be handed on.
+    """
 
     bases: tuple[Base, ...]
     derived: Mapping[ir.Value, tuple[ir.Node, ...]]
+    source: str | None = None
 
     def shares_states_with(self, other: Merge) -> bool:
         """Whether a state plays a part in both."""
@@ -81,23 +86,32 @@ def merge_derived(
     if reads.stacks:
         return  # what each step has of its own is not followed
     of_savings = (_merge_of(merger, steps, writer) for merger in _mergers(steps, reads))
-    of_weights = list(_of_weights(steps, reads, constants, writer))
-    for merge in itertools.chain(_of_given(steps, reads, nodes), of_savings, of_weights):
+    of_weights = _of_weights(steps, reads, constants, writer)
+    of_implied = _of_implied(steps, reads, nodes, constants, writer)
+    for merge in itertools.chain(_of_given(steps, reads, nodes), of_savings, of_weights, of_implied):
         if merge is None or any(merge.shares_states_with(other) for other in taken):
             continue
         if makes_no_difference(model, steps, reads, nodes, [*taken, merge], trial):
             taken.append(merge)
     for merge in taken:
-        if merge in of_weights:
-            (base,), (key,) = merge.bases, merge.derived
-            steps.open = (*steps.open, as_open(steps, base.value, steps.after[key]))
+        if merge.source is not None:
+            steps.open += tuple(as_open(steps, merge.source, steps.after[key]) for key in merge.derived)
         apply(merge, steps)
+
+
+def _of_implied(
+    steps: Steps, reads: Reads, nodes: Sequence[ir.Node], constants: Constants, writer: GraphWriter
+) -> Iterator[Merge]:
+    for key, starts, is_open in implied(steps, reads, constants, writer):
+        source = " and ".join(str(value.name) for value in starts) if is_open else None
+        path = between(steps.after[key], starts, steps, nodes)
+        yield Merge(tuple(_bases(starts, steps)), {key: path}, source)
 
 
 def _of_weights(steps: Steps, reads: Reads, constants: Constants, writer: GraphWriter) -> Iterator[Merge]:
     ancestors = {key: _ancestors(after, steps, reads) for key, after in steps.after.items()}
     for key, value, path in reapplied(steps, reads, constants, ancestors):
-        yield Merge((Base(value, None, zeros(value, writer)),), {key: path})
+        yield Merge((Base(value, None, zeros(value, writer)),), {key: path}, str(value.name))
 
 
 def _merge_of(merger: _Merger, steps: Steps, writer: GraphWriter) -> Merge | None:
@@ -116,8 +130,12 @@ def _of_given(steps: Steps, reads: Reads, nodes: Sequence[ir.Node]) -> Iterator[
         if value not in steps.values or not _is_of_given(value, steps.states[key][0], steps, reads, given):
             continue
         if value not in given:
-            bases = tuple(Base(own, _started(steps, own, start), start) for own, start in given.items())
-            yield Merge(bases, {key: between(value, given, steps, nodes)})
+            yield Merge(tuple(_bases(given, steps)), {key: between(value, given, steps, nodes)})
+
+
+def _bases(starts: Mapping[ir.Value, ir.Value], steps: Steps) -> Iterator[Base]:
+    for value, start in starts.items():
+        yield Base(value, _started(steps, value, start), start)
 
 
 def _is_of_given(

@@ -67,7 +67,7 @@ class Choice:
 class OpenChoice:
     """Values that may be computed at the end of a step, as is assumed, or at the start of the next one.
 
-    Where there is a `source`, that is what is assumed to be handed on, and not what a weight makes of it.
+    Where there is a `source`, that is what is assumed to be handed on, and not what is made of that.
     """
 
     values: tuple[str, ...]

@@ -29,10 +29,9 @@ def reapplied(
         steps, reads, constants: of the recurrence.
         ancestors: per state, the values of the step that it is an affine function of, the nearest first.
     """
-    chosen = {choice.after for choice in steps.made}
     for key, after in steps.after.items():
         is_read = any(node in steps.nodes for node, _ in after.uses()) and after in steps.values
-        if not is_read or chosen & _names(steps, after):
+        if not is_read or is_chosen(steps, after):
             continue
         for base, path in ancestors[key].items():
             is_weighted = any(_is_by_weight(node, reads, constants) for node in path)
@@ -41,15 +40,17 @@ def reapplied(
                 break
 
 
-def as_open(steps: Steps, base: ir.Value, after: ir.Value) -> OpenChoice:
-    """The other reading: that the product is handed on."""
+def as_open(steps: Steps, source: str, after: ir.Value) -> OpenChoice:
+    """The other reading: that what is made of `source` is handed on."""
     before = steps.values[after][steps.position - 1]
     assert before is not None
-    return OpenChoice((str(after.name),), Choice(str(before.name), str(after.name)), str(base.name))
+    return OpenChoice((str(after.name),), Choice(str(before.name), str(after.name)), source)
 
 
-def _names(steps: Steps, value: ir.Value) -> set[str]:
-    return {str(own.name) for own in steps.values[value] if own is not None}
+def is_chosen(steps: Steps, value: ir.Value) -> bool:
+    """Whether a person says that a value is handed on."""
+    chosen = {choice.after for choice in steps.made}
+    return any(own is not None and own.name in chosen for own in steps.values[value])
 
 
 def _is_by_weight(node: ir.Node, reads: Reads, constants: Constants) -> bool:
