@@ -134,12 +134,26 @@ class Walk:
             return
         own = inside[index].producer()
         assert own is not None
-        if own not in self.where:
+        if own not in self.where and not self._join(own, index, inside):
             self._new_lane({index: own})
         producers, own_index = self.where[own]
         read = LaneRead(producers, inside[index].index() or 0, index - own_index)
         lane.reads[position] = read
         self._match(read, present, self._name(lane, position))
+
+    def _join(self, own: ir.Node, index: int, column: Mapping[int, ir.Value]) -> bool:
+        """Let a node be part of the lane of its counterparts, where these were met on a longer way round."""
+        known = [(k, self.where[node]) for k, v in column.items() if (node := v.producer()) in self.where]
+        places = {(id(lane), at - k): (lane, at - k) for k, (lane, at) in known}
+        if len(places) != 1:
+            return False
+        ((lane, ahead),) = places.values()
+        if index + ahead in lane.images or not is_alike(own, self.pattern(lane)):
+            return False
+        lane.images[index + ahead] = own
+        self.where[own] = (lane, index + ahead)
+        self._pending.append(lane)
+        return True
 
     def _index_of(self, node: ir.Node) -> int:
         return self.where[node][1]
