@@ -38,11 +38,12 @@ def trained(tmp_path: Path, method: str, processes: int) -> dict[str, np.ndarray
     if processes > 1:
         runner += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     arguments = [script, model, output, method, "4", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
     done = subprocess.run(
         [*runner, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300
     )
-    assert done.returncode == 0, done.stderr[-2000:]
+    # The launcher's own traceback comes last and says nothing of why a process ended.
+    assert done.returncode == 0, done.stderr.split("Traceback (most recent call last)")[0] or done.stderr
     with np.load(output) as found:
         return dict(found)
 
