@@ -206,7 +206,7 @@ def _left_open(name: str, choice: OpenChoice) -> str:
     if choice.source is not None:
         return (
             f"{name}: nothing in the file tells whether a step hands on {choice.source}, as is assumed, or "
-            f"{values}, which a weight makes of it: path counts, gains and radii depend on it; --state "
+            f"{values}, which is made of that: path counts, gains and radii depend on it; --state "
             f"{other.before}:{other.after} takes the other reading"
         )
     return (

@@ -71,9 +71,12 @@ def test_a_state_that_holds_another_one_is_named(is_given: bool) -> None:
         rows.append(both)
     net.output(stacked(net, rows))
     found = inspect(net.model())
-    warnings = [warning for warning in found.warnings if "holds all of state" in warning]
+    warnings = [warning for warning in found.warnings if "is made of that" in warning]
     sizes = [state.shape[-1] for state in found.recurrences[0].states]
-    assert (len(warnings), sum(sizes)) == (not is_given, 3 * H)
+    assert (len(warnings), sum(sizes)) == (not is_given, 3 * H if is_given else 2 * H)
     for warning in warnings:
         other = inspect(net.model(), states=[told(warning)])
-        assert [state.shape for state in other.recurrences[0].states] == [(1, H), (1, H)]
+        assert sorted(state.shape for state in other.recurrences[0].states) == [(1, H), (1, 2 * H)]
+        (held,) = (warning for warning in other.warnings if "holds all of state" in warning)
+        again = inspect(net.model(), states=[told(held)])
+        assert [state.shape for state in again.recurrences[0].states] == [(1, H), (1, H)]

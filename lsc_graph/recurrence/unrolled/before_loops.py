@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import original, subgraphs_of
 from lsc_graph.recurrence.unrolled.reads import Slices
+from lsc_graph.recurrence.unrolled.slices import size_along
 from lsc_graph.recurrence.writer import GraphWriter
 
 
@@ -39,6 +41,37 @@ def value_before(slices: Slices, writer: GraphWriter) -> ir.Value | None:
         return None
     writer.repeat(nodes, starts)
     return starts[value]
+
+
+def with_start(slices: Slices, start: ir.Value, writer: GraphWriter) -> Slices:
+    """Slices of a sequence from its first or last one on, with what stands before that."""
+    source, axis = slices.source, slices.axis
+    shape = static_shape(source) or ()
+    one, all_ = ([*shape[:axis], size, *shape[axis + 1 :]] for size in (1, shape[axis] + 1))
+    row = start
+    if not slices.keeps_axis:
+        row = writer.op("Unsqueeze", [start, writer.integers([axis])], "start", one, source.dtype)
+    is_first = slices.indices[0] == 0
+    rows = [row, source] if is_first else [source, row]
+    joined = writer.op("Concat", rows, "with_start", all_, source.dtype, axis=axis)
+    moved = [index + 1 for index in slices.indices] if is_first else slices.indices
+    return replace(slices, source=joined, indices=(0 if is_first else shape[axis], *moved))
+
+
+def start_of(slices: Slices, step: int) -> ir.Value | None:
+    """What stands before a sequence, if a step reads that of slices `with_start`."""
+    node, size = slices.source.producer(), size_along(slices.source, slices.axis)
+    ends = {0: 0, (size or 0) - 1: -1}
+    if node is None or node.op_type != "Concat" or slices.indices[step] not in ends:
+        return None
+    row = node.inputs[ends[slices.indices[step]]]
+    axis = node.attributes.get_int("axis", 0) % len(slices.source.shape or (0,))
+    if row is None or axis != slices.axis or size_along(row, axis) != 1:
+        return None
+    made = row.producer()
+    if slices.keeps_axis or made is None:
+        return row if slices.keeps_axis else None
+    return made.inputs[0] if made.op_type == "Unsqueeze" else None
 
 
 def entry_of(scan: ir.Node, name: str, index: int) -> int:

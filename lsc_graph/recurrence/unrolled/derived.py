@@ -22,6 +22,7 @@ from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.affine import is_affine
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.first_step import are_equal, stepped
+from lsc_graph.recurrence.unrolled.implied import implied
 from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import Reads
 from lsc_graph.recurrence.unrolled.reapplied import as_fed_back, as_open, fed_back, reapplied
@@ -53,10 +54,14 @@ class Base:
 
 @dataclass(frozen=True)
 class Merge:
-    """States that are left out, each with the nodes that lead from the bases to what is handed on for it."""
+    """States that are left out, each with the nodes that lead from the bases to what is handed on for it.
+
+    Where a person may say otherwise, `source` names what is assumed to be handed on.
+    """
 
     bases: tuple[Base, ...]
     derived: Mapping[ir.Value, tuple[ir.Node, ...]]
+    source: str | None = None
 
     def shares_states_with(self, other: Merge) -> bool:
         """Whether a state plays a part in both."""
@@ -82,8 +87,12 @@ def merge_derived(
         return  # what each step has of its own is not followed
     of_savings = (_merge_of(merger, steps, writer) for merger in _mergers(steps, reads))
     ancestors = {key: _ancestors(after, steps, reads) for key, after in steps.after.items()}
-    of_weights = [_begun_from_zeros(*own, writer) for own in reapplied(steps, reads, constants, ancestors)]
-    for merge in itertools.chain(_of_given(steps, reads, nodes, constants), of_savings, of_weights):
+    of_weights = (
+        _begun_from_zeros(*own, writer, is_open=True) for own in reapplied(steps, reads, constants, ancestors)
+    )
+    of_implied = _of_implied(steps, reads, nodes, constants, writer)
+    of_given = _of_given(steps, reads, nodes, constants)
+    for merge in itertools.chain(of_given, of_savings, of_weights, of_implied):
         if merge is None or any(merge.shares_states_with(other) for other in taken):
             continue
         if makes_no_difference(model, steps, reads, nodes, [*taken, merge], trial):
@@ -94,16 +103,25 @@ def merge_derived(
         if is_free and makes_no_difference(model, steps, reads, nodes, [*taken, merge], trial):
             steps.open = (*steps.open, as_fed_back(steps, value, steps.after[key]))
     for merge in taken:
-        if merge in of_weights:
-            (base,), (key,) = merge.bases, merge.derived
-            steps.open = (*steps.open, as_open(steps, base.value, steps.after[key]))
+        if merge.source is not None:
+            steps.open += tuple(as_open(steps, merge.source, steps.after[key]) for key in merge.derived)
         apply(merge, steps)
 
 
 def _begun_from_zeros(
-    key: ir.Value, value: ir.Value, path: tuple[ir.Node, ...], writer: GraphWriter
+    key: ir.Value, value: ir.Value, path: tuple[ir.Node, ...], writer: GraphWriter, *, is_open: bool = False
 ) -> Merge:
-    return Merge((Base(value, None, zeros(value, writer)),), {key: path})
+    source = str(value.name) if is_open else None
+    return Merge((Base(value, None, zeros(value, writer)),), {key: path}, source)
+
+
+def _of_implied(
+    steps: Steps, reads: Reads, nodes: Sequence[ir.Node], constants: Constants, writer: GraphWriter
+) -> Iterator[Merge]:
+    for key, starts, is_open in implied(steps, reads, constants, writer):
+        source = " and ".join(str(value.name) for value in starts) if is_open else None
+        path = between(steps.after[key], starts, steps, nodes)
+        yield Merge(tuple(_bases(starts, steps)), {key: path}, source)
 
 
 def _merge_of(merger: _Merger, steps: Steps, writer: GraphWriter) -> Merge | None:
@@ -126,8 +144,12 @@ def _of_given(steps: Steps, reads: Reads, nodes: Sequence[ir.Node], constants: C
         ):
             continue
         if value not in given:
-            bases = tuple(Base(own, _started(steps, own, start), start) for own, start in given.items())
-            yield Merge(bases, {key: between(value, given, steps, nodes)})
+            yield Merge(tuple(_bases(given, steps)), {key: between(value, given, steps, nodes)})
+
+
+def _bases(starts: Mapping[ir.Value, ir.Value], steps: Steps) -> Iterator[Base]:
+    for value, start in starts.items():
+        yield Base(value, _started(steps, value, start), start)
 
 
 def _is_of_given(

@@ -7,6 +7,9 @@ from collections.abc import Collection, Iterator
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.canonical.evaluate import evaluate
+from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.recurrence.unrolled.before_loops import start_of
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import is_alike
@@ -109,10 +112,49 @@ class _AtStep:
             return self._equal(self.reads.stacks[own][self.step], other)
         if own in self.reads.captures:
             return self._equal(own, other)
+        if other in self.constants:
+            return self._is_folded(own, other)
         first, second = own.producer(), other.producer()
-        return first is not None and second is not None and self._does(first, second, depth + 1)
+        is_done = first is not None and second is not None and self._does(first, second, depth + 1)
+        return is_done or (first is not None and self._adds_nothing(first, other, depth + 1))
+
+    def _adds_nothing(self, own: ir.Node, other: ir.Value, depth: int) -> bool:
+        """Whether `own` adds zeros here to what `other` is: an exporter leaves that out."""
+        if own.op_type != "Add" or static_shape(own.outputs[0]) != static_shape(other):
+            return False
+        arrays = [self._array(value) for value in own.inputs]
+        rest = [
+            value
+            for value, added in zip(own.inputs, reversed(arrays), strict=True)
+            if added is not None and not added.any()
+        ]
+        return any(self._is(value, other, depth) for value in rest)
+
+    def _is_folded(self, own: ir.Value, other: ir.Value) -> bool:
+        """Whether a constant is what the step computes here from others, as from zeros before a sequence."""
+        one, two = self._array(own), self.constants.array(other)
+        return one is not None and two is not None and one.dtype == two.dtype and np.array_equal(one, two)
+
+    def _array(self, own: ir.Value | None) -> np.ndarray | None:
+        """What the step reads or computes here, if that is constant."""
+        if own is None or own in self.steps.values or own in self.steps.states:
+            image = self._image(own) if own is not None else None
+            return self.constants.array(image) if image is not None else None
+        if own in self.reads.slices:
+            row = start_of(self.reads.slices[own], self.step)
+            return self.constants.array(row) if row is not None else None
+        node, held = own.producer(), self.constants.array(self.reads.captures.get(own, own))
+        if held is not None or node is None or node.graph is None:
+            return held
+        arrays = [self._array(value) for value in node.inputs]
+        if any(array is None for array in arrays):
+            return None
+        found = evaluate(node, arrays, node.graph.opset_imports.get("", 0))
+        return found[own.index() or 0] if found is not None else None
 
     def _is_slice(self, own: ir.Value, other: ir.Value) -> bool:
+        if other in self.constants:
+            return self._is_folded(own, other)
         slices, taken = self.reads.slices[own], time_slice(other, self.constants)
         place = (slices.source, slices.axis, slices.keeps_axis, slices.indices[self.step])
         return taken is not None and place == (taken.source, taken.axis, taken.keeps_axis, taken.index)

@@ -13,11 +13,11 @@ from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import AnalysisError
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.trial import Trial
-from lsc_graph.recurrence.unrolled.before_loops import entry_of, value_before
+from lsc_graph.recurrence.unrolled.before_loops import entry_of, value_before, with_start
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads, nodes_before
-from lsc_graph.recurrence.unrolled.slices import time_slice
+from lsc_graph.recurrence.unrolled.slices import size_along, time_slice
 from lsc_graph.recurrence.unrolled.steps import Steps
 from lsc_graph.recurrence.writer import GraphWriter
 
@@ -43,7 +43,7 @@ def put_back_first_steps(
     """
     for count in range(max(1, steps.num_lacking)):
         earlier = _earlier(steps, reads, constants, writer, lifts=lifts)
-        if earlier is None or not _put_back(model, steps, reads, earlier, nodes, writer, trial):
+        if earlier is None or not _put_back(model, steps, reads, earlier, nodes, constants, writer, trial):
             return count
     return max(1, steps.num_lacking)
 
@@ -97,10 +97,11 @@ def _put_back(
     reads: Reads,
     earlier: Reads,
     nodes: Sequence[ir.Node],
+    constants: Constants,
     writer: GraphWriter,
     trial: Trial,
 ) -> bool:
-    if not _is_computed(steps) or any(static_shape(key) is None for key in steps.states):
+    if not _is_computed(steps, constants) or any(static_shape(key) is None for key in steps.states):
         return False
     starts = [steps.states[key][0] for key in steps.states]
     possible = itertools.islice(_beginnings(steps, writer), _MOST_BEGINNINGS)
@@ -155,6 +156,8 @@ def _earlier(
             found.slices[key] = one
         elif state is not None:
             found.stacks[key] = (state,)
+        elif _lags(slices, reads):
+            found.stacks[key] = (_zeros(key, writer),)
         else:
             return None
     for key, values in reads.stacks.items():
@@ -168,6 +171,16 @@ def _earlier(
             return None
         found.stacks[key] = stack
     return found
+
+
+def _lags(slices: Slices, reads: Reads) -> bool:
+    """Whether steps read the slices of steps before theirs, as of token shift: before the first one there is
+    none, and what is computed from zeros in its place was folded.
+    """
+    size, stride = size_along(slices.source, slices.axis), slices.stride
+    ahead = [own for own in reads.slices.values() if (own.source, own.axis) == (slices.source, slices.axis)]
+    is_at_edge = size is not None and slices.indices[0] == (0 if stride == 1 else size - 1)
+    return is_at_edge and any(own.stride == stride and own.longer(1, 0) is not None for own in ahead)
 
 
 def _read_as_start(
@@ -210,19 +223,10 @@ def _compute_again(steps: Steps, reads: Reads, writer: GraphWriter) -> None:
 
 
 def _join_states(reads: Reads, earlier: Reads, writer: GraphWriter) -> None:
-    """Sequences of states with the one in front that a loop starts from, where steps read it."""
+    """Sequences with the one in front that a loop starts from, or zeros, where steps read it."""
     for key in earlier.stacks.keys() & reads.slices.keys():
-        (state,), slices = earlier.stacks.pop(key), reads.slices[key]
-        source, axis = slices.source, slices.axis
-        shape = static_shape(source) or ()
-        one, all_ = ([*shape[:axis], size, *shape[axis + 1 :]] for size in (1, shape[axis] + 1))
-        row = writer.op("Unsqueeze", [state, writer.integers([axis])], "start", one, source.dtype)
-        is_first = slices.indices[0] == 0
-        rows = [row, source] if is_first else [source, row]
-        joined = writer.op("Concat", rows, "with_start", all_, source.dtype, axis=axis)
-        moved = [index + 1 for index in slices.indices] if is_first else slices.indices
-        first = 0 if is_first else shape[axis]
-        earlier.slices[key] = Slices(joined, axis, False, (first, *moved))
+        (start,) = earlier.stacks.pop(key)
+        earlier.slices[key] = with_start(reads.slices[key], start, writer)
 
 
 def _one_more_constant(values: tuple[ir.Value, ...]) -> tuple[ir.Value, ...] | None:
@@ -230,11 +234,11 @@ def _one_more_constant(values: tuple[ir.Value, ...]) -> tuple[ir.Value, ...] | N
     return (values[0], *values) if all(value.const_value is not None for value in values) else None
 
 
-def _is_computed(steps: Steps) -> bool:
+def _is_computed(steps: Steps, constants: Constants) -> bool:
     """Whether first states are results of nodes, constants aside; given ones are real starts."""
     starts = [lane[0] for lane in steps.states.values()]
     is_given = any(start is None or start.is_graph_input() for start in starts)
-    return not is_given and any(start is not None and not start.is_initializer() for start in starts)
+    return not is_given and any(start is not None and start not in constants for start in starts)
 
 
 def _beginnings(steps: Steps, writer: GraphWriter) -> Iterator[dict[ir.Value, ir.Value]]:

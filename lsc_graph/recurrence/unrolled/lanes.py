@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -134,12 +134,26 @@ class Walk:
             return
         own = inside[index].producer()
         assert own is not None
-        if own not in self.where:
+        if own not in self.where and not self._join(own, index, inside):
             self._new_lane({index: own})
         producers, own_index = self.where[own]
         read = LaneRead(producers, inside[index].index() or 0, index - own_index)
         lane.reads[position] = read
         self._match(read, present, self._name(lane, position))
+
+    def _join(self, own: ir.Node, index: int, column: Mapping[int, ir.Value]) -> bool:
+        """Let a node be part of the lane of its counterparts, where these were met on a longer way round."""
+        known = [(k, self.where[node]) for k, v in column.items() if (node := v.producer()) in self.where]
+        places = {(id(lane), at - k): (lane, at - k) for k, (lane, at) in known}
+        if len(places) != 1:
+            return False
+        ((lane, ahead),) = places.values()
+        if index + ahead in lane.images or not is_alike(own, self.pattern(lane)):
+            return False
+        lane.images[index + ahead] = own
+        self.where[own] = (lane, index + ahead)
+        self._pending.append(lane)
+        return True
 
     def _index_of(self, node: ir.Node) -> int:
         return self.where[node][1]
@@ -217,13 +231,45 @@ class Walk:
         for lane in self.lanes:
             k = max(lane.images) + 1
             image = self._next_image(lane, k, among) if k <= limit else None
-            if image is not None and image not in self.where and self._is_next(lane, k, image):
+            is_free = image is not None and image not in self.where and not self._is_read_out(lane, k, image)
+            if image is not None and is_free and self._is_next(lane, k, image):
                 lane.images[k] = image
                 self.where[image] = (lane, k)
                 is_longer = True
                 if among is not None:
                     break
         return is_longer
+
+    def _is_read_out(self, lane: Lane, k: int, image: ir.Node) -> bool:
+        """Whether a node is what another one was a step before that does the same as the lane's, for other
+        readers: without that merging, a read-out is beside what the next step computes again.
+        """
+        before = lane.images[k - 1]
+        value = next((v for v in before.inputs if v is not None and v not in self.constants), None)
+        others = [use.node for use in value.uses() if use.node not in self.where] if value is not None else []
+        twins = [node for node in others if is_alike(node, before) and self._reads_the_same(node, before)]
+        return not self._is_read_as(image, before) and any(self._is_read_as(image, own) for own in twins)
+
+    def _reads_the_same(self, node: ir.Node, other: ir.Node) -> bool:
+        pairs = zip(node.inputs, other.inputs, strict=True)
+        return all(
+            a is b or (a is not None and b is not None and self.constants.same(a, b)) for a, b in pairs
+        )
+
+    def _is_read_as(self, node: ir.Node, other: ir.Node) -> bool:
+        """Whether whatever reads a node reads the other one by the same weights, too."""
+        return self._readings(node) <= self._readings(other)
+
+    def _readings(self, node: ir.Node) -> set[Hashable]:
+        known = self.constants
+        return {
+            (
+                use.idx,
+                use.node.op_type,
+                *(known.key(v) for v in use.node.inputs if v is not None and known.is_weight(v)),
+            )
+            for use in node.outputs[0].uses()
+        }
 
     def _next_image(self, lane: Lane, k: int, among: Collection[str] | None) -> ir.Node | None:
         own = self.pattern(lane)

@@ -67,8 +67,8 @@ class Choice:
 class OpenChoice:
     """Values that may be computed at the end of a step, as is assumed, or at the start of the next one.
 
-    Where there is a `source`, that is what is assumed to be handed on, and not what a weight makes of it; or
-    the other way round, if the other choice is that this is no state.
+    Where there is a `source`, that is what is assumed to be handed on, and not what is made of that; or the
+    other way round, if the other choice is that this is no state.
     """
 
     values: tuple[str, ...]

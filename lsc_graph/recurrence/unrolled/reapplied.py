@@ -33,11 +33,10 @@ def reapplied(
         steps, reads, constants: of the recurrence.
         ancestors: per state, the values of the step that it is an affine function of, the nearest first.
     """
-    chosen = {choice.after for choice in steps.made}
     for key, base, path in _products(steps, reads, constants, ancestors):
         after = steps.after[key]
         is_read = any(node in steps.nodes for node, _ in after.uses())
-        if is_read and not chosen & _names(steps, after) and _is_read_beside(base, path, steps):
+        if is_read and not is_chosen(steps, after) and _is_read_beside(base, path, steps):
             yield key, base, path
 
 
@@ -47,16 +46,11 @@ def fed_back(
     """States that others than the steps read, and that a weight makes of values as large which nobody else
     reads: with these values and the nodes between. Arguments as above.
     """
-    chosen, seen = {choice.after for choice in steps.made}, set[ir.Value]()
+    seen = set[ir.Value]()
     for key, base, path in _products(steps, reads, constants, ancestors):
         after = steps.after[key]
         is_alone = static_shape(base) == static_shape(after) and not _is_read_beside(base, path, steps)
-        if (
-            key not in seen
-            and is_alone
-            and _is_read_outside(after, steps)
-            and not chosen & _names(steps, after)
-        ):
+        if key not in seen and is_alone and _is_read_outside(after, steps) and not is_chosen(steps, after):
             yield key, base, path
         seen.add(key)
 
@@ -72,11 +66,11 @@ def _products(
                 yield key, base, path
 
 
-def as_open(steps: Steps, base: ir.Value, after: ir.Value) -> OpenChoice:
-    """The other reading: that the product is handed on."""
+def as_open(steps: Steps, source: str, after: ir.Value) -> OpenChoice:
+    """The other reading: that what is made of `source` is handed on."""
     before = steps.values[after][steps.position - 1]
     assert before is not None
-    return OpenChoice((str(after.name),), Choice(str(before.name), str(after.name)), str(base.name))
+    return OpenChoice((str(after.name),), Choice(str(before.name), str(after.name)), source)
 
 
 def as_fed_back(steps: Steps, base: ir.Value, after: ir.Value) -> OpenChoice:
@@ -86,8 +80,10 @@ def as_fed_back(steps: Steps, base: ir.Value, after: ir.Value) -> OpenChoice:
     return OpenChoice((str(after.name),), Choice(str(before.name), NO_STATE), str(base.name))
 
 
-def _names(steps: Steps, value: ir.Value) -> set[str]:
-    return {str(own.name) for own in steps.values[value] if own is not None}
+def is_chosen(steps: Steps, value: ir.Value) -> bool:
+    """Whether a person says that a value is handed on."""
+    chosen = {choice.after for choice in steps.made}
+    return any(own is not None and own.name in chosen for own in steps.values[value])
 
 
 def _is_by_weight(node: ir.Node, reads: Reads, constants: Constants) -> bool:

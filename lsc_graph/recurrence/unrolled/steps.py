@@ -266,15 +266,24 @@ def leave_heads_out(steps: Steps, values: Collection[ir.Value]) -> None:
 
 
 def _check_independent(steps: Steps, order: Order) -> None:
-    """What the steps read from outside, or start from, may depend on none of them."""
-    own = [node for images in steps.nodes.values() for node in images if node is not None]
-    later = order.levels(own)
-    read = [value for images in steps.outside.values() for value in images]
-    read += [images[0] for images in steps.states.values()]
-    for value in read:
-        producer = value.producer() if value is not None else None
-        if value is not None and producer is not None and producer in later:
-            raise StepsDifferError((), f"they read {value.name}, which depends on one of them in another way")
+    """What the steps read from outside, or start from, may depend on none of them.
+
+    Read-outs that read such are left out: they join the steps with others that start from the same products.
+    """
+    while found := _dependent(steps, order):
+        readers = {use.node for key in found for use in key.uses()} & steps.nodes.keys()
+        if not readers <= steps.heads or found.keys() & steps.states.keys():
+            name = next(iter(found.values())).name
+            raise StepsDifferError((), f"they read {name}, which depends on one of them in another way")
+        leave_heads_out(steps, found)
+
+
+def _dependent(steps: Steps, order: Order) -> dict[ir.Value, ir.Value]:
+    """What the steps read or start from that depends on one of them, with the first such value."""
+    later = order.levels([node for images in steps.nodes.values() for node in images if node is not None])
+    read = [*steps.outside.items(), *((key, images[:1]) for key, images in steps.states.items())]
+    found = {key: [v for v in images if v is not None and v.producer() in later] for key, images in read}
+    return {key: values[0] for key, values in found.items() if values}
 
 
 def _check_complete(steps: Steps) -> None:

@@ -75,11 +75,13 @@ def test_what_starts_from_something_else_stays_a_state() -> None:
     assert len(state_sizes(rolled(net.model()))) == 4
 
 
-def test_spikes_stay_a_state_beside_the_voltages_that_they_are_made_from() -> None:
+@pytest.mark.parametrize(("start", "num_states"), [(0.0, 2), (0.5, 2), (1 / (1 + np.e), 1)])
+def test_spikes_are_a_state_unless_they_start_as_the_voltages_say(start: float, num_states: int) -> None:
+    """z = sigmoid(v - 1), and v starts from zeros: what z starts from says whether it is carried itself."""
     net = Unroller()
     x = net.op("MatMul", net.input("x", T, B, D), net.weight(D, H))
     one, leak, u = net.constant(1.0), net.constant(0.9), net.weight(H, H)
-    z = net.constant(np.full((B, H), 1 / (1 + np.e)))
+    z = net.constant(np.full((B, H), start))
     v, rows = net.constant(np.zeros((B, H))), []
     for time in range(T):
         drive = net.op("Add", at(net, x, time), net.op("MatMul", z, u))
@@ -87,7 +89,7 @@ def test_spikes_stay_a_state_beside_the_voltages_that_they_are_made_from() -> No
         z = net.op("Sigmoid", net.op("Sub", v, one))
         rows.append(z)
     net.output(stacked(net, rows))
-    assert state_sizes(rolled(net.model())) == [(B, H)] * 2
+    assert state_sizes(rolled(net.model())) == [(B, H)] * num_states
 
 
 def test_of_several_states_in_one_step_each_loses_what_follows_from_it() -> None:

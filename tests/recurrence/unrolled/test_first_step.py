@@ -127,7 +127,7 @@ def stabilised(*, is_given: bool, num_layers: int, shifts: bool = False) -> onnx
     """RWKV-4's time mix: a' = e^(p - q) a + e^(k - q) v, b' likewise, q = max(p, k), read out before that.
 
     From zeros with p = -1e30, of which the decay takes nothing away: it is found unchanged. Where
-    it `shifts`, the values are made from the step before, too.
+    it `shifts`, keys and values are made from the step before, too: from zeros, nothing is left of that.
     """
     net = Unroller()
     x, rows = net.input("x", T, 1, H), list[str]()
@@ -144,14 +144,15 @@ def stabilised(*, is_given: bool, num_layers: int, shifts: bool = False) -> onnx
         of_b = of_a if a == b else net.op("Mul", kept, b)
         return net.op("Add", of_a, net.op("Mul", added, v)), net.op("Add", of_b, added), top
 
-    before = [net.input(f"x{own}", 1, H) for own in range(num_layers)] if shifts else []
+    is_shifted = shifts and is_given
+    before = [net.input(f"x{own}", 1, H) if is_shifted else "" for own in range(num_layers)]
 
     for time in range(T):
         row = at(net, x, time)
         for number, (into_k, into_v, decay, bonus) in enumerate(layers):
-            mixed = net.op("Add", row, before[number]) if shifts else row
-            k, v = net.op("MatMul", row, into_k), net.op("MatMul", mixed, into_v)
-            before[number : number + shifts] = [row] * shifts
+            mixed = net.op("Add", row, before[number]) if before[number] else row
+            k, v = net.op("MatMul", mixed, into_k), net.op("MatMul", mixed, into_v)
+            before[number] = row if shifts else ""
             a, b, p = states[number]
             above, below, _ = weighed(a, b, p, net.op("Add", bonus, k), v)
             states[number] = weighed(a, b, p if p == lowest else net.op("Sub", p, decay), k, v)
@@ -161,10 +162,14 @@ def stabilised(*, is_given: bool, num_layers: int, shifts: bool = False) -> onnx
     return net.model()
 
 
+@pytest.mark.parametrize("shifts", [False, True])
 @pytest.mark.parametrize("num_layers", [1, 2])
-def test_a_stabiliser_starts_from_the_constant_that_its_decay_left_unchanged(num_layers: int) -> None:
+def test_a_stabiliser_starts_from_the_constant_that_its_decay_left_unchanged(
+    num_layers: int, *, shifts: bool
+) -> None:
     given, folded = (
-        audit(stabilised(is_given=own, num_layers=num_layers), num_samples=1) for own in (True, False)
+        audit(stabilised(is_given=own, num_layers=num_layers, shifts=shifts), num_samples=1)
+        for own in (True, False)
     )
     for found in (given, folded):
         expected = [(T, 1)] * 3 * num_layers

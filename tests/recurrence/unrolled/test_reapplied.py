@@ -38,7 +38,7 @@ def test_the_state_is_what_the_weight_is_applied_to_wherever_the_steps_start(*, 
     assert [own.grid.num_gradient_paths for own in found] == [str(T)] * 2
     named = [[warning for warning in own.warnings if "--state" in warning] for own in found]
     assert [len(own) for own in named] == [0, 2]
-    assert all("which a weight makes of it: path counts" in warning for warning in named[1])
+    assert all("which is made of that: path counts" in warning for warning in named[1])
 
 
 def test_the_product_can_be_chosen_as_the_state() -> None:
@@ -66,7 +66,7 @@ def test_a_product_that_the_steps_do_not_start_from_zeros_is_the_state() -> None
 
 def test_a_state_that_is_only_scaled_stays_what_it_is() -> None:
     warnings = inspect(doubly_used(is_given=False, is_scaled=True)).warnings
-    assert not any("which a weight makes" in warning for warning in warnings)
+    assert not any("which is made of" in warning for warning in warnings)
 
 
 def fed_back(start: str, *, is_computed_twice: bool = False) -> onnx.ModelProto:

@@ -184,9 +184,7 @@ def test_windows_that_move_into_each_other_number_the_steps(
         rows = windowed(net, rows, is_reverse=is_reverse, is_given=is_given)
     net.output(stacked(net, rows))
     steps, refusals = rolled(net.model())
-    apart = int(not is_given)  # the first step reads half a window from zeros: it is not like the others
-    assert [own.num_steps for own in steps] == [T - apart] * num_layers
-    assert steps[0].num_apart == apart
+    assert [(own.num_steps, own.num_apart) for own in steps] == [(T, 0)] * num_layers
     assert [own.rolled.is_reverse for own in steps] == [is_reverse] * num_layers
     assert [len(own.rolled.state_names) for own in steps] == [1] * num_layers
     assert not [refusal for refusal in refusals if "chain, but" in refusal.reason]
@@ -206,3 +204,25 @@ def test_windows_that_are_only_summed_or_joined_are_no_recurrence() -> None:
     )
     steps, _ = rolled(net.model())
     assert steps == ()
+
+
+def test_states_that_reset_each_other_without_weights_are_found_in_every_layer() -> None:
+    """Izhikevich's: v' = v + (v^2 - u + x) / 10, u' = u + (v - u) / 5, both reset where v' is high."""
+    net = Unroller()
+    x, weights = net.input("x", T, B, D), [net.weight(size, H) for size in (D, H)]
+    starts = [[net.input(f"{name}{layer}", B, H) for name in "vu"] for layer in range(2)]
+    small, slow, high, low, more, rows = *(net.constant(c) for c in (0.1, 0.2, 0.5, -0.3, 0.25)), []
+    for time in range(T):
+        below = at(net, x, time)
+        for layer, weight in enumerate(weights):
+            v, u = starts[layer]
+            drive = net.op("Add", net.op("Sub", net.op("Mul", v, v), u), net.op("MatMul", below, weight))
+            new = net.op("Add", v, net.op("Mul", drive, small))
+            u = net.op("Add", u, net.op("Mul", net.op("Sub", v, u), slow))
+            is_high = net.op("Greater", new, high)
+            v, u = net.op("Where", is_high, low, new), net.op("Where", is_high, net.op("Add", u, more), u)
+            starts[layer], below = [v, u], v
+        rows.append(below)
+    net.output(stacked(net, rows))
+    steps, _ = rolled(net.model())
+    assert [(own.num_steps, len(own.rolled.state_names)) for own in steps] == [(T, 2), (T, 2)]
