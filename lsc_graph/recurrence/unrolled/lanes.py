@@ -12,7 +12,7 @@ from lsc_graph.recurrence.dataflow import subgraphs_of
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants, attributes_of
 from lsc_graph.recurrence.unrolled.own_slices import OwnSlices, breaks_off
-from lsc_graph.recurrence.unrolled.slices import continues
+from lsc_graph.recurrence.unrolled.slices import continues, time_slice
 
 _RADIUS = 2
 _ARITHMETIC = frozenset(("Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Relu", "Exp", "Neg"))
@@ -424,6 +424,8 @@ class Walk:
         node, own = value.producer(), other.producer()
         if node is not None and (node is own or radius == 0):
             return value is other or node is not own or node.op_type in _PICKING
+        if own is not None and self._is_join_of_more(value, own):
+            return True
         return (
             node is not None
             and own is not None
@@ -431,6 +433,16 @@ class Walk:
             and value.index() == other.index()
             and self._reads_the_like(node, own, radius - 1)
         )
+
+    def _is_join_of_more(self, value: ir.Value, join: ir.Node) -> bool:
+        """Whether a value joins what a node joins, and more: all that there is so far, or is at the end."""
+        node, count = value.producer(), len(join.inputs)
+        if join.op_type != "Concat":
+            return False
+        if node is not None and node.op_type == "Concat" and len(node.inputs) > count:
+            return tuple(node.inputs[:count]) == tuple(join.inputs)
+        slices = [time_slice(v, self.constants) if v is not None else None for v in join.inputs]
+        return all(one is not None and one.source is value for one in slices)
 
     def _varying(self, lane: Lane) -> list[int]:
         """The inputs at which a lane's nodes read different constants."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError, is_alike
@@ -79,7 +80,7 @@ def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Rea
     With `lifts`, what every step applies to a slice is followed back to it; else it is a value of its own.
 
     Raises:
-        StepsDifferError: the steps use different weights, or a step lacks a value.
+        StepsDifferError: the steps use different weights, a step lacks a value, or sizes differ.
     """
     reads = Reads()
     hard: dict[ir.Value, tuple[int, Images]] = {}
@@ -103,7 +104,17 @@ def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Rea
         for own, images in reading.lanes.items():
             seen[own] = _merged([*[None] * before, *images, *[None] * after], seen.get(own))
     _read_hard(hard, seen, reads, steps, constants, lifts=lifts)
+    _check_sizes(reads)
     return reads
+
+
+def _check_sizes(reads: Reads) -> None:
+    """Refuse values that grow from step to step, as what is joined of all earlier steps: no loop reads them."""
+    for key, values in reads.stacks.items():
+        sizes = dict.fromkeys(shape for value in values if (shape := static_shape(value)) is not None)
+        if len(sizes) > 1:
+            got = " and ".join(str(list(shape)) for shape in list(sizes)[:2])
+            raise StepsDifferError((), f"what they read as {key.name} differs in size, such as {got}")
 
 
 def _read_hard(

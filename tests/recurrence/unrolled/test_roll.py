@@ -492,3 +492,27 @@ def test_a_value_that_is_scaled_again_and_again_is_no_state_where_no_step_reads_
         rows.append(k)
     net.output(net.op("MatMul", stacked(net, rows), net.weight(H, H)))
     assert rolled(net.model())[1] == ()
+
+
+@pytest.mark.parametrize("is_mean", [True, False])
+def test_what_reads_all_states_so_far_of_the_layer_below_has_all_steps_or_is_refused(is_mean: bool) -> None:
+    """The mean is one vector at each step, though the last join is the sequence itself; rows are ever more."""
+    net = Unroller()
+    x, w, u, y, z = net.input("x", T, B, D), net.weight(D, H), *(net.weight(H, H) for _ in range(3))
+    below, above, rows = net.input("h", B, H), net.input("k", B, H), []
+    states: list[str] = []
+    for time in range(T):
+        below = net.op("Tanh", net.op("Add", net.op("MatMul", at(net, x, time), w), net.op("MatMul", below, u)))
+        states.append(net.op("Unsqueeze", below, net.constant([0])))
+        joined = net.op("Concat", *states, axis=0)
+        if is_mean:
+            seen = net.op("ReduceMean", joined, net.constant([0]), keepdims=0)
+        else:
+            weighed = net.op("Mul", net.op("Softmax", net.op("Mul", joined, above), axis=0), joined)
+            seen = net.op("ReduceSum", weighed, net.constant([0]), keepdims=0)
+        above = net.op("Tanh", net.op("Add", net.op("MatMul", seen, y), net.op("MatMul", above, z)))
+        rows.append(above)
+    net.output(stacked(net, rows))
+    _, steps, refusals = rolled(net.model())
+    assert [own.num_steps for own in steps] == [T, T][: 1 + is_mean]
+    assert is_mean or any("differs in size" in own.reason for own in refusals)
