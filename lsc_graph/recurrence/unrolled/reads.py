@@ -109,7 +109,7 @@ def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Rea
 
 
 def _check_sizes(reads: Reads) -> None:
-    """Refuse values that grow from step to step, as what is joined of all earlier steps: no loop reads them."""
+    """Refuse values that grow from step to step, as joins of all that there is so far: no loop reads them."""
     for key, values in reads.stacks.items():
         sizes = dict.fromkeys(shape for value in values if (shape := static_shape(value)) is not None)
         if len(sizes) > 1:

@@ -496,13 +496,14 @@ def test_a_value_that_is_scaled_again_and_again_is_no_state_where_no_step_reads_
 
 @pytest.mark.parametrize("is_mean", [True, False])
 def test_what_reads_all_states_so_far_of_the_layer_below_has_all_steps_or_is_refused(is_mean: bool) -> None:
-    """The mean is one vector at each step, though the last join is the sequence itself; rows are ever more."""
+    """The mean is one vector at each step, though the last join is the sequence itself; rows get more."""
     net = Unroller()
     x, w, u, y, z = net.input("x", T, B, D), net.weight(D, H), *(net.weight(H, H) for _ in range(3))
     below, above, rows = net.input("h", B, H), net.input("k", B, H), []
     states: list[str] = []
     for time in range(T):
-        below = net.op("Tanh", net.op("Add", net.op("MatMul", at(net, x, time), w), net.op("MatMul", below, u)))
+        drive = net.op("MatMul", at(net, x, time), w)
+        below = net.op("Tanh", net.op("Add", drive, net.op("MatMul", below, u)))
         states.append(net.op("Unsqueeze", below, net.constant([0])))
         joined = net.op("Concat", *states, axis=0)
         if is_mean:
