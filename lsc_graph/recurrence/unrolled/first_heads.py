@@ -65,6 +65,7 @@ class _AtStep:
         self.step = step
         self._taken = {node for images in steps.nodes.values() for node in images}.union(excluded)
         self._found: dict[ir.Value, ir.Value] = {}
+        self._arrays: dict[ir.Value, np.ndarray | None] = {}
 
     def counterpart(self, own: ir.Node) -> ir.Node | None:
         """The node that does here what `own` does in its own step, by all that it reads.
@@ -79,13 +80,13 @@ class _AtStep:
         return node
 
     def _candidates(self, own: ir.Node) -> Iterator[ir.Node]:
-        """The nodes that read what stands here for one of the inputs."""
+        """The nodes that read what stands here for one of the inputs; all of the kind, if that is constant."""
         values = [self._image(value) for value in own.inputs if value is not None]
         known = [value for value in values if value is not None]
         moving = next((value for value in known if self.constants.array(value) is None), None)
         if moving is not None:
             yield from (use.node for use in moving.uses() if use.node in self.order.index)
-        elif known:
+        else:
             yield from (node for node in self.order.nodes if node.op_type == own.op_type)
 
     def _image(self, value: ir.Value) -> ir.Value | None:
@@ -105,7 +106,9 @@ class _AtStep:
         if own is None or other is None or depth > _MAX_DEPTH:
             return own is other
         if own in self.steps.values or own in self.steps.states:
-            return self._equal(self._image(own), other)
+            image = self._image(own)
+            is_folded = image is None and other in self.constants and self._is_folded(own, other)
+            return is_folded or self._equal(image, other)
         if own in self.reads.slices:
             return self._is_slice(own, other)
         if own in self.reads.stacks:
@@ -137,12 +140,21 @@ class _AtStep:
 
     def _array(self, own: ir.Value | None) -> np.ndarray | None:
         """What the step reads or computes here, if that is constant."""
-        if own is None or own in self.steps.values or own in self.steps.states:
-            image = self._image(own) if own is not None else None
+        if own is None:
+            return None
+        if own not in self._arrays:
+            self._arrays[own] = self._constant(own)
+        return self._arrays[own]
+
+    def _constant(self, own: ir.Value) -> np.ndarray | None:
+        image = self._image(own)
+        if image is not None or own in self.steps.states:
             return self.constants.array(image) if image is not None else None
         if own in self.reads.slices:
             row = start_of(self.reads.slices[own], self.step)
             return self.constants.array(row) if row is not None else None
+        if own in self.reads.stacks:
+            return self.constants.array(self.reads.stacks[own][self.step])
         node, held = own.producer(), self.constants.array(self.reads.captures.get(own, own))
         if held is not None or node is None or node.graph is None:
             return held

@@ -71,3 +71,23 @@ def test_a_read_out_by_another_weight_is_none_of_the_steps(*, other_weight: bool
     kinds = [node.op_type for node in found.model.graph.node]
     assert [own.num_steps for own in found.recurrences] == [T]
     assert kinds.count("Sigmoid") == kinds.count("MatMul") == other_weight
+
+
+@pytest.mark.parametrize("is_folded", [False, True])
+def test_a_read_out_that_reads_a_folded_start_is_one_of_the_steps(*, is_folded: bool) -> None:
+    """h' = a h + x U, read out with r = sigmoid(x Z + k h) of the state before: k times zeros, at first."""
+    net = Unroller()
+    x, u, z = net.input("x", T, 1, H), net.weight(H, H), net.weight(H, H)
+    k, decay, rows = net.weight(H), net.constant(np.full(H, 0.9)), list[str]()
+    h = net.constant(np.zeros((1, H)))
+    for time in range(T):
+        row = at(net, x, time)
+        seen = net.op("Mul", k, h) if time or not is_folded else net.constant(np.zeros((1, H)))
+        r = net.op("Sigmoid", net.op("Add", net.op("MatMul", row, z), seen))
+        kept = net.op("Mul", decay, h)
+        h = net.op("Tanh", net.op("Add", kept, net.op("MatMul", row, u)))
+        rows.append(net.op("Mul", r, h))
+    net.output(stacked(net, rows))
+    found = reroll(net.model())
+    assert [own.num_steps for own in found.recurrences] == [T]
+    assert [node.op_type for node in found.model.graph.node].count("Sigmoid") == 0
