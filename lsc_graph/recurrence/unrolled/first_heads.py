@@ -80,7 +80,7 @@ class _AtStep:
         return node
 
     def _candidates(self, own: ir.Node) -> Iterator[ir.Node]:
-        """The nodes that read what stands here for one of the inputs; all of the kind, if that is constant."""
+        """The nodes that read what stands here for one of the inputs; all of the kind, if none moves."""
         values = [self._image(value) for value in own.inputs if value is not None]
         known = [value for value in values if value is not None]
         moving = next((value for value in known if self.constants.array(value) is None), None)
