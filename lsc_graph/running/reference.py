@@ -17,6 +17,9 @@ from lsc_graph.model_file.proto_walk import model_scopes
 MAX_SECONDS = 60.0
 """How long one run of a model with Loop operators may take."""
 
+_WRONG = ["Pad_Fusion"]
+"""Optimisations of ONNX Runtime that change results: zeros put before a MaxPool become its own padding, -inf."""
+
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -41,7 +44,7 @@ class Reference:
             providers.insert(0, "CUDAExecutionProvider")
         try:
             self._session = onnxruntime.InferenceSession(
-                proto.SerializeToString(), options, providers=providers
+                proto.SerializeToString(), options, providers=providers, disabled_optimizers=_WRONG
             )
         except Exception as error:  # ONNX Runtime has no common base class for its errors.
             raise AnalysisError(
