@@ -18,7 +18,7 @@ MAX_SECONDS = 60.0
 """How long one run of a model with Loop operators may take."""
 
 _WRONG = ["Pad_Fusion"]
-"""Optimisations of ONNX Runtime that change results: zeros put before a MaxPool become its own padding, -inf."""
+"""Optimisations of ONNX Runtime that change results: zeros before a MaxPool become its own padding, -inf."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
