@@ -37,7 +37,7 @@ class Slices:
     def longer(self, before: int, after: int) -> Slices | None:
         """With some more slices at the start and at the end, as they go on; None if the sequence has none."""
         size, stride = size_along(self.source, self.axis), self.stride
-        if stride not in (1, -1) or size is None:
+        if not stride or size is None:
             return None
         first, last = self.indices[0] - before * stride, self.indices[-1] + after * stride
         is_there = 0 <= first < size and 0 <= last < size

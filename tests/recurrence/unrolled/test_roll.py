@@ -92,6 +92,20 @@ def test_a_first_step_that_was_simplified_away_is_put_back() -> None:
     assert steps[0].num_steps == T - 1
 
 
+@pytest.mark.parametrize("stride", [2, -2])
+def test_a_first_step_of_a_layer_that_reads_every_second_slice_is_put_back(stride: int) -> None:
+    net = Unroller()
+    x, w, u = net.input("x", 2 * T, B, D), net.weight(D, H), net.weight(H, H)
+    first, *others = list(range(2 * T))[::stride]
+    states = [net.op("Tanh", net.op("MatMul", at(net, x, first), w))]
+    for time in others:
+        summed = net.op("Add", net.op("MatMul", at(net, x, time), w), net.op("MatMul", states[-1], u))
+        states.append(net.op("Tanh", summed))
+    net.output(stacked(net, states))
+    _, steps, _ = rolled(net.model())
+    assert [(own.num_steps, own.num_apart) for own in steps] == [(T, 0)]
+
+
 def test_a_first_step_that_does_something_else_stays_outside() -> None:
     net = Unroller()
     x = net.input("x", T, B, D)
