@@ -6,6 +6,7 @@ takes over. Both are the same state at the same time; read from two values they 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import copied
 
 _RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
+_REPEATING = frozenset({"Expand", "Tile"})
 _STANDARD = ("", "ai.onnx")
 _Chain = list[tuple[ir.Node, ir.Value]]
 
@@ -56,7 +58,10 @@ def _keeps_elements(node: ir.Node) -> bool:
         return False
     if copied(node.outputs[0]) is not None:
         return True
-    return node.op_type in _RESHAPING | {"Transpose"} and static_shape(node.inputs[0]) is not None
+    before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
+    if node.op_type in _REPEATING:
+        return before is not None and after is not None and math.prod(before) == math.prod(after)
+    return node.op_type in _RESHAPING | {"Transpose"} and before is not None
 
 
 class _Reading:

@@ -16,6 +16,8 @@ from lsc_graph.running.reference import Reference
 WRITERS = {
     "a copy": ("float[2, 3]", "after = Identity(h)"),
     "one axis more": ("float[1, 2, 3]", "after = Unsqueeze(h, zero)"),
+    "expanded to one axis more": ("float[1, 2, 3]", "after = Expand(h, one_more)"),
+    "tiled once": ("float[2, 3]", "after = Tile(h, once)"),
     "turned": ("float[3, 2]", "after = Transpose<perm = [1, 0]>(h)"),
     "turned and packed": ("float[6]", "turned = Transpose(h)\n after = Reshape(turned, flat)"),
 }
@@ -27,7 +29,7 @@ def step(writer: str) -> ir.Model:
     proto = onnx.parser.parse_model(f"""
     <ir_version: 8, opset_import: ["" : 17]>
     step (float[2, 3] x) => ({shape} after, float[2, 3] h, float[2, 3] upper)
-    <int64[1] zero = {{0}}, int64[1] flat = {{6}}>
+    <int64[1] zero = {{0}}, int64[1] flat = {{6}}, int64[3] one_more = {{1, 2, 3}}, int64[2] once = {{1, 1}}>
     {{
         h = Tanh(x)
         {text}
