@@ -225,7 +225,8 @@ class _Run:
         leaves = [value.detach().requires_grad_() for value in self.values]
         readings, slopes = self._slopes(leaves, (num_samples, num_times, seed), through_time=False)
         is_sound = are_moved(readings, slopes)
-        is_sound &= torch.tensor([not self.trail.falls_short(reading.edge) for reading in readings])
+        falls_short = [self.trail.falls_short(reading.edge) for reading in readings]
+        is_sound &= ~torch.tensor(falls_short, dtype=torch.bool)
         is_doubtful = not bool(is_sound.all()) or self._since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
             # Moved by way of earlier steps alone, held still by them, or against what they do.
