@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -49,6 +50,24 @@ class DepthMaps:
     shape: tuple[int, int]
     pull: PullAt
     like: Tensor
+
+    @property
+    def ends(self) -> tuple[str, str, tuple[tuple[int, int], ...]]:
+        """Which derivatives these are."""
+        return self.edge.source, self.edge.target, self.pairs
+
+    def within(self, enter: Callable[[], AbstractContextManager[None]]) -> DepthMaps:
+        """The same, pulled within what is entered for it."""
+
+        def pull(numbers: Sequence[int], cotangents: Tensor) -> Tensor:
+            with enter():
+                return self.pull(numbers, cotangents)
+
+        return replace(self, pull=pull)
+
+    def pull_all(self, numbers: Sequence[int], cotangents: Tensor) -> Tensor:
+        """Cotangents [P, K, n_target] pulled back at some pairs, in double precision on the CPU."""
+        return self.pull(numbers, cotangents.to(self.like)).double().cpu()
 
     def sampled(self) -> list[int]:
         """Numbers of pairs spread over all of them."""

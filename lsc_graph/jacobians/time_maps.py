@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -21,11 +22,15 @@ from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 @dataclass(frozen=True)
 class TimeMaps:
-    """M_time of one layer at P steps, where its cell reads `points`; `gated` is a cheaper form, if any."""
+    """M_time of one layer at P steps, where its cell reads `points`; `gated` is a cheaper form, if any.
+
+    Rows are pulled `within` what is entered for it.
+    """
 
     module: CellModule
     points: Sequence[Tensor]
     gated: GatedJacobians | None
+    within: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @staticmethod
     def of(module: CellModule, trajectory: Trajectory, generator: torch.Generator) -> TimeMaps:
@@ -63,7 +68,12 @@ class TimeMaps:
     def pull_rows(self, numbers: Sequence[int], cotangents: Tensor) -> Tensor:
         """Cotangents [P, K, n] times the matrices at some of the steps, in their type and where they are."""
         here = chosen_points(self.points, torch.tensor(numbers))
-        return pull_states(self.module, here, own_reads(self.module), cotangents)
+        with self.within():
+            return pull_states(self.module, here, own_reads(self.module), cotangents)
+
+    def pull_all(self, cotangents: Tensor) -> Tensor:
+        """Cotangents [P, K, n] times the matrices at all steps, in double precision on the CPU."""
+        return torch.stack([self.pull(point)(rows) for point, rows in enumerate(cotangents)])
 
     def radius(self, method: Method) -> Estimate:
         """Spectral radii."""
