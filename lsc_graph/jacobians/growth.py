@@ -74,7 +74,7 @@ def swept(
             section 4).
     """
     into = _into(edges)
-    arrived = _Arrived({node: Cotangents.of(vectors) for node, vectors in start.items()})
+    arrived = _Arrived(start)
     for node in reversed(order):
         here = arrived.take(node)
         if here is None:
@@ -91,8 +91,9 @@ class _Arrived:
     Those that cross edges known by their products wait until one of them is needed: then all go together.
     """
 
-    def __init__(self, start: dict[GridNode, Cotangents]) -> None:
-        self._found = start
+    def __init__(self, start: Mapping[GridNode, Tensor]) -> None:
+        self._start = start
+        self._found: dict[GridNode, Cotangents] = {}
         self._waiting: defaultdict[int, list[_Crossing]] = defaultdict(list)
         self._awaited: defaultdict[GridNode, list[int]] = defaultdict(list)
 
@@ -110,6 +111,8 @@ class _Arrived:
             for group in _of_unlike_numbers(self._waiting.pop(key, [])):
                 for crossing, passed in zip(group, _all_through(group), strict=True):
                     self._add(crossing.tail, passed)
+        if node in self._start:
+            self._add(node, Cotangents.of(self._start[node]))
         return self._found.pop(node, None)
 
     def _add(self, node: GridNode, passed: Cotangents) -> None:
@@ -211,7 +214,7 @@ def rounding_lengths(
     into, found = _into(edges), dict[GridNode, float]()
     # Of each node: the gradient, the errors so far, and what a random vector has become on one edge.
     three = {node: torch.cat([own, torch.zeros_like(own).expand(2, -1)]) for node, own in start.items()}
-    arrived = _Arrived({node: Cotangents.of(vectors) for node, vectors in three.items()})
+    arrived = _Arrived(three)
     for node in reversed(order):
         here = arrived.take(node)
         if here is None:

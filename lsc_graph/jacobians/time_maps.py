@@ -13,7 +13,7 @@ from lsc_graph.jacobians.blocks import pull_states
 from lsc_graph.jacobians.cell import cell_points, chosen_points
 from lsc_graph.jacobians.cell_radius import own_reads, point_radii, pull_operator
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
-from lsc_graph.jacobians.probed import ProbedGain, probed_gain
+from lsc_graph.jacobians.probed import ProbedGain, point_groups, probed_gain
 from lsc_graph.spectra.choose import group_size
 from lsc_graph.spectra.estimate import Estimate, Method
 from lsc_graph.spectra.handed import handed
@@ -91,10 +91,16 @@ class TimeMaps:
                 norms[numbers] = torch.linalg.matrix_norm(self.gated.at(numbers).dense())
             gains = (norms.cpu().double().square() / size).sqrt()
             return ProbedGain(gains, torch.zeros_like(gains))
-        operator = pull_operator(self.module, self.points)
+        parts = point_groups(range(self.num_points), (size, size), num_probes)
+        return ProbedGain.joined([self._probed(group, num_probes, generator) for group in parts])
+
+    def _probed(self, group: Sequence[int], num_probes: int, generator: torch.Generator) -> ProbedGain:
+        """Gains at some of the steps, by random probes."""
+        operator = pull_operator(self.module, chosen_points(self.points, torch.tensor(group)))
+        size, like = operator.size, self.like
 
         def pull(probes: Tensor) -> Tensor:
             given = handed(probes, like.device, like.dtype)
             return torch.stack([operator.apply(given[:, k]) for k in range(given.shape[1])], 1)
 
-        return probed_gain(pull, self.num_points, (size, size), num_probes, generator)
+        return probed_gain(pull, len(group), (size, size), num_probes, generator)
