@@ -31,8 +31,11 @@ from lsc_graph.pretraining.unknowns import Unknowns
 
 _DAMPING = 1e-3
 _SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
-# Where the largest error is so many times the one before, steps are trusted less, down to a share.
+# Where the largest error is so many times the one before, and beyond tolerance, steps are trusted less,
+# down to a share.
 _WORSE, _LEAST_TRUST = 1.3, 0.25
+# Of what is planned only a part comes: so much more is planned, at most by so small a part.
+_LEAST_PART = 0.4
 _PATIENCE = 12
 # So many largest errors are compared with as many before them: still less by this factor is progress.
 _WINDOW, _PROGRESS = 6, 0.9
@@ -221,12 +224,14 @@ class _Run:
         self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
         leaves = [value.detach().requires_grad_() for value in self.values]
         readings, slopes = self._slopes(leaves, (num_samples, num_times, seed), through_time=False)
-        is_moved = are_moved(readings, slopes)
-        is_doubtful = not bool(is_moved.all()) or self._since_best % _DOUBT == _DOUBT - 1
+        is_sound = are_moved(readings, slopes)
+        falls_short = [self.trail.falls_short(reading.edge) for reading in readings]
+        is_sound &= ~torch.tensor(falls_short, dtype=torch.bool)
+        is_doubtful = not bool(is_sound.all()) or self._since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
-            # Moved by way of earlier steps alone, or held still by them.
+            # Moved by way of earlier steps alone, held still by them, or against what they do.
             _, whole = self._slopes(leaves, (num_samples, num_times, seed), through_time=True)
-            slopes = torch.where((is_moved & are_moved(readings, whole))[:, None], slopes, whole)
+            slopes = torch.where((is_sound & are_moved(readings, whole))[:, None], slopes, whole)
         more = problem.seed_of(iteration, 0) + 1_000_000_007
         self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
         self.iterations = iteration + 1
@@ -284,7 +289,8 @@ class _Run:
         largest = max(float(errors.abs().max()) if len(errors) else 0.0, self._largest_lost())
         before = self._recent[-1] if self._recent else math.inf
         self._recent = [*self._recent, largest][-2 * _WINDOW :]
-        factor = _SLOW_DOWN if largest > _WORSE * before else _SPEED_UP
+        is_worse = largest > _WORSE * max(before, self.problem.tolerance)
+        factor = _SLOW_DOWN if is_worse else _SPEED_UP
         self._trust = min(1.0, max(_LEAST_TRUST, factor * self._trust))
         if largest < self._best - 0.1 * self.problem.tolerance:
             self._best, self._since_best, self._best_values = largest, 0, self.values
@@ -521,7 +527,8 @@ class _Run:
         assert self.unknowns is not None
         assert self.tracker.error is not None
         units = units_of(self.sensitivities)
-        step = units * least_norm_step(self.sensitivities * units, self._damped(self.tracker.error), _DAMPING)
+        errors = self._damped(self.tracker.error) / self.tracker.part.clamp_min(_LEAST_PART)
+        step = units * least_norm_step(self.sensitivities * units, errors, _DAMPING)
         limits = self.unknowns.limits(units)
         step = step.clamp(-limits, limits)
         changes = self.sensitivities @ step
@@ -531,10 +538,11 @@ class _Run:
             self.values = self.unknowns.apply(self.values, step.float())
 
     def _damped(self, errors: Tensor) -> Tensor:
-        """Errors that change their sign again and again count less: noise, and kinks of a radius."""
+        """Errors that change their sign again and again count less: kinks of a radius."""
         signs = errors.sign()
         if len(self._signs) == len(signs):
-            factor = torch.where(signs == self._signs, _SPEED_UP, _SLOW_DOWN)
+            is_noise = errors.abs() <= self.tracker.variance.sqrt()
+            factor = torch.where(is_noise | (signs == self._signs), _SPEED_UP, _SLOW_DOWN)
             self._pace = (self._pace * factor).clamp(_SLOWEST, 1.0)
         else:
             self._pace = torch.ones_like(errors)
