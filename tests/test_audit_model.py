@@ -223,6 +223,37 @@ def test_a_gradient_that_falls_to_rounding_is_no_missing_edge() -> None:
     assert found.verdict.label == "vanishing"
 
 
+@pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-7])
+@pytest.mark.parametrize(
+    "missing", [("layer_0", "layer_0"), ("layer_1", "layer_1"), ("layer_0", "layer_1"), ("single", "single")]
+)
+def test_a_missing_edge_with_a_small_share_of_the_gradient_is_noticed(
+    missing: tuple[str, str], scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = audit_module.check_against_autograd
+
+    def without(model: object, sample: object, edges: list, *rest: object) -> None:
+        single = GridNode("layer_0", 6), GridNode("layer_0", 7)
+        kept = [
+            edge
+            for edge in edges
+            if (edge.tail.layer, edge.head.layer) != missing
+            and (missing[0] != "single" or (edge.tail, edge.head) != single)
+        ]
+        assert len(kept) < len(edges)
+        real(model, sample, kept, *rest)
+
+    proto = registry.build("lstm")
+    for tensor in proto.graph.initializer:
+        if len(tensor.dims) > 1 and tensor.data_type == TensorProto.FLOAT:
+            small = (numpy_helper.to_array(tensor) * scale).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(small, tensor.name))
+    assert audit(proto, num_steps=12, num_samples=1).layers
+    monkeypatch.setattr(audit_module, "check_against_autograd", without)
+    with pytest.raises(Exception, match="does not account for the whole gradient"):
+        audit(proto, num_steps=12, num_samples=1)
+
+
 def test_an_edge_that_few_of_many_paths_use_is_missed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of C(69, 9) paths in a deep grid, one depth edge carries far less than the rounding of the others."""
     real = audit_module.check_against_autograd

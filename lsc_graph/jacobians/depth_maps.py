@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -14,7 +15,7 @@ from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.cell import at_points, cell_points, chosen_points, flat_from, flatten
 from lsc_graph.jacobians.delayed import STATES, Rows, state_columns, through_delays
 from lsc_graph.jacobians.depth import Connections, Glue, Port, by_lag, num_rows_at_once, pull_rows, time_pairs
-from lsc_graph.jacobians.probed import ProbedGain, probed_gain
+from lsc_graph.jacobians.probed import ProbedGain, point_groups, probed_gain
 from lsc_graph.layers.cells import DepthEdge, Layer, size
 from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.estimate import Estimate
@@ -50,6 +51,24 @@ class DepthMaps:
     pull: PullAt
     like: Tensor
 
+    @property
+    def ends(self) -> tuple[str, str, tuple[tuple[int, int], ...]]:
+        """Which derivatives these are."""
+        return self.edge.source, self.edge.target, self.pairs
+
+    def within(self, enter: Callable[[], AbstractContextManager[None]]) -> DepthMaps:
+        """The same, pulled within what is entered for it."""
+
+        def pull(numbers: Sequence[int], cotangents: Tensor) -> Tensor:
+            with enter():
+                return self.pull(numbers, cotangents)
+
+        return replace(self, pull=pull)
+
+    def pull_all(self, numbers: Sequence[int], cotangents: Tensor) -> Tensor:
+        """Cotangents [P, K, n_target] pulled back at some pairs, in double precision on the CPU."""
+        return self.pull(numbers, cotangents.to(self.like)).double().cpu()
+
     def sampled(self) -> list[int]:
         """Numbers of pairs spread over all of them."""
         count = min(len(self.pairs), _MAX_PAIRS)
@@ -76,10 +95,14 @@ class DepthMaps:
     def gain(self, numbers: Sequence[int], num_probes: int, generator: torch.Generator) -> ProbedGain:
         """Gains at some pairs, by probes."""
 
-        def pull(probes: Tensor) -> Tensor:
-            return self.pull(numbers, handed(probes, self.like.device, self.like.dtype))
+        def found(group: list[int]) -> ProbedGain:
+            def pull(probes: Tensor) -> Tensor:
+                return self.pull(group, handed(probes, self.like.device, self.like.dtype))
 
-        return probed_gain(pull, len(numbers), self.shape, num_probes, generator)
+            return probed_gain(pull, len(group), self.shape, num_probes, generator)
+
+        groups = point_groups(numbers, self.shape, num_probes)
+        return ProbedGain.joined([found(group) for group in groups])
 
 
 def is_too_large(module: CellModule, num_steps: int, max_bytes: int = MAX_DENSE_BYTES) -> bool:

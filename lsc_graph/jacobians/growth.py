@@ -74,7 +74,7 @@ def swept(
             section 4).
     """
     into = _into(edges)
-    arrived = _Arrived({node: Cotangents.of(vectors) for node, vectors in start.items()})
+    arrived = _Arrived(start)
     for node in reversed(order):
         here = arrived.take(node)
         if here is None:
@@ -91,8 +91,9 @@ class _Arrived:
     Those that cross edges known by their products wait until one of them is needed: then all go together.
     """
 
-    def __init__(self, start: dict[GridNode, Cotangents]) -> None:
-        self._found = start
+    def __init__(self, start: Mapping[GridNode, Tensor]) -> None:
+        self._start = start
+        self._found: dict[GridNode, Cotangents] = {}
         self._waiting: defaultdict[int, list[_Crossing]] = defaultdict(list)
         self._awaited: defaultdict[GridNode, list[int]] = defaultdict(list)
 
@@ -110,6 +111,8 @@ class _Arrived:
             for group in _of_unlike_numbers(self._waiting.pop(key, [])):
                 for crossing, passed in zip(group, _all_through(group), strict=True):
                     self._add(crossing.tail, passed)
+        if node in self._start:
+            self._add(node, Cotangents.of(self._start[node]))
         return self._found.pop(node, None)
 
     def _add(self, node: GridNode, passed: Cotangents) -> None:
@@ -184,10 +187,9 @@ def path_lengths(
     """
     edges = list(edges)
     into = _into(edges)
-    logs: dict[GridNode, float] = {}
+    logs = {node: float(Cotangents.of(vectors).log10_norm[0]) for node, vectors in start.items()}
     for node, here in swept(edges, order, start):
         own = float(here.log10_norm[0])
-        logs.setdefault(node, own)
         for edge in into[node]:
             passed = float(here.through(edge, None).log10_norm[0]) + logs[node] - own
             logs[edge.tail] = _log10_sum(logs.get(edge.tail, -math.inf), passed)
@@ -203,30 +205,37 @@ def rounding_lengths(
 ) -> dict[GridNode, float]:
     """How long a gradient may be that is made of rounding errors alone, at every node.
 
-    At each node a random vector, as long as so small a part of the gradient there or one edge before, is
-    added to what earlier ones have become on their way: where the products of the Jacobians themselves fall
-    to nothing, as those of a nilpotent matrix do, that is what is left. Arguments are those of `swept`,
-    cotangents [1, n].
+    At each node a random vector is added to what earlier ones have become on their way, as long as so small
+    a part of the gradient there, or of what random vectors as long as the gradients at the heads of its
+    edges become along these: where the products of the Jacobians themselves fall to nothing, as those
+    of a nilpotent matrix do, that is what is left. Arguments are those of `swept`, cotangents [1, n].
     """
     generator = torch.Generator().manual_seed(seed)
-    into, found, sizes = _into(edges), dict[GridNode, float](), dict[GridNode, Tensor]()
-    both = {node: torch.cat([vectors, torch.zeros_like(vectors)]) for node, vectors in start.items()}
-    arrived = _Arrived({node: Cotangents.of(vectors) for node, vectors in both.items()})
+    into, found = _into(edges), dict[GridNode, float]()
+    # Of each node: the gradient, the errors so far, and what a random vector has become on one edge.
+    three = {node: torch.cat([own, torch.zeros_like(own).expand(2, -1)]) for node, own in start.items()}
+    arrived = _Arrived(three)
     for node in reversed(order):
         here = arrived.take(node)
         if here is None:
             continue
-        random = torch.zeros_like(here.unit)
-        random[1] = torch.randn(random.shape[1], generator=generator, dtype=random.dtype)
-        added = Cotangents.of(random)
-        own = here.log10_norm.amax()
-        size = torch.maximum(own, sizes.get(node, own)) + math.log10(rounding)
-        here = here + Cotangents(added.unit, torch.stack([torch.full_like(size, -math.inf), size]))
+        here = _with_errors(here, math.log10(rounding), generator)
         found[node] = 10 ** float(here.log10_norm[1])
         for edge in into[node]:
             arrived.send(here, edge, None)
-            sizes[edge.tail] = torch.maximum(own, sizes.get(edge.tail, own))
     return defaultdict(float, found)
+
+
+def _with_errors(here: Cotangents, log10_rounding: float, generator: torch.Generator) -> Cotangents:
+    """The errors of a node added to those so far, and a random vector to go on with."""
+    normal = torch.randn(2, here.unit.shape[1], generator=generator, dtype=here.unit.dtype)
+    random = Cotangents.of(normal).unit
+    own, _, crossed = here.log10_norm
+    none, size = torch.full_like(own, -math.inf), torch.maximum(own + log10_rounding, crossed)
+    added = Cotangents(torch.cat([torch.zeros_like(random[:1]), random[:1]]), torch.stack([none, size]))
+    both = Cotangents(here.unit[:2], here.log10_norm[:2]) + added
+    fresh = both.log10_norm.amax() + log10_rounding
+    return Cotangents(torch.cat([both.unit, random[1:]]), torch.cat([both.log10_norm, fresh[None]]))
 
 
 def _log10_sum(first: float, second: float) -> float:

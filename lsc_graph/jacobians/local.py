@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -71,6 +72,11 @@ class LocalJacobians:
     units: dict[str, UnitBlocks] = field(default_factory=dict)
     maps: tuple[DepthMaps, ...] = ()
     time_maps: dict[str, TimeMaps] = field(default_factory=dict)
+
+    def within(self, enter: Callable[[], AbstractContextManager[None]]) -> LocalJacobians:
+        """The same, with products within what is entered for them."""
+        time_maps = {name: replace(own, within=enter) for name, own in self.time_maps.items()}
+        return replace(self, maps=tuple(own.within(enter) for own in self.maps), time_maps=time_maps)
 
 
 def together(depth: Sequence[DepthBlocks]) -> list[DepthBlocks]:

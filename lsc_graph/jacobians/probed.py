@@ -8,7 +8,7 @@ Woodruff, "Hutch++: Optimal stochastic trace estimation", SOSA 2021).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,9 @@ ENOUGH, _FEW_VALUES = 0.01, 0.03
 # What a product with the matrix and one with its transpose may differ by, where both are right.
 _AGREES = 1e-3
 
+# Elements of cotangents that are held together.
+_MAX_ELEMENTS = 2**22
+
 Pull = Callable[[Tensor], Tensor]
 
 
@@ -34,6 +37,17 @@ class ProbedGain:
 
     values: Tensor
     errors: Tensor
+
+    @staticmethod
+    def joined(parts: Sequence[ProbedGain]) -> ProbedGain:
+        """Those of several groups of points, one after another."""
+        return ProbedGain(torch.cat([own.values for own in parts]), torch.cat([own.errors for own in parts]))
+
+
+def point_groups(numbers: Sequence[int], shape: tuple[int, int], num_probes: int) -> list[list[int]]:
+    """Points of matrices [n_out, n_in] in groups whose cotangents are held together."""
+    size = max(1, _MAX_ELEMENTS // (num_probes * max(shape)))
+    return [list(numbers[start : start + size]) for start in range(0, len(numbers), size)]
 
 
 def probed_gain(

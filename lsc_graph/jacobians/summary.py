@@ -25,7 +25,7 @@ from lsc_graph.layers.cells import CellGraph, Layer, size
 from lsc_graph.results import DepthEdgeFacts, LayerFacts, RadiusOutcome, Statistics
 from lsc_graph.spectra.estimate import Estimate, Method
 from lsc_graph.spectra.outcome import outcome_of
-from lsc_graph.spectra.perturbed import block_bars
+from lsc_graph.spectra.perturbed import block_bars, product_bars
 
 _Joint = defaultdict[tuple[str, int], list[tuple[float, int, int]]]
 """Frobenius norms, rows and columns of the blocks into each layer at each time."""
@@ -58,6 +58,11 @@ class _Points:
             self.norm.append(reading.norm)
         if reading.bars is not None:
             self.bars.append(reading.bars)
+
+    def within(self, estimate: Estimate, bars: Tensor) -> Estimate:
+        """An estimate of radii of matrices that error bars move by so much, which are noted."""
+        self.bars.append(bars)
+        return estimate.known_within(bars)
 
     def statistics(self, which: str) -> Statistics | None:
         return statistics_of_series(getattr(self, which), is_timed=self.is_timed)
@@ -132,9 +137,11 @@ class Summary:
             like = None if changed is None else changed.units.get(layer_id)
             self._add_units(layer_id, units.at(inner[layer_id]), like and like.at(inner[layer_id]))
         for layer_id, time_maps in local.time_maps.items():
-            self._add_time_maps(layer_id, time_maps.at(inner[layer_id]))
+            moved = None if changed is None else changed.time_maps.get(layer_id)
+            self._add_time_maps(layer_id, time_maps.at(inner[layer_id]), moved and moved.at(inner[layer_id]))
+        others = {} if changed is None else {own.ends: own for own in changed.maps}
         for maps in local.maps:
-            self._add_maps(maps, layers[maps.edge.source], layers[maps.edge.target])
+            self._add_maps(maps, layers[maps.edge.source], layers[maps.edge.target], others.get(maps.ends))
         joint: _Joint = defaultdict(list)
         edges = {} if changed is None else {own.ends: own.blocks for own in together(changed.depth)}
         for depth in together(local.depth):
@@ -197,20 +204,23 @@ class Summary:
         for part, own in _beside(units.by_entry(entries), others):
             estimate = block_radius(part)
             if own is not None:
-                bars = block_bars(part, own - part)
-                self._time[layer_id].bars.append(bars)
-                estimate = estimate.known_within(bars)
+                estimate = self._time[layer_id].within(estimate, block_bars(part, own - part))
             self._time[layer_id].estimates.append(estimate)
             self._time[layer_id].gain.append(block_gain(part).cpu())
             self._time[layer_id].held.append(is_identity(part.flatten(0, 1)).reshape(part.shape[:2]).all(1))
 
-    def _add_time_maps(self, layer_id: str, maps: TimeMaps) -> None:
+    def _add_time_maps(self, layer_id: str, maps: TimeMaps, changed: TimeMaps | None) -> None:
         """The time Jacobians of a layer that is too large for dense ones."""
         if self._add_entries(layer_id, maps):
             return
         gains = self._probed(layer_id, layer_id, maps.gain(NUM_PROBES, self._generator))
         self._note(bool(gains.any()))
-        self._time[layer_id].estimates.append(maps.radius(self._method))
+        estimate = maps.radius(self._method)
+        if changed is not None:
+            shape = maps.num_points, maps.module.cell.layer.state_size
+            bars = product_bars(estimate, lambda given: changed.pull_all(given) - maps.pull_all(given), shape)
+            estimate = self._time[layer_id].within(estimate, bars)
+        self._time[layer_id].estimates.append(estimate)
         self._time[layer_id].gain.append(gains)
 
     def _add_entries(self, layer_id: str, maps: TimeMaps) -> bool:
@@ -228,7 +238,9 @@ class Summary:
             self._take(self._time[layer_id], reading)
         return True
 
-    def _add_maps(self, maps: DepthMaps, source: Layer, target: Layer) -> None:
+    def _add_maps(
+        self, maps: DepthMaps, source: Layer, target: Layer, changed: DepthMaps | None = None
+    ) -> None:
         """A depth edge that is known by its products: radius by Krylov iteration, gain by random probes."""
         points = self._depth[source.id, target.id]
         points.is_timed = False
@@ -251,7 +263,15 @@ class Summary:
         points.gain.append(gains)
         self._note(bool(gains.any()))
         if rows == columns:
-            points.estimates.append(maps.radius(numbers))
+            estimate = maps.radius(numbers)
+            if changed is not None:
+                bars = product_bars(
+                    estimate,
+                    lambda given: changed.pull_all(numbers, given) - maps.pull_all(numbers, given),
+                    (len(numbers), rows),
+                )
+                estimate = points.within(estimate, bars)
+            points.estimates.append(estimate)
         self._joint[target.id].append(gains)
 
     def add_chain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from lsc_graph.jacobians.blocks import pull_states
 from lsc_graph.jacobians.cell import cell_points, chosen_points
 from lsc_graph.jacobians.cell_radius import own_reads, point_radii, pull_operator
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
-from lsc_graph.jacobians.probed import ProbedGain, probed_gain
+from lsc_graph.jacobians.probed import ProbedGain, point_groups, probed_gain
 from lsc_graph.spectra.choose import group_size
 from lsc_graph.spectra.estimate import Estimate, Method
 from lsc_graph.spectra.handed import handed
@@ -21,11 +22,15 @@ from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 @dataclass(frozen=True)
 class TimeMaps:
-    """M_time of one layer at P steps, where its cell reads `points`; `gated` is a cheaper form, if any."""
+    """M_time of one layer at P steps, where its cell reads `points`; `gated` is a cheaper form, if any.
+
+    Rows are pulled `within` what is entered for it.
+    """
 
     module: CellModule
     points: Sequence[Tensor]
     gated: GatedJacobians | None
+    within: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @staticmethod
     def of(module: CellModule, trajectory: Trajectory, generator: torch.Generator) -> TimeMaps:
@@ -63,7 +68,12 @@ class TimeMaps:
     def pull_rows(self, numbers: Sequence[int], cotangents: Tensor) -> Tensor:
         """Cotangents [P, K, n] times the matrices at some of the steps, in their type and where they are."""
         here = chosen_points(self.points, torch.tensor(numbers))
-        return pull_states(self.module, here, own_reads(self.module), cotangents)
+        with self.within():
+            return pull_states(self.module, here, own_reads(self.module), cotangents)
+
+    def pull_all(self, cotangents: Tensor) -> Tensor:
+        """Cotangents [P, K, n] times the matrices at all steps, in double precision on the CPU."""
+        return torch.stack([self.pull(point)(rows) for point, rows in enumerate(cotangents)])
 
     def radius(self, method: Method) -> Estimate:
         """Spectral radii."""
@@ -81,10 +91,16 @@ class TimeMaps:
                 norms[numbers] = torch.linalg.matrix_norm(self.gated.at(numbers).dense())
             gains = (norms.cpu().double().square() / size).sqrt()
             return ProbedGain(gains, torch.zeros_like(gains))
-        operator = pull_operator(self.module, self.points)
+        parts = point_groups(range(self.num_points), (size, size), num_probes)
+        return ProbedGain.joined([self._probed(group, num_probes, generator) for group in parts])
+
+    def _probed(self, group: Sequence[int], num_probes: int, generator: torch.Generator) -> ProbedGain:
+        """Gains at some of the steps, by random probes."""
+        operator = pull_operator(self.module, chosen_points(self.points, torch.tensor(group)))
+        size, like = operator.size, self.like
 
         def pull(probes: Tensor) -> Tensor:
             given = handed(probes, like.device, like.dtype)
             return torch.stack([operator.apply(given[:, k]) for k in range(given.shape[1])], 1)
 
-        return probed_gain(pull, self.num_points, (size, size), num_probes, generator)
+        return probed_gain(pull, len(group), (size, size), num_probes, generator)

@@ -194,14 +194,26 @@ def _radii(outcomes: Sequence[RadiusOutcome], black_box: BlackBoxFacts | None, c
     errors = [own.max_error for own in outcomes if own.max_error is not None]
     words = ", ".join(f"{name} {count:,}" for name, count in methods.items())
     largest = f", relative error at most {max(errors):.0e}" if errors else ""
-    moved = [own.max_difference_error for own in outcomes if own.max_difference_error is not None]
-    if moved:
-        largest += f"; error bars of the differences move a radius by at most {max(moved):.0e} of it"
-    elif black_box is not None:
-        largest += f", beside that of differences ({black_box.max_relative_error:.0e} of a Jacobian's norm)"
+    if black_box is not None:
+        largest += _by_differences(outcomes, black_box)
     console.print(
         Text(f"radii by {words}; {converged:,} of {points:,} points converged{largest}", style="dim")
     )
+
+
+def _by_differences(outcomes: Sequence[RadiusOutcome], black_box: BlackBoxFacts) -> str:
+    """How far radii may be off where derivatives are differences; of which edges that is not known."""
+    moved = [own.max_difference_error for own in outcomes if own.max_difference_error is not None]
+    rest = [own for own in outcomes if own.max_difference_error is None]
+    words = (
+        f"; error bars of the differences move a radius by at most {max(moved):.0e} of it" if moved else ""
+    )
+    if not rest:
+        return words
+    edges = [own.source if own.source == own.target else f"{own.source} -> {own.target}" for own in rest[:3]]
+    named = ", ".join(edges) + (", ..." if len(rest) > 3 else "")
+    beside = f"{black_box.max_relative_error:.0e} of a Jacobian's norm"
+    return f"{words}; how far they ({beside}) move those of {named} is not known"
 
 
 def _black_box(facts: BlackBoxFacts | None, console: Console) -> None:

@@ -109,8 +109,11 @@ class Estimate:
         return replace(self, errors=no_error, converged=torch.zeros_like(self.converged))
 
     def known_within(self, bars: Tensor) -> Estimate:
-        """With no point converged whose value may be off by more than itself, by absolute error bars [P]."""
-        errors = torch.where(bars <= self.values.abs(), self.errors, torch.inf)
+        """With no point converged whose value may be off by more than itself, by absolute error bars [P].
+
+        Bars of nan are not known, and change nothing.
+        """
+        errors = torch.where(bars > self.values.abs(), torch.inf, self.errors)
         return replace(self, errors=errors, converged=self.converged & errors.isfinite())
 
     def counts(self) -> dict[str, int]:

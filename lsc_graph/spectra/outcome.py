@@ -24,7 +24,7 @@ def outcome_of(source: str, target: str, estimate: Estimate, bars: Sequence[Tens
         bars: how far the radii [P] may be off for the matrices' own error bars, where they have any.
     """
     own = torch.cat(list(bars)) if bars else torch.zeros(0, dtype=torch.float64)
-    is_of_all = len(own) == len(estimate) > 0
+    is_of_all = len(own) == len(estimate) > 0 and not bool(own.isnan().any())
     relative = own / estimate.values.abs() if is_of_all else own
     return RadiusOutcome(
         source=source,
@@ -35,7 +35,7 @@ def outcome_of(source: str, target: str, estimate: Estimate, bars: Sequence[Tens
         max_error=_largest(estimate.errors[estimate.converged]),
         max_condition=_largest(estimate.conditions),
         max_difference_error=_largest(relative[relative <= 1]) if is_of_all else None,
-        num_unknown=int((~(own <= estimate.values.abs())).sum()) if is_of_all else 0,
+        num_unknown=int((own > estimate.values.abs()).sum()) if len(own) == len(estimate) else 0,
     )
 
 

@@ -8,15 +8,20 @@ Of a defective eigenvalue that says nothing, and is infinite.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.eigenvectors import eigenvectors
+from lsc_graph.spectra.estimate import Estimate
 
 # Eigenvalues that may become the dominant one: so many, of at least this part of its modulus.
 _NUM_RIVALS, _RIVAL = 8, 0.5
 _MAX_ELEMENTS = 2**21
+# Random cotangents that tell the length of a change, and a factor by which they never fall short of it.
+_NUM_PROBES, _SURELY = 16, 2.0
 
 
 @torch.no_grad()
@@ -43,6 +48,23 @@ def block_bars(blocks: Tensor, changes: Tensor) -> Tensor:
     radii = eigenvalues(blocks.cpu().double()).abs().amax(2)
     radius = radii.amax(1)
     return torch.maximum((radii + bars).amax(1) - radius, radius - (radii - bars).amax(1))
+
+
+@torch.no_grad()
+def product_bars(estimate: Estimate, change: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> Tensor:
+    """The same of matrices that are known by products: the length of a change by the condition number.
+
+    Args:
+        estimate: of the radii; nan is given where it has no condition number.
+        change: maps cotangents [P, K, n] (float64) to what one change of the matrices within their bars
+            pulls them back to.
+        shape: (P, n).
+    """
+    generator = torch.Generator().manual_seed(0)
+    probes = torch.randn(shape[0], _NUM_PROBES, shape[1], generator=generator, dtype=torch.float64)
+    changes = change(probes).double().cpu()
+    lengths = _SURELY * torch.linalg.matrix_norm(changes) / _NUM_PROBES**0.5
+    return torch.where(lengths > 0, lengths * estimate.conditions, 0.0)
 
 
 def _bars(matrices: Tensor, changes: Tensor) -> Tensor:

@@ -152,8 +152,7 @@ def test_cells_of_a_column_share_all_paths_of_a_forward_stack() -> None:
     # Between two times every path takes one time edge, in some layer.
     for t in range(8):
         crossing = sum(
-            math.comb(t + l, l) * math.comb(8 - t - 1 + 3 - l, 3 - l)
-            for l in range(4)  # noqa: E741
+            math.comb(t + depth, depth) * math.comb(8 - t - 1 + 3 - depth, 3 - depth) for depth in range(4)
         )
         assert crossing == math.comb(11, 3)
     assert through["l0"][0] == through["l3"][8] == math.comb(11, 3)

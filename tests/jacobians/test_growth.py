@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.grid import EdgeMap, MapsPull, dense
-from lsc_graph.jacobians.growth import Cotangents, backpropagate, log10_rms
+from lsc_graph.jacobians.growth import Cotangents, backpropagate, log10_rms, path_lengths, rounding_lengths
 from lsc_graph.layers.cells import DepthEdge
 
 SIZE, STEPS = 3, 12
@@ -155,3 +155,22 @@ def test_cotangents_cross_edges_known_by_products_as_they_cross_dense_ones(
     for node, cotangents in found.items():
         torch.testing.assert_close(cotangents.vectors(), expected[node].vectors())
     assert len(calls) == num_pulls * (2 if repeats and span > 1 else 1)
+
+
+def test_the_lengths_of_paths_hold_what_nodes_start_from() -> None:
+    low, high = GridNode("a", 0), GridNode("a", 1)
+    edges = [EdgeMap(low, high, dense(-1e-3 * torch.eye(2, dtype=torch.float64)))]
+    start = {node: torch.tensor([[1.0, 0.0]], dtype=torch.float64) for node in (low, high)}
+    assert path_lengths(edges, [low, high], start) == pytest.approx({low: 1.001, high: 1.0})
+
+
+@pytest.mark.parametrize("factor", [1e-7, 1.0, 100.0])
+def test_rounding_errors_are_as_small_as_the_edges_that_they_come_along(factor: float) -> None:
+    """A weak edge makes small errors, and a strong one large ones; none is lost on the way."""
+    nodes = [GridNode("a", time) for time in range(4)]
+    block = factor * torch.eye(50, dtype=torch.float64)
+    edges = [EdgeMap(tail, head, dense(block)) for tail, head in pairwise(nodes)]
+    start = {nodes[-1]: torch.full((1, 50), 50**-0.5, dtype=torch.float64)}
+    found = rounding_lengths(edges, nodes, start, 1e-6)
+    for steps, node in enumerate(reversed(nodes)):
+        assert 0.5e-6 < found[node] / factor**steps < 5e-6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import pytest
 from lsc_graph.models import registry
@@ -46,6 +47,17 @@ def test_of_black_boxes_the_error_of_differences_stands_beside_that_of_the_estim
     assert moved > 0
     assert f"error bars of the differences move a radius by at most {moved:.0e} of it" in line
     assert "differences" not in text_of("gru")
+
+
+def test_edges_whose_bars_are_not_known_are_named() -> None:
+    buffer = io.StringIO()
+    found = audit(registry.build("gru", hidden_size=4), num_steps=4, num_samples=1, black_box="always")
+    first, *others = found.radii
+    unknown = replace(found, radii=(replace(first, max_difference_error=None), *others))
+    render(unknown, Console(file=buffer, width=300, highlight=False))
+    (line,) = (line for line in buffer.getvalue().splitlines() if line.startswith("radii by"))
+    assert "move a radius by at most" in line
+    assert f"move those of {first.target} is not known" in line
 
 
 def test_many_layers_are_elided_in_the_middle() -> None:

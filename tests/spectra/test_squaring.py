@@ -56,3 +56,21 @@ def test_no_error_is_larger_than_claimed(name: str) -> None:
         found = squaring_radius(matrices.float())
         off = (found.values / torch.linalg.eigvals(matrices).abs().amax(1) - 1).abs()
         assert bool((off <= found.errors + 1e-6).all())
+
+
+@pytest.mark.parametrize("gap", [1e-2, 1e-3, 1e-4, 1e-5])
+@pytest.mark.parametrize("count", [1, 5, 20])
+@pytest.mark.parametrize("scale", [1.0, -3.0])
+def test_what_eigenvalues_next_to_the_edge_pull_inwards_is_in_the_error(
+    gap: float, count: int, scale: float
+) -> None:
+    """No power that is taken tells them apart, so that the estimates stand still between them."""
+    generator = torch.Generator().manual_seed(0)
+    signs = (-1.0) ** torch.arange(count, dtype=torch.float64)
+    close = signs * (1 - gap * torch.arange(1, count + 1))
+    inner = 0.5 * torch.rand(59 - count, generator=generator, dtype=torch.float64)
+    values = torch.cat([torch.ones(1, dtype=torch.float64), close, inner])
+    turn = torch.linalg.qr(torch.randn(60, 60, generator=generator, dtype=torch.float64))[0]
+    found = squaring_radius((scale * turn @ torch.diag(values) @ turn.T)[None].float())
+    assert bool(found.converged.all())
+    assert abs(float(found.values) / abs(scale) - 1) <= float(found.errors) + 1e-6

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.func import vjp, vmap
+from torch.nn import functional
 
 from lsc_graph.to_torch.all_sides import AllSides
 
@@ -16,7 +16,7 @@ SIDES = torch.tensor([[-3.0, 0.5, 7.0, 2.0], [0.0, -1.0, 9.0, 1.0]])
 SELECTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "larger": torch.maximum,
     "smaller": torch.minimum,
-    "rectified": lambda a, b: F.relu(a - 100) + torch.relu(b - 100),
+    "rectified": lambda a, b: functional.relu(a - 100) + torch.relu(b - 100),
     "clipped": lambda a, b: torch.clamp(a, 100.0, 101.0) * torch.clamp(b, min=100.0),
     "clipped at": lambda a, b: torch.clamp(a, b, b + 1),
     "from zero": lambda a, b: torch.abs(a - a.detach()) + torch.abs(b - b.detach()),

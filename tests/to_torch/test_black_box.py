@@ -16,6 +16,7 @@ from torch.func import vjp, vmap
 
 from lsc_graph.audit_model import audit
 from lsc_graph.errors import AnalysisError, ConversionError
+from lsc_graph.jacobians import local
 from lsc_graph.results import Analysis, RadiusOutcome, Statistics
 from lsc_graph.to_torch import black_box
 from lsc_graph.to_torch.black_box import BlackBox, Difference, Differences
@@ -433,7 +434,37 @@ def test_the_bar_of_a_far_from_normal_cell_is_that_of_its_jacobian_times_its_con
     assert 1e-6 < abs(mean.mean - exact) <= outcome.max_difference_error * mean.mean
 
 
-def test_a_defective_eigenvalue_of_a_black_box_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_are_known_by_products_have_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_single(monkeypatch)
+    monkeypatch.setattr(local, "MAPS_FROM", 4)
+    triangular = np.diag([0.9, 0.5, -0.3, 0.1]) + np.triu(np.full((4, 4), 8.0), 1)
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    weights = (turn @ triangular @ turn.T).astype(np.float32)
+    found = audit(linear_step(weights), num_steps=5, num_samples=1, black_box="always")
+    (outcome,) = found.radii
+    mean = radius_of(found, outcome)
+    assert mean is not None
+    assert outcome.max_difference_error is not None
+    exact = np.abs(np.linalg.eigvals(weights.astype(np.float64))).max()
+    assert 1e-6 < abs(mean.mean - exact) <= outcome.max_difference_error * mean.mean < mean.mean
+
+
+def test_depth_edges_that_are_known_by_products_have_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = registry.build("gru", hidden_size=24)
+    exact = audit(model, num_steps=3, num_samples=1, radius_method="dense")
+    only_single(monkeypatch)
+    monkeypatch.setattr(local, "MAPS_FROM", 24)
+    found = audit(model, num_steps=3, num_samples=1, black_box="always")
+    assert len([own for own in found.radii if own.source != own.target]) == 1
+    assert_within_the_bars(found, exact)
+    assert max(own.max_difference_error or 0.0 for own in found.radii) < 0.1
+
+
+@pytest.mark.parametrize("maps_from", [3, 512])
+def test_a_defective_eigenvalue_of_a_black_box_is_unknown(
+    maps_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "MAPS_FROM", maps_from)
     only_single(monkeypatch)
     turn = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))[0]
     nilpotent = turn @ np.diag(np.ones(5), 1) @ turn.T

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.func import vjp, vmap
+from torch.nn import functional
 
 from lsc_graph.to_torch.all_sides import AllSides
 
@@ -51,7 +51,7 @@ def test_windows_are_reached_as_an_average_reaches_them(
     padding: int, stride: int, dilation: int, *, with_indices: bool, ceil_mode: bool
 ) -> None:
     def pooled(x: Tensor, power: float) -> Tensor:
-        found = F.max_pool1d(x**power, 3, stride, padding, dilation, ceil_mode, with_indices)
+        found = functional.max_pool1d(x**power, 3, stride, padding, dilation, ceil_mode, with_indices)
         return found[0] if with_indices else found
 
     found = reached(lambda x: pooled(x, 1.0), VALUES)
@@ -67,7 +67,7 @@ def _chosen(function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
 
 
 def test_windows_in_two_dimensions() -> None:
-    found = reached(lambda x: F.max_pool2d(x, (2, 3), (2, 3)), VALUES)
+    found = reached(lambda x: functional.max_pool2d(x, (2, 3), (2, 3)), VALUES)
     assert found.tolist() == [([True] * 3 + [False] * 3) * 2, ([False] * 3 + [True] * 3) * 2]
 
 
