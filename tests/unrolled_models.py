@@ -53,8 +53,8 @@ class Unroller:
         self.initializers[name] = array
         return name
 
-    def input(self, name: str, *shape: int) -> str:
-        self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    def input(self, name: str, *shape: int, dtype: int = TensorProto.FLOAT) -> str:
+        self.inputs.append(helper.make_tensor_value_info(name, dtype, shape))
         return name
 
     def output(self, name: str) -> None:
