@@ -240,6 +240,20 @@ def _check_steps(findings: Findings, request: Request, planner: _Planner, plan: 
     )
 
 
+def _the_same(name: str, given: Array) -> Array:
+    """Given values of an input that decides what the graph does: one value for all samples and steps."""
+    values = np.unique(given)
+    if len(values) > 1:
+        raise UsageError(
+            "The value of this input decides what the graph does, so it cannot change within one analysis",
+            where=name,
+            got=f"{len(values)} values, from {values[0]} to {values[-1]}",
+            expected="the same value for all samples and steps",
+            do="analyse the samples of each value by themselves",
+        )
+    return given
+
+
 class _Planner:
     """Finds concrete shapes and constants for all inputs."""
 
@@ -355,10 +369,12 @@ class _Planner:
             if np.issubdtype(value.dtype, np.floating) or int(np.prod(shape)) != 1:
                 continue
             choices = self.known[value.name].choices
-            array = self.request.data.get(value.name, self.fixed.get(value.name, choices))
-            if array is None:
+            given = self.request.data.get(value.name, self.fixed.get(value.name))
+            if given is not None:
+                choices = _the_same(value.name, given)
+            if choices is None:
                 continue
-            constants[value.name] = np.asarray(array, dtype=value.dtype).reshape(-1)[-1:].reshape(shape)
+            constants[value.name] = np.asarray(choices, dtype=value.dtype).reshape(-1)[-1:].reshape(shape)
         return constants
 
     def _num_steps(self, sizes: Mapping[str, int]) -> tuple[int, ...]:

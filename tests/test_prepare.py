@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lsc_graph.errors import AnalysisError, InputError
+from lsc_graph.errors import AnalysisError, InputError, UsageError
 from lsc_graph.prepare import Request, prepare
 
 D, H = 3, 4
@@ -94,3 +94,16 @@ def test_a_file_that_is_wrong_in_itself_is_told_apart_from_shapes_that_do_not_fi
     with pytest.raises(AnalysisError, match="does not load") as caught:
         prepare(proto, Request(None, {}, {}, (), data))
     assert caught.value.do is not None
+
+
+def test_a_number_that_decides_what_the_graph_does_is_the_same_in_all_samples() -> None:
+    proto = gru_of_fixed_length(5)
+    proto.graph.input.append(helper.make_tensor_value_info("chosen", TensorProto.INT64, [1]))
+    proto.graph.node.append(helper.make_node("Gather", ["y", "chosen"], ["z"], axis=0))
+    proto.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1, 1, H]))
+    same, other = np.array([[2], [2]]), np.array([[2], [4]])
+    assert prepare(proto, Request(None, {}, {}, (), {"chosen": same})).plan.constants["chosen"] == [2]
+    with pytest.raises(UsageError, match="cannot change") as caught:
+        prepare(proto, Request(None, {}, {}, (), {"chosen": other}))
+    assert caught.value.where == "chosen"
+    assert caught.value.got == "2 values, from 2 to 4"
