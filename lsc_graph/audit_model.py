@@ -18,7 +18,9 @@ from lsc_graph.auditing.cuts import put_in
 from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
 from lsc_graph.auditing.lengths import FittingSamples
 from lsc_graph.auditing.measure import (
+    FAR_SHARE,
     HALF_TOLERANCE,
+    NEAR_SHARE,
     Measured,
     check_against_autograd,
     measured_model,
@@ -324,8 +326,8 @@ def _confirmed_meter(
     meter = GrowthMeter(cells, unroll(cells), generator, edges)
     # From all states too: an edge that few paths to the last ones use is seen from near by.
     near = meter.start_everywhere(torch.Generator().manual_seed(seed))
-    for start in (meter.random_start(1), near):
-        check_against_autograd(model, sample, edges, meter.order, start)
+    for start, share in ((meter.random_start(1), FAR_SHARE), (near, NEAR_SHARE)):
+        check_against_autograd(model, sample, edges, meter.order, start, share)
     return meter
 
 

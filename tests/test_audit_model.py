@@ -223,6 +223,16 @@ def test_a_gradient_that_falls_to_rounding_is_no_missing_edge() -> None:
     assert found.verdict.label == "vanishing"
 
 
+def with_small_weights(name: str, scale: float) -> onnx.ModelProto:
+    """A model of the zoo whose matrices are multiplied by a number."""
+    proto = registry.build(name)
+    for tensor in proto.graph.initializer:
+        if len(tensor.dims) > 1 and tensor.data_type == TensorProto.FLOAT:
+            small = (numpy_helper.to_array(tensor) * scale).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(small, tensor.name))
+    return proto
+
+
 @pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-7])
 @pytest.mark.parametrize(
     "missing", [("layer_0", "layer_0"), ("layer_1", "layer_1"), ("layer_0", "layer_1"), ("single", "single")]
@@ -243,15 +253,29 @@ def test_a_missing_edge_with_a_small_share_of_the_gradient_is_noticed(
         assert len(kept) < len(edges)
         real(model, sample, kept, *rest)
 
-    proto = registry.build("lstm")
-    for tensor in proto.graph.initializer:
-        if len(tensor.dims) > 1 and tensor.data_type == TensorProto.FLOAT:
-            small = (numpy_helper.to_array(tensor) * scale).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(small, tensor.name))
+    proto = with_small_weights("lstm", scale)
     assert audit(proto, num_steps=12, num_samples=1).layers
     monkeypatch.setattr(audit_module, "check_against_autograd", without)
     with pytest.raises(Exception, match="does not account for the whole gradient"):
         audit(proto, num_steps=12, num_samples=1)
+
+
+@pytest.mark.parametrize("time", [1, 25, 28])
+@pytest.mark.parametrize("layers", [("layer_1", "layer_2"), ("layer_1", "layer_3"), ("layer_0", "layer_2")])
+def test_a_single_edge_beside_others_that_carry_a_hundred_times_as_much_is_noticed(
+    layers: tuple[str, str], time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = audit_module.check_against_autograd
+
+    def without(model: object, sample: object, edges: list, *rest: object) -> None:
+        missing = GridNode(layers[0], time), GridNode(layers[1], time)
+        kept = [edge for edge in edges if (edge.tail, edge.head) != missing]
+        assert len(kept) == len(edges) - 1
+        real(model, sample, kept, *rest)
+
+    monkeypatch.setattr(audit_module, "check_against_autograd", without)
+    with pytest.raises(Exception, match="does not account for the whole gradient"):
+        audit(with_small_weights("bidirectional_lstm", 0.005), num_samples=1)
 
 
 def test_an_edge_that_few_of_many_paths_use_is_missed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

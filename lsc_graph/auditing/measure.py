@@ -39,6 +39,8 @@ HALF_TOLERANCE = Tolerance(rtol=2e-2, atol=1e-2)
 _FLOAT32_NOISE = 1e-5
 # That of one step, relative to the gradient's length.
 _ROUNDING = 1e-6
+# Part of a gradient that a missing edge may carry unseen: after many steps, and from near by.
+FAR_SHARE, NEAR_SHARE = 1e-2, 1e-4
 # Where float32 gradients are this small, they have lost their digits to underflow.
 _LOG10_TRUSTED = -25.0
 
@@ -343,15 +345,23 @@ def check_against_autograd(
     edges: Sequence[EdgeMap],
     order: Sequence[GridNode],
     start: Mapping[GridNode, Tensor],
+    share: float = FAR_SHARE,
 ) -> None:
     """Compare the gradient over the grid with plain backpropagation through the whole model.
 
     If an edge were missing from the cell graph, or a block wrong, the two would differ.
 
+    Args:
+        model, sample: what the gradient is taken of.
+        edges, order: the grid.
+        start: cotangents [1, n] at the nodes to start from.
+        share: part of a gradient that is no difference. Of differences in ONNX Runtime a larger one is not.
+
     Raises:
         AnalysisError: they differ.
     """
     actual = _gradients(model, sample, order, start)
+    allowed = FAR_SHARE if model.parameters.differences.parts else share
 
     @cache
     def lengths() -> dict[GridNode, float]:
@@ -373,7 +383,7 @@ def check_against_autograd(
         given = given - own
         expected = torch.zeros_like(given) if found is None else found.vectors()[0].cpu() - own
         scale, error = max(float(expected.norm()), float(given.norm())), float((given - expected).norm())
-        if error > 1e-2 * scale and not is_rounding(node, error):
+        if error > allowed * scale and not is_rounding(node, error):
             raise AnalysisError(
                 "The cell graph does not account for the whole gradient, so nothing is reported",
                 where=f"{node.layer}, step {node.time}",
