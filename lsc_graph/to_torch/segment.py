@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
@@ -20,6 +21,7 @@ from lsc_graph.canonical.normalize import simplify
 from lsc_graph.errors import ConversionError
 from lsc_graph.recurrence.not_weights import running_statistics
 from lsc_graph.to_torch.black_box import BlackBox, Differences
+from lsc_graph.to_torch.black_parts import Group, Parts, apart, moves_only, outputs_of
 from lsc_graph.to_torch.functions import dft, lp_normalized, shape_of, size_of
 from lsc_graph.to_torch.rewritten import ONLY, rewrite
 from lsc_graph.to_torch.sizes import keep_on_host, lift_constants, sizes_in
@@ -133,7 +135,7 @@ class Segment(nn.Module):
 def _module_of(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> nn.Module:
     """The piece in torch, or where that is wanted in ONNX Runtime."""
     if parameters.black_box is BlackBoxUse.ALWAYS:
-        return _black_box(piece, part, parameters)
+        return _black_box(piece, part, parameters, scope)
     if parameters.black_box is BlackBoxUse.NEVER:
         return _convert(piece, part, parameters, scope)
     copy = piece.clone()
@@ -141,13 +143,24 @@ def _module_of(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -
         return _convert(piece, part, parameters, scope)
     except ConversionError as error:
         parameters.differences.reasons.append(" ".join(str(error).split()))
-        return _black_box(copy, part, parameters)
+        return _black_box(copy, part, parameters, scope)
 
 
-def _black_box(piece: ir.Graph, part: str, parameters: Parameters) -> nn.Module:
-    model = ir.Model(piece, ir_version=10)
-    passes.OutputFixPass()(model)
+def _black_box(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> nn.Module:
+    """The piece in ONNX Runtime, but for what only moves elements to other places, in parts."""
     parameters.differences.parts.append(part)
+    groups = apart(piece)
+    modules = [_box(outputs_of(piece, own.outputs), own, part, parameters, scope) for own in groups]
+    return Parts(modules, [own.outputs for own in groups])
+
+
+def _box(graph: ir.Graph, group: Group, part: str, parameters: Parameters, scope: str) -> nn.Module:
+    if group.inputs and moves_only(graph):
+        # Differences would take four runs for each of what may be all elements of a sequence.
+        with suppress(ConversionError):
+            return _convert(graph.clone(), part, parameters, scope)
+    model = ir.Model(graph, ir_version=10)
+    passes.OutputFixPass()(model)
     return BlackBox(ir.to_proto(model), parameters.differences)
 
 
