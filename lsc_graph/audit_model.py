@@ -266,7 +266,9 @@ def _measure(
             total = len(samples) + len(new)
             if meter is None:
                 summary.entries = batch_entries(prepared, model, sample, run)
-            say(f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total)
+            stage, done = f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total
+            say(stage, done)
+            model.parameters.differences.progress = partial(_say_runs, say, stage, done)
             found, edges = model.edges(sample, run, summary)
             clock.lap("jacobians")
             if meter is None:
@@ -312,6 +314,11 @@ def _measure(
     clock.lap("judge")
     say("Done", 1.0)
     return analysis
+
+
+def _say_runs(say: Progress, stage: str, done: float, num_runs: int) -> None:
+    """What takes long where derivatives are differences."""
+    say(f"{stage}: {num_runs:,} runs of ONNX Runtime", done)
 
 
 def _confirmed_meter(

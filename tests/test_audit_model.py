@@ -296,6 +296,18 @@ def test_an_edge_that_few_of_many_paths_use_is_missed_by_nobody(monkeypatch: pyt
     assert len(checked) == 1  # from the last states alone it looks whole
 
 
+def test_audits_by_differences_say_how_far_they_are() -> None:
+    said: list[str] = []
+    audit(
+        registry.build("gru"),
+        num_steps=4,
+        num_samples=1,
+        black_box="always",
+        progress=lambda words, _: said.append(words),
+    )
+    assert "Local Jacobians, sample 1 of 1: 64 runs of ONNX Runtime" in said
+
+
 def test_a_threshold_on_the_gradients_way_is_named() -> None:
     assert any("zero derivative" in warning for warning in audited("alif").warnings)
     assert not audited("alif_smooth").warnings

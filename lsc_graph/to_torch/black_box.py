@@ -45,6 +45,7 @@ _BAR = 2.0
 _FINE_ENOUGH = 1e-3
 _FINER = {np.float64: 128, np.float32: 16}
 _KEPT_BYTES = 2**28
+_RUNS_BETWEEN_WORDS = 64
 _SERIALS = itertools.count()
 
 
@@ -68,7 +69,7 @@ class Differences:
     """What finite differences were taken of, and how well they are known.
 
     `errors` holds, for every Jacobian, the norm of its error bars relative to its own. Those that were taken
-    last are kept, as far as they fit.
+    last are kept, as far as they fit. `progress` is told now and then how many runs there have been.
     """
 
     parts: list[str] = field(default_factory=list)
@@ -77,8 +78,15 @@ class Differences:
     has_double: bool = True
     num_runs: int = 0
     is_changed: bool = False
+    progress: Callable[[int], None] | None = None
     _kept: OrderedDict[bytes, Difference] = field(default_factory=OrderedDict)
     _num_bytes: int = 0
+
+    def note_run(self) -> None:
+        """One more run."""
+        self.num_runs += 1
+        if self.progress is not None and self.num_runs % _RUNS_BETWEEN_WORDS == 0:
+            self.progress(self.num_runs)
 
     @contextmanager
     def changed(self) -> Iterator[None]:
@@ -165,7 +173,7 @@ class BlackBox(nn.Module):
         dtype = np.float64 if self._double is not None else np.float32
 
         def run(given: Sequence[Array]) -> Array:
-            self.record.num_runs += 1
+            self.record.note_run()
             found = reference.run(dict(zip(self.names, given, strict=True)))
             return _floats([found[name] for name in reference.output_names])
 

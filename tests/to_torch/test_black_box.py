@@ -498,3 +498,13 @@ def test_changed_jacobians_are_as_far_off_as_the_bars_and_zero_where_nothing_mov
     np.testing.assert_allclose(np.linalg.norm(change, axis=0), known.bars)
     assert not change[~has_moved].any()
     assert not np.array_equal(known.changed(1), known.changed(0))
+
+
+def test_long_differences_say_how_many_runs_there_have_been() -> None:
+    record, said = Differences(), list[int]()
+    record.progress = said.append
+    box = BlackBox(piece(), record)
+    for seed in range(4):
+        box.jacobian([torch.randn(1, N).numpy() + seed, *(value.numpy() for value in points()[1:])], (0, 1))
+    assert record.num_runs > 64
+    assert said == list(range(64, record.num_runs + 1, 64))
