@@ -201,9 +201,11 @@ def size_for_steps(
     return size
 
 
-def candidate_sizes(dims: Sequence[str]) -> Iterator[dict[str, int]]:
-    """Sizes to try for open dimensions of unknown meaning, all equal: usual ones, multiples of 16, any."""
-    for size in dict.fromkeys((*_SIZES, *range(16, 1025, 16), *range(1, 129))):
+def candidate_sizes(dims: Sequence[str], asked: Sequence[int] = ()) -> Iterator[dict[str, int]]:
+    """Sizes to try for open dimensions of unknown meaning, all equal: usual ones, those that are asked for by
+    the weights, multiples of 16, any.
+    """
+    for size in dict.fromkeys((*_SIZES, *asked, *range(16, 1025, 16), *range(1, 129))):
         yield dict.fromkeys(dims, size)
 
 
