@@ -50,6 +50,7 @@ from lsc_graph.running.inputs import (
 )
 from lsc_graph.running.reference import Array, Reference
 from lsc_graph.running.sampling import shape_from_data
+from lsc_graph.running.weight_sizes import weight_sizes
 
 DEFAULT_NUM_STEPS = 32
 MAX_LENGTH_TRIED = 257
@@ -346,13 +347,14 @@ class _Planner:
         def runs(extra: Mapping[str, int]) -> AnalysisError | None:
             return self._try({**sizes, **extra})
 
+        asked = weight_sizes(self.proto)
         try:
-            return first_that_runs(_with_ones(rest) if rest else iter(({},)), runs)
+            return first_that_runs(_with_ones(rest, asked) if rest else iter(({},)), runs)
         except InputError:
             if not batch:
                 raise
             every = [*rest, *batch]
-            return first_that_runs(itertools.chain(_one_at_a_time(every), _with_ones(every)), runs)
+            return first_that_runs(itertools.chain(_one_at_a_time(every), _with_ones(every, asked)), runs)
 
     def _settle_lengths(self, sizes: Mapping[str, int]) -> None:
         """Sequences are whole, unless lengths are given."""
@@ -470,9 +472,9 @@ def _batches_in(graph: ir.Graph) -> Iterator[int]:
             yield shape[1 - node.attributes.get_int("layout", 0)]
 
 
-def _with_ones(dims: Sequence[str]) -> Iterator[dict[str, int]]:
+def _with_ones(dims: Sequence[str], asked: Sequence[int]) -> Iterator[dict[str, int]]:
     """Candidate sizes; for few dimensions also with all choices of some of them being 1."""
-    for sizes in candidate_sizes(dims):
+    for sizes in candidate_sizes(dims, asked):
         masks = (
             itertools.product((True, False), repeat=len(dims)) if len(dims) <= 3 else [(True,) * len(dims)]
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
@@ -90,6 +92,20 @@ def remove_unused_in(graph: ir.Graph) -> None:
         if not any(value.is_graph_output() or any(True for _ in value.uses()) for value in node.outputs):
             graph.remove(node, safe=True)
             forget_insides(node)
+
+
+def remove_unread(value: ir.Value, kept: Container[ir.Value] = ()) -> None:
+    """Remove the node of a value that nothing reads any more, and what only that has read, but for `kept`."""
+    waiting = [value]
+    while waiting:
+        node = waiting.pop().producer()
+        if node is None or node.graph is None:
+            continue
+        if any(v in kept or v.is_graph_output() or v.uses() for v in node.outputs):
+            continue
+        waiting += [operand for operand in node.inputs if operand is not None]
+        node.graph.remove(node, safe=True)
+        forget_insides(node)
 
 
 def forget_insides(node: ir.Node) -> None:

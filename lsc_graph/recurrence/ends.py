@@ -38,7 +38,7 @@ def states_of_operators(graph: ir.Graph) -> tuple[tuple[str, str], ...]:
     return tuple(pairs)
 
 
-def _initial(node: ir.Node) -> tuple[int, ...]:
+def initial_states(node: ir.Node) -> tuple[int, ...]:
     """Which inputs of an operator are initial states."""
     if node.domain not in _STANDARD:
         return ()
@@ -54,7 +54,7 @@ def _final_states(graph: ir.Graph) -> dict[ir.Value, _State]:
     found: dict[ir.Value, _State] = {}
     for node in graph:
         first = 1 if node.op_type in _FUSED_INITIAL else 0
-        for state in range(len(_initial(node))):
+        for state in range(len(initial_states(node))):
             if first + state < len(node.outputs):
                 found[node.outputs[first + state]] = (node, state)
     return found
@@ -66,7 +66,7 @@ def _starts(value: ir.Value) -> set[_State]:
     pending, seen = [value], {value}
     while pending:
         for use in pending.pop().uses():
-            initial = _initial(use.node)
+            initial = initial_states(use.node)
             if use.idx in initial:
                 found.add((use.node, initial.index(use.idx)))
             elif _is_moving(use.node):

@@ -120,8 +120,9 @@ def find_recurrences(
     check_made(chosen, (steps.made for steps in rolled))
     more, unrecognised = find_unrecognised(model.graph, refused)
     refusals += _with_more(refused, more)
-    turn_around(model)
     lowered = lower_fused_ops(model)
+    turned = turn_around(model, {value for op in lowered for value in op.outputs})
+    rolled = tuple(_turned_steps(steps) if steps.rolled.scan in turned else steps for steps in rolled)
     inline_single_step_scans(model)
     unpacked = unpack_scans(model)
     loops = tuple(_rewritten_loop(loop, unpacked) for loop in loops)
@@ -243,6 +244,13 @@ def _rewritten_steps(steps: RolledSteps, rewritten: Mapping[ir.Node, RewrittenSc
     return replace(steps, rolled=replace(old, scan=new.scan, state_names=names, watched=watched))
 
 
+def _turned_steps(steps: RolledSteps) -> RolledSteps:
+    """Unrolled steps that stand in the reverse of the order in which they were found."""
+    old = steps.rolled
+    watched = tuple(names[::-1] for names in old.watched)
+    return replace(steps, rolled=replace(old, is_reverse=not old.is_reverse, watched=watched))
+
+
 def _stepping(model: ir.Model, pairs: Sequence[StatePair], looped: list[ir.Node]) -> list[StatePair]:
     """The pairs that make a model one step: not those that loops over time carry, nor delays beside these."""
     own = [pair for pair in pairs if not _is_carried_by(model, pair, looped)]
@@ -357,7 +365,7 @@ def _fused_site(model: ir.Model, node: ir.Node, op: LoweredOp, recurrence: str, 
         recurrence=recurrence,
         name=name + suffix,
         form=Form.FUSED_OP,
-        direction=op.direction,
+        direction=op.direction if both else None,
         state_names=op.state_names,
     )
 

@@ -38,7 +38,8 @@ class LoweredOp:
     the final states, then the sequence of every state, then, where there are sequence lengths, the
     sequence y with zeros past the end (without, y is the sequence of h).
 
-    `node_name` is unique in the model; `original_name` is the node's own, which the file may repeat.
+    `outputs` took the place of the node's own outputs. `node_name` is unique in the model; `original_name`
+    is that of the node, which the file may repeat.
     """
 
     node_name: str
@@ -47,6 +48,7 @@ class LoweredOp:
     direction: Direction
     scans: tuple[ir.Node, ...]
     state_names: tuple[str, ...]
+    outputs: tuple[ir.Value, ...]
 
 
 def lower_fused_ops(model: ir.Model) -> tuple[LoweredOp, ...]:
@@ -99,6 +101,7 @@ def _lower(node: ir.Node, names: Names) -> LoweredOp:
         direction=op.direction,
         scans=tuple(run.scan for run in runs),
         state_names=op.state_names,
+        outputs=tuple(new for _, new in joined),
     )
 
 

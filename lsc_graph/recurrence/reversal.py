@@ -2,67 +2,56 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from lsc_graph.canonical.rewiring import remove_unused
-from lsc_graph.recurrence.loops.decided import array_of
+from lsc_graph.canonical.rewiring import put_in_place, remove_unread
+from lsc_graph.recurrence.unflipped import flipped, unflipped
 from lsc_graph.recurrence.writer import GraphWriter, Names, replace_output
 
 
-def flipped(value: ir.Value) -> tuple[ir.Value, int] | None:
-    """What a value is the reverse of, and along which axis: by Slice, ReverseSequence, or Gather."""
-    node = value.producer()
-    source = node.inputs[0] if node is not None and node.inputs else None
-    if node is None or source is None or source.shape is None or node.domain not in ("", "ai.onnx"):
-        return None
-    shape = tuple(dim if isinstance(dim, int) else -1 for dim in source.shape)
-    if node.op_type == "ReverseSequence":
-        axis, lengths = node.attributes.get_int("time_axis", 0), array_of(node.inputs[1])
-        return (source, axis) if lengths is not None and bool((lengths == shape[axis]).all()) else None
-    if node.op_type == "Gather":
-        return _gathered_backwards(node, source, shape)
-    operands = [array_of(operand) for operand in node.inputs[1:]]
-    if node.op_type != "Slice" or len(operands) < 4 or any(a is None or a.size != 1 for a in operands):
-        return None
-    start, end, axis, step = (int(a.reshape(-1)[0]) for a in operands if a is not None)
-    axis %= len(shape)
-    is_whole = range(shape[axis])[start:end:step] == range(shape[axis])[::-1]
-    return (source, axis) if step == -1 and is_whole else None
-
-
-def _gathered_backwards(
-    node: ir.Node, source: ir.Value, shape: tuple[int, ...]
-) -> tuple[ir.Value, int] | None:
-    """As jax2onnx writes jnp.flip: every index, from the last to the first."""
-    indices, axis = array_of(node.inputs[1]), node.attributes.get_int("axis", 0) % max(len(shape), 1)
-    if indices is None or indices.ndim != 1 or len(indices) != shape[axis]:
-        return None
-    return (source, axis) if np.array_equal(indices % shape[axis], np.arange(shape[axis])[::-1]) else None
-
-
-def turn_around(model: ir.Model) -> None:
+def turn_around(model: ir.Model, kept: Container[ir.Value] = ()) -> set[ir.Node]:
     """Let every Scan of the main graph that reads flipped sequences read the sequences in reverse, in place.
 
     Where most of what it reads then runs backwards, so does what it writes; for its readers that is
-    flipped once more, or a flip of theirs falls away.
+    flipped once more, or a flip of theirs falls away. What nothing reads then is removed, but for `kept`.
+    Returns those whose steps run the other way now.
     """
     scans = [node for node in model.graph if node.op_type == "Scan" and node.domain in ("", "ai.onnx")]
-    changed = [node for node in scans if _read_unflipped(node)]
-    for node in changed:
-        _write_in_reverse(node, Names(model.graph))
-    if changed:
+    turned = set()
+    is_any_changed = False
+    for node in scans:  # in order: what one writes in reverse, the next one may read
+        before = reads_in_reverse(node)
+        if _read_unflipped(node, kept):
+            _write_as_read(node, Names(model.graph), kept)
+            is_any_changed = True
+        if reads_in_reverse(node) != before:
+            turned.add(node)
+    if is_any_changed:
         passes.TopologicalSortPass()(model)
-        remove_unused(model)
+        _cancel_flips(model.graph, kept)
+    return turned
+
+
+def _cancel_flips(graph: ir.Graph, kept: Container[ir.Value]) -> None:
+    """Read what was flipped twice as it was before."""
+    for node in list(graph):
+        found = flipped(node.outputs[0]) if node.outputs else None
+        source = unflipped(*found) if found is not None else None
+        if source is not None:
+            put_in_place(node.outputs[0], source)
+            remove_unread(node.outputs[0], kept)
 
 
 def _directions(node: ir.Node, kind: str, count: int) -> list[int]:
     return list(node.attributes.get_ints(f"scan_{kind}_directions", [0] * count))
 
 
-def _read_unflipped(node: ir.Node) -> bool:
-    """Replace flipped inputs by what they are the reverse of; True if most inputs run backwards by that."""
+def _read_unflipped(node: ir.Node, kept: Container[ir.Value]) -> bool:
+    """Replace flipped inputs by what they are the reverse of; True if there were any."""
     count = node.attributes.get_int("num_scan_inputs", 0)
     first = len(node.inputs) - count
     axes = node.attributes.get_ints("scan_input_axes", [0] * count)
@@ -70,14 +59,17 @@ def _read_unflipped(node: ir.Node) -> bool:
     after = list(before)
     for index in range(count):
         value = node.inputs[first + index]
-        found = flipped(value) if value is not None else None
-        if value is not None and found is not None and found[1] == axes[index] % len(value.shape or ()):
-            node.replace_input_with(first + index, found[0])
+        if value is None or value.shape is None:
+            continue
+        source = unflipped(value, axes[index] % len(value.shape))
+        if source is not None:
+            node.replace_input_with(first + index, source)
+            remove_unread(value, kept)
             after[index] = 1 - after[index]
     if after == before:
         return False
     node.attributes["scan_input_directions"] = ir.AttrInt64s("scan_input_directions", after)
-    return reads_in_reverse(node)
+    return True
 
 
 def reads_in_reverse(node: ir.Node) -> bool:
@@ -92,25 +84,27 @@ def _is_float(value: ir.Value | None) -> bool:
     return value is not None and (value.dtype is None or value.dtype.is_floating_point())
 
 
-def _write_in_reverse(node: ir.Node, names: Names) -> None:
+def _write_as_read(node: ir.Node, names: Names, kept: Container[ir.Value]) -> None:
+    """Let a Scan write its sequences in the direction in which it reads most of its own."""
     num_states = len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0)
     sequences = node.outputs[num_states:]
-    directions = _directions(node, "output", len(sequences))
-    if not sequences or any(directions):
-        return
-    node.attributes["scan_output_directions"] = ir.AttrInt64s("scan_output_directions", [1] * len(sequences))
+    before = _directions(node, "output", len(sequences))
+    direction = int(reads_in_reverse(node))
+    node.attributes["scan_output_directions"] = ir.AttrInt64s(
+        "scan_output_directions", [direction] * len(sequences)
+    )
     axes = node.attributes.get_ints("scan_output_axes", [0] * len(sequences))
     graph = node.graph
     assert graph is not None
-    for value, axis in zip(sequences, axes, strict=True):
-        if value.name and value.shape is not None:
+    for value, axis, own in zip(sequences, axes, before, strict=True):
+        if own != direction and value.name and value.shape is not None:
             writer = GraphWriter(names.unique_prefix(f"{value.name}.turned"), value.dtype)
-            _flip_for_readers(value, axis % len(value.shape), writer)
+            _flip_for_readers(value, axis % len(value.shape), writer, kept)
             graph.insert_after(node, writer.nodes)
 
 
-def _flip_for_readers(value: ir.Value, axis: int, writer: GraphWriter) -> None:
-    """Readers that flip the sequence read it as it is now; the others read a flipped one."""
+def _flip_for_readers(value: ir.Value, axis: int, writer: GraphWriter, kept: Container[ir.Value]) -> None:
+    """Readers that flip the sequence read it as it is now; others a flipped one with its name."""
     readers = [use.node for use in value.uses()]
     flips = [
         reader.outputs[0]
@@ -119,8 +113,7 @@ def _flip_for_readers(value: ir.Value, axis: int, writer: GraphWriter) -> None:
     ]
     others = [use for use in value.uses() if use.node.outputs[0] not in flips]
     if others or value.is_graph_output():
-        operands = [writer.integers([number]) for number in (-1, -np.iinfo(np.int64).max, axis, -1)]
-        turned = writer.op("Slice", [value, *operands], "sequence", value.shape)
+        turned = _turned(value, axis, writer)
         for use in others:
             use.node.replace_input_with(use.idx, turned)
         if value.is_graph_output():
@@ -128,8 +121,12 @@ def _flip_for_readers(value: ir.Value, axis: int, writer: GraphWriter) -> None:
             slicing = turned.producer()
             assert slicing is not None
             slicing.replace_input_with(0, value)
-            name = value.name
-            value.name = f"{name}.in_reverse"
-            turned.name = name
+        value.name, turned.name = f"{value.name}.in_reverse", value.name
     for flip in flips:
         replace_output(flip, writer.op("Identity", [value], "unflipped", value.shape))
+        remove_unread(flip, kept)
+
+
+def _turned(value: ir.Value, axis: int, writer: GraphWriter) -> ir.Value:
+    operands = [writer.integers([number]) for number in (-1, -np.iinfo(np.int64).max, axis, -1)]
+    return writer.op("Slice", [value, *operands], "sequence", value.shape)

@@ -27,6 +27,7 @@ _TIME = re.compile(r"time|seq|length|len$|step|frame|^t$|^l$", re.IGNORECASE)
 _LENGTH = re.compile(r"^(?!.*(past|cache|prev|max)).*(len|lens|length|lengths)$", re.IGNORECASE)
 _MASK = re.compile(r"(^|[^a-z])masks?$", re.IGNORECASE)
 _ANONYMOUS = re.compile(r"^(unk|none|\?|-1|p2o\.|dynamic)", re.IGNORECASE)
+_SMALL = (ir.DataType.UINT8, ir.DataType.INT8, ir.DataType.UINT16, ir.DataType.INT16)
 _SIZES = (64, 32, 48, 128, 256, 16, 96, 224, 320, 512, 8, 160, 192, 640, 1024, 1)
 
 
@@ -201,9 +202,11 @@ def size_for_steps(
     return size
 
 
-def candidate_sizes(dims: Sequence[str]) -> Iterator[dict[str, int]]:
-    """Sizes to try for open dimensions of unknown meaning, all equal: usual ones, multiples of 16, any."""
-    for size in dict.fromkeys((*_SIZES, *range(16, 1025, 16), *range(1, 129))):
+def candidate_sizes(dims: Sequence[str], asked: Sequence[int] = ()) -> Iterator[dict[str, int]]:
+    """Sizes to try for open dimensions of unknown meaning, all equal: usual ones, those that are asked for by
+    the weights, multiples of 16, any.
+    """
+    for size in dict.fromkeys((*_SIZES, *asked, *range(16, 1025, 16), *range(1, 129))):
         yield dict.fromkeys(dims, size)
 
 
@@ -244,7 +247,8 @@ def domains(proto: onnx.ModelProto) -> dict[str, Domain]:
     """The domain of each input, by what the model does with it.
 
     Integers that feed a Gather are valid indices; those that are compared with constants take these;
-    others are 1. Booleans are true; floats are standard normal, but for masks.
+    others are 1, but for tensors of 8 or 16 bits, which are sounds or images. Booleans are true; floats are
+    standard normal, but for masks.
     """
     model = ir.from_proto(proto)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
@@ -269,7 +273,18 @@ def _domain(value: ir.Value) -> Domain:
     compared = _compared(value)
     if compared.size:
         return Domain(compared, f"{_few(compared)}, which it is compared with")
-    return Domain(np.array([1]), "1", is_length=_LENGTH.search(str(value.name)) is not None)
+    is_length = _LENGTH.search(str(value.name)) is not None
+    is_told = is_length or _MASK.search(str(value.name)) is not None
+    if value.dtype in _SMALL and not is_told and value.shape is not None and len(value.shape):
+        return _any_of(value.dtype)
+    return Domain(np.array([1]), "1", is_length=is_length)
+
+
+def _any_of(dtype: ir.DataType) -> Domain:
+    """Any number of a type; 1, which is what a single integer is set to, stands last."""
+    bounds = np.iinfo(dtype.numpy())
+    numbers = np.arange(bounds.min, bounds.max + 1)
+    return Domain(np.append(numbers[numbers != 1], 1), f"{bounds.min} to {bounds.max}")
 
 
 def _table_indices(value: ir.Value, gather: ir.Node) -> Domain | None:

@@ -83,6 +83,26 @@ def test_integers_take_the_values_that_their_readers_expect(
     assert found.choices.tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "dims", "bounds"),
+    [
+        ("sound", TensorProto.INT16, ["n"], (-32768, 32767)),
+        ("image", TensorProto.UINT8, [1, 3, 8, 8], (0, 255)),
+        ("a_single_number", TensorProto.UINT8, [], (1, 1)),
+        ("integers_of_more_bits", TensorProto.INT32, ["n"], (1, 1)),
+        ("attention_mask", TensorProto.UINT8, ["n"], (1, 1)),
+        ("lengths", TensorProto.INT16, ["n"], (1, 1)),
+    ],
+)
+def test_tensors_of_few_bits_take_any_value_of_their_type(
+    name: str, kind: int, dims: list[object], bounds: tuple[int, int]
+) -> None:
+    found = domains(model_of({name: (kind, dims)}, [helper.make_node("Cast", [name], ["y"], to=1)]))[name]
+    assert found.choices is not None
+    assert (found.choices.min(), found.choices.max()) == bounds
+    assert found.choices[-1] == 1
+
+
 def test_values_are_numbers_or_lists() -> None:
     assert parse_value("sr", "16000", np.dtype(np.int64)).item() == 16000
     assert parse_value("x", "[1, 2.5]", np.dtype(np.float32)).tolist() == [1.0, 2.5]

@@ -177,6 +177,48 @@ class _Cutting:
                 handed_on = [position for position in group if self._lags(offsets)[position]]
                 names = [self.walk.pattern(self.lanes[position]).outputs[0].name for position in handed_on]
                 yield OpenChoice(tuple(map(str, names)), choice)
+        yield from self._hidden(offsets)
+
+    def _hidden(self, offsets: Sequence[int]) -> Iterator[OpenChoice]:
+        """What may be handed on instead of a value that only steps read, though the rules like it less."""
+        lags, loose = self._lags(offsets), {p for group in self._optimum.loose() for p in group}
+        for position, lane in enumerate(self.lanes):
+            is_known = lane.is_head or position in loose or self._worth.reach[id(lane)] is Reach.OUTSIDE
+            if lags[position] != 1 or is_known:
+                continue
+            other = self._retimed(avoided=position).earliest()
+            new = [p for p, lag in enumerate(self._lags(other)) if lag and not lags[p]]
+            moved = [p for p in range(len(self.lanes)) if other[p] != offsets[p]]
+            if len(new) != 1 or not self._is_as_small(other, offsets):
+                continue
+            if not self._handed_on_behind(new[0], lags) > {position}:  # else no more than another form of it
+                continue
+            choice = next(self._told_apart(other, offsets, moved), None)
+            if choice is not None:
+                source = str(self.walk.pattern(lane).outputs[0].name)
+                made = str(self.walk.pattern(self.lanes[new[0]]).outputs[0].name)
+                yield OpenChoice((made,), choice, source)
+
+    def _is_as_small(self, other: Sequence[int], offsets: Sequence[int]) -> bool:
+        """Whether as many elements are handed on with other offsets."""
+        one, two = (
+            [lag * size for lag, size in zip(self._lags(own), self.sizes, strict=True)]
+            for own in (other, offsets)
+        )
+        return sum(one) == sum(two) and self._num_independent(other) == self._num_independent(offsets)
+
+    def _handed_on_behind(self, position: int, lags: Sequence[int]) -> set[int]:
+        """The lanes that are handed on from which a lane is computed, by others that are not."""
+        found, seen, pending = set(), {position}, [position]
+        while pending:
+            for read in self.lanes[pending.pop()].reads.values():
+                source = self._number[id(read.lane)]
+                if lags[source]:
+                    found.add(source)
+                elif source not in seen:
+                    seen.add(source)
+                    pending.append(source)
+        return found
 
     def _told_apart(
         self, offsets: Sequence[int], from_others: Sequence[int], group: Sequence[int]
@@ -270,7 +312,14 @@ class _Cutting:
 
     @cached_property
     def _optimum(self) -> Optimum:
+        return self._retimed()
+
+    def _retimed(self, avoided: int | None = None) -> Optimum:
+        """The best choices, of all or of those that hand on anything rather than one of the lanes."""
         costs, price = self._costs()
+        if avoided is not None:
+            costs[avoided] += sum(costs)
+            price = _MOST_LAGS * sum(costs) + 1
         bounds = [self._range(lane, *span) for lane, span in zip(self.lanes, self.spans, strict=True)]
         ties = []
         for choice in self.choices:

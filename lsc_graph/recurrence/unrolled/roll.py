@@ -10,7 +10,7 @@ import onnx_ir.passes.common as passes
 
 from lsc_graph.canonical.rewiring import remove_unused
 from lsc_graph.recurrence.trial import Trial
-from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, find_chains
+from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, find_chains, repeated_uses
 from lsc_graph.recurrence.unrolled.chosen import Chosen
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.continuation import check_end
@@ -77,7 +77,8 @@ def roll_steps(
         chosen: where steps are cut apart and what is no state, as far as a person says so.
 
     Returns:
-        What was rolled up, in the order of the dataflow, and why other repeated uses of constants were not.
+        What was rolled up, in the order of the dataflow, and why other repeated uses of constants were not,
+        those that are left of them.
 
     Raises:
         UsageError: what was chosen cannot be.
@@ -86,6 +87,7 @@ def roll_steps(
     passes.CommonSubexpressionEliminationPass()(model)
     found: list[RolledSteps] = []
     refused: dict[str, Refusal] = {}
+    sliced: set[str] = set()
     tried: set[tuple[str, int, ir.Node, int]] = set()
     while True:
         order, constants = Order(model.graph), Constants(model.graph)
@@ -111,11 +113,13 @@ def roll_steps(
                 what = "slices" if chain.is_sequence else "uses"
                 reason = f"its {len(chain.nodes)} {what} are a chain, but {error.reason}"
                 refused.setdefault(name, Refusal(name, "unrolled", reason))
+                sliced |= {name} if chain.is_sequence else set()
         else:
             for other in others:
                 name = str(other.constant.name)
                 refused[name] = Refusal(name, "unrolled", other.reason)
-            return tuple(found), tuple(refused.values())
+            left = {str(constant.name) for constant, _ in repeated_uses(order, constants)}
+            return tuple(found), tuple(r for name, r in refused.items() if name in left | sliced)
 
 
 def _in_turn(

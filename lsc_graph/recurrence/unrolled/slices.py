@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.recurrence.reversal import flipped
+from lsc_graph.recurrence.unflipped import flipped
 from lsc_graph.recurrence.unrolled.constants import Constants
 
 _MAX_BEFORE_SLICE = 50

@@ -1,7 +1,8 @@
 """Uses of a weight that reach back over several steps, as of h[t-2]: no chain, but slices number them.
 
 Each use is computed from the one that many steps before, so that the uses are as many chains side by side.
-They are steps of one recurrence where each of them first meets another slice of one sequence, without gaps.
+They are steps of one recurrence where each of them first meets another slice of one sequence, without gaps,
+whether the sequence is read from its start or from its end.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def find_strided_chains(order: Order, constants: Constants, substeps: Substeps) 
             continue
         if not 1 < max(own_levels(order, nodes)) < len(nodes):
             continue
-        for behind in substeps.behind():
+        for behind in (*substeps.behind(), *substeps.behind_in_reverse()):
             numbers = [_first_met(node, behind) for node in nodes]
             known = {number for number in numbers if number is not None}
             if len(known) == len(nodes) == max(known) - min(known) + 1:

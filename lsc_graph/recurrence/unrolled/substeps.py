@@ -25,6 +25,7 @@ class Substeps:
     def __init__(self, order: Order, constants: Constants) -> None:
         self.order, self.constants = order, constants
         self._found: list[dict[ir.Value, int]] | None = None
+        self._reversed: list[dict[ir.Value, int]] | None = None
 
     def first_uses(self, chain: Chain) -> Chain:
         """The chain, or every p-th of its uses where each slice is there for p of them."""
@@ -48,6 +49,12 @@ class Substeps:
             ]
         return self._found
 
+    def behind_in_reverse(self) -> list[dict[ir.Value, int]]:
+        """The same with the last slice of each sequence as the first bit."""
+        if self._reversed is None:
+            self._reversed = [_mirrored(behind) for behind in self.behind()]
+        return self._reversed
+
     def _spread(self, behind: dict[ir.Value, int]) -> dict[ir.Value, int]:
         for node in self.order.nodes:
             union = reduce(or_, (behind.get(value, 0) for value in inputs_of(node)), 0)
@@ -55,6 +62,11 @@ class Substeps:
                 for value in node.outputs:
                     behind.setdefault(value, union)
         return behind
+
+
+def _mirrored(behind: Mapping[ir.Value, int]) -> dict[ir.Value, int]:
+    width = max(mask.bit_length() for mask in behind.values())
+    return {value: int(f"{mask:0{width}b}"[::-1], 2) for value, mask in behind.items()}
 
 
 def _first_uses(num_slices: Sequence[int]) -> list[int] | None:

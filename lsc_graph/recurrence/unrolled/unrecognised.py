@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
+from lsc_graph.recurrence.ends import initial_states
 from lsc_graph.recurrence.unrolled.affine import is_affine
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Order, own_levels, repeated_uses
 from lsc_graph.recurrence.unrolled.constants import Constants
@@ -121,13 +122,17 @@ def _are_gates(uses: Sequence[Sequence[ir.Value]], order: Order) -> bool:
 
 
 def _first_curved(values: Sequence[ir.Value], order: Order) -> list[ir.Node]:
-    """The first operations behind some values that are not affine functions of them."""
+    """The first operations behind some values that are not affine functions of them.
+
+    A recurrent operator that starts from one of them is none: it is no step of what hands on such states.
+    """
     found: list[ir.Node] = []
     seen: set[ir.Node] = set()
     pending = list(values)
     while pending:
         value = pending.pop()
-        for reader in {use.node for use in value.uses() if use.node in order.index} - seen:
+        read = {use.node for use in value.uses() if use.idx not in initial_states(use.node)}
+        for reader in (read & order.index.keys()) - seen:
             seen.add(reader)
             if is_affine(reader, value):
                 pending += reader.outputs

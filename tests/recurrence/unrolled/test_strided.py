@@ -17,24 +17,28 @@ from lsc_graph.recurrence.unrolled.substeps import Substeps
 T, D, H = 6, 3, 4
 
 
-def dilated(stride: int, num_steps: int, *, is_given: bool) -> onnx.ModelProto:
-    """h[t] = tanh(x[t] W + h[t - stride] U)."""
+def dilated(stride: int, num_steps: int, *, is_given: bool, is_reverse: bool = False) -> onnx.ModelProto:
+    """h[t] = tanh(x[t] W + h[t - stride] U), or h[t + stride]."""
     net = Network(is_given=is_given, num_steps=num_steps)
     u = net.weight(H, H)
     rows = [net.start(f"h{k}", H) for k in range(stride)]
-    for time in range(num_steps):
-        back = rows[time] and net.op("MatMul", rows[time], u)
+    for step in range(num_steps):
+        back = rows[step] and net.op("MatMul", rows[step], u)
+        time = num_steps - 1 - step if is_reverse else step
         rows.append(net.op("Tanh", net.sum(at(net, net.drives, time), back)))
-    return net.done(rows[stride:], rows[stride:])
+    found = rows[stride:][::-1] if is_reverse else rows[stride:]
+    return net.done(found, found)
 
 
+@pytest.mark.parametrize("is_reverse", [False, True])
 @pytest.mark.parametrize("is_given", [False, True])
 @pytest.mark.parametrize(("stride", "num_steps"), [(2, 5), (2, 12), (3, 9), (4, 10)])
 def test_all_steps_are_one_recurrence_with_as_many_states(
-    stride: int, num_steps: int, *, is_given: bool
+    stride: int, num_steps: int, *, is_given: bool, is_reverse: bool
 ) -> None:
-    steps = rolled(dilated(stride, num_steps, is_given=is_given))
+    steps = rolled(dilated(stride, num_steps, is_given=is_given, is_reverse=is_reverse))
     assert (steps.num_steps, len(steps.rolled.state_names)) == (num_steps, stride)
+    assert steps.rolled.is_reverse == is_reverse
 
 
 def test_the_radius_is_the_root_of_that_over_the_stride() -> None:

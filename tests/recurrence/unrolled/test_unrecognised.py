@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from delayed_models import qrnn
 from lsc_graph.models.forms import in_form
 from onnx import helper
+from torch import Tensor, nn
 from unrolled_models import Network, Unroller, at, stacked
 from written_as import as_dynamo_writes
 
@@ -149,3 +153,67 @@ def test_sharing_and_slices_alone_are_not_named(build: object) -> None:
     found = inspect(net.model())
     assert not [text for text in found.warnings if "not recognised" in text]
     assert not [refusal for refusal in found.refusals if "side by side" in refusal.reason]
+
+
+@pytest.mark.parametrize("is_cut_out", [False, True])
+def test_states_of_several_operators_in_one_tensor_are_no_steps(*, is_cut_out: bool) -> None:
+    """Slices of a packed first state, one for each layer, each of which is computed from the one below."""
+    net = Network(is_given=False, num_steps=5)
+    h0, value, finals = net.input("h0", 2, 1, H), "x", list[str]()
+    for layer in range(2):
+        w = net.weight(1, 3 * H, H if layer else 3)
+        bounds = [net.constant([number]) for number in (layer, layer + 1, 0)]
+        first = net.op("Slice", h0, *bounds)
+        if not is_cut_out:
+            first = net.op("Unsqueeze", net.op("Gather", h0, net.constant(layer), axis=0), net.constant([0]))
+        y, final = f"y_{layer}", f"final_{layer}"
+        inputs = [value, w, net.weight(1, 3 * H, H), "", "", first]
+        net.nodes.append(helper.make_node("GRU", inputs, [y, final], name=f"gru_{layer}", hidden_size=H))
+        value = net.op("Squeeze", y, net.constant([1]))
+        finals.append(final)
+    net.output(value)
+    net.output(net.op("Concat", *finals, axis=0))
+    found = inspect(net.model())
+    assert [own.form for own in found.recurrences] == [Form.FUSED_OP] * 2
+    assert found.refusals == ()
+
+
+class _Nested(nn.Module):
+    """Two nested memories on top of each other, of which each step uses most weights twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        shapes = dict.fromkeys("uvywxz", (H, H)) | {"b": (H,)}
+        self.layers = nn.ModuleList(
+            nn.ParameterDict({name: nn.Parameter(torch.randn(shape) * 0.4) for name, shape in shapes.items()})
+            for _ in range(2)
+        )
+
+    @staticmethod
+    def step(own: nn.ParameterDict, x: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        h, c, d = state
+        gate = x @ own["w"] + h @ own["u"]
+        kept = torch.sigmoid(gate + own["b"]) * c
+        new = torch.sigmoid(gate) * torch.tanh(x @ own["z"] + h @ own["v"])
+        inner = torch.sigmoid(new @ own["y"] + kept @ own["v"])
+        d = inner * d + (1 - inner) * torch.tanh(new @ own["u"] + kept @ own["y"])
+        c = torch.sigmoid(new @ own["v"]) * torch.tanh(d)
+        return torch.sigmoid(x @ own["x"] + h @ own["y"]) * torch.tanh(c), c, d
+
+    def forward(self, x: Tensor, *states: Tensor) -> Tensor:
+        own, rows = [states[:3], states[3:]], []
+        for value in x:
+            for index, layer in enumerate(self.layers):
+                own[index] = self.step(layer, value, own[index])
+                value = own[index][0]
+            rows.append(value)
+        return torch.stack(rows)
+
+
+def test_a_chain_that_is_part_of_the_steps_is_no_longer_refused_once_these_are_found(tmp_path: Path) -> None:
+    given = (torch.randn(7, 1, H), *(torch.zeros(1, H) for _ in range(6)))
+    torch.onnx.export(_Nested().eval(), given, tmp_path / "nested.onnx", dynamo=False, opset_version=17)
+    found = inspect(tmp_path / "nested.onnx")
+    assert [own.num_steps for own in found.recurrences] == [7, 7]
+    assert [refusal for refusal in found.refusals if refusal.finder == "unrolled"] == []
