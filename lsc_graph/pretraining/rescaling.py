@@ -210,12 +210,13 @@ class _Run:
         self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
         leaves = [value.detach().requires_grad_() for value in self.values]
         readings, slopes = self._slopes(leaves, (num_samples, num_times, seed), through_time=False)
-        is_moved = are_moved(readings, slopes)
-        is_doubtful = not bool(is_moved.all()) or self.course.since_best % _DOUBT == _DOUBT - 1
+        falls_short = [self.trail.falls_short(reading.edge) for reading in readings]
+        is_sound = are_moved(readings, slopes) & ~torch.tensor(falls_short, dtype=torch.bool)
+        is_doubtful = not bool(is_sound.all()) or self.course.since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
-            # Moved by way of earlier steps alone, or held still by them.
+            # Moved by way of earlier steps alone, held still by them, or against what they do.
             _, whole = self._slopes(leaves, (num_samples, num_times, seed), through_time=True)
-            slopes = torch.where((is_moved & are_moved(readings, whole))[:, None], slopes, whole)
+            slopes = torch.where((is_sound & are_moved(readings, whole))[:, None], slopes, whole)
         more = problem.seed_of(iteration, 0) + 1_000_000_007
         self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
         self.iterations = iteration + 1
