@@ -15,7 +15,7 @@ from lsc_graph.running.sampling import Sample
 
 # Noise is known from how samples differ: the first ones are many, at few steps each. Where more are needed
 # they scatter, and then many steps of one cost less than as many samples.
-FIRST_SAMPLES, _MOST_SAMPLES = 8, 512
+_FIRST_SAMPLES, _MOST_SAMPLES = 8, 512
 _FIRST_TIMES, _MOST_TIMES = 2, 16
 # So many floating-point operations on spectra are spent at most: n^3 for each point and edge.
 _MOST_WORK = 6e10
@@ -48,7 +48,7 @@ def estimate(
         only: the edges to read; all of them where it is None.
     """
     found: dict[Edge, list[Reading]] = {}
-    count, total, num_times, spent = FIRST_SAMPLES, 0, _FIRST_TIMES, 0.0
+    count, total, num_times, spent = _FIRST_SAMPLES, 0, _FIRST_TIMES, 0.0
     while True:
         samples = own_share(list(enumerate(draw(seed + 7919 * total, count))))
         readings = reader.read(values, samples, num_times, seed + total, with_derivative=False, only=only)

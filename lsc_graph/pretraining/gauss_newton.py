@@ -32,13 +32,12 @@ def least_norm_step(sensitivities: Tensor, residuals: Tensor, damping: float) ->
 
 
 def units_of(sensitivities: Tensor) -> Tensor:
-    """For each unknown [K] the unit that a smallest step is measured in.
+    """For each unknown [K] what moves no log radius by more than one, and at most one.
 
-    In units of their own it would be made of those few that move most for their size: mostly shifts of small
-    numbers, by many times these numbers, where no derivative holds any more. In units that all do the same,
-    it would be made of all, and then a factor that does little goes far. The square root lies between.
+    The smallest step in units of their own would be made of those few that move most for their size. These
+    are mostly shifts of small numbers: by many times these numbers, where no derivative holds any more.
     """
-    return sensitivities.abs().amax(0).clamp_min(1.0).rsqrt()
+    return 1 / sensitivities.abs().amax(0).clamp_min(1.0)
 
 
 def unattainable_share(sensitivities: Tensor, residuals: Tensor) -> Tensor:

@@ -79,19 +79,19 @@ class PaperDescent(Descent):
         with torch.no_grad():
             for index, value in enumerate(self.values):
                 edge = self._owners.get(index)
-                if edge is None or edge not in means:
+                if edge is None or edge not in means or value.ndim < 2:
                     continue
                 ratio = self.problem.targets[edge] / max(means[edge], 1e-12)
                 value *= min(max(ratio, SMALLEST), LARGEST)
-                if value.ndim > 1 and float(torch.rand((), generator=generator)) < SHUFFLE_PROBABILITY:
+                if float(torch.rand((), generator=generator)) < SHUFFLE_PROBABILITY:
                     order = torch.randperm(value.numel(), generator=generator).to(value.device)
                     value.copy_(value.flatten()[order].reshape(value.shape))
 
     def is_settled(self, readings: Sequence[Reading]) -> bool:
         """The paper's rule: 20 steps within 0.08 (recurrent), or moving averages within tolerance."""
-        targets = self.problem.targets
         if not self._is_recurrent:
-            return self.averages.largest_error(targets) <= self.problem.tolerance
+            return super().is_settled(readings)
+        targets = self.problem.targets
         is_within = all(abs(r.mean - targets[r.edge]) <= WITHIN for r in readings)
         self._steps_within = self._steps_within + 1 if is_within else 0
         return self._steps_within >= STEPS_WITHIN

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lsc_graph.pretraining.estimate import FIRST_SAMPLES, estimate, joined_readings, work_of
+from lsc_graph.pretraining.estimate import estimate, joined_readings, work_of
 from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.pretraining.trainable import Weight, by_name
@@ -127,19 +127,18 @@ class Problem:
         """Readings at fresh points, with means as sharp as asked for if the most points allow it.
 
         A mean at the edge of the tolerance is made sharper: chance must not say on which side it is.
-        With `until_off` it is not, as the edge is no place to stay, and the first mean that is surely not at
-        its target ends it: one of more than the first samples, which agree by chance too often.
+        With `until_off` the first mean that is surely not at its target ends it.
         """
 
         def is_sharp(reading: Reading) -> bool:
-            is_plain = until_off or self._is_clear(reading)
-            return reading.std_error <= (
-                max_std_error if is_plain else min(max_std_error, self.tolerance / _SHARP)
+            allowed = (
+                max_std_error if self._is_clear(reading) else min(max_std_error, self.tolerance / _SHARP)
             )
+            return reading.std_error <= allowed
 
         def is_off(reading: Reading) -> bool:
-            is_told = until_off and reading.edge in self.targets and len(reading.sizes) > FIRST_SAMPLES
-            return is_told and self._is_clear(reading) and not self.is_reached(reading)
+            is_aimed = until_off and reading.edge in self.targets
+            return is_aimed and self._is_clear(reading) and not self.is_reached(reading)
 
         named = by_name(self.weights, values)
         readings = estimate(self.reader, named, self.draw, seed, is_sharp, is_off, only)
@@ -178,7 +177,7 @@ class Problem:
     def is_as_near_as_known(self, reading: Reading) -> bool:
         """Whether a mean is surely within tolerance, or as near as one that cannot be sharper tells."""
         error = abs(reading.mean - self.targets[reading.edge])
-        is_blurred = reading.std_error > self.tolerance / 3
+        is_blurred = reading.std_error > self.tolerance / _SHARP
         return self.is_sure(reading) or (is_blurred and error <= max(self.tolerance, 2 * reading.std_error))
 
     def is_reached(self, reading: Reading) -> bool:

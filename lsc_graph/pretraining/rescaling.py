@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from lsc_graph.pretraining.candidates import Average, Candidate, Candidates, missed
-from lsc_graph.pretraining.course import FAR, WINDOW, Course
 from lsc_graph.pretraining.fit import Fit, Progress, Report, how_sure, why_missed, why_unmoved
 from lsc_graph.pretraining.gauss_newton import (
     Tracker,
@@ -21,7 +20,6 @@ from lsc_graph.pretraining.gauss_newton import (
     unattainable_share,
     units_of,
 )
-from lsc_graph.pretraining.pace import Pace
 from lsc_graph.pretraining.probes import best_probe, radii_without_weights
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.readings import Edge, NotFiniteError, Reading
@@ -32,11 +30,19 @@ from lsc_graph.pretraining.transitions import find_transitions
 from lsc_graph.pretraining.unknowns import Unknowns
 
 _DAMPING = 1e-3
+_SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
+# Where the largest error is so many times the one before, steps are trusted less, down to a share.
+_WORSE, _LEAST_TRUST = 1.3, 0.25
+_PATIENCE = 12
+# So many largest errors are compared with as many before them: still less by this factor is progress.
+_WINDOW, _PROGRESS = 6, 0.9
 # After so many iterations in vain, see whether a radius moves at all along whole trajectories.
 _DOUBT = 4
-# Near the targets sensitivities are averaged, the newest with this share at least.
-_LEAST_SHARE = 0.15
+# Nearer than so many tolerances sensitivities are averaged, the newest with this share at least.
+_NEAR, _LEAST_SHARE = 10, 0.15
 _LEAST_VARIANCE = 1e-6
+# So many tolerances from its target a radius is far off: not by the noise of estimates.
+_FAR = 5
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.9
 # An edge's points are doubled so often at most from one iteration to the next.
@@ -47,12 +53,15 @@ _MOSTLY = 0.5
 _LOST = 1.5
 # Finite changes are looked for so often at most.
 _MOST_JUMPS = 4
+# Estimates so many times as far off as the best ones, and so many tolerances more, have gone astray.
+_ASTRAY = 10
 # A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
 _MOST_ROUNDS, _BETTER = 4, 0.8
 _KEPT = (
     "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "ways", "iterations",
-    "doublings", "tried", "bare", "jumps", "any_held", "sensitivities", "_num_averaged", "_std_errors",
-    "_means", "_rounds",
+    "doublings", "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_trust",
+    "_recent", "_means", "_rounds",
+    "any_held", "sensitivities", "_num_averaged", "_std_errors", "tried", "bare", "jumps",
 )  # fmt: skip
 State = dict[str, Any]
 Keep = Callable[[State], None]
@@ -168,8 +177,12 @@ class _Run:
         self.tried: dict[Edge, int] = {}
         self.bare: dict[Edge, float] = {}
         self.trail = Trail()
-        self.course, self._pace = Course(problem.tolerance, values), Pace()
+        self._best, self._since_best, self._best_values = math.inf, 0, values
+        self._best_errors: dict[Edge, float] = {}
+        self._pace = self._signs = torch.zeros(0, dtype=torch.float64)
         self._std_errors: dict[Edge, float] = {}
+        self._trust = 1.0
+        self._recent: list[float] = []
         self._num_averaged = self._rounds = 0
         self._average = Average()
         self._means: dict[Edge, float] = {}
@@ -180,8 +193,7 @@ class _Run:
         """What is needed to go on from here after an interruption, as if there had been none."""
         found: State = {name: getattr(self, name) for name in _KEPT}
         found["tracker"] = vars(self.tracker).copy()
-        found["trail"], found["pace"] = self.trail.state(), self._pace.state()
-        found["course"] = self.course.state()
+        found["trail"] = self.trail.state()
         found["candidates"] = self.candidates.state()
         found["average"] = (self._average.count, self._average.values)
         found["once_moved"] = sorted(self.once_moved)
@@ -194,8 +206,7 @@ class _Run:
             setattr(self, name, state[name])
         self.tracker = Tracker(**state["tracker"])
         self.once_moved = set(state["once_moved"])
-        self.trail, self._pace = Trail(**state["trail"]), Pace(**state["pace"])
-        self.course = Course(**state["course"])
+        self.trail = Trail(**state["trail"])
         self.candidates.restore(state["candidates"])
         self._average.count, self._average.values = state["average"]
         self._start = time.perf_counter() - state["seconds"]
@@ -210,13 +221,12 @@ class _Run:
         self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
         leaves = [value.detach().requires_grad_() for value in self.values]
         readings, slopes = self._slopes(leaves, (num_samples, num_times, seed), through_time=False)
-        falls_short = [self.trail.falls_short(reading.edge) for reading in readings]
-        is_sound = are_moved(readings, slopes) & ~torch.tensor(falls_short, dtype=torch.bool)
-        is_doubtful = not bool(is_sound.all()) or self.course.since_best % _DOUBT == _DOUBT - 1
+        is_moved = are_moved(readings, slopes)
+        is_doubtful = not bool(is_moved.all()) or self._since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
-            # Moved by way of earlier steps alone, held still by them, or against what they do.
+            # Moved by way of earlier steps alone, or held still by them.
             _, whole = self._slopes(leaves, (num_samples, num_times, seed), through_time=True)
-            slopes = torch.where((is_sound & are_moved(readings, whole))[:, None], slopes, whole)
+            slopes = torch.where((is_moved & are_moved(readings, whole))[:, None], slopes, whole)
         more = problem.seed_of(iteration, 0) + 1_000_000_007
         self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
         self.iterations = iteration + 1
@@ -252,7 +262,7 @@ class _Run:
 
     def _take_means(self, found: Tensor, *, is_same: bool) -> None:
         """Sensitivities at few points are noisy: where the weights hardly move any more, take means."""
-        is_near = is_same and self.course.is_near
+        is_near = is_same and self._best < _NEAR * self.problem.tolerance
         self._num_averaged = (
             self._num_averaged + 1 if is_near and found.shape == self.sensitivities.shape else 1
         )
@@ -272,8 +282,16 @@ class _Run:
     def _note(self, iteration: int) -> None:
         errors = self.errors()
         largest = max(float(errors.abs().max()) if len(errors) else 0.0, self._largest_lost())
-        self.course.note(largest, self.values, dict(zip(self.edges, errors.tolist(), strict=True)))
-        if self.course.is_near:
+        before = self._recent[-1] if self._recent else math.inf
+        self._recent = [*self._recent, largest][-2 * _WINDOW :]
+        factor = _SLOW_DOWN if largest > _WORSE * before else _SPEED_UP
+        self._trust = min(1.0, max(_LEAST_TRUST, factor * self._trust))
+        if largest < self._best - 0.1 * self.problem.tolerance:
+            self._best, self._since_best, self._best_values = largest, 0, self.values
+            self._best_errors = dict(zip(self.edges, errors.tolist(), strict=True))
+        else:
+            self._since_best += 1
+        if self._best < _NEAR * self.problem.tolerance:
             self._average.add(self.values)
         self._look_closer(largest)
         estimates = [self.problem.targets[e] + float(x) for e, x in zip(self.edges, errors, strict=True)]
@@ -293,7 +311,7 @@ class _Run:
             # Step by step: the noise of a few points is hardly known itself.
             for _ in range(_MOST_DOUBLINGS):
                 more = self.doublings | {edge: self.doublings.get(edge, 0) + 1}
-                if noise[edge] <= wanted or not self.problem.can_afford(more, self.course.best):
+                if noise[edge] <= wanted or not self.problem.can_afford(more, self._best):
                     break
                 self.doublings = more
                 noise[edge] /= math.sqrt(2)
@@ -358,8 +376,9 @@ class _Run:
             self.tried |= dict.fromkeys(still, found.count)
             return False
         self.values = self.start = found.values
-        self.tracker, self.trail, self.edges, self._average = Tracker(), Trail(), [], Average()
-        self.course = Course(self.problem.tolerance, self.values)
+        self.tracker, self.trail, self.edges, self._recent = Tracker(), Trail(), [], []
+        self._best, self._since_best, self._trust = math.inf, 0, 1.0
+        self._average = Average()
         return True
 
     def is_held(self, edge: Edge) -> bool:
@@ -374,7 +393,7 @@ class _Run:
         still += [
             edge for edge in self.edges if self.trail.stands_still(edge) and not self._has_come_far(edge)
         ]
-        far = FAR * self.problem.tolerance
+        far = _FAR * self.problem.tolerance
         off = {edge: abs(self._means[edge] - self.problem.targets[edge]) for edge in still}
         return [edge for edge in still if off[edge] > far and edge not in self.tried]
 
@@ -421,8 +440,8 @@ class _Run:
 
     def in_the_way(self) -> dict[Edge, str]:
         """Radii that were far from their targets even at best, in a fit that is stuck with them."""
-        errors = self.course.best_errors
-        far = [e for e, error in errors.items() if abs(error) > FAR * self.problem.tolerance]
+        errors = self._best_errors
+        far = [e for e, error in errors.items() if abs(error) > _FAR * self.problem.tolerance]
         if not far or not self.is_stuck():
             return {}
         # One that nothing moves, whatever was tried, rather than those that may suffer from it.
@@ -439,18 +458,24 @@ class _Run:
 
     def is_stuck(self) -> bool:
         """Whether nothing can be moved, many iterations brought nothing, or they lead away."""
-        if not self.edges or self.course.has_gone_astray() or any(map(self._is_in_vain, self.edges)):
+        if not self.edges or self._has_gone_astray() or any(map(self._is_in_vain, self.edges)):
             return True
-        return self.course.leads_nowhere()
+        return self._since_best >= self._patience() and not self._still_falls()
 
     def why_stuck(self) -> str:
         """Why nothing is to be gained by going on."""
-        if self.course.has_gone_astray():
-            return f"the last {WINDOW} iterations led away from the best weights"
+        if self._has_gone_astray():
+            return f"the last {_WINDOW} iterations led away from the best weights"
         vain = [" -> ".join(edge) for edge in self.edges if self._is_in_vain(edge)]
         if vain:
             return f"steps do not move the radius of {vain[0]}, however large"
-        return f"no iteration of the last {self.course.since_best} came closer"
+        return f"no iteration of the last {self._since_best} came closer"
+
+    def _has_gone_astray(self) -> bool:
+        """Whether the last errors are all far larger than the smallest one."""
+        limit = max(_ASTRAY * self._best, self._best + _FAR * self.problem.tolerance)
+        last = self._recent[-_WINDOW:]
+        return len(last) == _WINDOW and self._since_best >= _WINDOW and min(last) > limit
 
     def _is_in_vain(self, edge: Edge) -> bool:
         """Whether steps that were to move a radius did not, and nothing else that was tried did."""
@@ -467,26 +492,36 @@ class _Run:
         if not missed(best, self.problem, self.edges) or best.loss(targets) > _BETTER**2 * before:
             return False
         self.values = best.values
-        self.tracker, self.trail, self._average = Tracker(), Trail(), Average()
+        self.tracker, self.trail, self._recent = Tracker(), Trail(), []
         self._observe([best.readings[edge] for edge in self.edges])
-        self.course.begin_again(self.values, best.largest_error(targets, self.edges))
+        self._best, self._since_best = best.largest_error(targets, self.edges), 0
+        self._best_values, self._average = self.values, Average()
         return True
 
     def _take_stock(self) -> Candidate:
         """The best of all weights so far: of many estimates the smallest error is small by chance, too."""
         seed = self.problem.seed_of(self.iterations, 1)
         averaged = self._average.values if self._average.count > 1 else self.values
-        for values in (self.course.best_values, averaged):
+        for values in (self._best_values, averaged):
             self.candidates.look_at(values, seed)
         return self.candidates.best()
+
+    def _patience(self) -> int:
+        """Within tolerance only the noise of estimates is left to be waited for."""
+        is_near = bool(self._recent) and max(self._recent[-_WINDOW:]) <= 1.5 * self.problem.tolerance
+        return 3 * _PATIENCE if is_near else _PATIENCE
+
+    def _still_falls(self) -> bool:
+        """Whether the largest errors fall on average, even if none is a new best."""
+        half = len(self._recent) // 2
+        return half == _WINDOW and sum(self._recent[half:]) < _PROGRESS * sum(self._recent[:half])
 
     def move(self) -> None:
         """One step of the unknowns."""
         assert self.unknowns is not None
         assert self.tracker.error is not None
         units = units_of(self.sensitivities)
-        errors = self.course.trust * self._pace.damped(self.tracker.error)
-        step = units * least_norm_step(self.sensitivities * units, errors, _DAMPING)
+        step = units * least_norm_step(self.sensitivities * units, self._damped(self.tracker.error), _DAMPING)
         limits = self.unknowns.limits(units)
         step = step.clamp(-limits, limits)
         changes = self.sensitivities @ step
@@ -494,6 +529,17 @@ class _Run:
         self.trail.plan(dict(zip(self.edges, changes.tolist(), strict=True)))
         with torch.no_grad():
             self.values = self.unknowns.apply(self.values, step.float())
+
+    def _damped(self, errors: Tensor) -> Tensor:
+        """Errors that change their sign again and again count less: noise, and kinks of a radius."""
+        signs = errors.sign()
+        if len(self._signs) == len(signs):
+            factor = torch.where(signs == self._signs, _SPEED_UP, _SLOW_DOWN)
+            self._pace = (self._pace * factor).clamp(_SLOWEST, 1.0)
+        else:
+            self._pace = torch.ones_like(errors)
+        self._signs = signs
+        return self._trust * self._pace * errors
 
     def with_earlier(self, fit: Fit) -> Fit:
         """An outcome with the iterations and seconds of earlier starts."""
@@ -507,8 +553,8 @@ class _Run:
             return self.result(stop_reason)
         except NotFiniteError:
             reasons = self.given_up | self.unmoved
-            values, seconds = self.course.best_values, time.perf_counter() - self._start
-            return Fit(values, self.iterations, False, seconds, stop_reason, reasons, self.history)
+            seconds = time.perf_counter() - self._start
+            return Fit(self._best_values, self.iterations, False, seconds, stop_reason, reasons, self.history)
 
     def result(self, stop_reason: str) -> Fit:
         """The outcome as it stands."""
@@ -528,7 +574,7 @@ class _Run:
             is_reached = bool(self.edges) and not why
             stop_reason = _REACHED if is_reached else stop_reason
         if self.iterations and not self.edges:
-            values = values if self.once_moved else self.course.best_values
+            values = values if self.once_moved else self._best_values
             is_reached, stop_reason = False, "no radius can be moved"
         return Fit(
             values=values,

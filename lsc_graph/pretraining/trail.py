@@ -11,8 +11,6 @@ from lsc_graph.pretraining.readings import Edge
 _MOST = 12
 # So many steps that were to change a log radius by so much, and did so by less than this share, failed.
 _STILL, _MEANT, _CAME = 5, 1.0, 0.1
-# Of so many steps that were to change a log radius by so much, less than this share came: they fall short.
-_SHORT, _SHORT_MEANT, _SHORT_CAME = 2, 0.3, 0.5
 
 
 @dataclass
@@ -44,11 +42,6 @@ class Trail:
         """Whether steps that were to move a radius a long way did not."""
         num_steps, meant, came = self.outcome(edge, _STILL)
         return num_steps == _STILL and abs(meant) > _MEANT and came / meant < _CAME
-
-    def falls_short(self, edge: Edge) -> bool:
-        """Whether the last steps did to a radius less than half of what they were to do."""
-        num_steps, meant, came = self.outcome(edge, _SHORT)
-        return num_steps == _SHORT and abs(meant) > _SHORT_MEANT and came / meant < _SHORT_CAME
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""

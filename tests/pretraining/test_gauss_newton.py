@@ -31,12 +31,12 @@ def test_damping_shortens_the_step() -> None:
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_in_units_unknowns_share_a_change_by_what_they_move_and_not_by_its_square() -> None:
+def test_in_units_an_unknown_does_no_more_for_moving_a_radius_by_many_times_itself() -> None:
     slopes, residuals = torch.tensor([[20.0, 1.0, 0.1]], dtype=torch.float64), torch.ones(1).double()
     units = units_of(slopes)
-    torch.testing.assert_close(units, torch.tensor([20**-0.5, 1.0, 1.0], dtype=torch.float64))
+    torch.testing.assert_close(units, torch.tensor([0.05, 1.0, 1.0], dtype=torch.float64))
     effects = slopes[0] * units * least_norm_step(slopes * units, residuals, 1e-12)
-    torch.testing.assert_close(effects, -torch.tensor([20.0, 1.0, 0.01], dtype=torch.float64) / 21.01)
+    torch.testing.assert_close(effects, -torch.tensor([1.0, 1.0, 0.01], dtype=torch.float64) / 2.01)
 
 
 def test_of_two_opposite_residuals_of_one_unknown_only_the_mean_can_be_removed() -> None:

