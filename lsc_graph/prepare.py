@@ -54,6 +54,7 @@ from lsc_graph.running.weight_sizes import weight_sizes
 
 DEFAULT_NUM_STEPS = 32
 MAX_LENGTH_TRIED = 257
+MAX_SIZE_OF_ALL = 1024
 NUM_COUNTED = 9
 """Samples on which loops that the data may end are counted."""
 _FIRST_THAT_RUNS = "the first size tried with which the model runs"
@@ -354,7 +355,8 @@ class _Planner:
             if not batch:
                 raise
             every = [*rest, *batch]
-            return first_that_runs(itertools.chain(_one_at_a_time(every), _with_ones(every, asked)), runs)
+            lengths = _one_at_a_time(every, range(2, MAX_LENGTH_TRIED))
+            return first_that_runs(itertools.chain(lengths, _with_ones(every, asked)), runs)
 
     def _settle_lengths(self, sizes: Mapping[str, int]) -> None:
         """Sequences are whole, unless lengths are given."""
@@ -473,18 +475,23 @@ def _batches_in(graph: ir.Graph) -> Iterator[int]:
 
 
 def _with_ones(dims: Sequence[str], asked: Sequence[int]) -> Iterator[dict[str, int]]:
-    """Candidate sizes; for few dimensions also with all choices of some of them being 1."""
-    for sizes in candidate_sizes(dims, asked):
+    """Candidate sizes; for few dimensions also with all choices of some of them being 1.
+
+    Large ones that are asked for come last, and for one dimension at a time: they are those of a flattened
+    image more often than of its sides.
+    """
+    for sizes in candidate_sizes(dims, [size for size in asked if size <= MAX_SIZE_OF_ALL]):
         masks = (
             itertools.product((True, False), repeat=len(dims)) if len(dims) <= 3 else [(True,) * len(dims)]
         )
         for mask in masks:
             yield {dim: sizes[dim] if big else 1 for dim, big in zip(dims, mask, strict=True)}
+    yield from _one_at_a_time(dims, [size for size in asked if size > MAX_SIZE_OF_ALL])
 
 
-def _one_at_a_time(dims: Sequence[str]) -> Iterator[dict[str, int]]:
+def _one_at_a_time(dims: Sequence[str], sizes: Sequence[int]) -> Iterator[dict[str, int]]:
     """Candidate sizes with all dimensions but one being 1."""
-    for size in range(2, MAX_LENGTH_TRIED):
+    for size in sizes:
         for dim in dims:
             yield dict.fromkeys(dims, 1) | {dim: size}
 

@@ -107,3 +107,28 @@ def test_a_number_that_decides_what_the_graph_does_is_the_same_in_all_samples() 
         prepare(proto, Request(None, {}, {}, (), {"chosen": other}))
     assert caught.value.where == "chosen"
     assert caught.value.got == "2 values, from 2 to 4"
+
+
+def with_weights(text: str, weights: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 18]> m {text}')
+    draw = np.random.default_rng(0).standard_normal
+    for name, shape in weights.items():
+        proto.graph.initializer.append(numpy_helper.from_array(draw(shape).astype(np.float32), name))
+    return proto
+
+
+def test_the_sides_of_an_image_are_not_tried_as_long_as_the_flattened_image() -> None:
+    """A square of 640,000 pixels by 640,000 fits no memory."""
+    proto = with_weights(
+        """(float[n,1,height,width] x) => (float[n,2] y) {
+            c = Conv(x, k) f = Flatten(c) y = Gemm(f, w) }""",
+        {"k": (64, 1, 1, 1), "w": (64 * 100 * 100, 2)},
+    )
+    assert prepare(proto, request()).plan.shapes == {"x": (1, 1, 100, 100)}
+
+
+def test_many_features_that_only_the_weights_tell_are_found() -> None:
+    proto = with_weights(
+        "(float[n,features,rest] x) => (float[n,a] y) { f = Flatten(x) y = MatMul(f, w) }", {"w": (5001, 2)}
+    )
+    assert sorted(prepare(proto, request()).plan.shapes["x"]) == [1, 1, 5001]
