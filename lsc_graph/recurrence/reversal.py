@@ -22,17 +22,14 @@ def turn_around(model: ir.Model, kept: Container[ir.Value] = ()) -> set[ir.Node]
     """
     scans = [node for node in model.graph if node.op_type == "Scan" and node.domain in ("", "ai.onnx")]
     turned = set()
-    is_any_changed = False
     for node in scans:  # in order: what one writes in reverse, the next one may read
         before = reads_in_reverse(node)
         if _read_unflipped(node, kept):
             _write_as_read(node, Names(model.graph), kept)
-            is_any_changed = True
+            passes.TopologicalSortPass()(model)
+            _cancel_flips(model.graph, kept)
         if reads_in_reverse(node) != before:
             turned.add(node)
-    if is_any_changed:
-        passes.TopologicalSortPass()(model)
-        _cancel_flips(model.graph, kept)
     return turned
 
 

@@ -63,17 +63,34 @@ def unflipped(value: ir.Value, axis: int) -> ir.Value | None:
     assert last is not None
     assert isinstance(last.graph, ir.Graph)
     writer = GraphWriter(Names(last.graph).unique_prefix("unflipped"), value.dtype)
-    writer.repeat(search.between, search.known)
+    for node, axes in search.between:
+        _repeat(node, axes, search.known, writer)
     last.graph.insert_after(last, writer.nodes)
     return search.known[value]
 
 
+def _repeat(node: ir.Node, axes: Axes, known: dict[ir.Value, ir.Value], writer: GraphWriter) -> None:
+    """A copy that reads what `known` has for what runs along the axis.
+
+    It reads the rest as it is, flipped values among it: each step of attention reads all of them.
+    """
+    made: dict[ir.Value, ir.Value] = {}
+    writer.repeat([node], made)
+    for index, (operand, own) in enumerate(zip(node.inputs, axes, strict=True)):
+        if operand is not None and own is not None:
+            writer.nodes[-1].replace_input_with(index, known[operand])
+    known |= made
+
+
 class _Search:
-    """The way back from a value to flips: `known` has their sources, `between` the nodes behind them."""
+    """The way back from a value to flips: `known` has their sources, `between` the nodes behind them.
+
+    With each node, the axes of its operands.
+    """
 
     def __init__(self) -> None:
         self.known: dict[ir.Value, ir.Value] = {}
-        self.between: list[ir.Node] = []
+        self.between: list[tuple[ir.Node, Axes]] = []
         self._seen: dict[ir.Value, tuple[int, bool]] = {}
 
     def leads_to_flips(self, value: ir.Value, axis: int, depth: int) -> bool:
@@ -102,7 +119,7 @@ class _Search:
             if own is not None
         ):
             return False
-        self.between.append(node)
+        self.between.append((node, axes))
         return True
 
 

@@ -117,6 +117,36 @@ def test_what_is_the_same_at_every_time_is_read_as_it_is() -> None:
     assert directions(model) == (1,)
 
 
+def test_attention_reads_at_each_time_what_is_flipped() -> None:
+    """Its queries are in the order of time again, its keys and values need not be."""
+    attention = """a = Transpose <perm = [1, 0, 2]> (f) b = Transpose <perm = [1, 2, 0]> (f)
+        c = MatMul(a, b) d = Softmax <axis = 2> (c) e = MatMul(d, a) r = Transpose <perm = [1, 0, 2]> (e)"""
+    assert directions(turned_and_checked(model_of(attention))) == (1,)
+
+
+class _Alternating(nn.Module):
+    """The second of three layers reads from the end. Without a batch, axes come and go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList([nn.GRU(D, H), nn.GRU(H, H), nn.GRU(H, H)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two, three = self.layers
+        return three(two(one(x)[0].flip(0))[0].flip(0))[0]
+
+
+def test_a_flip_that_undoes_an_earlier_one_is_no_reverse(tmp_path: Path) -> None:
+    path, given = tmp_path / "alternating.onnx", torch.zeros(T, D)
+    torch.onnx.export(
+        _Alternating().eval(), (given,), path, dynamo=False, opset_version=17, input_names=["x"]
+    )
+    found = audit(path, num_samples=1)
+    expected = [Direction.FORWARD, Direction.REVERSE, Direction.FORWARD]
+    assert [own.direction for own in found.recurrences] == expected
+
+
 def test_what_others_read_flipped_stays_for_them() -> None:
     proto = model_of(BY_TIME["weights"])
     proto.graph.output.append(onnx.helper.make_tensor_value_info("r", onnx.TensorProto.FLOAT, [T, 1, D]))
