@@ -206,14 +206,13 @@ class _Builder:
         site, names = self.site, set[str]().union(*(self.reached[state.name] for state in members))
         own, known = set(members), {*self.states, *members}
         others = [state for state in self.states if state not in own]
-        reverse = any(sequence.reverse for sequence in site.inputs)
         layer = Layer(
             id=layer_id,
             name=name,
             recurrence=site.recurrence,
             states=members,
             state_size=sum(size(state.shape) for state in members),
-            time_step=-1 if reverse else 1,
+            time_step=-1 if site.is_reverse else 1,
             num_steps=self.num_steps,
             is_delay=not any(state.before in names for state in members),
         )

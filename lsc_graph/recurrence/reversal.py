@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.canonical.rewiring import put_in_place, remove_unread
+from lsc_graph.recurrence.site import is_most_reverse
 from lsc_graph.recurrence.unflipped import flipped, unflipped
 from lsc_graph.recurrence.writer import GraphWriter, Names, replace_output
 
@@ -72,13 +73,9 @@ def _read_unflipped(node: ir.Node, kept: Container[ir.Value]) -> bool:
 def reads_in_reverse(node: ir.Node) -> bool:
     """Whether a Scan reads most of its sequences of numbers from their end."""
     count = node.attributes.get_int("num_scan_inputs", 0)
-    is_float = [_is_float(value) for value in node.inputs[len(node.inputs) - count :]]
-    backwards = sum(d for d, f in zip(_directions(node, "input", count), is_float, strict=True) if f)
-    return 2 * backwards > sum(is_float)
-
-
-def _is_float(value: ir.Value | None) -> bool:
-    return value is not None and (value.dtype is None or value.dtype.is_floating_point())
+    read = node.inputs[len(node.inputs) - count :]
+    types = [value.dtype if value is not None else None for value in read]
+    return is_most_reverse(zip(map(bool, _directions(node, "input", count)), types, strict=True))
 
 
 def _write_as_read(node: ir.Node, names: Names, kept: Container[ir.Value]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import onnx
 import onnx_ir as ir
@@ -56,7 +57,7 @@ def site_of_scan(
         recurrence=recurrence,
         form=form,
         node=name,
-        direction=direction or _direction(inputs),
+        direction=direction or Direction.FORWARD,
         num_steps=_num_steps(node, inputs),
         body=body_model,
         states=states,
@@ -64,13 +65,10 @@ def site_of_scan(
         outputs=tuple(output for output in outputs if output is not None),
         captures={str(inner.name): str(outer.name) for inner, outer in zip(capturing, captured, strict=True)},
     )
+    if direction is None and site.is_reverse:
+        site = replace(site, direction=Direction.REVERSE)
     read_new_states(body_model, *new_states(site))
     return site
-
-
-def _direction(inputs: tuple[StepSequence, ...]) -> Direction:
-    is_reverse = bool(inputs) and all(sequence.reverse for sequence in inputs)
-    return Direction.REVERSE if is_reverse else Direction.FORWARD
 
 
 def _state(node: ir.Node, body: ir.Graph, index: int, name: str) -> StateVariable:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -67,6 +68,23 @@ class RecurrentSite:
     watched: tuple[tuple[str | None, ...], ...] = ()
     counters: frozenset[str] = frozenset()
     chosen: tuple[str, ...] = ()
+
+    @property
+    def is_reverse(self) -> bool:
+        """Whether the first step is at the last time."""
+        types = {value.name: value.dtype for value in self.body.graph.inputs}
+        return is_most_reverse((own.reverse, types.get(own.body)) for own in self.inputs)
+
+
+def is_most_reverse(sequences: Iterable[tuple[bool, ir.DataType | None]]) -> bool:
+    """Whether most sequences of numbers are read from their end, of some that are or not, with their types.
+
+    A mask or an index that is read beside them tells nothing.
+    """
+    every = list(sequences)
+    numbers = [own for own, dtype in every if dtype is None or dtype.is_floating_point()]
+    counted = numbers or [own for own, _ in every]
+    return 2 * sum(counted) > len(counted)
 
 
 def is_differentiable(site: RecurrentSite, state: StateVariable) -> bool:

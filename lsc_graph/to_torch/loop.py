@@ -90,7 +90,7 @@ class SiteModule(nn.Module):
     ) -> None:
         super().__init__()
         self.site = site
-        self.is_reverse = bool(site.inputs) and all(sequence.reverse for sequence in site.inputs)
+        self.is_reverse = site.is_reverse
         self.cells = nn.ModuleList(CellModule(cell, opsets, parameters, scope) for cell in cells)
         layered = {state.name for cell in cells for state in cell.layer.states}
         self.layered = [state for state in site.states if state.name in layered]

@@ -178,11 +178,11 @@ class _Tracker:
         for sequence in site.outputs:
             if sequence.main in known and self._is_float(sequence.main):
                 self._start(known[sequence.main], WRITTEN + sequence.main, sequence.axis)
-                if sequence.reverse != is_reverse(site):
+                if sequence.reverse != site.is_reverse:
                     self.owners[known[sequence.main]] = np.flip(
                         self.owners[known[sequence.main]], sequence.axis
                     )
-        last = 0 if is_reverse(site) else self.num_steps - 1
+        last = 0 if site.is_reverse else self.num_steps - 1
         for name in (state.final for state in site.states if state.final in known):
             assert name is not None
             if known[name] not in self.owners and self._is_float(name):
@@ -333,7 +333,7 @@ class _Tracker:
 
     def _read_along(self, owners: Array, site: RecurrentSite, sequence: StepSequence) -> None:
         read = np.moveaxis(owners, sequence.axis, 0)
-        for time, own in enumerate(read if sequence.reverse == is_reverse(site) else read[::-1]):
+        for time, own in enumerate(read if sequence.reverse == site.is_reverse else read[::-1]):
             self._connect(own, GridNode(port(site, sequence.body), time))
 
     def _connect(self, owners: Array, head: GridNode) -> None:
@@ -357,11 +357,6 @@ class _Tracker:
 def port(site: RecurrentSite, body: str) -> str:
     """The id of what a step reads of the main graph by that name."""
     return f"{READ}{site.id}/{body}"
-
-
-def is_reverse(site: RecurrentSite) -> bool:
-    """Whether a site's first step is at the last time."""
-    return bool(site.inputs) and all(sequence.reverse for sequence in site.inputs)
 
 
 def _others(shape: Iterable[int], axis: int) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ from lsc_graph.prepare import Prepared, is_streaming
 from lsc_graph.recurrence.dataflow import body_values, inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.results import Form
-from lsc_graph.unrolling.between import READ, WRITTEN, Between, is_reverse, label, nodes_between, port
+from lsc_graph.unrolling.between import READ, WRITTEN, Between, label, nodes_between, port
 
 
 def unroll_nodes(
@@ -181,7 +181,7 @@ class _Step:
         self.states = {self.values[s.before]: s for cell in every for s in cell.layer.states}
         self.names = {sequence.body for sequence in site.inputs} | set(site.captures)
         steps = range(num_steps)
-        self.times = steps[::-1] if is_reverse(site) else steps
+        self.times = steps[::-1] if site.is_reverse else steps
         ports = {self.values[name] for cell in every for name in (*cell.slices, *cell.captures)}
         self.carrying = _carrying(site.body.graph, self.states.keys() | ports)
 
