@@ -31,6 +31,15 @@ LAYOUT_OPS = frozenset(
         "Gather",
     ]
 )
+_PLACES = {
+    "ConstantOfShape": (0,),
+    **dict.fromkeys(("Expand", "Pad", "Reshape", "ReverseSequence", "Tile", "TopK"), (1,)),
+    **dict.fromkeys(("Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND"), (1,)),
+    **dict.fromkeys(("EmbedLayerNormalization", "OneHot"), (0, 1)),
+    "Range": (0, 1, 2),
+    "Slice": (1, 2, 3, 4),
+}
+"""Inputs of operators that say where something stands, or how much of it there is."""
 _ORDERINGS = ("Less", "LessOrEqual", "Greater", "GreaterOrEqual")
 _ELEMENTWISE_OPS = frozenset(
     [
@@ -70,6 +79,11 @@ def readers(value: ir.Value, *, with_arithmetic: bool = False) -> Iterator[tuple
             fresh = [out for out in outputs if out not in seen] if passes_on or sorts else []
             seen.update(fresh)
             pending += fresh
+
+
+def says_where(value: ir.Value) -> bool:
+    """Whether indices or shapes are computed from a value: most numbers are none."""
+    return any(index in _PLACES.get(node.op_type, ()) for node, index in readers(value, with_arithmetic=True))
 
 
 def is_held_against_steps(node: ir.Node, index: int) -> bool:

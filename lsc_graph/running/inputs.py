@@ -18,7 +18,13 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.errors import AnalysisError, InputError, UsageError
-from lsc_graph.running.index_arithmetic import choices_for, constant, is_held_against_steps, readers
+from lsc_graph.running.index_arithmetic import (
+    choices_for,
+    constant,
+    is_held_against_steps,
+    readers,
+    says_where,
+)
 from lsc_graph.running.reference import Array
 
 Dimension = int | str
@@ -275,7 +281,7 @@ def _domain(value: ir.Value) -> Domain:
         return Domain(compared, f"{_few(compared)}, which it is compared with")
     is_length = _LENGTH.search(str(value.name)) is not None
     is_told = is_length or _MASK.search(str(value.name)) is not None
-    if value.dtype in _SMALL and not is_told and value.shape is not None and len(value.shape):
+    if value.dtype in _SMALL and not is_told and value.shape and not says_where(value):
         return _any_of(value.dtype)
     return Domain(np.array([1]), "1", is_length=is_length)
 

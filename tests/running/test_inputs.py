@@ -103,6 +103,30 @@ def test_tensors_of_few_bits_take_any_value_of_their_type(
     assert found.choices[-1] == 1
 
 
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [helper.make_node("GatherElements", ["data", "j"], ["y"])],
+        [helper.make_node("GatherND", ["data", "j"], ["y"])],
+        [helper.make_node("Add", ["j", "k"], ["s"]), helper.make_node("Gather", ["table", "s"], ["y"])],
+        [helper.make_node("Gather", ["data", "j"], ["y"])],
+        [helper.make_node("Expand", ["table", "j"], ["y"])],
+    ],
+    ids=["elements", "rows", "a sum of two", "of a table of any size", "a shape"],
+)
+def test_tensors_of_few_bits_that_say_where_something_stands_do_not(nodes: list[onnx.NodeProto]) -> None:
+    """Most numbers of their type are no index."""
+    casts = [helper.make_node("Cast", [name], [out], to=7) for name, out in (("i", "j"), ("other", "k"))]
+    inputs = {
+        "i": (TensorProto.INT8, ["n"]),
+        "other": (TensorProto.INT8, ["n"]),
+        "data": (TensorProto.FLOAT, ["rows", 3]),
+    }
+    found = domains(model_of(inputs, [*casts, *nodes]))["i"]
+    assert found.choices is not None
+    assert found.choices.tolist() == [1]
+
+
 def test_values_are_numbers_or_lists() -> None:
     assert parse_value("sr", "16000", np.dtype(np.int64)).item() == 16000
     assert parse_value("x", "[1, 2.5]", np.dtype(np.float32)).tolist() == [1.0, 2.5]
