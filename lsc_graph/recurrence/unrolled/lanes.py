@@ -90,6 +90,7 @@ class Walk:
         self.anchors = self._new_lane(dict(enumerate(anchors)))
         self._walk()
         self._extend(len(anchors))
+        self._read_late()
         self._add_heads()
 
     def _new_lane(self, images: dict[int, ir.Node], *, is_head: bool = False) -> Lane:
@@ -239,6 +240,26 @@ class Walk:
                 if among is not None:
                     break
         return is_longer
+
+    def _read_late(self) -> None:
+        """Who computes what only the nodes that lanes were made longer by read of the steps.
+
+        Where steps reach far back, those before read what the first ones gave, which depends on no anchor.
+        """
+        for lane in self.lanes:
+            for position in set(range(len(self.pattern(lane).inputs))) - lane.reads.keys():
+                column = {k: value for k, value in lane.column(position).items() if value is not None}
+                if not any(self.is_inside(value) for value in column.values()):
+                    continue
+                places = [
+                    (k, v, self.where[n]) for k, v in column.items() if (n := v.producer()) in self.where
+                ]
+                found = {(id(own), v.index() or 0, k - at): (own, k - at) for k, v, (own, at) in places}
+                if len(found) == 1:
+                    (((_, output, _), (own, shift)),) = found.items()
+                    lane.reads[position] = LaneRead(own, output, shift)
+                    self._match(lane.reads[position], column, self._name(lane, position))
+        self._walk()
 
     def _is_read_out(self, lane: Lane, k: int, image: ir.Node) -> bool:
         """Whether a node is what another one was a step before that does the same as the lane's, for other

@@ -282,8 +282,8 @@ def _dependent(steps: Steps, order: Order) -> dict[ir.Value, ir.Value]:
     """What the steps read or start from that depends on one of them, with the first such value."""
     later = order.levels([node for images in steps.nodes.values() for node in images if node is not None])
     read = [*steps.outside.items(), *((key, images[:1]) for key, images in steps.states.items())]
-    found = {key: [v for v in images if v is not None and v.producer() in later] for key, images in read}
-    return {key: values[0] for key, values in found.items() if values}
+    found = [(key, v) for key, images in read for v in images if v is not None and v.producer() in later]
+    return dict(reversed(found))
 
 
 def _check_complete(steps: Steps) -> None:

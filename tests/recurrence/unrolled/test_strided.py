@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
+import torch
+from torch import Tensor, nn
 from unrolled_models import Network, Unroller, at, layer, rolled, stacked, tanh_cell
 
 from lsc_graph.audit_model import audit, inspect
@@ -52,6 +56,45 @@ def test_the_radius_is_the_root_of_that_over_the_stride() -> None:
     expected = np.sqrt(np.abs(np.linalg.eigvals(net.initializers[u])).max())
     assert own.time_radius is not None
     assert own.time_radius.mean == pytest.approx(expected, rel=1e-5)
+
+
+class _Dilated(nn.Module):
+    """A gated cell reads the state at two places, and the first steps read zeros at both."""
+
+    def __init__(self, stride: int, num_steps: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cell, self.stride, self.num_steps = nn.GRUCell(D, H), stride, num_steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = [torch.zeros(1, H)] * self.stride
+        for time in range(self.num_steps):
+            rows.append(self.cell(x[time], rows[time]))
+        return torch.stack(rows[self.stride :])
+
+    def mean_radius(self, x: Tensor) -> float:
+        """Of the step from the last states to the next, which all but one shift by one place."""
+        rows, radii = [torch.zeros(1, H)] * self.stride, []
+        for time in range(self.num_steps):
+            own = torch.autograd.functional.jacobian(lambda h, x=x[time]: self.cell(x, h), rows[time])
+            step = torch.diag(torch.ones((self.stride - 1) * H), H)
+            step[-H:, :H] = own.reshape(H, H)
+            radii.append(float(torch.linalg.eigvals(step.double()).abs().max()))
+            rows.append(self.cell(x[time], rows[time]).detach())
+        return float(np.mean(radii[1:]))
+
+
+@pytest.mark.parametrize(("stride", "num_steps"), [(3, 7), (4, 9), (4, 12)])
+def test_few_steps_of_a_gated_cell_are_one_recurrence(tmp_path: Path, stride: int, num_steps: int) -> None:
+    """As few as reach back to the first steps, what those give depends on no use of the weight."""
+    net, x = _Dilated(stride, num_steps).eval(), torch.randn(num_steps, 1, D)
+    path = tmp_path / "dilated.onnx"
+    torch.onnx.export(net, (x,), path, dynamo=False, opset_version=17, input_names=["x"])
+    found = audit(path, data={"x": x[None].numpy()}, num_samples=1)
+    (recurrence,), (own,) = found.recurrences, found.layers
+    assert (recurrence.num_steps, len(recurrence.states)) == (num_steps, stride)
+    assert own.time_radius is not None
+    assert own.time_radius.mean == pytest.approx(net.mean_radius(x), abs=1e-5)
 
 
 def test_too_few_steps_are_refused_by_name() -> None:
