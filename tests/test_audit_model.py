@@ -25,7 +25,7 @@ from written_as import as_dynamo_writes, as_jax_writes, as_keras_writes, step_of
 
 from lsc_graph import audit_model as audit_module
 from lsc_graph.audit_model import audit, inspect
-from lsc_graph.errors import NoLayersError, ParityError, UsageError
+from lsc_graph.errors import AnalysisError, NoLayersError, ParityError, UsageError
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.results import Analysis, Direction, Form, Verdict
 from lsc_graph.to_torch.segment import Parameters
@@ -223,7 +223,7 @@ def test_a_gradient_that_falls_to_rounding_is_no_missing_edge() -> None:
     assert found.verdict.label == "vanishing"
 
 
-def with_small_weights(name: str, scale: float) -> onnx.ModelProto:
+def with_scaled_weights(name: str, scale: float) -> onnx.ModelProto:
     """A model of the zoo whose matrices are multiplied by a number."""
     proto = registry.build(name)
     for tensor in proto.graph.initializer:
@@ -231,6 +231,19 @@ def with_small_weights(name: str, scale: float) -> onnx.ModelProto:
             small = (numpy_helper.to_array(tensor) * scale).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(small, tensor.name))
     return proto
+
+
+@pytest.mark.parametrize(("name", "scale"), [("tanh_rnn", 10), ("lstm", 100), ("slstm", 100)])
+def test_rounding_that_a_model_makes_large_is_no_wrong_operator(name: str, scale: float) -> None:
+    with pytest.raises(ParityError, match="makes rounding errors so large") as caught:
+        audit(with_scaled_weights(name, scale), num_samples=1)
+    assert "converted wrongly" not in str(caught.value)
+    assert audit(with_scaled_weights(name, scale), num_samples=1, num_steps=3).layers
+
+
+def test_a_jacobian_that_is_not_finite_is_named() -> None:
+    with pytest.raises(AnalysisError, match="A gradient is not a finite number: layer_"):
+        audit(with_scaled_weights("selective_ssm", 100), num_samples=1)
 
 
 @pytest.mark.parametrize("scale", [1e-2, 1e-4, 1e-7])
@@ -253,7 +266,7 @@ def test_a_missing_edge_with_a_small_share_of_the_gradient_is_noticed(
         assert len(kept) < len(edges)
         real(model, sample, kept, *rest)
 
-    proto = with_small_weights("lstm", scale)
+    proto = with_scaled_weights("lstm", scale)
     assert audit(proto, num_steps=12, num_samples=1).layers
     monkeypatch.setattr(audit_module, "check_against_autograd", without)
     with pytest.raises(Exception, match="does not account for the whole gradient"):
@@ -275,7 +288,7 @@ def test_a_single_edge_beside_others_that_carry_a_hundred_times_as_much_is_notic
 
     monkeypatch.setattr(audit_module, "check_against_autograd", without)
     with pytest.raises(Exception, match="does not account for the whole gradient"):
-        audit(with_small_weights("bidirectional_lstm", 0.005), num_samples=1)
+        audit(with_scaled_weights("bidirectional_lstm", 0.005), num_samples=1)
 
 
 def test_an_edge_that_few_of_many_paths_use_is_missed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def gain_scale(rows: int, columns: int) -> float:
 
 
 def spectral_norm(matrices: Tensor) -> Tensor:
-    """Largest singular value of each matrix [..., n_out, n_in], float64 on the CPU.
+    """Largest singular value of each matrix [..., n_out, n_in], float64 on the CPU; nan where not finite.
 
     Large ones by Krylov iteration on the smaller Gram matrix, where its error is at most 1e-3; else by SVD.
     """
@@ -59,8 +59,11 @@ def spectral_norm(matrices: Tensor) -> Tensor:
         found = _gram_radius(gram_operator(flat))
         if bool(found.converged.all()):
             return found.values.sqrt().reshape(matrices.shape[:-2])
-    norms: Tensor = torch.linalg.matrix_norm(nearer(flat).double(), ord=2)
-    return norms.cpu().reshape(matrices.shape[:-2])
+    is_finite = flat.isfinite().flatten(1).all(1)
+    # LAPACK fails where a matrix is not finite; one that overflowed is for the gradients to tell.
+    whole = nearer(torch.where(is_finite[:, None, None], flat, 0)).double()
+    norms: Tensor = torch.linalg.matrix_norm(whole, ord=2)
+    return torch.where(is_finite.to(norms.device), norms, torch.nan).cpu().reshape(matrices.shape[:-2])
 
 
 def _gram_radius(operator: Operator) -> Estimate:

@@ -253,7 +253,8 @@ def _differences(
     """By central differences, extrapolated."""
     given = [_cast(value, dtype) for value in values]
     point = given[index]
-    scale = float(np.sqrt(np.mean(np.square(point, dtype=np.float64)))) if point.size else 1.0
+    finite = point[np.isfinite(point)]
+    scale = float(np.sqrt(np.mean(np.square(finite, dtype=np.float64)))) if finite.size else 1.0
     step = float(np.finfo(dtype).eps) ** 0.2 * max(scale, 1e-2)
     columns, errors = [], []
     middle = run(given)
@@ -264,9 +265,15 @@ def _differences(
         shifted.flat[number] += by
         value = run([*given[:index], shifted, *given[index + 1 :]])
         has_moved[:, number] |= value != middle
-        return float(shifted.flat[number]) - float(point.flat[number]), np.asarray(value - middle)
+        # What stays infinite has not moved.
+        difference = np.subtract(value, middle, out=np.zeros_like(middle), where=value != middle)
+        return float(shifted.flat[number]) - float(point.flat[number]), difference
 
     for number in range(point.size):
+        if not np.isfinite(point.flat[number]):
+            columns.append(np.full(len(middle), np.nan))
+            errors.append(np.nan)
+            continue
         slope, error, kink = _slope(partial(moved, number), step)
         if error + kink > _FINE_ENOUGH * np.linalg.norm(slope):
             # Seldom is a kink as near as a smaller step; and large elements may have made this one wide.

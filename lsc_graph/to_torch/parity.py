@@ -13,6 +13,9 @@ from lsc_graph.errors import ParityError
 from lsc_graph.results import Parity
 from lsc_graph.running.reference import Array
 
+# Rounding enters at every operator, and is moved by at the inputs only: it may have grown to so much more.
+_GROWN = 100.0
+
 
 @dataclass(frozen=True)
 class Tolerance:
@@ -81,9 +84,24 @@ class ParityCheck:
             num_values=self.num_values,
         )
 
-    def refusal(self, first_difference: str | None) -> ParityError:
-        """The error that says what differs, and where in the graph the difference begins."""
+    def refusal(self, first_difference: str | None, rounding: float = 0.0) -> ParityError:
+        """The error that says what differs, and where in the graph the difference begins.
+
+        Args:
+            first_difference: where that is, if it is known.
+            rounding: how far the first value that differs moves in ONNX Runtime itself, where inputs do by
+                as little as they are rounded by.
+        """
         name, error = self.failures[0]
+        if rounding >= error / _GROWN:
+            return ParityError(
+                "The model makes rounding errors so large that the torch view of it cannot be compared",
+                where=name,
+                got=f"a largest difference of {error:.3g} from ONNX Runtime, where that value moves by "
+                f"{rounding:.3g} if the inputs are rounded otherwise",
+                expected=self._expected(),
+                do="audit fewer steps (--steps), or give smaller inputs with --data FILE.npz",
+            )
         return ParityError(
             "The torch view of the model disagrees with ONNX Runtime, so nothing is reported",
             where=name,
@@ -93,9 +111,12 @@ class ParityCheck:
                 if first_difference
                 else ""
             ),
-            expected=f"at most {self.tolerance.atol:g} + {self.tolerance.rtol:g} |reference|",
+            expected=self._expected(),
             do="please report this model; the operator that computes that value is converted wrongly",
         )
+
+    def _expected(self) -> str:
+        return f"at most {self.tolerance.atol:g} + {self.tolerance.rtol:g} |reference|"
 
 
 def on_host(values: Sequence[Tensor]) -> list[Array]:

@@ -25,6 +25,15 @@ def test_radius_and_gain_never_exceed_the_norm() -> None:
     assert bool((gain(batch) <= norms + 1e-12).all())
 
 
+def test_one_matrix_that_is_not_finite_leaves_the_norms_of_others_as_they_are() -> None:
+    batch = matrices(3, 8, 8)
+    norms = spectral_norm(batch)
+    batch[1, 2, 3] = torch.nan
+    found = spectral_norm(batch)
+    assert found[[0, 2]].tolist() == norms[[0, 2]].tolist()
+    assert bool(found[1].isnan())
+
+
 def test_a_nilpotent_matrix_has_radius_zero_and_a_gain() -> None:
     shift = torch.diag(torch.ones(4, dtype=torch.float64), 1)
     assert float(spectral_radius(shift)) == 0.0

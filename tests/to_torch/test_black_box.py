@@ -508,3 +508,23 @@ def test_long_differences_say_how_many_runs_there_have_been() -> None:
         box.jacobian([torch.randn(1, N).numpy() + seed, *(value.numpy() for value in points()[1:])], (0, 1))
     assert record.num_runs > 64
     assert said == list(range(64, record.num_runs + 1, 64))
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_elements_leave_the_derivatives_of_others_as_they_are() -> None:
+    """A mask of a maximum: one element stays minus infinity, and so does what is put out for it."""
+    graph = helper.make_graph(
+        [helper.make_node("Max", ["a", "m"], ["y"]), helper.make_node("Add", ["a", "m"], ["z"])],
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3]) for name in ("a", "m")],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [3]) for name in ("y", "z")],
+    )
+    box = BlackBox(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), Differences()
+    )
+    a, m = (np.array(own, np.float32) for own in ([1.0, -1.0, 2.0], [0.0, 3.0, -np.inf]))
+    jacobians = box.jacobian([a, m], (0, 1))
+    assert jacobians[0] == pytest.approx(np.array([*np.diag([1.0, 0, 1]), *np.diag([1.0, 1, 0])]), abs=1e-9)
+    known = jacobians[1][:, :2]
+    assert known == pytest.approx(np.array([*np.diag([0.0, 1, 0]), *np.diag([1.0, 1, 0])])[:, :2], abs=1e-9)
+    assert np.isnan(jacobians[1][:, 2]).all()
