@@ -90,9 +90,15 @@ def test_equal_times_are_a_lag_of_zero() -> None:
     )
 
 
-def test_a_flip_connects_mirrored_times() -> None:
+def test_a_layer_that_reads_a_flip_runs_in_reverse_so_that_equal_times_are_connected() -> None:
     cells = cells_of(model(FLIP, "flipped"))
-    assert times(cells, "layer_0", "layer_1") == {(t, STEPS - 1 - t) for t in range(STEPS)}
+    assert [layer.time_step for layer in cells.layers if layer.id.startswith("layer")] == [1, -1]
+    assert times(cells, "layer_0", "layer_1") == EQUAL
+
+
+def test_a_flip_beside_the_sequence_itself_connects_mirrored_times_too() -> None:
+    cells = cells_of(model([*FLIP, NODE("Add", ["Y0", "flipped"], ["both"])], "both"))
+    assert times(cells, "layer_0", "layer_1") == EQUAL | {(t, STEPS - 1 - t) for t in range(STEPS)}
 
 
 def test_a_final_state_that_is_handed_on_connects_the_end_to_the_start() -> None:
