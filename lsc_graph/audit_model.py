@@ -263,12 +263,9 @@ def _measure(
             run = model.run(sample)
             model.compare(sample, run, check)
             clock.lap("parity")
-            total = len(samples) + len(new)
             if meter is None:
                 summary.entries = batch_entries(prepared, model, sample, run)
-            stage, done = f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total
-            say(stage, done)
-            model.parameters.differences.progress = partial(_say_runs, say, stage, done)
+            _say_sample(say, number, len(samples) + len(new), model.parameters.differences)
             found, edges = model.edges(sample, run, summary)
             clock.lap("jacobians")
             if meter is None:
@@ -316,9 +313,11 @@ def _measure(
     return analysis
 
 
-def _say_runs(say: Progress, stage: str, done: float, num_runs: int) -> None:
-    """What takes long where derivatives are differences."""
-    say(f"{stage}: {num_runs:,} runs of ONNX Runtime", done)
+def _say_sample(say: Progress, number: int, total: int, differences: Differences) -> None:
+    """Which sample's Jacobians are computed; differences take long, so after how many runs, too."""
+    stage, done = f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total
+    say(stage, done)
+    differences.progress = lambda num_runs: say(f"{stage}: {num_runs:,} runs of ONNX Runtime", done)
 
 
 def _confirmed_meter(

@@ -126,13 +126,6 @@ class _Model:
         """A value of the model that was compared, in ONNX Runtime."""
         raise NotImplementedError
 
-    def in_one_run(self, sample: Sample, name: str) -> Array:
-        """The same, where one run is the whole sequence."""
-        feed = {own: _single(value) for own, value in (sample.inputs | sample.initial).items()}
-        if name in self.reference.output_names:
-            return self.reference.run(sample.inputs | sample.initial | self.constants)[name]
-        return Reference(with_outputs(self.prepared.normalized, [name])).run(feed, [name])[name]
-
     def refusal(self, sample: Sample, check: ParityCheck, first_difference: str | None) -> ParityError:
         """The error that says what differs; it may be rounding that the model itself makes large."""
         name, error = check.failures[0]
@@ -175,8 +168,31 @@ class _Model:
         return next((f"{node.op_type} {node.name}".strip() for node in nodes), "unknown")
 
 
-class Sequences(_Model):
+class _AtOnce(_Model):
+    """A model of which one run is all there is."""
+
+    program: SequenceProgram | ChainProgram
+
+    def run(self, sample: Sample) -> Run:
+        run: Run = self.program(*self.feed(sample))
+        return run
+
+    def feed(self, sample: Sample) -> tuple[dict[str, Tensor], ...]:
+        """What the program is called with."""
+        return (self.tensors(sample.inputs | sample.initial),)
+
+    def values(self, sample: Sample, name: str) -> Array:
+        given = sample.inputs | sample.initial
+        if name in self.reference.output_names:
+            return self.reference.run(given | self.constants)[name]
+        single = {own: _single(value) for own, value in given.items()}
+        return Reference(with_outputs(self.prepared.normalized, [name])).run(single, [name])[name]
+
+
+class Sequences(_AtOnce):
     """A model with recurrences inside: one run is the whole sequence."""
+
+    program: SequenceProgram
 
     def __init__(
         self,
@@ -193,14 +209,6 @@ class Sequences(_Model):
         shown = [*self.observed, *self.watched]
         self.normalized = Reference(with_outputs(prepared.normalized, shown))
 
-    def run(self, sample: Sample) -> Run:
-        run: Run = self.program(*self.feed(sample))
-        return run
-
-    def feed(self, sample: Sample) -> tuple[dict[str, Tensor], ...]:
-        """What the program is called with."""
-        return (self.tensors(sample.inputs | sample.initial),)
-
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
         self.compare_outputs(self.reference, sample, run, check)
         single = {name: _single(value) for name, value in (sample.inputs | sample.initial).items()}
@@ -216,9 +224,6 @@ class Sequences(_Model):
             written = [name for site in self.prepared.findings.sites for name in writes_of(site)]
             given = self.tensors(single) | {name: (run.values or {})[name] for name in written}
             raise self.refusal(sample, check, self.first_difference(single, given, check.tolerance))
-
-    def values(self, sample: Sample, name: str) -> Array:
-        return self.in_one_run(sample, name)
 
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
         inputs = self.tensors(sample.inputs | sample.initial)
@@ -302,8 +307,10 @@ class Streaming(_Model):
         return _loop_states(self.program.sites, run)
 
 
-class FeedForward(_Model):
+class FeedForward(_AtOnce):
     """A model without recurrence: the chain of its blocks."""
+
+    program: ChainProgram
 
     def __init__(
         self,
@@ -322,14 +329,6 @@ class FeedForward(_Model):
         self.compared = [name for name in self.boundaries if name in known]
         self.normalized = Reference(with_outputs(prepared.normalized, self.compared))
 
-    def run(self, sample: Sample) -> Run:
-        run: Run = self.program(*self.feed(sample))
-        return run
-
-    def feed(self, sample: Sample) -> tuple[dict[str, Tensor], ...]:
-        """What the program is called with."""
-        return (self.tensors(sample.inputs | sample.initial),)
-
     def compare(self, sample: Sample, run: Run, check: ParityCheck) -> None:
         single = {name: _single(value) for name, value in (sample.inputs | sample.initial).items()}
         self.compare_outputs(self.reference, sample, run, check)
@@ -340,9 +339,6 @@ class FeedForward(_Model):
         if check.failures:
             first = self.first_difference(single, self.tensors(single), check.tolerance)
             raise self.refusal(sample, check, first)
-
-    def values(self, sample: Sample, name: str) -> Array:
-        return self.in_one_run(sample, name)
 
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
         cells = self.prepared.cell_graph
