@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 from torch import Tensor, nn
+
+from lsc_graph.recurrence.dataflow import inputs_of
 
 _NOTHING: frozenset[int] = frozenset()
 _MOVES = frozenset(("Concat", "Constant", "Flatten", "Identity", "Reshape", "Slice", "Split", "Squeeze"))
@@ -55,7 +57,7 @@ def apart(piece: ir.Graph) -> list[Group]:
     """The outputs in groups that share no input; constants are a group, too."""
     known = {value: frozenset((number,)) for number, value in enumerate(piece.inputs)}
     for node in piece:
-        read = frozenset().union(*(known.get(value, _NOTHING) for value in _read(node)))
+        read = frozenset().union(*(known.get(value, _NOTHING) for value in inputs_of(node)))
         known |= dict.fromkeys(node.outputs, read)
     groups: list[Group] = []
     for number, output in enumerate(piece.outputs):
@@ -68,22 +70,6 @@ def apart(piece: ir.Graph) -> list[Group]:
 def moves_only(piece: ir.Graph) -> bool:
     """Whether all that a piece does is to put elements somewhere else: nothing is computed."""
     return all(node.domain in ("", "ai.onnx") and node.op_type in _MOVES for node in piece)
-
-
-def _read(node: ir.Node) -> Iterator[ir.Value]:
-    """All that a node and its bodies read."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        for body in _bodies(attribute):
-            yield from body.outputs
-            for inner in body:
-                yield from _read(inner)
-
-
-def _bodies(attribute: ir.Attr) -> Sequence[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return (attribute.as_graph(),)
-    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else ()
 
 
 def outputs_of(piece: ir.Graph, numbers: Sequence[int]) -> ir.Graph:
