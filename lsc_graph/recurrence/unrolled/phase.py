@@ -316,16 +316,15 @@ class _Cutting:
 
     def _retimed(self, avoided: int | None = None) -> Optimum:
         """The best choices, of all or of those that hand on anything rather than one of the lanes."""
-        costs, price = self._costs()
+        costs = self._costs()
         if avoided is not None:
             costs[avoided] += sum(costs)
-            price = _MOST_LAGS * sum(costs) + 1
         bounds = [self._range(lane, *span) for lane, span in zip(self.lanes, self.spans, strict=True)]
         ties = []
         for choice in self.choices:
             (before, index), (after, next_index) = self.places[choice.before], self.places[choice.after]
             ties.append(Tie(before, after, index + 1 - next_index))
-        return retime(self.lanes, costs, bounds, price, ties)
+        return retime(self.lanes, costs, bounds, _MOST_LAGS * sum(costs) + 1, ties)
 
     def _range(self, lane: Lane, first: int, last: int) -> tuple[int, int]:
         """The offsets that a lane may have: all its operations are in one of the steps.
@@ -363,14 +362,13 @@ class _Cutting:
         slices = [time_slice(value, self.walk.constants) for value in values]
         return {taken.source for taken in slices if taken is not None}
 
-    def _costs(self) -> tuple[list[int], int]:
-        """What handing on each lane's outputs costs, and the price of anything else."""
+    def _costs(self) -> list[int]:
+        """What handing on each lane's outputs costs."""
         per_element = 3 * _MOST_LAGS * len(self.lanes)
         per_derived = per_element * _MOST_LAGS * sum(self.sizes)
-        costs = [
+        return [
             per_element * size
             + (Reach.OUTSIDE - self._worth.reach[id(lane)])
             + per_derived * self._worth.is_derived(lane)
             for lane, size in zip(self.lanes, self.sizes, strict=True)
         ]
-        return costs, _MOST_LAGS * sum(costs) + 1
