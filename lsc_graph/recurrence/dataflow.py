@@ -6,24 +6,17 @@ from collections.abc import Collection, Iterator
 
 import onnx_ir as ir
 
+from lsc_graph.canonical.rewiring import inner_graphs
+
 
 def inputs_of(node: ir.Node) -> Iterator[ir.Value]:
     """Every value that a node reads: its inputs, and what its subgraphs capture from outside."""
     yield from (value for value in node.inputs if value is not None)
-    for graph in subgraphs_of(node):
+    for graph in inner_graphs(node):
         inner = {value for nested in graph for value in nested.outputs} | set(graph.inputs)
         inner |= set(graph.initializers.values())
         read = [value for nested in graph for value in inputs_of(nested)] + list(graph.outputs)
         yield from (value for value in read if value not in inner)
-
-
-def subgraphs_of(node: ir.Node) -> Iterator[ir.Graph]:
-    """The graphs in a node's attributes (the branches of If, the bodies of Loop and Scan)."""
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
 
 
 def direct_sources(value: ir.Value, stops: Collection[ir.Value]) -> set[ir.Value]:

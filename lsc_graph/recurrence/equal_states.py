@@ -105,7 +105,7 @@ class _Keys:
 
     def _add(self, node: ir.Node) -> None:
         inputs = tuple(self.of(value) if value is not None else None for value in node.inputs)
-        alone = node.op_type in _RANDOM or any(True for _ in inner_graphs(node))
+        alone = node.op_type in _RANDOM or inner_graphs(node)
         what: Hashable = id(node) if alone else (node.domain, node.op_type, attributes_of(node), inputs)
         if node.op_type == "Constant":
             what = _start(node.outputs[0], self.constants)  # large tensors have short texts

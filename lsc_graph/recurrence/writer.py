@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from lsc_graph.recurrence.dataflow import subgraphs_of
+from lsc_graph.canonical.rewiring import inner_graphs
 
 Dim = int | ir.SymbolicDim | None
 Dims = Sequence[Dim] | ir.Shape
@@ -205,7 +205,7 @@ def values_in(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.initializers.values()
     for node in graph:
         yield from node.outputs
-        for nested in subgraphs_of(node):
+        for nested in inner_graphs(node):
             yield from values_in(nested)
 
 

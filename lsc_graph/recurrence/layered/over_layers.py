@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import LscGraphError
-from lsc_graph.recurrence.dataflow import inputs_of, subgraphs_of
+from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.layered.released import carried_of, is_loop
 from lsc_graph.recurrence.loops.decided import array_of, find_decided, max_trips, run
 from lsc_graph.recurrence.loops.indexed import IndexedRead, find_indexed_reads
@@ -52,7 +53,7 @@ def loops_over_layers(model: ir.Model) -> list[Iterations]:
             found.append(iterations)
             continue
         inner = node if is_loop(node) else holder
-        pending += [(each, inner) for graph in subgraphs_of(node) for each in graph]
+        pending += [(each, inner) for graph in inner_graphs(node) for each in graph]
     return found
 
 
@@ -65,7 +66,7 @@ def _constants(graph: ir.Graph) -> set[ir.Value]:
             sources = list(inputs_of(node))
             if node.op_type == "Constant" if not sources else found.issuperset(sources):
                 found.update(node.outputs)
-            pending += subgraphs_of(node)
+            pending += inner_graphs(node)
     return found
 
 
@@ -81,7 +82,7 @@ def _is_weight(value: ir.Value) -> bool:
 
 
 def _holds_recurrence(node: ir.Node) -> bool:
-    return any(inner.op_type in _RECURRENT for graph in subgraphs_of(node) for inner in graph.all_nodes())
+    return any(inner.op_type in _RECURRENT for graph in inner_graphs(node) for inner in graph.all_nodes())
 
 
 def _iterations(node: ir.Node, model: ir.Model) -> Iterations | None:
@@ -138,7 +139,7 @@ class _Judge:
             return self.holder is not None or self._is_single_layer()
         if any(_is_matrix(read) and self._is_multiplied(read.value) for read in self.own):
             return True
-        if self._indexes_matrix(graph for node in self.loop.body for graph in subgraphs_of(node)):
+        if self._indexes_matrix(graph for node in self.loop.body for graph in inner_graphs(node)):
             return True
         if not self.own or self._shares_matrix():
             return False
@@ -173,7 +174,7 @@ class _Judge:
         pending = list(graphs)
         while pending:
             for node in pending.pop():
-                pending += subgraphs_of(node)
+                pending += inner_graphs(node)
                 own = [value for value in node.inputs if value in decided]
                 if own and node.op_type in ("Gather", "Slice") and self._is_stack(node.inputs[0]):
                     return True

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import LimitExceededError
 from lsc_graph.recurrence.dataflow import inputs_of
-from lsc_graph.recurrence.loops.parts import Carried, LoopParts, has_subgraphs
+from lsc_graph.recurrence.loops.parts import Carried, LoopParts
 from lsc_graph.running.reference import Reference
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -61,7 +62,7 @@ def _closure(parts: LoopParts, counters: list[Carried]) -> tuple[set[ir.Value], 
     values = {parts.number, parts.goes_on, *(counter.before for counter in counters)}
     nodes = []
     for node in parts.body:
-        if has_subgraphs(node) or node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
+        if inner_graphs(node) or node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
             continue
         if all(value in values or _is_known(value) for value in inputs_of(node)):
             nodes.append(node)

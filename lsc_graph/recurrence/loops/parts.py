@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from lsc_graph.canonical.rewiring import put_in_place
-from lsc_graph.recurrence.dataflow import copied, subgraphs_of
+from lsc_graph.recurrence.dataflow import copied
 
 
 @dataclass
@@ -103,8 +103,3 @@ def forward_unchanged(parts: LoopParts) -> None:
 def loops_of(graph: ir.Graph) -> list[ir.Node]:
     """The Loop nodes of a graph itself."""
     return [node for node in graph if node.op_type == "Loop" and node.domain in ("", "ai.onnx")]
-
-
-def has_subgraphs(node: ir.Node) -> bool:
-    """Whether a node holds graphs."""
-    return any(True for _ in subgraphs_of(node))

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
+from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.recurrence.dataflow import original, subgraphs_of
+from lsc_graph.recurrence.dataflow import original
 from lsc_graph.recurrence.unrolled.reads import Slices
 from lsc_graph.recurrence.unrolled.slices import size_along
 from lsc_graph.recurrence.writer import GraphWriter
@@ -92,7 +93,7 @@ def _between(value: ir.Value, states: Collection[ir.Value], body: ir.Graph) -> l
         if own in body.inputs or own.name in body.initializers:
             return None
         if node is not None and node.graph is body:
-            if any(True for _ in subgraphs_of(node)):
+            if inner_graphs(node):
                 return None
             needed.add(node)
             pending += [v for v in node.inputs if v is not None]

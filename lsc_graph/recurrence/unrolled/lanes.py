@@ -8,7 +8,7 @@ from functools import cached_property
 
 import onnx_ir as ir
 
-from lsc_graph.recurrence.dataflow import subgraphs_of
+from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.recurrence.unrolled.chains import Order
 from lsc_graph.recurrence.unrolled.constants import Constants, attributes_of
 from lsc_graph.recurrence.unrolled.own_slices import OwnSlices, breaks_off
@@ -358,7 +358,7 @@ class Walk:
     def _head(self, node: ir.Node) -> dict[int, ir.Node]:
         """The images of a node that reads nothing but lanes and constants; none if it is no read-out."""
         is_joining = node.op_type == "SequenceConstruct" or _is_join_over_steps(node, self)
-        if node in self.where or node not in self.order.index or is_joining or any(subgraphs_of(node)):
+        if node in self.where or node not in self.order.index or is_joining or inner_graphs(node):
             return {}
         moving = [(i, v) for i, v in enumerate(node.inputs) if v is not None and v not in self.constants]
         own = [(i, v) for i, v in moving if v.producer() in self.where]
@@ -540,6 +540,6 @@ def is_alike(first: ir.Node, second: ir.Node) -> bool:
         and first.domain == second.domain
         and len(first.inputs) == len(second.inputs)
         and len(first.outputs) == len(second.outputs)
-        and not any(True for _ in subgraphs_of(first))
+        and not inner_graphs(first)
         and attributes_of(first) == attributes_of(second)
     )
