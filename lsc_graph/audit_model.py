@@ -12,6 +12,7 @@ from functools import partial
 import onnx
 import torch
 
+from lsc_graph.auditing.agreement import Agreement
 from lsc_graph.auditing.batches import batch_entries
 from lsc_graph.auditing.causal_readings import causal_readings
 from lsc_graph.auditing.cuts import put_in
@@ -19,9 +20,9 @@ from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
 from lsc_graph.auditing.lengths import FittingSamples
 from lsc_graph.auditing.measure import (
     FAR_SHARE,
-    HALF_TOLERANCE,
     NEAR_SHARE,
     Measured,
+    attached_run,
     check_against_autograd,
     measured_model,
 )
@@ -58,7 +59,7 @@ from lsc_graph.spectra.choose import method_of
 from lsc_graph.spectra.estimate import Method
 from lsc_graph.to_torch.black_box import Differences
 from lsc_graph.to_torch.device import device_of, whole_single_precision
-from lsc_graph.to_torch.parity import ParityCheck, Tolerance
+from lsc_graph.to_torch.program import Run
 from lsc_graph.to_torch.segment import BlackBoxUse
 from lsc_graph.to_torch.surrogates import parse_surrogate
 
@@ -249,7 +250,7 @@ def _measure(
     say("Converting to torch", 0.1)
     model = measured_model(prepared, device, generator, black_box)
     clock.lap("convert")
-    check = ParityCheck(HALF_TOLERANCE if prepared.is_half else Tolerance())
+    agreement = Agreement(model)
     exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
     summary = Summary(exposed, time_axis, method)
     meter: GrowthMeter | None = None
@@ -260,8 +261,9 @@ def _measure(
         say("Comparing with ONNX Runtime", 0.2)
         # One after another: the trajectories of all samples at once may be larger than anything else.
         for number, sample in enumerate(new, len(samples) + 1):
-            run = model.run(sample)
-            model.compare(sample, run, check)
+            whole = attached_run(model, sample) if meter is None else None
+            run = model.run(sample) if whole is None else whole.detached()
+            agreement.compare(sample, run)
             clock.lap("parity")
             if meter is None:
                 summary.entries = batch_entries(prepared, model, sample, run)
@@ -269,14 +271,15 @@ def _measure(
             found, edges = model.edges(sample, run, summary)
             clock.lap("jacobians")
             if meter is None:
+                assert whole is not None
                 cells = found
-                meter = _confirmed_meter(model, sample, cells, edges, generator, seed)
+                meter = _confirmed_meter(model, whole, cells, edges, generator, seed)
             elif (more := united(cells, found)) is not cells:
                 cells = more
                 meter.regard(cells, unroll(cells))
             meter.add(edges)
             clock.lap("growth")
-            del run, edges
+            del whole, run, edges
         if meter is None:
             raise _no_sample(fitting)
         samples += new
@@ -292,7 +295,7 @@ def _measure(
         tool=tool(),
         model=prepared.loaded.facts,
         inputs=input_facts(prepared),
-        parity=check.result(model.reference.provider),
+        parity=agreement.check.result(model.reference.provider),
         recurrences=recurrences(prepared),
         refusals=prepared.findings.refusals,
         layers=layers,
@@ -322,7 +325,7 @@ def _say_sample(say: Progress, number: int, total: int, differences: Differences
 
 def _confirmed_meter(
     model: Measured,
-    sample: Sample,
+    run: Run,
     cells: CellGraph,
     edges: list[EdgeMap],
     generator: torch.Generator,
@@ -333,7 +336,7 @@ def _confirmed_meter(
     # From all states too: an edge that few paths to the last ones use is seen from near by.
     near = meter.start_everywhere(torch.Generator().manual_seed(seed))
     for start, share in ((meter.random_start(1), FAR_SHARE), (near, NEAR_SHARE)):
-        check_against_autograd(model, sample, edges, meter.order, start, share)
+        check_against_autograd(model, run, edges, meter.order, start, share)
     return meter
 
 

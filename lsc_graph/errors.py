@@ -89,6 +89,17 @@ class ParityError(AnalysisError):
     """The torch view of the model disagrees with ONNX Runtime."""
 
 
+class RoundingError(ParityError):
+    """The model makes rounding errors so large that whole runs of it cannot be compared.
+
+    `rounding` is how far what differs moves in ONNX Runtime itself if the inputs are rounded otherwise.
+    """
+
+    def __init__(self, what: str, *, rounding: float, **words: str | None) -> None:
+        super().__init__(what, **words)
+        self.rounding = rounding
+
+
 class WriteBackError(AnalysisError):
     """New values do not fit the model that they should be written into."""
 

@@ -83,6 +83,7 @@ class Prepared:
     that ONNX Runtime takes; `remarks` say what that needed.
     """
 
+    request: Request
     loaded: LoadedModel
     proto: onnx.ModelProto
     plan: InputPlan
@@ -141,6 +142,7 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
     cells, chain, cell_graph = _layers(findings)
     _check_steps(findings, request, planner, plan)
     return Prepared(
+        request=request,
         loaded=loaded,
         proto=single,
         plan=plan,
@@ -157,6 +159,16 @@ def prepare(source: str | os.PathLike[str] | bytes | onnx.ModelProto, request: R
         runnable=runnable,
         remarks=(*words, *layered),
     )
+
+
+def initializers_of(prepared: Prepared) -> dict[str, ir.Value]:
+    """Initializers by the name that the torch view's store knows them by."""
+    found = dict(prepared.findings.model.graph.initializers)
+    for site in prepared.findings.sites:
+        for name, value in site.body.graph.initializers.items():
+            found.setdefault(name, value)
+            found.setdefault(f"{site.id}/{name}", value)
+    return {str(name): value for name, value in found.items()}
 
 
 def _trial(planner: _Planner, plan: InputPlan, sample: int) -> Trial:

@@ -84,7 +84,9 @@ class Parity:
     """Agreement of the torch view with ONNX Runtime on the audit's own inputs.
 
     `max_abs_error` is the largest difference over `num_values` compared outputs and final states,
-    all within `atol + rtol * |reference|`.
+    all within `atol + rtol * |reference|`. Where rounding errors grow beyond that in whole runs, these are
+    the values of parts, each given what it has in the run, and `rounding` is how far those errors move what
+    differed; whole runs were compared with smaller weights.
     """
 
     max_abs_error: float
@@ -92,6 +94,7 @@ class Parity:
     rtol: float
     atol: float
     num_values: int
+    rounding: float | None = None
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from lsc_graph.errors import AnalysisError, NoLayersError, ParityError, UsageErr
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.results import Analysis, Direction, Form, Verdict
 from lsc_graph.to_torch.segment import Parameters
+from tests.scaled_models import with_scaled_weights
 
 ANALYSED = registry.names()
 RECURRENT = [name for name in ANALYSED if registry.card(name).forms]
@@ -223,22 +224,12 @@ def test_a_gradient_that_falls_to_rounding_is_no_missing_edge() -> None:
     assert found.verdict.label == "vanishing"
 
 
-def with_scaled_weights(name: str, scale: float) -> onnx.ModelProto:
-    """A model of the zoo whose matrices are multiplied by a number."""
-    proto = registry.build(name)
-    for tensor in proto.graph.initializer:
-        if len(tensor.dims) > 1 and tensor.data_type == TensorProto.FLOAT:
-            small = (numpy_helper.to_array(tensor) * scale).astype(np.float32)
-            tensor.CopyFrom(numpy_helper.from_array(small, tensor.name))
-    return proto
-
-
 @pytest.mark.parametrize(("name", "scale"), [("tanh_rnn", 10), ("lstm", 100), ("slstm", 100)])
 def test_rounding_that_a_model_makes_large_is_no_wrong_operator(name: str, scale: float) -> None:
-    with pytest.raises(ParityError, match="makes rounding errors so large") as caught:
-        audit(with_scaled_weights(name, scale), num_samples=1)
-    assert "converted wrongly" not in str(caught.value)
-    assert audit(with_scaled_weights(name, scale), num_samples=1, num_steps=3).layers
+    found = audit(with_scaled_weights(name, scale), num_samples=1)
+    assert found.parity.rounding
+    assert found.verdict.label == "exploding"
+    assert audit(with_scaled_weights(name, scale), num_samples=1, num_steps=3).parity.rounding is None
 
 
 def test_a_jacobian_that_is_not_finite_is_named() -> None:

@@ -16,7 +16,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from lsc_graph.auditing.measure import HALF_TOLERANCE, Sequences
+from lsc_graph.auditing.agreement import Agreement
+from lsc_graph.auditing.measure import Sequences
 from lsc_graph.jacobians.cell import flat_from
 from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_of, ports_of, time_pairs
 from lsc_graph.layers.cells import Cell, CellGraph, DepthEdge, Layer, depth_edges_within
@@ -24,7 +25,6 @@ from lsc_graph.prepare import Prepared, is_streaming
 from lsc_graph.recurrence.dataflow import body_values, direct_sources
 from lsc_graph.running.sampling import make_samples
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Values
-from lsc_graph.to_torch.parity import ParityCheck, Tolerance
 from lsc_graph.to_torch.program import reads_of
 
 _RESHAPING = frozenset(["Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Cast"])
@@ -188,7 +188,7 @@ class Probe:
         )
         self.program, self.run = model.program, model.run(sample)
         self.parameters = model.parameters
-        model.compare(sample, self.run, ParityCheck(HALF_TOLERANCE if prepared.is_half else Tolerance()))
+        Agreement(model).compare(sample, self.run)
         self.inputs = model.tensors(sample.inputs | sample.initial)
         self.floats = {name: value for name, value in self.inputs.items() if value.is_floating_point()}
         self.owner = {s.name: c.layer.id for own in prepared.cells for c in own for s in c.layer.states}

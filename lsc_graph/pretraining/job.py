@@ -15,25 +15,26 @@ import torch
 from torch import Tensor
 
 from lsc_graph.audit_model import Source, audit
+from lsc_graph.auditing.agreement import Agreement, tolerance_of
 from lsc_graph.auditing.cuts import put_in
-from lsc_graph.auditing.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
+from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming, measured_model
 from lsc_graph.canonical.origins import Origin, find_tensor, indices_of, origin_of
 from lsc_graph.errors import AnalysisError, VerificationError
 from lsc_graph.model_file.load import check_opsets
-from lsc_graph.prepare import Prepared, Request, prepare
+from lsc_graph.prepare import Prepared, Request, initializers_of, prepare
 from lsc_graph.pretraining.copies import find_copies
 from lsc_graph.pretraining.points import Points
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import join_group
 from lsc_graph.pretraining.targets import Targets, Wish, resolve
-from lsc_graph.pretraining.trainable import Choice, by_name, choose, initializers_of
+from lsc_graph.pretraining.trainable import Choice, by_name, choose
 from lsc_graph.quantized.dequantize import is_quantized
 from lsc_graph.results import SurrogateFacts
 from lsc_graph.running.reference import Array, Reference
 from lsc_graph.running.sampling import read_data
 from lsc_graph.to_torch.device import device_of
-from lsc_graph.to_torch.parity import ParityCheck, Tolerance
+from lsc_graph.to_torch.parity import ParityCheck
 from lsc_graph.to_torch.segment import Parameters
 from lsc_graph.to_torch.surrogates import Surrogate
 from lsc_graph.writeback.tensors import values_of
@@ -92,7 +93,7 @@ class Job:
             VerificationError: they differ.
         """
         reader, reference = self.problem.reader, Reference(proto)
-        view, check = reader.model, ParityCheck(_tolerance(self.prepared))
+        view, check = reader.model, ParityCheck(tolerance_of(self.prepared))
         values = by_name(self.choice.weights, self.as_stored(stored))
         with torch.no_grad():
             for sample in self.points.draw(self.problem.seed + _WRITTEN, _NUM_COMPARED):
@@ -149,7 +150,6 @@ def prepare_job(
     facts = put_in(prepared, surrogate) if surrogate is not None else None
     join_group(device_of(device))
     view = measured_model(prepared, device_of(device), torch.Generator().manual_seed(seed))
-    assert isinstance(view, Sequences | Streaming | FeedForward)
     points = Points(prepared, given)
     _compare(view, points, seed)
     choice = choose(prepared, view.parameters, train, freeze)
@@ -172,10 +172,6 @@ def _copies(
     return find_copies(
         prepared.loaded.proto, choice.weights, [origin for origin in used if origin is not None]
     )
-
-
-def _tolerance(prepared: Prepared) -> Tolerance:
-    return HALF_TOLERANCE if prepared.is_half else Tolerance()
 
 
 def _refuse_quantized(prepared: Prepared) -> None:
@@ -203,10 +199,10 @@ def _refuse_lengths(prepared: Prepared) -> None:
 
 def _compare(view: Sequences | Streaming | FeedForward, points: Points, seed: int) -> None:
     """Refuse to train a torch view that does not agree with ONNX Runtime."""
-    check = ParityCheck(_tolerance(view.prepared))
+    agreement = Agreement(view)
     with torch.no_grad():
         for sample in points.draw(seed, _NUM_COMPARED):
-            view.compare(sample, view.run(sample), check)
+            agreement.compare(sample, view.run(sample))
 
 
 def _why_nothing(choice: Choice) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lsc_graph.canonical.origins import Origin, Place, find_tensor, indices_of, label_of, origin_of, place_of
 from lsc_graph.errors import UsageError
-from lsc_graph.prepare import Prepared
+from lsc_graph.prepare import Prepared, initializers_of
 from lsc_graph.pretraining.read_cuts import read_cuts
 from lsc_graph.recurrence.not_weights import why_not_a_weight
 from lsc_graph.to_torch.segment import Parameters
@@ -106,16 +106,6 @@ def _check_patterns(patterns: Sequence[str], labels: Sequence[str]) -> None:
         if not any(_fits(label, [pattern]) for label in labels):
             shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
             raise UsageError("A pattern fits no weight", got=pattern, expected=f"one that fits: {shown}")
-
-
-def initializers_of(prepared: Prepared) -> dict[str, ir.Value]:
-    """Initializers by the name that the store knows them by."""
-    found = dict(prepared.findings.model.graph.initializers)
-    for site in prepared.findings.sites:
-        for name, value in site.body.graph.initializers.items():
-            found.setdefault(name, value)
-            found.setdefault(f"{site.id}/{name}", value)
-    return {str(name): value for name, value in found.items()}
 
 
 def _reason(

@@ -26,6 +26,7 @@ from lsc_graph.results import (
     Inspection,
     LayerFacts,
     ModelFacts,
+    Parity,
     RadiusOutcome,
     Recurrence,
     Refusal,
@@ -50,13 +51,7 @@ _STYLES = {
 def render(analysis: Analysis, console: Console) -> None:
     """Print an audit."""
     _header(analysis.model, console)
-    parity = analysis.parity
-    labelled(
-        console,
-        "parity",
-        f"torch agrees with ONNX Runtime ({parity.provider}) on {parity.num_values} values, "
-        f"largest error {parity.max_abs_error:.1e}",
-    )
+    _parity(analysis.parity, console)
     _inputs(analysis.inputs, console)
     _recurrences(analysis.recurrences, analysis.refusals, console)
     _layers(analysis.layers, console)
@@ -109,6 +104,22 @@ def _header(model: ModelFacts, console: Console) -> None:
     opsets = ", ".join(f"{domain} {version}" for domain, version in model.opsets.items())
     labelled(console, "model", f"{model.num_nodes:,} nodes, {model.num_parameters:,} parameters, {opsets}")
     labelled(console, "producer", model.producer or "unknown")
+
+
+def _parity(parity: Parity, console: Console) -> None:
+    labelled(
+        console,
+        "parity",
+        f"torch agrees with ONNX Runtime ({parity.provider}) on {parity.num_values} values, "
+        f"largest error {parity.max_abs_error:.1e}",
+    )
+    if parity.rounding is not None:
+        labelled(
+            console,
+            "",
+            "compared step by step, and over whole runs with smaller weights: with its own the model makes "
+            f"rounding errors as large as {parity.rounding:.1e}",
+        )
 
 
 def _inputs(inputs: Sequence[InputFacts], console: Console) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,29 @@ class Trajectory:
     outputs: dict[str, Tensor]
     final: dict[str, Tensor]
     cells: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def detached(self) -> Trajectory:
+        """The same numbers, of which no gradients are taken."""
+        return Trajectory(
+            detached(self.before),
+            detached(self.after),
+            detached(self.slices),
+            detached(self.captures),
+            detached(self.outputs),
+            detached(self.final),
+            {name: [value.detach() for value in steps] for name, steps in self.cells.items()},
+        )
+
+
+class Call(NamedTuple):
+    """What a part of a program, by its path as of `get_submodule`, was given in a run."""
+
+    path: str
+    given: tuple[Tensor, ...]
+
+    def within(self, path: str) -> Call:
+        """The same, where the part belongs to another one."""
+        return Call(f"{path}.{self.path}", self.given)
 
 
 class CellModule(nn.Module):
@@ -134,7 +158,7 @@ class SiteModule(nn.Module):
             counters = emitted[len(self.site.outputs) :]
             after_all = after | {s.name: v for s, v in zip(self.counters, counters, strict=True)}
             steps.append((time, state, after_all, emitted))
-            state = {name: value.detach() for name, value in after_all.items()} if self.forgets else after_all
+            state = detached(after_all) if self.forgets else after_all
         steps.sort(key=lambda step: step[0])
         before, after = self._stacked([own[1] for own in steps], [own[2] for own in steps])
         return Trajectory(
@@ -254,12 +278,27 @@ class SiteModule(nn.Module):
         return tuple(torch.stack(parts) for parts in zip(*steps, strict=True))
 
     def _emit(self, captures: Values, after: Values, before: Values, slices: Values) -> tuple[Tensor, ...]:
-        site = self.site
-        values: dict[str, Tensor] = {state.after: after[state.name] for state in self.layered}
-        values |= {state.before: before[state.name] for state in site.states}
-        values |= {name: slices[name] for name in slices} | {name: captures[name] for name in captures}
-        emitted: tuple[Tensor, ...] = self.emit(*(values[name] for name in self.emit.inputs))
+        emitted: tuple[Tensor, ...] = self.emit(*self._emit_reads(captures, after, before, slices))
         return emitted
+
+    def _emit_reads(
+        self, captures: Values, after: Values, before: Values, slices: Values
+    ) -> tuple[Tensor, ...]:
+        values: dict[str, Tensor] = {state.after: after[state.name] for state in self.layered}
+        values |= {state.before: before[state.name] for state in self.site.states}
+        values |= {name: slices[name] for name in slices} | {name: captures[name] for name in captures}
+        return tuple(values[name] for name in self.emit.inputs)
+
+    def calls(self, trajectory: Trajectory) -> Iterator[Call]:
+        """What the run of a trajectory computed, step by step."""
+        pools = {"before": trajectory.before, "after": trajectory.after, "slice": trajectory.slices}
+        for time in self.times():
+            now = {kind: {name: value[time] for name, value in pool.items()} for kind, pool in pools.items()}
+            now["capture"] = trajectory.captures
+            for number, module in enumerate(self.cells):
+                assert isinstance(module, CellModule)
+                yield Call(f"cells.{number}", tuple(now[kind][name] for kind, name in module.reads))
+            yield Call("emit", self._emit_reads(now["capture"], now["after"], now["before"], now["slice"]))
 
     def _collect(self, emitted: Sequence[tuple[Tensor, ...]]) -> dict[str, Tensor]:
         collected = {}
@@ -299,6 +338,11 @@ def slices_of(sequence: StepSequence, main: Tensor, *, is_reverse: bool) -> Tens
     """The slices [T, ...] of a main-graph value, in true time order of a site that runs `is_reverse`."""
     slices = main.movedim(sequence.axis, 0)
     return slices if sequence.reverse == is_reverse else slices.flip(0)
+
+
+def detached(values: Values) -> dict[str, Tensor]:
+    """The same numbers, of which no gradients are taken."""
+    return {name: value.detach() for name, value in values.items()}
 
 
 def _over_time(steps: Sequence[Values]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsc_graph.errors import ParityError
+from lsc_graph.errors import ParityError, RoundingError
 from lsc_graph.results import Parity
 from lsc_graph.running.reference import Array
 
@@ -36,12 +36,24 @@ class Tolerance:
 
 @dataclass
 class ParityCheck:
-    """Collects comparisons; `failures` are (value name, largest error) in the order of comparison."""
+    """Collects comparisons; `failures` are (value name, largest error) in the order of comparison.
+
+    `rounding` is how far rounding moves what differed in whole runs, if these were compared by parts.
+    """
 
     tolerance: Tolerance
     max_abs_error: float = 0.0
     num_values: int = 0
     failures: list[tuple[str, float]] = field(default_factory=list)
+    rounding: float | None = None
+
+    def settle(self, parts: ParityCheck, rounding: float) -> None:
+        """What failed was rounding, so large, and all parts agree: theirs are the comparisons that count."""
+        assert not parts.failures
+        self.failures.clear()
+        self.num_values += parts.num_values
+        self.max_abs_error = max(self.max_abs_error, parts.max_abs_error)
+        self.rounding = max(self.rounding or 0.0, rounding)
 
     def compare(self, name: str, ours: Tensor, reference: Array, *, is_inner: bool = False) -> bool:
         """Compare one value; the difference is kept, and counted as a failure beyond tolerance."""
@@ -82,6 +94,7 @@ class ParityCheck:
             rtol=self.tolerance.rtol,
             atol=self.tolerance.atol,
             num_values=self.num_values,
+            rounding=self.rounding,
         )
 
     def refusal(self, first_difference: str | None, rounding: float = 0.0) -> ParityError:
@@ -94,8 +107,9 @@ class ParityCheck:
         """
         name, error = self.failures[0]
         if rounding >= error / _GROWN:
-            return ParityError(
+            return RoundingError(
                 "The model makes rounding errors so large that the torch view of it cannot be compared",
+                rounding=rounding,
                 where=name,
                 got=f"a largest difference of {error:.3g} from ONNX Runtime, where that value moves by "
                 f"{rounding:.3g} if the inputs are rounded otherwise",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from lsc_graph.layers.cells import Cell
 from lsc_graph.recurrence.dataflow import body_values, direct_sources
 from lsc_graph.recurrence.find import Findings
 from lsc_graph.recurrence.site import RecurrentSite
-from lsc_graph.to_torch.loop import SiteModule, Trajectory, Values, own_tensor, slices_of
+from lsc_graph.to_torch.loop import Call, SiteModule, Trajectory, Values, detached, own_tensor, slices_of
 from lsc_graph.to_torch.segment import Parameters, Segment
 
 
@@ -28,6 +28,15 @@ class Run:
     trajectories: tuple[Trajectory, ...] = ()
     values: dict[str, Tensor] | None = None
     boundaries: tuple[Tensor, ...] = ()
+
+    def detached(self) -> Run:
+        """The same numbers, of which no gradients are taken."""
+        return Run(
+            detached(self.outputs),
+            tuple(trajectory.detached() for trajectory in self.trajectories),
+            None if self.values is None else detached(self.values),
+            tuple(value.detach() for value in self.boundaries),
+        )
 
 
 class SequenceProgram(nn.Module):
@@ -79,6 +88,17 @@ class SequenceProgram(nn.Module):
         outputs = compute(self.postlude, values)
         return Run(outputs, tuple(trajectories), values)
 
+    def calls(self, run: Run, inputs: Values) -> Iterator[Call]:
+        """What a run on these inputs computed, part by part."""
+        values = {**inputs, **(run.values or {})}
+        for number, (prelude, site) in enumerate(zip(self.preludes, self.sites, strict=True)):
+            assert isinstance(prelude, Segment)
+            assert isinstance(site, SiteModule)
+            yield Call(f"preludes.{number}", tuple(values[name] for name in prelude.inputs))
+            for call in site.calls(run.trajectories[number]):
+                yield call.within(f"sites.{number}")
+        yield Call("postlude", tuple(values[name] for name in self.postlude.inputs))
+
     def reads_given_states(self, target: int, states: Values, run: Run, inputs: Values) -> dict[str, Tensor]:
         """What site `target` reads from the main graph when the earlier sites' states are `states`.
 
@@ -119,6 +139,10 @@ class StreamingProgram(nn.Module):
         trajectory = self.site.run(inputs, initial, {})
         return Run(trajectory.outputs, (trajectory,))
 
+    def calls(self, run: Run, inputs: Values) -> Iterator[Call]:
+        """What a run computed, part by part."""
+        return (call.within("site") for call in self.site.calls(run.trajectories[0]))
+
 
 class ChainProgram(nn.Module):
     """A feed-forward model as the chain of its blocks.
@@ -150,6 +174,12 @@ class ChainProgram(nn.Module):
             boundaries.append(values[0])
         outputs = self.blocks[-1](*values)
         return Run(dict(zip(self.output_names, outputs, strict=True)), boundaries=tuple(boundaries))
+
+    def calls(self, run: Run, inputs: Values) -> Iterator[Call]:
+        """What a run on these inputs computed, block by block."""
+        first = tuple(inputs[name] for name in self.input_names)
+        given = [first, *((boundary,) for boundary in run.boundaries)]
+        return (Call(f"blocks.{number}", own) for number, own in enumerate(given))
 
 
 def _computed_from(graph: ir.Graph, names: Sequence[str], sources: Sequence[str]) -> tuple[str, ...]:
