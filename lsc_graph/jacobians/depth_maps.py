@@ -13,11 +13,13 @@ from torch.func import vjp, vmap
 
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.cell import at_points, cell_points, chosen_points, flat_from, flatten
+from lsc_graph.jacobians.cell_radius import MAX_DENSE
 from lsc_graph.jacobians.delayed import STATES, Rows, state_columns, through_delays
 from lsc_graph.jacobians.depth import Connections, Glue, Port, by_lag, num_rows_at_once, pull_rows, time_pairs
 from lsc_graph.jacobians.probed import ProbedGain, point_groups, probed_gain
 from lsc_graph.layers.cells import DepthEdge, Layer, size
 from lsc_graph.spectra.arnoldi import arnoldi_radius
+from lsc_graph.spectra.choose import group_size, radius_estimate
 from lsc_graph.spectra.estimate import Estimate
 from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.krylov_powers import MAX_SIZE, krylov_power_radius
@@ -34,6 +36,8 @@ MAPS_FROM = 512
 _MAX_PAIRS = 8
 _MAX_ELEMENTS = 2**22
 _BASIS = 32
+# Elements of the rows of dense blocks that are pulled back at once.
+_MAX_BUILT = 2**24
 PullAt = Callable[[Sequence[int], Tensor], Tensor]
 
 
@@ -75,13 +79,29 @@ class DepthMaps:
         return torch.linspace(0, len(self.pairs) - 1, count).round().int().tolist() if count else []
 
     def radius(self, numbers: Sequence[int]) -> Estimate:
-        """Spectral radii at some pairs, by Krylov iteration on the transposed blocks; for square ones."""
-        is_small = (MAX_SIZE + 1) * self.shape[0] * len(numbers) <= _MAX_ELEMENTS
-        if is_small or self.like.device.type != "cpu":
+        """Spectral radii at some pairs, of square blocks.
+
+        On the CPU by Krylov iteration on the transposed blocks. Elsewhere hundreds of small products take
+        longer than the few large ones that blocks are built by.
+        """
+        size, device = self.shape[0], self.like.device.type
+        if device != "cpu" and size <= MAX_DENSE:
+            count = group_size(size, device)
+            groups = [numbers[start : start + count] for start in range(0, len(numbers), count)]
+            return Estimate.joined([radius_estimate(self.dense(own)) for own in groups])
+        is_small = (MAX_SIZE + 1) * size * len(numbers) <= _MAX_ELEMENTS
+        if is_small or device != "cpu":
             return krylov_power_radius(self._operator(numbers))
-        size = max(1, _MAX_ELEMENTS // (_BASIS * self.shape[0]))
-        parts = [numbers[start : start + size] for start in range(0, len(numbers), size)]
+        count = max(1, _MAX_ELEMENTS // (_BASIS * size))
+        parts = [numbers[start : start + count] for start in range(0, len(numbers), count)]
         return Estimate.joined([arnoldi_radius(self._operator(part), max_basis=_BASIS) for part in parts])
+
+    def dense(self, numbers: Sequence[int]) -> Tensor:
+        """The blocks at some pairs [P, n_target, n_source]."""
+        rows = torch.eye(self.shape[0], dtype=self.like.dtype, device=self.like.device)
+        count = max(1, _MAX_BUILT // (len(numbers) * max(self.shape)))
+        parts = [self.pull(numbers, part.expand(len(numbers), -1, -1)) for part in torch.split(rows, count)]
+        return torch.cat(parts, 1)
 
     def _operator(self, numbers: Sequence[int]) -> Operator:
         def apply(vectors: Tensor) -> Tensor:
