@@ -8,6 +8,7 @@ products take less time than squaring the matrices.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -77,7 +78,9 @@ def _iterated(operator: Operator, stage: _Stage, tolerance: float, seed: int) ->
     if operator.device.type != "cpu":
         return pending_krylov(operator, sizes[-1], tolerance=tolerance, seed=seed).estimate()
     krylov = Krylov.start(operator, sizes[-1], torch.Generator().manual_seed(seed))
-    scales = _growth(operator, krylov.basis[:, 0])
+    scales, is_gone = _growth(operator, krylov.basis[:, 0])
+    if bool(is_gone.any()):
+        return _without(is_gone, lambda rest: _iterated(operator.at(rest), stage, tolerance, seed))
     best: Estimate | None = None
     alive = torch.arange(operator.num_points)
     for size in sizes:
@@ -106,7 +109,7 @@ def pending_krylov(operator: Operator, size: int, *, tolerance: float = TOLERANC
         tolerance, seed: as of `krylov_power_radius`.
     """
     krylov = Krylov.start(operator, size, torch.Generator().manual_seed(seed))
-    scales = _growth(operator, krylov.basis[:, 0])
+    scales, _ = _growth(operator, krylov.basis[:, 0])
     krylov.grow(_power(operator, scales, _FIRST.power), size)
     return _looked_at(krylov, scales, _FIRST.power, tolerance)
 
@@ -122,15 +125,28 @@ def _power(operator: Operator, scales: Tensor, power: int) -> Operator:
     return replace(operator, apply=apply)
 
 
-def _growth(operator: Operator, vectors: Tensor) -> Tensor:
-    """About by how much each map lengthens vectors [P, n] after some steps; 1 where that is no number."""
+def _without(is_gone: Tensor, find: Callable[[Tensor], Estimate]) -> Estimate:
+    """Zero where powers take random vectors to exactly nothing, as chains of shifts do; the rest is found."""
+    rest, gone = (~is_gone).nonzero()[:, 0], is_gone.nonzero()[:, 0]
+    zero = torch.zeros(len(gone), dtype=torch.float64)
+    parts = [Estimate.of(Method.ARNOLDI, zero, zero, tolerance=0.0)]
+    if len(rest):
+        parts.append(find(rest))
+    return Estimate.joined(parts).at(torch.argsort(torch.cat([gone, rest])))
+
+
+def _growth(operator: Operator, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """About by how much each map lengthens vectors [P, n] after some steps; 1 where that is no number.
+
+    And whether nothing at all is left of the vectors.
+    """
     growth = torch.ones_like(vectors[:, 0])
     for _ in range(_FIRST.power):
         vectors = operator.apply(vectors)
         growth = vectors.abs().amax(1)
         growth = torch.where(growth.isfinite() & (growth > 0), growth, torch.ones_like(growth))
         vectors = vectors / growth[:, None]
-    return growth
+    return growth, (vectors == 0).all(1)
 
 
 def _is_time(krylov: Krylov, scales: Tensor, power: int, tolerance: float) -> bool:

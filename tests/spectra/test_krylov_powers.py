@@ -60,11 +60,22 @@ def test_most_kinds_converge_at_every_point() -> None:
         assert bool(found.converged.all()), name
 
 
-def test_what_is_not_finite_or_vanishes_is_not_converged_and_spoils_no_other_point() -> None:
+def test_what_is_not_finite_is_not_converged_and_spoils_no_other_point() -> None:
     matrices = batch("outlier", 150).float()
     matrices[1, 0, 0] = torch.nan
-    matrices[2] = 0
-    assert krylov_power_radius(dense_operator(matrices)).converged.tolist() == [True, False, False]
+    assert krylov_power_radius(dense_operator(matrices)).converged.tolist() == [True, False, True]
+
+
+def test_what_few_products_take_to_nothing_has_radius_zero_beside_what_has_another() -> None:
+    """Zeros, and blocks that shift by 30 of 150: such are the depth edges of caches."""
+    matrices = batch("outlier", 150).float()
+    exact = torch.linalg.eigvals(matrices[1].double()).abs().max()
+    matrices[0] = 0
+    matrices[2] = torch.diag(torch.rand(120) + 0.5, 30)
+    found = krylov_power_radius(dense_operator(matrices))
+    assert found.converged.tolist() == [True, True, True]
+    assert found.values[[0, 2]].tolist() == [0, 0]
+    torch.testing.assert_close(found.values[1], exact, rtol=5e-3, atol=0)
 
 
 @pytest.mark.parametrize("name", ["nilpotent", "nilpotent, turned", "defective edge", "triangular, strong"])
