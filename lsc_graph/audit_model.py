@@ -57,8 +57,8 @@ from lsc_graph.running.reference import Array
 from lsc_graph.running.sampling import Sample, make_samples, num_given, read_data
 from lsc_graph.spectra.choose import method_of
 from lsc_graph.spectra.estimate import Method
-from lsc_graph.to_torch.black_box import Differences
 from lsc_graph.to_torch.device import device_of, whole_single_precision
+from lsc_graph.to_torch.differences import Differences
 from lsc_graph.to_torch.program import Run
 from lsc_graph.to_torch.segment import BlackBoxUse
 from lsc_graph.to_torch.surrogates import parse_surrogate

@@ -1,26 +1,14 @@
 """A piece of a model that only ONNX Runtime can run, as a torch function: derivatives by finite differences.
 
-Central differences at h and 2 h along every input element, extrapolated to order h^4: D = (4 D_h - D_2h) / 3.
-Twice what they differ by is a bar that D stays within: where the finite step is what errs, D_h is off by a
-third of it and D by less; where rounding is, or quantisation, D is off by 4/3 of what D_h is, as is about the
-difference. Rounding adds eps |f| / h; with h = eps^(1/5) times the input's scale it is as large as what the
-extrapolation leaves.
-At a kink, such as that of a ReLU at zero, D is the mean of two slopes: how far these are apart, as far as
-that does not shrink with h, is added to the bar.
-Where the bar is wide, a smaller step, which passes over as many times fewer kinks, takes the place of h if
-its bar is smaller and its value within the bar of the other.
-What the bars do to anything computed from such derivatives shows where they are taken again, changed by as
-much as the bars allow; where nothing has moved at all, nothing is changed.
+What the error bars of these do to anything computed from such derivatives shows where they are taken again,
+changed by as much as the bars allow; where nothing has moved at all, nothing is changed.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,80 +22,16 @@ from lsc_graph.canonical.precision import in_double_precision
 from lsc_graph.errors import AnalysisError
 from lsc_graph.model_file.proto_walk import model_scopes
 from lsc_graph.running.reference import Array, Reference
+from lsc_graph.to_torch.copies import Runs, flat_floats
+from lsc_graph.to_torch.differences import Differences, cast_floats, differences
+from lsc_graph.to_torch.free_sizes import bytes_depending, free_sizes
+from lsc_graph.to_torch.kept import digest_of
 
 MAX_INPUT_ELEMENTS = 20_000
 """Every element that is differentiated by takes four runs of the piece."""
 _AGREES = 1e-3
 _DEFINING_OPSET = 18
-_BAR = 2.0
-# A bar, relative to the values, from which on a smaller step is tried, and how many times smaller: rounding
-# then adds less than that.
-_FINE_ENOUGH = 1e-3
-_FINER = {np.float64: 128, np.float32: 16}
-_KEPT_BYTES = 2**28
-_RUNS_BETWEEN_WORDS = 64
 _SERIALS = itertools.count()
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A Jacobian [m, n] by differences, the length of each column's error bar [n], and what moved at all."""
-
-    jacobian: Array
-    bars: Array
-    has_moved: Array
-
-    def changed(self, seed: int) -> Array:
-        """Another one within the bars: each column moved in a random direction by as much as they allow."""
-        random = np.random.default_rng(seed).standard_normal(self.jacobian.shape) * self.has_moved
-        lengths = np.linalg.norm(random, axis=0)
-        return self.jacobian + random * (self.bars / np.where(lengths > 0, lengths, 1.0))
-
-
-@dataclass
-class Differences:
-    """What finite differences were taken of, and how well they are known.
-
-    `errors` holds, for every Jacobian, the norm of its error bars relative to its own. Those that were taken
-    last are kept, as far as they fit. `progress` is told now and then how many runs there have been.
-    """
-
-    parts: list[str] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-    errors: list[float] = field(default_factory=list)
-    has_double: bool = True
-    num_runs: int = 0
-    is_changed: bool = False
-    progress: Callable[[int], None] | None = None
-    _kept: OrderedDict[bytes, Difference] = field(default_factory=OrderedDict)
-    _num_bytes: int = 0
-
-    def note_run(self) -> None:
-        """One more run."""
-        self.num_runs += 1
-        if self.progress is not None and self.num_runs % _RUNS_BETWEEN_WORDS == 0:
-            self.progress(self.num_runs)
-
-    @contextmanager
-    def changed(self) -> Iterator[None]:
-        """All derivatives are others within their bars, the same ones at the same points."""
-        self.is_changed = True
-        try:
-            yield
-        finally:
-            self.is_changed = False
-
-    def at(self, key: bytes, take: Callable[[], Difference]) -> Array:
-        """The Jacobian of this key, taken if it is not kept."""
-        found = self._kept.pop(key, None)
-        if found is None:
-            found = take()
-            self._num_bytes += found.jacobian.nbytes
-        self._kept[key] = found
-        while self._num_bytes > _KEPT_BYTES:
-            _, old = self._kept.popitem(last=False)
-            self._num_bytes -= old.jacobian.nbytes
-        return found.changed(int.from_bytes(key[:8], "little")) if self.is_changed else found.jacobian
 
 
 class BlackBox(nn.Module):
@@ -130,8 +54,7 @@ class BlackBox(nn.Module):
         proto = _with_inputs(proto, self._used)
         self._single, self.record = Reference(proto), record
         self._proto, self.serial = proto, next(_SERIALS)
-        self._double: Reference | None = None
-        self._is_tried = False
+        self._runs: Runs | None = None
         self.names = [value.name for value in proto.graph.input]
 
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
@@ -144,8 +67,20 @@ class BlackBox(nn.Module):
         found = self._single.run(dict(zip(self.names, values, strict=True)))
         return [found[name] for name in self._single.output_names]
 
-    def jacobian(self, values: Sequence[Array], wanted: Sequence[int]) -> dict[int, Array]:
-        """d outputs / d input at one point, [m, n_i] by number of the input; m counts all float outputs."""
+    def known(self, values: Sequence[Array], digests: Sequence[bytes]) -> list[Array]:
+        """Outputs at a point, by the digests of what it holds."""
+        return self.record.values.at(_key(self.serial, digests), lambda: self.run(values))
+
+    def jacobian(
+        self, values: Sequence[Array], wanted: Sequence[int], digests: Sequence[bytes] = ()
+    ) -> dict[int, Array]:
+        """d outputs / d input at one point, [m, n_i] by number of the input; m counts all float outputs.
+
+        Args:
+            values: the point.
+            wanted: numbers of the inputs to differentiate by.
+            digests: of the values, where these are known.
+        """
         count = sum(values[index].size for index in wanted)
         if count > MAX_INPUT_ELEMENTS:
             raise AnalysisError(
@@ -155,45 +90,51 @@ class BlackBox(nn.Module):
                 expected=f"at most {MAX_INPUT_ELEMENTS}",
                 do="audit a smaller batch or fewer steps",
             )
-        runner, dtype = self._finest(values)
+        runs = self._finest(values)
+        known = digests or [digest_of(value) for value in values]
 
         def taken(index: int) -> Array:
-            key = _digest(self.serial, index, values)
-            return self.record.at(key, lambda: _differences(runner, values, index, dtype, self.record))
+            key = _key(self.serial, [*known, str(index).encode()])
+            return self.record.at(key, lambda: differences(runs, values, index, self.record))
 
         return {index: taken(index) for index in wanted}
 
-    def _finest(self, values: Sequence[Array]) -> tuple[Any, Any]:
+    def _finest(self, values: Sequence[Array]) -> Runs:
         """How to run it in double precision, if it can be run so and gives the same; else in single."""
-        if not self._is_tried:
-            self._is_tried = True
-            self._double = self._in_double(values)
-            self.record.has_double &= self._double is not None
-        reference = self._double or self._single
-        dtype = np.float64 if self._double is not None else np.float32
+        if self._runs is None:
+            own = ((form, np.float32) for form in (self._proto,))
+            double = ((form, np.float64) for form in _in_double_forms(self._proto))
+            found = (self._agreeing(form, dtype, values) for form, dtype in itertools.chain(double, own))
+            runs = next((runs for runs in found if runs is not None), None)
+            self._runs = runs or self._runs_of(self._single, np.float32, has_free_sizes=False)
+            self.record.has_double &= self._runs.dtype is np.float64
+        return self._runs
 
-        def run(given: Sequence[Array]) -> Array:
-            self.record.note_run()
-            found = reference.run(dict(zip(self.names, given, strict=True)))
-            return _floats([found[name] for name in reference.output_names])
+    def _agreeing(self, proto: onnx.ModelProto, dtype: Any, values: Sequence[Array]) -> Runs | None:
+        """A model that runs and gives what the piece does; if it can be, with other sizes as well."""
+        theirs = flat_floats(self.run(values))
+        for has_free_sizes in (True, False):
+            try:
+                reference = Reference(free_sizes(proto) if has_free_sizes else proto)
+                runs = self._runs_of(reference, dtype, has_free_sizes=has_free_sizes)
+                ours = runs.one([cast_floats(value, dtype) for value in values])
+            except (AnalysisError, onnx.checker.ValidationError):
+                continue
+            if theirs.shape == ours.shape and np.allclose(
+                ours, theirs, rtol=_AGREES, atol=_AGREES, equal_nan=True
+            ):
+                return runs
+        return None
 
-        return run, dtype
-
-    def _in_double(self, values: Sequence[Array]) -> Reference | None:
-        found = (self._agreeing(proto, values) for proto in _in_double_forms(self._proto))
-        return next((reference for reference in found if reference is not None), None)
-
-    def _agreeing(self, proto: onnx.ModelProto, values: Sequence[Array]) -> Reference | None:
-        """A model in double precision, if it runs and gives what the piece does."""
-        try:
-            reference = Reference(proto)
-            given = [_cast(value, np.float64) for value in values]
-            found = reference.run(dict(zip(self.names, given, strict=True)))
-        except (AnalysisError, onnx.checker.ValidationError):
-            return None
-        theirs, ours = _floats(self.run(values)), _floats([found[name] for name in reference.output_names])
-        is_same = theirs.shape == ours.shape and np.allclose(ours, theirs, rtol=_AGREES, atol=_AGREES)
-        return reference if is_same else None
+    def _runs_of(self, reference: Reference, dtype: Any, *, has_free_sizes: bool) -> Runs:
+        return Runs(
+            reference,
+            self.names,
+            dtype,
+            has_free_sizes=has_free_sizes,
+            bytes_per_point=partial(bytes_depending, self._proto),
+            note=self.record.note_run,
+        )
 
 
 def _in_double_forms(proto: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
@@ -229,85 +170,9 @@ def _with_inputs(proto: onnx.ModelProto, kept: Sequence[int]) -> onnx.ModelProto
     return copy
 
 
-def _cast(value: Array, dtype: Any) -> Array:
-    return value.astype(dtype) if value.dtype.kind == "f" else value
-
-
-def _floats(outputs: Sequence[Array]) -> Array:
-    """All float outputs in one vector of doubles."""
-    parts = [np.asarray(value, dtype=np.float64).reshape(-1) for value in outputs if value.dtype.kind == "f"]
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _digest(serial: int, index: int, values: Sequence[Array]) -> bytes:
-    """What a Jacobian depends on: the piece, which input, and all values."""
-    found = hashlib.blake2b(f"{serial}, {index}".encode())
-    for value in values:
-        found.update(f"{value.dtype}, {value.shape}".encode() + value.tobytes())
-    return found.digest()
-
-
-def _differences(
-    run: Any, values: Sequence[Array], index: int, dtype: Any, record: Differences
-) -> Difference:
-    """By central differences, extrapolated."""
-    given = [_cast(value, dtype) for value in values]
-    point = given[index]
-    finite = point[np.isfinite(point)]
-    scale = float(np.sqrt(np.mean(np.square(finite, dtype=np.float64)))) if finite.size else 1.0
-    step = float(np.finfo(dtype).eps) ** 0.2 * max(scale, 1e-2)
-    columns, errors = [], []
-    middle = run(given)
-    has_moved = np.zeros((len(middle), point.size), dtype=bool)
-
-    def moved(number: int, by: float) -> tuple[float, Array]:
-        shifted = point.copy()
-        shifted.flat[number] += by
-        value = run([*given[:index], shifted, *given[index + 1 :]])
-        has_moved[:, number] |= value != middle
-        # What stays infinite has not moved.
-        difference = np.subtract(value, middle, out=np.zeros_like(middle), where=value != middle)
-        return float(shifted.flat[number]) - float(point.flat[number]), difference
-
-    for number in range(point.size):
-        if not np.isfinite(point.flat[number]):
-            columns.append(np.full(len(middle), np.nan))
-            errors.append(np.nan)
-            continue
-        slope, error, kink = _slope(partial(moved, number), step)
-        if error + kink > _FINE_ENOUGH * np.linalg.norm(slope):
-            # Seldom is a kink as near as a smaller step; and large elements may have made this one wide.
-            finer, finer_error, finer_kink = _slope(partial(moved, number), step / _FINER[dtype])
-            # Between two stairs of a quantised kernel nothing moves, which tells nothing.
-            is_telling = dtype == np.float64 or bool(finer.any())
-            is_consistent = np.linalg.norm(finer - slope) <= error + kink
-            if is_telling and is_consistent and finer_error + finer_kink < error + kink:
-                slope, error, kink = finer, finer_error, finer_kink
-        columns.append(slope)
-        errors.append(error + kink)
-    jacobian = np.stack(columns, 1) if columns else np.zeros((len(middle), 0))
-    norm = float(np.linalg.norm(jacobian))
-    if norm > 0:
-        record.errors.append(float(np.linalg.norm(errors)) / norm)
-    return Difference(jacobian, np.asarray(errors), has_moved)
-
-
-def _slope(moved: Callable[[float], tuple[float, Array]], step: float) -> tuple[Array, float, float]:
-    """A derivative by steps of h and 2 h, the bar of a smooth function's, and what a kink adds to it.
-
-    Args:
-        moved: how far a shift by about so much really goes, and what it adds to the outputs.
-        step: h.
-    """
-
-    def slopes(h: float) -> tuple[Array, Array]:
-        """The mean of the slopes to the right and to the left, and their difference."""
-        (right, after), (left, before) = moved(h), moved(-h)
-        return (after - before) / (right - left), after / right - before / left
-
-    (fine, jump), (coarse, wide_jump) = slopes(step), slopes(2 * step)
-    kink = float(np.linalg.norm(2 * jump - wide_jump)) / 2
-    return (4 * fine - coarse) / 3, _BAR * float(np.linalg.norm(fine - coarse)), kink
+def _key(serial: int, digests: Sequence[bytes]) -> bytes:
+    """Of a piece, and what it was given."""
+    return hashlib.blake2b(b"".join((str(serial).encode(), *digests))).digest()
 
 
 class _Call(torch.autograd.Function):
@@ -319,11 +184,10 @@ class _Call(torch.autograd.Function):
     def forward(
         box: BlackBox, flags: tuple[bool, ...], size: int | None, *values: Tensor
     ) -> tuple[Tensor, ...]:
-        points = [box.run(point) for point in _points(flags, size, values)]
-        outputs = (
-            [np.stack(column) for column in zip(*points, strict=True)] if size is not None else points[0]
-        )
-        return tuple(torch.from_numpy(np.asarray(value, order="C")) for value in outputs)
+        points = [box.known(*point) for point in _points(box, flags, size, values)]
+        columns = zip(*points, strict=True)
+        outputs = [np.stack(column) if size is not None else np.array(column[0]) for column in columns]
+        return tuple(torch.from_numpy(value) for value in outputs)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -379,10 +243,10 @@ class _Pull(torch.autograd.Function):
         values, cotangents = tensors[:num_values], tensors[num_values:]
         count = cotangents[0].shape[0]
         results: dict[int, list[Array]] = {index: [] for index in wanted}
-        for number, point in enumerate(_points(flags, size, values)):
+        for number, (point, digests) in enumerate(_points(box, flags, size, values)):
             own = cotangents if size is None else [c[:, number] for c in cotangents]
             rows = np.concatenate([c.detach().cpu().double().numpy().reshape(count, -1) for c in own], 1)
-            jacobians = box.jacobian(point, wanted)
+            jacobians = box.jacobian(point, wanted, digests)
             for index in wanted:
                 results[index].append((rows @ jacobians[index]).reshape(count, *point[index].shape))
         found = []
@@ -451,13 +315,24 @@ def _merged(
     return tuple(new_flags), merged
 
 
-def _points(flags: tuple[bool, ...], size: int | None, values: Sequence[Tensor]) -> list[list[Array]]:
-    """The inputs of every point as arrays."""
-    arrays = [np.asarray(value.detach().cpu().numpy(), order="C") for value in values]
-    if size is None:
-        return [arrays]
-    pairs = list(zip(arrays, flags, strict=True))
-    return [[np.asarray(a[number]) if flag else a for a, flag in pairs] for number in range(size)]
+def _points(
+    box: BlackBox, flags: tuple[bool, ...], size: int | None, values: Sequence[Tensor]
+) -> Iterator[tuple[list[Array], list[bytes]]]:
+    """The inputs of every point as arrays, and their digests."""
+    shown = [
+        value[0] if flag and _is_one(value) else value for value, flag in zip(values, flags, strict=True)
+    ]
+    varies = [flag and not _is_one(value) for value, flag in zip(values, flags, strict=True)]
+    arrays = [np.asarray(value.detach().cpu().numpy(), order="C") for value in shown]
+    shared = [None if is_own else box.record.digests.of(v) for v, is_own in zip(shown, varies, strict=True)]
+    for number in range(size or 1):
+        point = [np.asarray(a[number]) if is_own else a for a, is_own in zip(arrays, varies, strict=True)]
+        yield point, [known or digest_of(value) for known, value in zip(shared, point, strict=True)]
+
+
+def _is_one(value: Tensor) -> bool:
+    """Whether what has a leading axis of points is the same at all of them."""
+    return value.shape[0] == 1 or value.stride(0) == 0
 
 
 def _call(*arguments: Any) -> tuple[Tensor, ...]:

@@ -20,8 +20,9 @@ from lsc_graph.canonical.function_ops import write_out
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.errors import ConversionError
 from lsc_graph.recurrence.not_weights import running_statistics
-from lsc_graph.to_torch.black_box import BlackBox, Differences
+from lsc_graph.to_torch.black_box import BlackBox
 from lsc_graph.to_torch.black_parts import Group, Parts, apart, moves_only, outputs_of
+from lsc_graph.to_torch.differences import Differences
 from lsc_graph.to_torch.functions import dft, lp_normalized, shape_of, size_of
 from lsc_graph.to_torch.rewritten import ONLY, rewrite
 from lsc_graph.to_torch.sizes import keep_on_host, lift_constants, sizes_in
