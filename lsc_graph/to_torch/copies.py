@@ -33,12 +33,14 @@ Axes = Mapping[int, int]
 class Layout:
     """Along which axes copies are put together: of inputs by number, and of each float output.
 
-    None where an output does not depend on the input that is differentiated by. As many copies at once fit.
+    None where an output did not depend on the input that is differentiated by: its elements are one for all,
+    and if they ever move, that is due to no copy alone. As many copies at once fit.
     """
 
     inputs: Axes
     outputs: tuple[int | None, ...]
     num_fitting: int
+    is_one_for_all: Array
 
 
 class Runs:
@@ -92,6 +94,12 @@ class Runs:
         ]
         return np.concatenate(parts, 1).astype(np.float64)
 
+    def is_one_for_all(self, index: int) -> Array:
+        """Which elements of all float outputs [m] have been the same for whatever the input was."""
+        layout = self._layouts[index]
+        assert layout is not None
+        return layout.is_one_for_all
+
     def refuse(self, index: int) -> None:
         """Never run it for many points at once again, to differentiate by this input."""
         self._layouts[index] = None
@@ -111,7 +119,10 @@ class Runs:
 
     def _layout(self, values: Sequence[Array], index: int) -> Layout | None:
         if index not in self._layouts:
-            self._layouts[index] = self._found(values, index) if self._has_free_sizes else None
+            found = self._found(values, index) if self._has_free_sizes else None
+            if found is not None and set(found.outputs) == {None}:
+                return None  # Nothing moves here, which tells nothing of where it does.
+            self._layouts[index] = found
         return self._layouts[index]
 
     def _found(self, values: Sequence[Array], index: int) -> Layout | None:
@@ -130,7 +141,11 @@ class Runs:
             outputs = [self._axis(own, singles) for own, singles in pairs]
             if _MIXED not in outputs:
                 size = self._bytes_per_point([self._names[number] for number in axes])
-                return Layout(axes, tuple(outputs), min(_MOST_AT_ONCE, _MAX_BYTES // max(1, size)))
+                num_fitting = min(_MOST_AT_ONCE, _MAX_BYTES // max(1, size))
+                is_one = [
+                    np.full(own.size, axis is None) for own, axis in zip(alone[0], outputs, strict=True)
+                ]
+                return Layout(axes, tuple(outputs), num_fitting, np.concatenate(is_one))
         return None
 
     def _axis(self, joint: Array, alone: Sequence[Array]) -> int | None:

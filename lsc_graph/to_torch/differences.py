@@ -169,6 +169,8 @@ class _Shifts:
             found[part] = self._run(rows.reshape(-1, *self.point.shape))[: len(numbers[part])]
         middles = np.resize(self.middles, found.shape)
         is_other = found != middles
+        if self.is_together and is_other[:, self.runs.is_one_for_all(self.index)].any():
+            raise AnalysisError("What follows from many points together moves")
         # What stays infinite has not moved.
         return real, np.subtract(found, middles, out=np.zeros_like(found), where=is_other), is_other
 

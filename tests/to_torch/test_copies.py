@@ -26,7 +26,7 @@ TOGETHER = {
 ALONE = {
     "a norm over the batch": "p = MatMul(x, w) m = ReduceMean<axes = [0]>(p) c = Sub(p, m) y = Add(c, x)",
     "a softmax over the batch": "p = MatMul(x, w) s = Softmax<axis = 0>(p) y = Mul(s, x)",
-    "a range of the batch": "q, scale, point = DynamicQuantizeLinear(x) y = DequantizeLinear(q, scale, point)",
+    "a range of the batch": "q, s, p = DynamicQuantizeLinear(x) y = DequantizeLinear(q, s, p)",
     "one entry of the batch": "g = Gather<axis = 0>(x, zero) y = MatMul(g, w)",
 }
 FOR_LARGE_BATCHES = """
@@ -87,8 +87,32 @@ def test_what_mixes_the_entries_of_large_batches_alone_is_found_out() -> None:
     assert record.num_runs > 4 * N
 
 
+GATED = """
+    p = MatMul(x, w) y = Tanh(p)
+    m = ReduceMean<axes = [0], keepdims = 1>(x) n = MatMul(m, w) c = Sub(n, large) g = Relu(c)
+"""
+
+
+@pytest.mark.parametrize("output", ["y", "g"])
+def test_what_does_not_move_at_first_is_not_taken_for_what_never_moves(output: str) -> None:
+    """Of a mean over the batch, behind a threshold that it does not pass at the first point."""
+    proto = piece(GATED)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(30, np.float32), "large"))
+    kept = [own for own in ("y", "g") if own == "g" or output == "y"]
+    del proto.graph.output[:]
+    shaped = helper.make_tensor_value_info
+    proto.graph.output.extend(shaped(name, TensorProto.FLOAT, [1, N]) for name in kept)
+    box = BlackBox(proto, Differences())
+    box.jacobian([point(0)], [0])
+    found = box.jacobian([100 * point(0)], [0])[0]
+    (weights,) = (numpy_helper.to_array(own) for own in proto.graph.initializer if own.name == "w")
+    is_open = 100 * point(0)[0] @ weights > 30
+    assert 0 < is_open.sum() < N
+    np.testing.assert_allclose(found[-N:], np.where(is_open[:, None], weights.T, 0), atol=1e-6)
+
+
 def test_a_batch_of_several_is_copied_whole() -> None:
-    """Over three entries the mean is taken; copies of them have one each, which one axis cannot tell apart."""
+    """A mean over three entries: copies of the three along the other axis keep it apart."""
     body = "m = ReduceMean<axes = [0]>(x) c = Sub(x, m) y = Tanh(c)"
     values = [point(0, (3, N)), point(1, (3, N))]
     found, record = taken(piece(body, (3, N)), values)
