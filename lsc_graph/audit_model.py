@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import takewhile
 
 import onnx
 import torch
@@ -26,7 +27,7 @@ from lsc_graph.auditing.measure import (
     check_against_autograd,
     measured_model,
 )
-from lsc_graph.auditing.rounds import DEFAULT_MAX_SAMPLES, DEFAULT_MAX_SECONDS, Rounds
+from lsc_graph.auditing.rounds import DEFAULT_MAX_SAMPLES, Rounds
 from lsc_graph.auditing.spreads import layer_spreads
 from lsc_graph.auditing.stability import judge
 from lsc_graph.auditing.warnings import cancelled_warnings, known_warnings, measured_warnings
@@ -83,7 +84,7 @@ def audit(
     num_samples: int = 4,
     precision: float | None = None,
     max_samples: int = DEFAULT_MAX_SAMPLES,
-    max_seconds: float = DEFAULT_MAX_SECONDS,
+    max_seconds: float | None = None,
     seed: int = 0,
     device: str = "auto",
     radius_method: str = "auto",
@@ -108,8 +109,9 @@ def audit(
         time_axis: time in what layers without a cell put out, where several axes could be it.
         num_samples: how many samples to average over, at first.
         precision: add samples until the standard error of every layer's radii is at most this.
-        max_samples: but no more samples than these,
-        max_seconds: and no new ones after this time.
+        max_samples: but no more samples than these.
+        max_seconds: no sample that would not be over by this time is begun; a first one that is not, as of a
+            black box, is an error. By default there is no such time, but for a precision 300 seconds.
         seed: of synthetic data, cotangents and signs.
         device: "auto", "cpu" or "cuda".
         radius_method: the estimator of spectral radii: "auto", "dense", "squaring", "powers" or "arnoldi".
@@ -144,7 +146,8 @@ def audit(
     draw = partial(_samples, prepared, given, seed)
 
     def measure(use: BlackBoxUse) -> Analysis:
-        rounds = Rounds(precision, num_samples, min(max_samples, limit or max_samples), max_seconds)
+        most = min(max_samples, limit or max_samples)
+        rounds = Rounds(precision, num_samples, most, max_seconds, clock.start)
         fitting = FittingSamples(prepared, draw, limit)
         return _measure(prepared, fitting, rounds, where, seed, time_axis, method, use, say, clock)
 
@@ -225,13 +228,13 @@ class _Clock:
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self._start = self._last = time.perf_counter()
+        self.start = self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
-        self.seconds["total"] = now - self._start
+        self.seconds["total"] = now - self.start
 
 
 def _measure(
@@ -249,6 +252,7 @@ def _measure(
     generator = torch.Generator().manual_seed(seed)
     say("Converting to torch", 0.1)
     model = measured_model(prepared, device, generator, black_box)
+    model.parameters.differences.deadline = rounds.deadline
     clock.lap("convert")
     agreement = Agreement(model)
     exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
@@ -260,14 +264,15 @@ def _measure(
         new = fitting.next(rounds.next)
         say("Comparing with ONNX Runtime", 0.2)
         # One after another: the trajectories of all samples at once may be larger than anything else.
-        for number, sample in enumerate(new, len(samples) + 1):
+        total = len(samples) + len(new)
+        for number, sample in enumerate(takewhile(lambda _: rounds.begin(), new), len(samples) + 1):
             whole = attached_run(model, sample) if meter is None else None
             run = model.run(sample) if whole is None else whole.detached()
             agreement.compare(sample, run)
             clock.lap("parity")
             if meter is None:
                 summary.entries = batch_entries(prepared, model, sample, run)
-            _say_sample(say, number, len(samples) + len(new), model.parameters.differences)
+            _say_sample(say, number, total, model.parameters.differences)
             found, edges = model.edges(sample, run, summary)
             clock.lap("jacobians")
             if meter is None:
@@ -278,12 +283,12 @@ def _measure(
                 cells = more
                 meter.regard(cells, unroll(cells))
             meter.add(edges)
+            samples.append(sample)
             clock.lap("growth")
             del whole, run, edges
         if meter is None:
             raise _no_sample(fitting)
-        samples += new
-        rounds.note(summary.layers(cells), len(new))
+        rounds.note(summary.layers(cells), len(samples) - total + len(new))
     assert meter is not None
     say("Judging", 0.95)
     layers = summary.layers(cells)
@@ -308,7 +313,7 @@ def _measure(
         grid=_grid(cells),
         growth=growth,
         verdict=_verdict(growth, layers, cells),
-        warnings=(*warnings, *cancelled_warnings(growth, cells), *fitting.warnings),
+        warnings=(*warnings, *cancelled_warnings(growth, cells), *fitting.warnings, *rounds.warnings),
         timing_seconds=clock.seconds,
     )
     clock.lap("judge")
@@ -317,7 +322,12 @@ def _measure(
 
 
 def _say_sample(say: Progress, number: int, total: int, differences: Differences) -> None:
-    """Which sample's Jacobians are computed; differences take long, so after how many runs, too."""
+    """Which sample's Jacobians are computed; differences take long, so after how many runs, too.
+
+    Once there is a sample to report, one that has begun is not given up.
+    """
+    if number > 1:
+        differences.deadline = None
     stage, done = f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total
     say(stage, done)
     differences.progress = lambda num_runs: say(f"{stage}: {num_runs:,} runs of ONNX Runtime", done)

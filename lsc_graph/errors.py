@@ -45,6 +45,10 @@ class AnalysisError(LscGraphError):
     """The model could not be analysed (exit code 3)."""
 
 
+class TimeLimitError(LscGraphError):
+    """Nothing was measured within the time that was allowed (exit code 3); no other way takes less."""
+
+
 class LoadError(AnalysisError):
     """The file is not a usable ONNX model."""
 

@@ -40,14 +40,13 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
     type=click.IntRange(1),
     default=256,
     show_default=True,
-    help="Stop adding samples for --precision at this number,",
+    help="Stop adding samples for --precision at this number.",
 )
 @click.option(
     "--max-seconds",
     type=click.FloatRange(0),
-    default=300.0,
-    show_default=True,
-    help="or after this time.",
+    show_default="300 with --precision",
+    help="Begin no sample that would not be over by then; without any, end with an error.",
 )
 @time_axis_option
 @click.option("--seed", type=int, default=0, show_default=True)
@@ -83,7 +82,7 @@ def command(
     samples: int,
     precision: float | None,
     max_samples: int,
-    max_seconds: float,
+    max_seconds: float | None,
     time_axis: int | None,
     seed: int,
     device: str,

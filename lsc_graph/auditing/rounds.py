@@ -23,14 +23,21 @@ class Rounds:
             (gains where there is no radius); None: one round.
         num_samples: the first round.
         max_samples: never more than this in all.
-        max_seconds: no new round after this time.
+        max_seconds: no sample after the first that would not be over by this time, as long as the longest one
+            so far takes; None: no limit but for a precision, for which there are `DEFAULT_MAX_SECONDS`.
+        start: when the time began, by `time.perf_counter`.
 
     Raises:
         UsageError: the precision is not positive, or the budget is smaller than the first round.
     """
 
     def __init__(
-        self, precision: float | None, num_samples: int, max_samples: int, max_seconds: float
+        self,
+        precision: float | None,
+        num_samples: int,
+        max_samples: int,
+        max_seconds: float | None,
+        start: float | None = None,
     ) -> None:
         if precision is not None and not (precision > 0 and math.isfinite(precision)):
             raise UsageError(
@@ -40,11 +47,27 @@ class Rounds:
             raise UsageError("--max-samples is less than --samples", got=f"{max_samples} < {num_samples}")
         # One sample cannot show how samples differ.
         self.next = num_samples if precision is None else max(num_samples, min(2, max_samples))
-        self._precision, self._max_samples, self._max_seconds = precision, max_samples, max_seconds
-        self._start = time.perf_counter()
+        self._precision, self._max_samples, self._num_wanted = precision, max_samples, num_samples
+        self._start = time.perf_counter() if start is None else start
+        usual = None if precision is None else DEFAULT_MAX_SECONDS
+        self._max_seconds = usual if max_seconds is None else max_seconds
+        self.deadline = None if max_seconds is None else self._start + max_seconds
+        self._began: float | None = None
+        self._longest = 0.0
         self._taken = self._rounds = 0
         self._worst: tuple[str, float] = ("", 0.0)
         self._limit = ""
+
+    def begin(self) -> bool:
+        """Whether there is time for one more sample, which then begins; for the first one there always is."""
+        now = time.perf_counter()
+        if self._began is not None:
+            self._longest = max(self._longest, now - self._began)
+            if self._max_seconds is not None and now + self._longest > self._start + self._max_seconds:
+                self._limit = f"{self._max_seconds:g} seconds were allowed"
+                return False
+        self._began = now
+        return True
 
     def note(self, layers: Sequence[LayerFacts], num_found: int | None = None) -> None:
         """Take in what is known after a round; `next` becomes the size of the next one, 0 for none.
@@ -62,16 +85,26 @@ class Rounds:
         self._worst = max(standard_errors(layers), key=lambda item: item[1], default=("", 0.0))
         error = self._worst[1]
         if error <= self._precision:
+            # One sample cannot show how samples differ, if there was no time for another.
+            self._limit = self._limit if self._taken == 1 else ""
+        elif self._limit:
             return
-        if is_last:
+        elif is_last:
             self._limit = f"no more samples than {self._taken} were found"
         elif self._taken >= self._max_samples:
             self._limit = f"{self._max_samples} samples were allowed"
-        elif time.perf_counter() - self._start > self._max_seconds:
+        elif self._max_seconds is not None and time.perf_counter() - self._start > self._max_seconds:
             self._limit = f"{self._max_seconds:g} seconds were allowed"
         else:
             needed = math.ceil(self._taken * min(_MARGIN * (error / self._precision) ** 2, _LEAP))
             self.next = min(max(needed, self._taken + 1), self._max_samples) - self._taken
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """That there was no time for all samples that were asked for."""
+        if self._precision is not None or not self._limit:
+            return ()
+        return (f"{self._taken} of {self._num_wanted} samples were measured: {self._limit}",)
 
     def result(self) -> Precision | None:
         """How precise the radii are now; None if no precision was asked for."""

@@ -15,6 +15,7 @@ well: unless the two agree within their bars, so is everything else.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from lsc_graph.errors import AnalysisError
+from lsc_graph.errors import AnalysisError, TimeLimitError
 from lsc_graph.running.reference import Array
 from lsc_graph.to_torch.copies import Runs
 from lsc_graph.to_torch.kept import Digests, Kept
@@ -68,7 +69,8 @@ class Differences:
     """What finite differences were taken of, and how well they are known.
 
     `errors` holds, for every Jacobian, the norm of its error bars relative to its own. As many are kept as
-    fit, and `values` of the pieces. `progress` is told now and then how many runs there have been.
+    fit, and `values` of the pieces. `progress` is told now and then how many runs there have been. After
+    `deadline`, by `time.perf_counter`, there are no more runs, but a `TimeLimitError`.
     """
 
     parts: list[str] = field(default_factory=list)
@@ -78,6 +80,7 @@ class Differences:
     num_runs: int = 0
     is_changed: bool = False
     progress: Callable[[int], None] | None = None
+    deadline: float | None = None
     digests: Digests = field(default_factory=Digests)
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     values: Kept[list[Array]] = field(default_factory=lambda: Kept(_VALUES_BYTES, _num_bytes))
@@ -85,6 +88,13 @@ class Differences:
 
     def note_run(self) -> None:
         """One more run."""
+        if self.deadline is not None and time.perf_counter() > self.deadline:
+            raise TimeLimitError(
+                "No sample could be measured in the time that was allowed",
+                where=", ".join(self.parts[:1]),
+                got=f"{self.num_runs:,} runs for finite differences, of a first sample that needs more",
+                do="allow more time (--max-seconds), or fewer --steps",
+            )
         self.num_runs += 1
         if self.progress is not None and self.num_runs % _RUNS_BETWEEN_WORDS == 0:
             self.progress(self.num_runs)

@@ -9,8 +9,9 @@ import pytest
 from lsc_graph.models import registry
 
 from lsc_graph.audit_model import audit
+from lsc_graph.auditing import rounds as rounds_module
 from lsc_graph.auditing.rounds import Rounds, standard_errors
-from lsc_graph.errors import UsageError
+from lsc_graph.errors import TimeLimitError, UsageError
 from lsc_graph.results import Analysis, LayerFacts, Statistics
 
 
@@ -82,3 +83,62 @@ def test_a_precision_that_is_not_reached_is_a_warning_and_given_data_are_the_lim
     assert found.precision.num_samples == 5
     assert not found.precision.is_reached
     assert any("precision 1e-06 was not reached" in warning for warning in found.warnings)
+
+
+def of_seconds(monkeypatch: pytest.MonkeyPatch, *times: float) -> None:
+    """As if it were these times, one after another."""
+    told = iter(times)
+    monkeypatch.setattr(rounds_module.time, "perf_counter", lambda: next(told))
+
+
+def test_no_sample_is_begun_that_would_not_be_over_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_seconds(monkeypatch, 0.0, 1.0, 5.0, 9.0)
+    rounds = Rounds(None, 4, 9, 12.0)
+    assert [rounds.begin() for _ in range(3)] == [True, True, False]
+    rounds.note(layer(0.5), 2)
+    assert rounds.warnings == ("2 of 4 samples were measured: 12 seconds were allowed",)
+
+
+def test_a_first_sample_always_begins() -> None:
+    rounds = Rounds(None, 1, 9, 0.0)
+    assert rounds.begin()
+    rounds.note(layer(0.5), 1)
+    assert not rounds.warnings
+
+
+def test_one_sample_is_not_precise_where_there_was_no_time_for_another() -> None:
+    rounds = Rounds(0.1, 4, 9, 0.0)
+    assert [rounds.begin(), rounds.begin()] == [True, False]
+    rounds.note(layer(0.01), 1)
+    result = rounds.result()
+    assert result is not None
+    assert not result.is_reached
+    assert rounds.next == 0
+
+
+def test_without_a_limit_all_samples_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    of_seconds(monkeypatch, *(1000.0 * number for number in range(5)))
+    rounds = Rounds(None, 4, 9, None)
+    assert all(rounds.begin() for _ in range(4))
+
+
+def test_an_audit_that_has_no_time_left_reports_the_samples_that_it_has() -> None:
+    found = audit(registry.build("gru"), num_steps=4, num_samples=3, max_seconds=1e-3)
+    assert "1 of 3 samples were measured: 0.001 seconds were allowed" in found.warnings
+    assert found.layers[0].time_radius is not None
+    assert found.layers[0].time_radius.num_points == 3
+
+
+def test_differences_that_take_longer_than_allowed_are_an_error_that_says_so() -> None:
+    with pytest.raises(TimeLimitError) as caught:
+        audit(registry.build("gru"), num_steps=4, num_samples=3, max_seconds=1e-3, black_box="always")
+    assert "No sample could be measured in the time that was allowed" in str(caught.value)
+    assert "--max-seconds" in str(caught.value)
+
+
+def test_differences_that_have_time_for_one_sample_give_that_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = iter((True, False))
+    monkeypatch.setattr(Rounds, "begin", lambda self: next(told))
+    found = audit(registry.build("gru"), num_steps=4, num_samples=3, max_seconds=1e3, black_box="always")
+    assert found.layers[0].time_radius is not None
+    assert found.layers[0].time_radius.num_points == 3
