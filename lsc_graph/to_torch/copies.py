@@ -22,10 +22,12 @@ _MIN_ELEMENTS = 8
 _NUM_TRIED, _MAX_TRIES = 3, 12
 # Rounding that may differ, relative to the largest element: products of many rows sum in another order.
 _AGREES = {np.float64: 1e-9, np.float32: 2e-5}
-_MIXED, _NEAR, _FOUR = -1, 0.1, 4
+_MIXED, _NEAR = -1, 0.1
 _MOST_AT_ONCE, _FEWEST_AT_ONCE = 512, 64
 _MAX_BYTES = 2**26
 """What all values of a piece may take together while it runs for many points."""
+NUM_SHIFTS = {np.float64: 4, np.float32: 6}
+"""How many points an element is differentiated by, in doubles and in single precision: they run together."""
 Axes = Mapping[int, int]
 
 
@@ -77,11 +79,12 @@ class Runs:
         """For how many points at once it is run, to differentiate by an input; always as many, or one."""
         size = values[index].size
         layout = self._layout(values, index) if size >= _MIN_ELEMENTS else None
-        if layout is None or layout.num_fitting < _FOUR:
+        each = NUM_SHIFTS[self.dtype]
+        if layout is None or layout.num_fitting < each:
             return 1
-        # Each element has four shifts, which are run together, in groups as even as can be.
-        num_groups = -(-_FOUR * size // min(layout.num_fitting, max(_FEWEST_AT_ONCE, size)))
-        return _FOUR * -(-size // num_groups)
+        # In groups as even as can be.
+        num_groups = -(-each * size // min(layout.num_fitting, max(_FEWEST_AT_ONCE, size)))
+        return each * -(-size // num_groups)
 
     def together(self, values: Sequence[Array], index: int, rows: Array) -> Array:
         """All float outputs [K, m] where the input of this number has the values `rows` [K, *shape]."""

@@ -1,14 +1,18 @@
 """Jacobians by finite differences, and how well they are known.
 
-Central differences at h and 2 h along every input element, extrapolated to order h^4: D = (4 D_h - D_2h) / 3.
-Twice what they differ by is a bar that D stays within: where the finite step is what errs, D_h is off by a
-third of it and D by less; where rounding is, or quantisation, D is off by 4/3 of what D_h is, as is about the
-difference. Rounding adds eps |f| / h; with h = eps^(1/5) times the input's scale it is as large as what the
-extrapolation leaves.
-At a kink, such as that of a ReLU at zero, D is the mean of two slopes: how far these are apart, as far as
-that does not shrink with h, is added to the bar.
+Central differences D_h and D_2h along every input element are extrapolated to order h^4:
+E_h = (4 D_h - D_2h) / 3. Twice what the two differ by is a bar that E_h stays within: where the finite step
+is what errs, D_h is off by a third of it and E_h by less; where rounding is, or quantisation, E_h is off by
+4/3 of what D_h is, as is about the difference. Rounding adds eps |f| / h; with h = eps^(1/5) times the
+input's scale it is as large as what the extrapolation leaves.
+In single precision the finite step makes that bar far wider than what E_h is off by. There is a D_h/2 as
+well: where it is D_h's and D_2h's finite step that errs, which shows as E_h/2 and E_h are several times
+nearer to each other than D_h and D_2h, E_h/2 stays within twice of what it and E_h differ by.
+At a kink, such as that of a ReLU at zero, E is the mean of two slopes: how far these are apart, as far as
+that does not shrink with h, is added to the bar; so is rounding by this.
 Where the bar is wide, a smaller step, which passes over as many times fewer kinks, takes the place of h if
-its bar is smaller and its value within the bar of the other.
+its bar is smaller and its value within the bar of the other; in single precision so does a larger one, for
+inputs that do not show their scale, as states that are still zero.
 Where a piece can be run for many points at once, one column of every Jacobian is taken point by point as
 well: unless the two agree within their bars, so is everything else.
 """
@@ -25,14 +29,19 @@ import numpy as np
 
 from lsc_graph.errors import AnalysisError, TimeLimitError
 from lsc_graph.running.reference import Array
-from lsc_graph.to_torch.copies import Runs
+from lsc_graph.to_torch.copies import NUM_SHIFTS, Runs
 from lsc_graph.to_torch.kept import Digests, Kept
 
 _BAR = 2.0
-# A bar, relative to the values, from which on a smaller step is tried, and how many times smaller: rounding
+_LEVELS = {np.float64: (1.0, 2.0), np.float32: (0.5, 1.0, 2.0)}
+# A bar, relative to the values, from which on other steps are tried, and how many times larger: rounding
 # then adds less than that.
 _FINE_ENOUGH = 1e-3
-_FINER = {np.float64: 128, np.float32: 16}
+_FINER = {np.float64: 1 / 128, np.float32: 1 / 16}
+_COARSER = 16.0
+_LEAST_SCALE = 1e-2
+# How many times nearer to each other values of higher order have to be.
+_NEARER = 6.0
 _KEPT_BYTES, _VALUES_BYTES = 2**30, 2**26
 _RUNS_BETWEEN_WORDS = 64
 # Bars are estimates: how many times wider ones two ways of running a piece may differ by, and what rounding
@@ -159,12 +168,12 @@ class _Shifts:
         self.middles = self._run(np.broadcast_to(self.point, (self.at_once, *self.point.shape)))
         self.has_moved = np.zeros((self.middles.shape[1], self.point.size), dtype=bool)
 
-    @property
-    def step(self) -> float:
         finite = self.point[np.isfinite(self.point)]
         scale = float(np.sqrt(np.mean(np.square(finite, dtype=np.float64)))) if finite.size else 1.0
-        step: float = np.finfo(self.runs.dtype).eps ** 0.2
-        return float(step * max(scale, 1e-2))
+        self.step = float(np.finfo(runs.dtype).eps ** 0.2) * max(scale, _LEAST_SCALE)
+        self.other_steps = [self.step * _FINER[runs.dtype]]
+        if scale <= _LEAST_SCALE and runs.dtype is np.float32:
+            self.other_steps.append(self.step * _COARSER)
 
     def by(self, numbers: Array, lengths: Array) -> tuple[Array, Array, Array]:
         """How far shifts of elements by about so much really go [K], what they add to the outputs [K, m], and
@@ -192,44 +201,58 @@ class _Shifts:
         return self.runs.one(given)[None]
 
     def groups(self, numbers: Array) -> list[Array]:
-        """Elements whose four shifts are run together."""
-        size = max(1, self.at_once // 4)
+        """Elements whose shifts are run together."""
+        size = max(1, self.at_once // NUM_SHIFTS[self.runs.dtype])
         return [numbers[start : start + size] for start in range(0, len(numbers), size)]
 
 
 def _taken(shifts: _Shifts) -> Difference:
     """By central differences, extrapolated."""
-    point, step = shifts.point.reshape(-1), shifts.step
+    point = shifts.point.reshape(-1)
     jacobian = np.full((shifts.middles.shape[1], point.size), np.nan)
     bars = np.full(point.size, np.nan)
-    wide: list[int] = []
     for numbers in shifts.groups(np.flatnonzero(np.isfinite(point))):
-        slopes, errors = _slopes(shifts, numbers, step)
-        jacobian[:, numbers], bars[numbers] = slopes.T, errors
-        wide += numbers[errors > _FINE_ENOUGH * np.linalg.norm(slopes, axis=1)].tolist()
-    for numbers in shifts.groups(np.asarray(wide, dtype=int)):
+        slopes, bars[numbers] = _slopes(shifts, numbers, shifts.step)
+        jacobian[:, numbers] = slopes.T
+    for step in shifts.other_steps:
         # Seldom is a kink as near as a smaller step; and large elements may have made this one wide.
-        finer, errors = _slopes(shifts, numbers, step / _FINER[shifts.runs.dtype])
-        # Between two stairs of a quantised kernel nothing moves, which tells nothing.
-        is_telling = finer.any(1) if shifts.runs.dtype == np.float32 else np.full(len(numbers), True)
-        is_consistent = np.linalg.norm(finer - jacobian[:, numbers].T, axis=1) <= bars[numbers]
-        is_better = is_telling & is_consistent & (errors < bars[numbers])
-        chosen = numbers[is_better]
-        jacobian[:, chosen], bars[chosen] = finer[is_better].T, errors[is_better]
+        with np.errstate(invalid="ignore"):
+            wide = bars > _FINE_ENOUGH * np.linalg.norm(jacobian, axis=0)
+        for numbers in shifts.groups(np.flatnonzero(wide)):
+            others, errors = _slopes(shifts, numbers, step)
+            # Between two stairs of a quantised kernel nothing moves, which tells nothing.
+            is_telling = others.any(1) if shifts.runs.dtype == np.float32 else np.full(len(numbers), True)
+            is_better = is_telling & _is_better(others, errors, jacobian[:, numbers].T, bars[numbers])
+            chosen = numbers[is_better]
+            jacobian[:, chosen], bars[chosen] = others[is_better].T, errors[is_better]
     return Difference(jacobian, bars, shifts.has_moved)
 
 
 def _slopes(shifts: _Shifts, numbers: Array, step: float) -> tuple[Array, Array]:
-    """Derivatives [c, m] by some elements, by steps of h and 2 h, and the length of each one's bar [c]."""
-    lengths = step * np.array([1.0, -1.0, 2.0, -2.0])
-    real, moved, is_other = shifts.by(np.repeat(numbers, 4), np.tile(lengths, len(numbers)))
-    shifts.has_moved[:, numbers] |= is_other.reshape(len(numbers), 4, -1).any(1).T
-    right, left, far_right, far_left = real.reshape(-1, 4, 1).transpose(1, 0, 2)
-    after, before, far_after, far_before = moved.reshape(len(numbers), 4, -1).transpose(1, 0, 2)
-    fine, coarse = (after - before) / (right - left), (far_after - far_before) / (far_right - far_left)
-    jump, wide_jump = after / right - before / left, far_after / far_right - far_before / far_left
-    kinks = np.linalg.norm(2 * jump - wide_jump, axis=1) / 2
-    return (4 * fine - coarse) / 3, _BAR * np.linalg.norm(fine - coarse, axis=1) + kinks
+    """Derivatives [c, m] by some elements, by steps of about h, and the length of each one's bar [c]."""
+    levels = step * np.array([sign * level for level in _LEVELS[shifts.runs.dtype] for sign in (1, -1)])
+    real, moved, is_other = shifts.by(np.repeat(numbers, len(levels)), np.tile(levels, len(numbers)))
+    shifts.has_moved[:, numbers] |= is_other.reshape(len(numbers), len(levels), -1).any(1).T
+    right, left = real.reshape(len(numbers), -1, 2, 1).transpose(2, 1, 0, 3)
+    after, before = moved.reshape(len(numbers), len(levels) // 2, 2, -1).transpose(2, 1, 0, 3)
+    central, jumps = (after - before) / (right - left), after / right - before / left
+    kinks = np.linalg.norm(2 * jumps[:-1] - jumps[1:], axis=2) / 2
+    found = (4 * central[:-1] - central[1:]) / 3
+    apart = np.linalg.norm(central[:-1] - central[1:], axis=2)
+    slopes, bars = found[-1], _BAR * apart[-1] + kinks[-1]
+    if len(found) > 1:
+        nearer = np.linalg.norm(found[0] - found[1], axis=1)
+        finer = _BAR * nearer + kinks[0]
+        is_finer = (_NEARER * nearer <= apart[1]) & (finer < bars)
+        slopes, bars = np.where(is_finer[:, None], found[0], slopes), np.where(is_finer, finer, bars)
+    # Of odd functions at zero all of these may be less than what outputs are rounded by.
+    return slopes, bars + np.finfo(shifts.runs.dtype).eps * np.linalg.norm(slopes, axis=1)
+
+
+def _is_better(slopes: Array, bars: Array, others: Array, other_bars: Array) -> Array:
+    """Whether derivatives [c, m] have smaller bars than others, which they are within."""
+    is_within: Array = np.linalg.norm(slopes - others, axis=1) <= other_bars
+    return is_within & (bars < other_bars)
 
 
 def _is_borne_out(

@@ -467,7 +467,7 @@ def test_a_defective_eigenvalue_of_a_black_box_is_unknown(
 ) -> None:
     monkeypatch.setattr(local, "MAPS_FROM", maps_from)
     only_single(monkeypatch)
-    turn = np.linalg.qr(np.random.default_rng(1).standard_normal((6, 6)))[0]
+    turn = np.linalg.qr(np.random.default_rng(2).standard_normal((6, 6)))[0]
     nilpotent = turn @ np.diag(np.ones(5), 1) @ turn.T
     found = audit(linear_step(nilpotent), num_steps=4, num_samples=1, black_box="always")
     (outcome,) = found.radii

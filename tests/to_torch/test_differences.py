@@ -1,0 +1,74 @@
+"""Error bars that hold, and tell something: of derivatives that are known exactly."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from lsc_graph.errors import TimeLimitError
+from lsc_graph.running.reference import Array, Reference
+from lsc_graph.to_torch.copies import Runs
+from lsc_graph.to_torch.differences import Difference, Differences, differences
+from lsc_graph.to_torch.free_sizes import free_sizes
+
+N = 48
+BODIES = {
+    "tanh": ("y = Tanh(p)", lambda p: 1 - np.tanh(p) ** 2),
+    "sigmoid": ("y = Sigmoid(p)", lambda p: 0.25 / np.cosh(p / 2) ** 2),
+    "sine": ("y = Sin(p)", np.cos),
+    "relu": ("y = Relu(p)", lambda p: (p > 0).astype(float)),
+    "exponential": ("y = Exp(p)", np.exp),
+}
+
+
+def taken(body: str, point: Array, *, is_single_run: bool = False) -> tuple[Difference, Differences, Array]:
+    """Differences in single precision of what follows a product, and the weights of this."""
+    weights = (np.random.default_rng(0).standard_normal((N, N)) / N**0.5).astype(np.float32)
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, {N}] x) => (float[1, {N}] y) {{ p = MatMul(x, w) {body} }}"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    record = Differences()
+    runs = Runs(
+        Reference(free_sizes(proto)),
+        ["x"],
+        np.float32,
+        has_free_sizes=not is_single_run,
+        bytes_per_point=lambda _: 1,
+        note=record.note_run,
+    )
+    return differences(runs, [point.astype(np.float32)], 0, record), record, weights
+
+
+@pytest.mark.parametrize("is_single_run", [False, True])
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 1.0, 3.0])
+@pytest.mark.parametrize("name", BODIES)
+def test_columns_in_single_precision_are_within_their_bars(
+    name: str, scale: float, *, is_single_run: bool
+) -> None:
+    body, slope = BODIES[name]
+    point = scale * np.random.default_rng(1).standard_normal((1, N))
+    found, _, weights = taken(body, point, is_single_run=is_single_run)
+    product = point.astype(np.float32).astype(float) @ weights.astype(float)
+    exact = slope(product[0])[:, None] * weights.T.astype(float)
+    off = np.linalg.norm(found.jacobian - exact, axis=0)
+    assert (off <= found.bars * (1 + 1e-5)).mean() > 0.95
+    assert np.linalg.norm(off) <= np.linalg.norm(found.bars) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("name", ["tanh", "sigmoid", "sine"])
+def test_bars_of_smooth_functions_are_narrow_in_single_precision(name: str, scale: float) -> None:
+    point = scale * np.random.default_rng(1).standard_normal((1, N))
+    found, record, _ = taken(BODIES[name][0], point)
+    assert record.errors[0] < 3e-4
+    assert np.linalg.norm(found.bars) == pytest.approx(record.errors[0] * np.linalg.norm(found.jacobian))
+
+
+def test_after_the_time_that_was_allowed_there_are_no_more_runs() -> None:
+    record = Differences(parts=["the part that computes y"], deadline=0.0)
+    with pytest.raises(TimeLimitError, match="in the time that was allowed: the part that computes y"):
+        record.note_run()
+    assert record.num_runs == 0
