@@ -122,10 +122,7 @@ class Runs:
 
     def _layout(self, values: Sequence[Array], index: int) -> Layout | None:
         if index not in self._layouts:
-            found = self._found(values, index) if self._has_free_sizes else None
-            if found is not None and set(found.outputs) == {None}:
-                return None  # Nothing moves here, which tells nothing of where it does.
-            self._layouts[index] = found
+            self._layouts[index] = self._found(values, index) if self._has_free_sizes else None
         return self._layouts[index]
 
     def _found(self, values: Sequence[Array], index: int) -> Layout | None:
@@ -142,7 +139,8 @@ class Runs:
                 continue
             pairs = zip(joint, zip(*alone, strict=True), strict=True)
             outputs = [self._axis(own, singles) for own, singles in pairs]
-            if _MIXED not in outputs:
+            # Even where nothing moves, something comes out for each copy.
+            if _MIXED not in outputs and set(outputs) != {None}:
                 size = self._bytes_per_point([self._names[number] for number in axes])
                 num_fitting = min(_MOST_AT_ONCE, _MAX_BYTES // max(1, size))
                 is_one = [

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,10 +126,7 @@ class Differences:
 def differences(runs: Runs, values: Sequence[Array], index: int, record: Differences) -> Difference:
     """The derivative of all float outputs by one input, at one point."""
     given = [cast_floats(value, runs.dtype) for value in values]
-    found = _by_many(runs, given, index, record.random)
-    if found is None:
-        runs.refuse(index)
-        found = _taken(_Shifts(runs, given, index))
+    found = _by_many(runs, given, index, record.random) or _taken(_Shifts(runs, given, index))
     norm = float(np.linalg.norm(found.jacobian))
     if norm > 0:
         record.errors.append(float(np.linalg.norm(found.bars)) / norm)
@@ -142,11 +139,12 @@ def _by_many(
     """The derivative by runs for many points at once; None where these do not give what single ones do."""
     if runs.num_at_once(values, index) == 1:
         return None
-    try:
+    with suppress(AnalysisError):
         found = _taken(_Shifts(runs, values, index))
-    except AnalysisError:
-        return None
-    return found if _is_borne_out(found, runs, values, index, random) else None
+        if _is_borne_out(found, runs, values, index, random):
+            return found
+    runs.refuse(index)
+    return None
 
 
 class _Shifts:

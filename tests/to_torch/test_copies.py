@@ -111,6 +111,19 @@ def test_what_does_not_move_at_first_is_not_taken_for_what_never_moves(output: s
     np.testing.assert_allclose(found[-N:], np.where(is_open[:, None], weights.T, 0), atol=1e-6)
 
 
+def test_where_nothing_moves_at_first_many_points_run_at_once_later() -> None:
+    proto = piece("p = MatMul(x, w) y = Relu(p)")
+    (weights,) = (numpy_helper.to_array(own) for own in proto.graph.initializer if own.name == "w")
+    proto.graph.node[1].op_type = "ThresholdedRelu"
+    proto.graph.node[1].attribute.append(helper.make_attribute("alpha", 30.0))
+    box = BlackBox(proto, Differences())
+    assert not box.jacobian([point(0)], [0])[0].any()
+    count = box.record.num_runs
+    found = box.jacobian([100 * point(0)], [0])[0]
+    assert box.record.num_runs < count + 25
+    np.testing.assert_allclose(found, np.where(100 * point(0) @ weights > 30, weights, 0).T, atol=1e-6)
+
+
 def test_a_batch_of_several_is_copied_whole() -> None:
     """A mean over three entries: copies of the three along the other axis keep it apart."""
     body = "m = ReduceMean<axes = [0]>(x) c = Sub(x, m) y = Tanh(c)"
