@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import vjp
 
 from lsc_graph.jacobians.blocks import unit_blocks
+from lsc_graph.jacobians.built import BuiltJacobians
 from lsc_graph.jacobians.cell import (
     at_points,
     batched_jacobians,
@@ -79,7 +80,7 @@ def time_radii(
 def point_radii(
     module: CellModule,
     points: Sequence[Tensor],
-    gated: GatedJacobians | None,
+    gated: GatedJacobians | BuiltJacobians | None,
     method: Method = Method.AUTO,
     *,
     tolerance: float = TOLERANCE,
@@ -119,8 +120,10 @@ def point_radii(
     return completed(found, size, dense, tolerance)
 
 
-def _gated_operator(gated: GatedJacobians) -> Operator:
+def _gated_operator(gated: GatedJacobians | BuiltJacobians) -> Operator:
     """Products with the weights, or with the matrices where all weights are not much smaller."""
+    if isinstance(gated, BuiltJacobians):
+        return gated.operator()
     in_weights = sum(weight.numel() for weight in gated.weights)
     is_small = gated.num_points * gated.size**2 < _WEIGHT * in_weights
     return dense_operator(gated.dense()) if is_small else gated.operator()

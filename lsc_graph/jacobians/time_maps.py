@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.jacobians.blocks import pull_states
+from lsc_graph.jacobians.built import BuiltJacobians, built_jacobians
 from lsc_graph.jacobians.cell import cell_points, chosen_points
 from lsc_graph.jacobians.cell_radius import own_reads, point_radii, pull_operator
 from lsc_graph.jacobians.gated import GatedJacobians, gated_jacobians
@@ -29,14 +30,15 @@ class TimeMaps:
 
     module: CellModule
     points: Sequence[Tensor]
-    gated: GatedJacobians | None
+    gated: GatedJacobians | BuiltJacobians | None
     within: Callable[[], AbstractContextManager[None]] = nullcontext
 
     @staticmethod
     def of(module: CellModule, trajectory: Trajectory, generator: torch.Generator) -> TimeMaps:
         """At every step of a trajectory."""
         points = cell_points(module, trajectory)
-        gated = gated_jacobians(module, points, own_reads(module), generator)
+        own = own_reads(module)
+        gated = gated_jacobians(module, points, own, generator) or built_jacobians(module, points, own)
         return TimeMaps(module, points, gated)
 
     @property
