@@ -326,6 +326,7 @@ def _say_sample(say: Progress, number: int, total: int, differences: Differences
 
     Once there is a sample to report, one that has begun is not given up.
     """
+    differences.forget()
     if number > 1:
         differences.deadline = None
     stage, done = f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total

@@ -42,7 +42,7 @@ _COARSER = 16.0
 _LEAST_SCALE = 1e-2
 # How many times nearer to each other values of higher order have to be.
 _NEARER = 6.0
-_KEPT_BYTES, _VALUES_BYTES = 2**30, 2**26
+_KEPT_BYTES, _VALUES_BYTES = 2**29, 2**26
 _RUNS_BETWEEN_WORDS = 64
 # Bars are estimates: how many times wider ones two ways of running a piece may differ by, and what rounding
 # by so many units in the last place does.
@@ -107,6 +107,10 @@ class Differences:
         self.num_runs += 1
         if self.progress is not None and self.num_runs % _RUNS_BETWEEN_WORDS == 0:
             self.progress(self.num_runs)
+
+    def forget(self) -> None:
+        """Keep no Jacobian: from now on they are asked for at other points."""
+        self._jacobians.clear()
 
     @contextmanager
     def changed(self) -> Iterator[None]:

@@ -43,6 +43,10 @@ class Kept(Generic[T]):
     def __contains__(self, key: object) -> bool:
         return key in self._kept
 
+    def clear(self) -> None:
+        """Keep none of them."""
+        self._kept, self._num_bytes = {}, 0
+
     def _make_room(self) -> None:
         """All are asked for in turns, so that of the oldest none would be left when it is asked for again."""
         while self._kept and self._num_bytes > self._max_bytes:

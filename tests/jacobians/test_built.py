@@ -48,15 +48,14 @@ def test_maps_that_take_too_much_memory_stay_as_they_are(monkeypatch: pytest.Mon
     assert not taken
 
 
-@pytest.mark.parametrize("name", ["gru", "lstm"])
-@pytest.mark.parametrize("max_bytes", [2**28, 1])
+@pytest.mark.parametrize(("name", "max_bytes"), [("gru", 2**28), ("gru", 1), ("lstm", 2**28)])
 def test_large_black_boxes_have_the_radii_and_the_growth_of_torch(
     name: str, max_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "MAPS_FROM", 24)
     monkeypatch.setattr(built, "MAX_TIME_BYTES", max_bytes)
     model = registry.build(name, hidden_size=24)
-    own, other = (audit(model, num_steps=6, num_samples=2, black_box=use) for use in ("always", "never"))
+    own, other = (audit(model, num_steps=4, num_samples=1, black_box=use) for use in ("always", "never"))
     for mine, its, outcome in zip(own.layers, other.layers, own.radii, strict=False):
         assert mine.time_radius is not None
         assert its.time_radius is not None

@@ -23,6 +23,18 @@ def test_no_more_is_kept_than_fits() -> None:
     assert sum(key in kept for key in (bytes([own]) for own in range(50))) == 3
 
 
+def test_what_is_cleared_is_computed_again() -> None:
+    kept, taken = Kept[int](max_bytes=2, size=lambda _: 1), []
+    for _ in range(3):
+        kept.at(b"a", lambda: taken.append(1) or 1)  # type: ignore[func-returns-value]
+        kept.clear()
+    kept.at(b"a", lambda: 2)
+    kept.at(b"b", lambda: 3)
+    assert len(taken) == 3
+    assert b"a" in kept
+    assert b"b" in kept
+
+
 def test_digests_tell_types_shapes_and_elements_apart() -> None:
     values = [np.zeros(4, np.float32), np.zeros((2, 2), np.float32), np.zeros(2), np.ones(4, np.float32)]
     assert len({digest_of(value) for value in values}) == 4
