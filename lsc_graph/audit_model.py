@@ -252,7 +252,6 @@ def _measure(
     generator = torch.Generator().manual_seed(seed)
     say("Converting to torch", 0.1)
     model = measured_model(prepared, device, generator, black_box)
-    model.parameters.differences.deadline = rounds.deadline
     clock.lap("convert")
     agreement = Agreement(model)
     exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
@@ -272,7 +271,7 @@ def _measure(
             clock.lap("parity")
             if meter is None:
                 summary.entries = batch_entries(prepared, model, sample, run)
-            _say_sample(say, number, total, model.parameters.differences)
+            _say_sample(say, number, total, model.parameters.differences, rounds.deadline)
             found, edges = model.edges(sample, run, summary)
             clock.lap("jacobians")
             if meter is None:
@@ -291,10 +290,9 @@ def _measure(
         rounds.note(summary.layers(cells), len(samples) - total + len(new))
     assert meter is not None
     say("Judging", 0.95)
-    layers = summary.layers(cells)
+    layers, radii, precision = summary.layers(cells), summary.outcomes(), rounds.result()
     growth = meter.growth(EdgeFactors(layers))
-    radii, precision = summary.outcomes(), rounds.result()
-    warnings = measured_warnings(prepared, samples, summary, radii, precision)
+    warnings = (*measured_warnings(prepared, samples, summary, radii, precision), *rounds.warnings)
     analysis = Analysis(
         schema_version=SCHEMA_VERSION,
         tool=tool(),
@@ -313,7 +311,7 @@ def _measure(
         grid=_grid(cells),
         growth=growth,
         verdict=_verdict(growth, layers, cells),
-        warnings=(*warnings, *cancelled_warnings(growth, cells), *fitting.warnings, *rounds.warnings),
+        warnings=(*warnings, *cancelled_warnings(growth, cells), *fitting.warnings),
         timing_seconds=clock.seconds,
     )
     clock.lap("judge")
@@ -321,14 +319,15 @@ def _measure(
     return analysis
 
 
-def _say_sample(say: Progress, number: int, total: int, differences: Differences) -> None:
+def _say_sample(
+    say: Progress, number: int, total: int, differences: Differences, deadline: float | None
+) -> None:
     """Which sample's Jacobians are computed; differences take long, so after how many runs, too.
 
     Once there is a sample to report, one that has begun is not given up.
     """
     differences.forget()
-    if number > 1:
-        differences.deadline = None
+    differences.deadline = deadline if number == 1 else None
     stage, done = f"Local Jacobians, sample {number} of {total}", 0.3 + 0.6 * (number - 1) / total
     say(stage, done)
     differences.progress = lambda num_runs: say(f"{stage}: {num_runs:,} runs of ONNX Runtime", done)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from lsc_graph.errors import AnalysisError
+from lsc_graph.jacobians.built import MAX_BYTES
 from lsc_graph.jacobians.cell import at_points, cell_points, chosen_points, flat_from, flatten
 from lsc_graph.jacobians.cell_radius import MAX_DENSE
 from lsc_graph.jacobians.delayed import STATES, Rows, state_columns, through_delays
@@ -68,6 +69,14 @@ class DepthMaps:
                 return self.pull(numbers, cotangents)
 
         return replace(self, pull=pull)
+
+    def built(self) -> DepthMaps:
+        """The same, pulled by matrices that are built once; as it is, if these take too much memory."""
+        rows, columns = self.shape
+        if len(self.pairs) * rows * columns * self.like.element_size() > MAX_BYTES:
+            return self
+        blocks = self.dense(range(len(self.pairs))).detach()
+        return replace(self, pull=lambda numbers, cotangents: torch.bmm(cotangents, blocks[list(numbers)]))
 
     def pull_all(self, numbers: Sequence[int], cotangents: Tensor) -> Tensor:
         """Cotangents [P, K, n_target] pulled back at some pairs, in double precision on the CPU."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.blocks import UnitBlocks, unit_blocks
-from lsc_graph.jacobians.built import built_maps, is_black_box
+from lsc_graph.jacobians.built import is_black_box
 from lsc_graph.jacobians.cell import cell_jacobians, flat_from
 from lsc_graph.jacobians.delayed import STATES, Rows, state_columns, through_delays
 from lsc_graph.jacobians.depth import (
@@ -130,7 +130,7 @@ def local_jacobians(
             if is_large or is_too_large(module, num_steps, max_bytes):
                 known = _depth_maps(site, module, trajectory, others, glue, ports, lower, generator)
                 if isinstance(known, list):
-                    maps += [built_maps(own) for own in known] if is_black_box(module) else known
+                    maps += [own.built() for own in known] if is_black_box(module) else known
                     if blocks is None:
                         time_maps[module.cell.layer.id] = TimeMaps.of(module, trajectory, generator)
                     continue

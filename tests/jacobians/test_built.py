@@ -7,8 +7,8 @@ import torch
 from lsc_graph.models import registry
 
 from lsc_graph.audit_model import audit
-from lsc_graph.jacobians import built, local
-from lsc_graph.jacobians.built import BuiltJacobians, built_maps
+from lsc_graph.jacobians import built, depth_maps, local
+from lsc_graph.jacobians.built import BuiltJacobians
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.layers.cells import DepthEdge
 
@@ -33,7 +33,7 @@ def maps_of(blocks: torch.Tensor, taken: list[int]) -> DepthMaps:
 
 def test_built_maps_pull_as_those_that_they_are_built_from() -> None:
     blocks, taken = torch.randn(6, 3, 5), list[int]()
-    maps = built_maps(maps_of(blocks, taken))
+    maps = maps_of(blocks, taken).built()
     count = len(taken)
     cotangents = torch.randn(2, 7, 3)
     torch.testing.assert_close(maps.pull([4, 1], cotangents), torch.bmm(cotangents, blocks[[4, 1]]))
@@ -41,10 +41,10 @@ def test_built_maps_pull_as_those_that_they_are_built_from() -> None:
 
 
 def test_maps_that_take_too_much_memory_stay_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(built, "MAX_TIME_BYTES", 6 * 3 * 5 * 4 - 1)
+    monkeypatch.setattr(depth_maps, "MAX_BYTES", 6 * 3 * 5 * 4 - 1)
     taken: list[int] = []
     maps = maps_of(torch.randn(6, 3, 5), taken)
-    assert built_maps(maps) is maps
+    assert maps.built() is maps
     assert not taken
 
 
@@ -53,7 +53,8 @@ def test_large_black_boxes_have_the_radii_and_the_growth_of_torch(
     name: str, max_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "MAPS_FROM", 24)
-    monkeypatch.setattr(built, "MAX_TIME_BYTES", max_bytes)
+    for module in (built, depth_maps):
+        monkeypatch.setattr(module, "MAX_BYTES", max_bytes)
     model = registry.build(name, hidden_size=24)
     own, other = (audit(model, num_steps=4, num_samples=1, black_box=use) for use in ("always", "never"))
     for mine, its, outcome in zip(own.layers, other.layers, own.radii, strict=False):
