@@ -12,8 +12,8 @@ from torch import Tensor
 
 from lsc_graph.running.reference import Array
 
-# Digests of small ones take no time.
-_NUM_KEPT, _MIN_ELEMENTS = 64, 2**12
+# Digests of small tensors take no time; large ones are not kept alive for theirs.
+_MIN_BYTES, _MAX_BYTES = 2**14, 2**27
 
 T = TypeVar("T")
 
@@ -62,17 +62,20 @@ class Digests:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[object, ...], tuple[Tensor, bytes]] = OrderedDict()
+        self._num_bytes = 0
 
     def of(self, tensor: Tensor) -> bytes:
         """The digest of what a tensor holds now."""
-        if tensor.numel() < _MIN_ELEMENTS:
+        if not _MIN_BYTES <= tensor.nbytes <= _MAX_BYTES:
             return digest_of(tensor.detach().cpu().numpy())
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device, tensor._version)
         if key not in self._kept:
             self._kept[key] = tensor, digest_of(tensor.detach().cpu().numpy())
+            self._num_bytes += tensor.nbytes
         self._kept.move_to_end(key)
-        while len(self._kept) > _NUM_KEPT:
-            self._kept.popitem(last=False)
+        while self._num_bytes > _MAX_BYTES:
+            _, (old, _) = self._kept.popitem(last=False)
+            self._num_bytes -= old.nbytes
         return self._kept[key][1]
 
 

@@ -529,3 +529,27 @@ def test_infinite_elements_leave_the_derivatives_of_others_as_they_are() -> None
     known = jacobians[1][:, :2]
     assert known == pytest.approx(np.array([*np.diag([0.0, 1, 0]), *np.diag([1.0, 1, 0])])[:, :2], abs=1e-9)
     assert np.isnan(jacobians[1][:, 2]).all()
+
+
+def test_a_cell_whose_batch_mixes_is_audited_as_in_torch() -> None:
+    """Sums are normalised over the entries of a batch of three: no copies can be put beside them."""
+    size, batch = 10, 3
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[{batch}, {size}] x, float[{batch}, {size}] h) => (float[{batch}, {size}] h_out)
+    {{
+        r = MatMul(h, U)
+        s = Add(r, x)
+        m = ReduceMean<axes = [0]>(s)
+        c = Sub(s, m)
+        h_out = Tanh(c)
+    }}
+    """
+    proto = onnx.parser.parse_model(text)
+    weights = np.random.default_rng(0).standard_normal((size, size)) / size**0.5
+    proto.graph.initializer.append(numpy_helper.from_array(weights.astype(np.float32), "U"))
+    one, other = (audit(proto, num_steps=4, num_samples=1, black_box=use) for use in ("never", "always"))
+    agree(one, other)
+    assert other.black_box is not None
+    # At each of four steps four runs for each of thirty elements.
+    assert other.black_box.num_runs > 4 * 4 * size * batch

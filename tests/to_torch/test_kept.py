@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
+import pytest
 import torch
 
+from lsc_graph.to_torch import kept as kept_module
 from lsc_graph.to_torch.kept import Digests, Kept, digest_of
 
 
@@ -53,3 +57,14 @@ def test_another_tensor_in_the_same_place_has_its_own_digest() -> None:
     for number in range(100):
         tensor = torch.full((100_000,), float(number))
         assert digests.of(tensor) == digest_of(tensor.numpy())
+
+
+def test_tensors_are_kept_alive_for_their_digests_as_far_as_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_module, "_MAX_BYTES", 10 * 4 * 10_000)
+    digests, alive = Digests(), list[weakref.ref[torch.Tensor]]()
+    for number in range(30):
+        tensor = torch.full((10_000,), float(number))
+        assert digests.of(tensor) == digest_of(tensor.numpy())
+        alive.append(weakref.ref(tensor))
+    del tensor
+    assert sum(own() is not None for own in alive) == 10
