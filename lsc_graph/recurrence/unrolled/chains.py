@@ -97,7 +97,8 @@ class Order:
 def find_chains(order: Order, constants: Constants) -> tuple[list[Chain], list[NoChain]]:
     """Chains of uses, and the repeated uses that are none.
 
-    Two uses of a matrix in a chain are among both: too few, unless a first step without a use is found.
+    Two uses in a chain are too few, unless a first step without a use is found; of a matrix, they are among
+    both.
     Matrices come first, in the order of the dataflow, so that lower layers are before upper ones; then all
     others, the largest first, and such as hold one number only.
     """
@@ -105,8 +106,8 @@ def find_chains(order: Order, constants: Constants) -> tuple[list[Chain], list[N
     others: list[NoChain] = []
     for constant, nodes in repeated_uses(order, constants):
         if len(nodes) < MIN_STEPS:
-            if constants.is_matrix(constant) and _is_chain(own_levels(order, nodes)):
-                others.append(NoChain(constant, len(nodes), len(nodes)))
+            if not constants.is_uniform(constant) and is_chain(own_levels(order, nodes)):
+                others += [NoChain(constant, len(nodes), len(nodes))] * constants.is_matrix(constant)
                 chains += [Chain(constant, part) for part in ordered_uses(order, nodes)]
             continue
         ordered = ordered_uses(order, nodes)
@@ -124,13 +125,13 @@ def ordered_uses(order: Order, nodes: Sequence[ir.Node]) -> list[tuple[ir.Node, 
     to several sequences.
     """
     levels = own_levels(order, nodes)
-    if _is_chain(levels):
+    if is_chain(levels):
         return [tuple(sorted(nodes, key=order.index.__getitem__))]
     parts = [part for part in _by_role(nodes) if len(part) >= MIN_STEPS] if max(levels) > 1 else []
-    ordered = [part for part in parts if _is_chain(own_levels(order, part))]
+    ordered = [part for part in parts if is_chain(own_levels(order, part))]
     if not ordered and max(levels) >= MIN_STEPS:
-        parts = [part for part in _connected(order, nodes) if len(part) >= MIN_STEPS]
-        ordered = [part for part in parts if _is_chain(own_levels(order, part))]
+        parts = [part for part in connected_uses(order, nodes) if len(part) >= MIN_STEPS]
+        ordered = [part for part in parts if is_chain(own_levels(order, part))]
     return [tuple(sorted(part, key=order.index.__getitem__)) for part in ordered]
 
 
@@ -162,7 +163,7 @@ def own_levels(order: Order, nodes: Sequence[ir.Node]) -> list[int]:
     return [levels[node] for node in nodes]
 
 
-def _is_chain(levels: Sequence[int]) -> bool:
+def is_chain(levels: Sequence[int]) -> bool:
     return sorted(levels) == list(range(1, len(levels) + 1))
 
 
@@ -174,7 +175,7 @@ def _by_role(nodes: Iterable[ir.Node]) -> list[list[ir.Node]]:
     return list(groups.values())
 
 
-def _connected(order: Order, nodes: Sequence[ir.Node]) -> list[list[ir.Node]]:
+def connected_uses(order: Order, nodes: Sequence[ir.Node]) -> list[list[ir.Node]]:
     """Nodes grouped by who is computed from whom."""
     latest: dict[ir.Node, frozenset[ir.Node]] = {}
     groups: nx.Graph[ir.Node] = nx.Graph()

@@ -22,6 +22,7 @@ from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
 from lsc_graph.recurrence.unrolled.reads import Reads, find_reads, is_reverse
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
+from lsc_graph.recurrence.unrolled.shared_starts import write_starts_apart
 from lsc_graph.recurrence.unrolled.stateless import leave_out
 from lsc_graph.recurrence.unrolled.steps import Steps, find_steps, leave_heads_out
 from lsc_graph.recurrence.unrolled.strided import find_strided_chains
@@ -85,6 +86,7 @@ def roll_steps(
     """
     version = model.opset_imports.get("", 0)
     passes.CommonSubexpressionEliminationPass()(model)
+    write_starts_apart(model.graph)
     found: list[RolledSteps] = []
     refused: dict[str, Refusal] = {}
     sliced: set[str] = set()
@@ -177,6 +179,8 @@ def _roll(
     if any(_is_only_written(steps, key) for key in steps.states):
         raise StepsDifferError((), "its steps write into a buffer of which no step reads anything")
     is_number = constants.num_elements(chain.constant) < _FEW_ELEMENTS
+    if not reads.slices and len(chain.nodes) < MIN_STEPS and not constants.is_matrix(chain.constant):
+        raise StepsDifferError((), "it is no matrix, and its steps read no sequence")
     if not reads.slices and is_number and not _is_read_by_steps(steps):
         raise StepsDifferError((), "it is a single number, and its steps read no sequence")
     nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)
