@@ -22,7 +22,7 @@ from lsc_graph.recurrence.writer import GraphWriter, Names
 
 @dataclass(frozen=True)
 class _Shared:
-    """What several chains begin with, in order, and for each node of the graph the chains that it leads to."""
+    """What several chains begin with, in order, and for each node the chains that it leads to."""
 
     nodes: tuple[ir.Node, ...]
     num_chains: int
