@@ -74,7 +74,7 @@ class Constants:
     def alike(self, first: ir.Value | None, second: ir.Value | None) -> bool:
         """Whether two constants may stand in one place at two steps: small ones of one shape may differ.
 
-        So may what is computed in the same way from such, as a gate that a clock opens.
+        So may what is computed from such, however it is, as a gate that a clock opens.
         """
         if first is None or second is None:
             return first is second
@@ -82,18 +82,12 @@ class Constants:
             return True
         if not (self.is_weight(first) and self.is_weight(second)) or self.is_matrix(first):
             return False
-        one, two = self.array(first), self.array(second)
-        if one is None and two is None:
-            return self._computed_alike(first.producer(), second.producer())
-        return one is not None and two is not None and one.dtype == two.dtype and one.shape == two.shape
+        one, two = self._shape(first), self._shape(second)
+        return first.dtype == second.dtype and one is not None and one == two
 
-    def _computed_alike(self, first: ir.Node | None, second: ir.Node | None) -> bool:
-        if first is None or second is None or len(first.inputs) != len(second.inputs):
-            return False
-        if (first.domain, first.op_type) != (second.domain, second.op_type):
-            return False
-        is_alike = attributes_of(first) == attributes_of(second)
-        return is_alike and all(map(self.alike, first.inputs, second.inputs))
+    def _shape(self, value: ir.Value) -> tuple[int, ...] | None:
+        array = self.array(value)
+        return array.shape if array is not None else static_shape(value)
 
     def array(self, value: ir.Value) -> np.ndarray | None:
         """What an initializer or a Constant holds."""
