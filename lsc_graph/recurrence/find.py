@@ -158,6 +158,7 @@ def find_recurrences(
     )
     warnings += tuple(_apart(steps) for steps in rolled if steps.num_apart)
     warnings += tuple(_uneven(rolled))
+    warnings += tuple(_of_several_times(steps.name, *steps.times) for steps in rolled if steps.times)
     warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
     all_sites = _scan_sites(model, looped, lowered, rolled, loops)
@@ -179,6 +180,13 @@ def _apart(steps: RolledSteps) -> str:
     return (
         f"{steps.name}: of {total} steps the first {steps.num_apart} are computed in another way, and are no "
         "part of the layer: the network begins so, or their constants were folded or rounded apart"
+    )
+
+
+def _of_several_times(name: str, sequence: str, count: int) -> str:
+    return (
+        f"{name}: each of its steps reads {count} times of {sequence}: what is computed at one of these "
+        f"differs from the next, so {count} times are one step, and radii are those of {count} times together"
     )
 
 

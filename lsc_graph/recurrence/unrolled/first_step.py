@@ -164,7 +164,7 @@ def _earlier(
         before = next(iter(steps.outside_earlier.get(key, ())), None)
         stack = (
             known.stacks.get(key)
-            or (_one_more_constant(values) if before is None else (before, *values))
+            or (_one_more_constant(values, constants) if before is None else (before, *values))
             or _read_as_start(steps, values, constants)
         )
         if stack is None:
@@ -229,9 +229,9 @@ def _join_states(reads: Reads, earlier: Reads, writer: GraphWriter) -> None:
         earlier.slices[key] = with_start(reads.slices[key], start, writer)
 
 
-def _one_more_constant(values: tuple[ir.Value, ...]) -> tuple[ir.Value, ...] | None:
+def _one_more_constant(values: tuple[ir.Value, ...], constants: Constants) -> tuple[ir.Value, ...] | None:
     """A constant of an operation that was simplified away: as in the next step."""
-    return (values[0], *values) if all(value.const_value is not None for value in values) else None
+    return (values[0], *values) if all(constants.array(value) is not None for value in values) else None
 
 
 def _is_computed(steps: Steps, constants: Constants) -> bool:

@@ -85,7 +85,7 @@ def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Rea
     reads = Reads()
     hard: dict[ir.Value, tuple[int, Images]] = {}
     seen: dict[ir.Value, Images] = {}
-    for key, lane in steps.outside.items():
+    for key, lane in _filled_by_ties(steps.outside, constants).items():
         if None in (lane[0], lane[-1]) and (trimmed := _read_where_known(steps, key, lane, constants)):
             reads.update(trimmed)
             continue
@@ -106,6 +106,25 @@ def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Rea
     _read_hard(hard, seen, reads, steps, constants, lifts=lifts)
     _check_sizes(reads)
     return reads
+
+
+def _filled_by_ties(outside: Mapping[ir.Value, Images], constants: Constants) -> dict[ir.Value, Images]:
+    """Lanes of constants that lack steps, as what the last one computes for nobody, filled by equal ones.
+
+    A gate that a clock opens for two states stands in some files once for each.
+    """
+    known = [lane for lane in outside.values() if all(v is not None and v in constants for v in lane)]
+    found = dict(outside)
+    for key, lane in outside.items():
+        if None in lane and all(value is None or value in constants for value in lane):
+            tie = next((own for own in known if _is_same_where_known(lane, own, constants)), lane)
+            found[key] = [other if own is None else own for own, other in zip(lane, tie, strict=True)]
+    return found
+
+
+def _is_same_where_known(lane: Images, other: Images, constants: Constants) -> bool:
+    pairs = [(one, two) for one, two in zip(lane, other, strict=True) if one is not None and two is not None]
+    return len(pairs) > 1 and all(constants.same(one, two) for one, two in pairs)
 
 
 def _check_sizes(reads: Reads) -> None:
@@ -194,6 +213,17 @@ def _read_where_known(
         return None
     reads.slices = {own: found for own, found in slices.items() if found is not None}
     return reads
+
+
+def times_per_step(reads: Reads) -> tuple[str, int] | None:
+    """A sequence of which every step reads several slices that no other step reads, and how many."""
+    found: dict[tuple[ir.Value, int, int], set[int]] = {}
+    for own in reads.slices.values():
+        stride = abs(own.stride or 0)
+        if stride > 1:
+            found.setdefault((own.source, own.axis, stride), set()).add(own.indices[0] % stride)
+    several = [(str(key[0].name), len(phases)) for key, phases in found.items() if len(phases) > 1]
+    return max(several, key=lambda own: own[1], default=None)
 
 
 def is_reverse(reads: Reads, constants: Constants) -> bool:

@@ -15,11 +15,12 @@ from lsc_graph.recurrence.unrolled.chosen import Chosen
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.continuation import check_end
 from lsc_graph.recurrence.unrolled.derived import merge_derived
+from lsc_graph.recurrence.unrolled.factors import write_factors_of_one
 from lsc_graph.recurrence.unrolled.first_heads import find_first_heads
 from lsc_graph.recurrence.unrolled.first_step import num_apart, put_back_first_steps
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
-from lsc_graph.recurrence.unrolled.reads import Reads, find_reads, is_reverse
+from lsc_graph.recurrence.unrolled.reads import Reads, find_reads, is_reverse, times_per_step
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
 from lsc_graph.recurrence.unrolled.shared_starts import write_starts_apart
@@ -45,6 +46,7 @@ class RolledSteps:
 
     `name` is unique in the model; `over_depth` says that the steps read no sequence and leave none:
     they are layers that share their weights. `num_apart` steps before the first are computed in another way.
+    `times` names a sequence of which each step reads several times, and how many.
     """
 
     name: str
@@ -54,6 +56,7 @@ class RolledSteps:
     num_nodes: int
     over_depth: bool
     num_apart: int
+    times: tuple[str, int] | None
     made: Chosen
     open: tuple[OpenChoice, ...]
 
@@ -86,6 +89,7 @@ def roll_steps(
     """
     version = model.opset_imports.get("", 0)
     passes.CommonSubexpressionEliminationPass()(model)
+    write_factors_of_one(model.graph)
     write_starts_apart(model.graph)
     found: list[RolledSteps] = []
     refused: dict[str, Refusal] = {}
@@ -204,6 +208,7 @@ def _roll(
         raise StepsDifferError((), f"at least {MIN_STEPS} steps are needed to tell")
     if trial is not None:
         merge_derived(model, steps, reads, nodes, constants, writer, trial)
+    times = times_per_step(reads)
     apart = max(num_apart(steps, reads, constants), num_dropped - count)
     roller = Roller(steps, reads, writer, nodes, is_reverse=is_reverse(reads, constants))
     rolled = roller.write()
@@ -219,6 +224,7 @@ def _roll(
         num_nodes=len(nodes),
         over_depth=not is_read and not is_left,
         num_apart=apart,
+        times=times,
         made=Chosen(steps.made, left_out),
         open=steps.open,
     )
