@@ -23,7 +23,7 @@ from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import LoweredLoop, TripCount, lower_loops
 from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.packed import Piece, unpack
-from lsc_graph.recurrence.reversal import turn_around
+from lsc_graph.recurrence.reversal import reads_in_reverse, turn_around
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
 from lsc_graph.recurrence.selections import read_selected_states, write_selections
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
@@ -366,7 +366,7 @@ def _scan_sites(
 
 def _fused_site(model: ir.Model, node: ir.Node, op: LoweredOp, recurrence: str, name: str) -> RecurrentSite:
     both = op.direction is Direction.BIDIRECTIONAL
-    suffix = ("", ".forward", ".reverse")[1 + op.scans.index(node) if both else 0]
+    suffix = (".reverse" if reads_in_reverse(node) else ".forward") if both else ""
     return site_of_scan(
         model,
         node,

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.canonical.rewiring import put_in_place, remove_unread
+from lsc_graph.recurrence.backwards import runs_backwards
 from lsc_graph.recurrence.site import is_most_reverse
 from lsc_graph.recurrence.unflipped import flipped, unflipped
 from lsc_graph.recurrence.writer import GraphWriter, Names, replace_output
@@ -25,7 +26,7 @@ def turn_around(model: ir.Model, kept: Container[ir.Value] = ()) -> set[ir.Node]
     turned = set()
     for node in scans:  # in order: what one writes in reverse, the next one may read
         before = reads_in_reverse(node)
-        if _read_unflipped(node, kept):
+        if _read_unflipped(node, Names(model.graph), kept):
             _write_as_read(node, Names(model.graph), kept)
             passes.TopologicalSortPass()(model)
             _cancel_flips(model.graph, kept)
@@ -48,8 +49,12 @@ def _directions(node: ir.Node, kind: str, count: int) -> list[int]:
     return list(node.attributes.get_ints(f"scan_{kind}_directions", [0] * count))
 
 
-def _read_unflipped(node: ir.Node, kept: Container[ir.Value]) -> bool:
-    """Replace flipped inputs by what they are the reverse of; True if there were any."""
+def _read_unflipped(node: ir.Node, names: Names, kept: Container[ir.Value]) -> bool:
+    """Replace flipped inputs by what they are the reverse of; True if there were any.
+
+    Where a flip cannot be taken out, as before a convolution, another one behind it gives true times.
+    """
+    assert node.graph is not None
     count = node.attributes.get_int("num_scan_inputs", 0)
     first = len(node.inputs) - count
     axes = node.attributes.get_ints("scan_input_axes", [0] * count)
@@ -59,7 +64,13 @@ def _read_unflipped(node: ir.Node, kept: Container[ir.Value]) -> bool:
         value = node.inputs[first + index]
         if value is None or value.shape is None:
             continue
-        source = unflipped(value, axes[index] % len(value.shape))
+        axis = axes[index] % len(value.shape)
+        is_backwards = runs_backwards(value, axis)
+        source = unflipped(value, axis) if is_backwards is not False else None
+        if source is None and is_backwards:
+            writer = GraphWriter(names.unique_prefix(f"{value.name}.in_time"), value.dtype)
+            source = _turned(value, axis, writer)
+            node.graph.insert_before(node, writer.nodes)
         if source is not None:
             node.replace_input_with(first + index, source)
             remove_unread(value, kept)

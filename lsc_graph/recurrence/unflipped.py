@@ -191,6 +191,19 @@ def _of_normalization(node: ir.Node, axis: int, shape: tuple[int, ...]) -> Axes 
     return _first_only(node, axis) if axis < first else None
 
 
+def _of_einsum(node: ir.Node, axis: int, shape: tuple[int, ...]) -> Axes | None:
+    """By the letter of the axis; None where ellipses or an implicit result leave it open."""
+    operands, arrow, result = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+    terms = operands.split(",")
+    if not arrow or "." in operands or any(len(set(term)) < len(term) for term in (*terms, result)):
+        return None
+    return [term.index(result[axis]) if result[axis] in term else None for term in terms]
+
+
+def _of_batch_normalization(node: ir.Node, axis: int, shape: tuple[int, ...]) -> Axes | None:
+    return _first_only(node, axis) if axis != 1 and not node.attributes.get_int("training_mode", 0) else None
+
+
 def _of_softmax(node: ir.Node, axis: int, shape: tuple[int, ...]) -> Axes | None:
     return _first_only(node, axis) if axis != node.attributes.get_int("axis", -1) % len(shape) else None
 
@@ -233,6 +246,10 @@ def _of_reduction(node: ir.Node, axis: int, shape: tuple[int, ...]) -> Axes | No
 _WAYS: dict[str, Callable[[ir.Node, int, tuple[int, ...]], Axes | None]] = {
     **dict.fromkeys(ELEMENTWISE, _of_elementwise),
     **dict.fromkeys(("Cast", "Erf", "Gelu", "HardSigmoid", "Identity", "LeakyRelu", "Sign"), _of_elementwise),
+    **dict.fromkeys(("And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), _of_elementwise),
+    **dict.fromkeys(("Ceil", "Floor", "Mod", "Not", "Or", "Round", "Xor"), _of_elementwise),
+    "Einsum": _of_einsum,
+    "BatchNormalization": _of_batch_normalization,
     "MatMul": _of_matmul,
     "Gemm": _of_gemm,
     "Transpose": _of_transpose,

@@ -9,6 +9,7 @@ import pytest
 from onnx import numpy_helper
 from onnx.parser import parse_model
 
+from lsc_graph.audit_model import inspect
 from lsc_graph.canonical.normalize import normalize
 from lsc_graph.recurrence.reversal import turn_around
 from lsc_graph.running.reference import Reference
@@ -65,3 +66,20 @@ def test_a_scan_that_reads_forwards_stays_as_it_is() -> None:
     before = ir.to_proto(model)
     turn_around(model)
     assert ir.to_proto(model) == before
+
+
+def test_the_directions_of_an_operator_over_a_flipped_sequence_have_the_names_of_their_true_ones() -> None:
+    proto = parse_model(
+        f"""<ir_version: 10, opset_import: ["" : 18]>
+        m (float[{T},1,2] x) => (float[{T},2,1,3] y) {{
+            f = Slice(x, back, end, zero, back)
+            y, last = GRU <hidden_size = 3, direction = "bidirectional"> (f, W, R)
+        }}"""
+    )
+    generator = np.random.default_rng(0)
+    weights = {"W": (2, 9, 2), "R": (2, 9, 3)}
+    constants = {"back": np.array([-1]), "end": np.array([-(2**40)]), "zero": np.array([0])}
+    constants |= {n: generator.standard_normal(shape).astype(np.float32) for n, shape in weights.items()}
+    proto.graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in constants.items())
+    layers = inspect(proto).layers
+    assert [own.name.rpartition(".")[2] for own in layers] == ["reverse", "forward"]

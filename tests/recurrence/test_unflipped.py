@@ -1,4 +1,4 @@
-"""What works on every time alone may stand between a flip and a recurrence; what mixes times may not."""
+"""Flips are taken out where each time is computed alone; what keeps the order of times leaves them in."""
 
 from __future__ import annotations
 
@@ -34,14 +34,26 @@ BY_TIME = {
     "two ways": "a = Tanh(f) b = Sigmoid(f) r = Mul(a, b)",
     "columns": "a = Concat <axis = 2> (f, f) r = Slice(a, one, three, two, one)",
     "choice": "a = Gather <axis = 2> (f, swapped) r = Cast <to = 1> (a)",
+    "comparison": "a = Greater(f, row) r = Where(a, f, row)",
+    "einsum": 'r = Einsum <equation = "tbd,de->tbe"> (f, square)',
+    "batch statistics": "a = Squeeze(f, one) b = BatchNormalization(a, row, row, row, ones) "
+    "r = Unsqueeze(b, one)",
 }
-ACROSS_TIME = {
+IN_ORDER = {
     "softmax": "r = Softmax <axis = 0> (f)",
     "cumulated": "r = CumSum(f, zero_number)",
+    "a constant over time": "r = Add(f, ramp)",
+    "normalisation over time": "a = LayerNormalization <axis = 0> (f, ramp) r = Neg(a)",
+    "convolution": "a = Transpose <perm = [1, 2, 0]> (f) b = Conv <pads = [1, 1]> (a, kernel) "
+    "r = Transpose <perm = [2, 0, 1]> (b)",
+    "delay": "a = Pad(f, pads_front) r = Slice(a, zero, length, zero, one)",
+}
+ACROSS_TIME = {
     "weights over time": "a = Transpose <perm = [1, 2, 0]> (f) b = MatMul(a, times) "
     "r = Transpose <perm = [2, 0, 1]> (b)",
     "one that is not flipped": "r = Add(f, x)",
-    "a constant over time": "r = Add(f, ramp)",
+    "flipped, moved and flipped": "a = Pad(f, pads_front) b = Slice(a, zero, length, zero, one) "
+    "r = Slice(b, minus_one, start, zero, minus_one)",
     "batch for time": "a = Reshape(f, swapped_shape) b = Reshape(a, swapped_again) r = Neg(b)",
     "both axes": "a = Squeeze(f, one) b = Gather <axis = 0> (a, two_first) "
     "c = Transpose <perm = [1, 0]> (b) d = Add(b, c) e = Pad(d, pads) r = Unsqueeze(e, one)",
@@ -64,16 +76,18 @@ def model_of(between: str, cell: str = "GRU") -> onnx.ModelProto:
         "minus_one": [-1], "start": [-(2**40)], "zero": [0], "one": [1], "two": [2], "three": [3],
         "zero_number": 0, "flat": [T, D], "full": [T, 1, D], "swapped": [1, 0], "two_first": [1, 0],
         "swapped_shape": [D, 1, T], "swapped_again": [T, 1, D], "pads": [0, 0, T - 2, 0],
+        "pads_front": [1, 0, 0, 0, 0, 0], "length": [T],
     }  # fmt: skip
     floats = {
         "row": [D], "square": [D, D], "times": [T, T], "ramp": [T, 1, D], "two_thirds": [1],
-        "W": [1, gates * H, D], "R": [1, gates * H, H],
+        "W": [1, gates * H, D], "R": [1, gates * H, H], "kernel": [D, D, 3],
     }  # fmt: skip
     used = {name for node in proto.graph.node for name in node.input}
     constants = {name: np.array(value, dtype=np.int64) for name, value in integers.items()}
     constants |= {
         name: generator.standard_normal(shape).astype(np.float32) / 2 for name, shape in floats.items()
     }
+    constants["ones"] = np.ones(D, dtype=np.float32)
     for name in sorted(used & constants.keys()):
         proto.graph.initializer.append(numpy_helper.from_array(constants[name], name))
     return proto
@@ -107,8 +121,13 @@ def test_what_works_on_every_time_alone_is_computed_without_the_flip(name: str, 
     assert not [step for step in steps if step is not None and step.name == "minus_one"]
 
 
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_what_keeps_the_order_of_times_leaves_the_recurrence_in_reverse(name: str) -> None:
+    assert directions(turned_and_checked(model_of(IN_ORDER[name]))) == (1,)
+
+
 @pytest.mark.parametrize("name", ACROSS_TIME)
-def test_what_mixes_times_keeps_its_flip(name: str) -> None:
+def test_what_is_in_no_order_or_in_that_of_the_input_is_read_as_it_is(name: str) -> None:
     assert directions(turned_and_checked(model_of(ACROSS_TIME[name]))) == (0,)
 
 
