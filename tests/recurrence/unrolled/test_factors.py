@@ -98,18 +98,3 @@ def test_a_factor_that_only_the_last_step_lacks_is_known_from_its_equal() -> Non
     (own,) = audit(net.done(rows, rows), num_samples=1).recurrences
     assert own.num_steps == 6
     assert sum(state.shape[-1] for state in own.states) == 2 * H
-
-
-def test_gates_of_a_clock_are_alike_whatever_comparison_has_been_folded() -> None:
-    """k = rise where the clock says so, else fall: the comparisons are other constants at every step."""
-    net = Network(is_given=True, num_steps=6)
-    u, h, rows = net.weight(H, H), net.start("h", H), list[str]()
-    rise, one = net.weight(H), net.constant(np.float32([1]))
-    for time in range(6):
-        now = net.constant(np.full(H, np.float32(time)))
-        gate = net.op("Where", net.op("Less", now, rise), rise, net.op("Mul", rise, now))
-        new = net.op("Tanh", net.sum(at(net, net.drives, time), net.op("MatMul", h, u)))
-        h = net.sum(net.op("Mul", gate, new), net.op("Mul", net.op("Sub", one, gate), h))
-        rows.append(h)
-    (own,) = audit(net.done(rows, rows), num_samples=1).recurrences
-    assert own.num_steps == 6
