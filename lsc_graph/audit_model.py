@@ -23,7 +23,6 @@ from lsc_graph.auditing.measure import (
     FAR_SHARE,
     NEAR_SHARE,
     Measured,
-    attached_run,
     check_against_autograd,
     measured_model,
 )
@@ -60,7 +59,6 @@ from lsc_graph.spectra.choose import method_of
 from lsc_graph.spectra.estimate import Method
 from lsc_graph.to_torch.device import device_of, whole_single_precision
 from lsc_graph.to_torch.differences import Differences
-from lsc_graph.to_torch.program import Run
 from lsc_graph.to_torch.segment import BlackBoxUse
 from lsc_graph.to_torch.surrogates import parse_surrogate
 
@@ -265,9 +263,7 @@ def _measure(
         # One after another: the trajectories of all samples at once may be larger than anything else.
         total = len(samples) + len(new)
         for number, sample in enumerate(takewhile(lambda _: rounds.begin(), new), len(samples) + 1):
-            whole = attached_run(model, sample) if meter is None else None
-            run = model.run(sample) if whole is None else whole.detached()
-            agreement.compare(sample, run)
+            run = agreement.run(sample)
             clock.lap("parity")
             if meter is None:
                 summary.entries = batch_entries(prepared, model, sample, run)
@@ -275,16 +271,15 @@ def _measure(
             found, edges = model.edges(sample, run, summary)
             clock.lap("jacobians")
             if meter is None:
-                assert whole is not None
                 cells = found
-                meter = _confirmed_meter(model, whole, cells, edges, generator, seed)
+                meter = _confirmed_meter(model, sample, cells, edges, generator, seed)
             elif (more := united(cells, found)) is not cells:
                 cells = more
                 meter.regard(cells, unroll(cells))
             meter.add(edges)
             samples.append(sample)
             clock.lap("growth")
-            del whole, run, edges
+            del run, edges
         if meter is None:
             raise _no_sample(fitting)
         rounds.note(summary.layers(cells), len(samples) - total + len(new))
@@ -335,7 +330,7 @@ def _say_sample(
 
 def _confirmed_meter(
     model: Measured,
-    run: Run,
+    sample: Sample,
     cells: CellGraph,
     edges: list[EdgeMap],
     generator: torch.Generator,
@@ -346,7 +341,7 @@ def _confirmed_meter(
     # From all states too: an edge that few paths to the last ones use is seen from near by.
     near = meter.start_everywhere(torch.Generator().manual_seed(seed))
     for start, share in ((meter.random_start(1), FAR_SHARE), (near, NEAR_SHARE)):
-        check_against_autograd(model, run, edges, meter.order, start, share)
+        check_against_autograd(model, sample, edges, meter.order, start, share)
     return meter
 
 

@@ -12,7 +12,14 @@ import itertools
 import onnx
 import torch
 
-from lsc_graph.auditing.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
+from lsc_graph.auditing.measure import (
+    HALF_TOLERANCE,
+    FeedForward,
+    Sequences,
+    Streaming,
+    attached_run,
+    measured_model,
+)
 from lsc_graph.canonical.origins import Origin, indices_of, origin_of, place_of, tensors_by_origin
 from lsc_graph.errors import LscGraphError, RoundingError
 from lsc_graph.prepare import Prepared, initializers_of, prepare
@@ -44,6 +51,18 @@ class Agreement:
         self._model = model
         self._kernels: Model | None = None
         self._is_joined_well = False
+
+    def run(self, sample: Sample) -> Run:
+        """A run that agrees, with errors as of `compare`.
+
+        Where rounding grows, it is one of those that gradients are taken of: others may go elsewhere.
+        """
+        run = self._model.run(sample)
+        self.compare(sample, run)
+        if self.check.rounding is not None:
+            run = attached_run(self._model, sample).detached()
+            self.compare(sample, run)
+        return run
 
     def compare(self, sample: Sample, run: Run) -> None:
         """Compare one run.

@@ -376,7 +376,7 @@ def quantization_error(prepared: Prepared, sample: Sample) -> float:
 
 def check_against_autograd(
     model: Measured,
-    run: Run,
+    sample: Sample,
     edges: Sequence[EdgeMap],
     order: Sequence[GridNode],
     start: Mapping[GridNode, Tensor],
@@ -387,7 +387,7 @@ def check_against_autograd(
     If an edge were missing from the cell graph, or a block wrong, the two would differ.
 
     Args:
-        model, run: what the gradient is taken of, as `attached_run` gives it.
+        model, sample: what the gradient is taken of.
         edges, order: the grid.
         start: cotangents [1, n] at the nodes to start from.
         share: part of a gradient that is no difference. Of differences in ONNX Runtime a larger one is not.
@@ -395,7 +395,7 @@ def check_against_autograd(
     Raises:
         AnalysisError: they differ.
     """
-    actual = _gradients(model, run, order, start)
+    actual = _gradients(model, sample, order, start)
     allowed = FAR_SHARE if model.parameters.differences.parts else share
 
     @cache
@@ -443,20 +443,20 @@ def attached_run(model: Measured, sample: Sample) -> Run:
 
 
 def _gradients(
-    model: Measured, run: Run, order: Sequence[GridNode], start: Mapping[GridNode, Tensor]
+    model: Measured, sample: Sample, order: Sequence[GridNode], start: Mapping[GridNode, Tensor]
 ) -> dict[GridNode, Tensor]:
     """Gradients of <start, s> at every node, by plain backpropagation through the whole model.
 
     On the CPU; the host waits for the device once.
     """
     with torch.enable_grad():
-        tensors = model.state_tensors(run)
+        tensors = model.state_tensors(attached_run(model, sample))
         began = [tensor for node in start for tensor in tensors[node]]
         given = torch.cat([start[node][0].to(tensors[node][0].dtype) for node in start])
         parts = torch.split(handed(given, began[0].device), [tensor.numel() for tensor in began])
         seeds = [part.reshape(tensor.shape) for part, tensor in zip(parts, began, strict=True)]
         flat = [tensor for node in order for tensor in tensors[node]]
-        found = torch.autograd.grad(began, flat, seeds, retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(began, flat, seeds, allow_unused=True)
     whole = flatten([torch.zeros_like(t) if g is None else g for t, g in zip(flat, found, strict=True)])
     sizes = [sum(tensor.numel() for tensor in tensors[node]) for node in order]
     return dict(zip(order, torch.split(whole.cpu(), sizes), strict=True))

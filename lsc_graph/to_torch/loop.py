@@ -37,15 +37,16 @@ class Trajectory:
     cells: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def detached(self) -> Trajectory:
-        """The same numbers, of which no gradients are taken."""
+        """The same numbers, of which no gradients are taken; states of steps need no memory of their own."""
+        after = detached(self.after)
         return Trajectory(
             detached(self.before),
-            detached(self.after),
+            after,
             detached(self.slices),
             detached(self.captures),
             detached(self.outputs),
             detached(self.final),
-            {name: [value.detach() for value in steps] for name, steps in self.cells.items()},
+            {name: list(after[name]) if steps else [] for name, steps in self.cells.items()},
         )
 
 
