@@ -299,13 +299,14 @@ class _Planner:
         sizes = {dim: 1 if dim in batch else 16 for dim in dims}
         words = dict.fromkeys(dims, "a batch of one")
         num_steps = self.request.num_steps or DEFAULT_NUM_STEPS
-        timed = step_dims(dims, sizes, self._num_steps) if dims else ()
+        together = step_dims(dims, sizes, self._num_steps) if dims else ()
         spread = step_dims(dims, sizes, self._batch_sizes) if dims else ()
-        batch |= set(spread) - set(timed)
+        timed = [*itertools.chain(*together)]
+        batch |= {*itertools.chain(*spread)} - {*timed}
         sizes |= {dim: 1 for dim in batch if dim not in timed}
-        for dim in timed:
-            sizes[dim] = size_for_steps(dim, num_steps, sizes, self._num_steps)
-            words[dim] = f"{num_steps} steps"
+        for own in together:
+            sizes |= dict.fromkeys(own, size_for_steps(own, num_steps, sizes, self._num_steps))
+            words |= dict.fromkeys(own, f"{num_steps} steps")
         rest = [dim for dim in dims if dim not in timed and dim not in batch]
         loose = sorted(batch - set(timed))
         if rest or (loose and not timed and self._try(sizes) is not None):

@@ -132,3 +132,39 @@ def test_many_features_that_only_the_weights_tell_are_found() -> None:
         "(float[n,features,rest] x) => (float[n,a] y) { f = Flatten(x) y = MatMul(f, w) }", {"w": (5001, 2)}
     )
     assert sorted(prepare(proto, request()).plan.shapes["x"]) == [1, 1, 5001]
+
+
+def summed_inputs_into_gru(names: tuple[tuple[str, str], ...]) -> onnx.ModelProto:
+    """A GRU over x0 + x1, each [time, batch, D], whose dimensions no name says to be the same."""
+    draw = np.random.default_rng(0).standard_normal
+    constants = {"w": draw((1, 3 * H, D)).astype(np.float32), "r": draw((1, 3 * H, H)).astype(np.float32)}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Concat", ["x0", "x1"], ["both"], name="concat", axis=2),
+            helper.make_node("Slice", ["both", "from", "to", "axes"], ["x"], name="slice"),
+            helper.make_node("GRU", ["x", "w", "r"], ["y"], name="gru", hidden_size=H),
+        ],
+        "g",
+        [
+            helper.make_tensor_value_info(f"x{k}", TensorProto.FLOAT, [time, batch, D])
+            for k, (time, batch) in enumerate(names)
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(value, name)
+            for name, value in (
+                constants | {"from": np.array([1]), "to": np.array([1 + D]), "axes": np.array([2])}
+            ).items()
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(("unk__1", "unk__2"), ("unk__3", "unk__4")), (("t0", "b0"), ("t1", "b1")), (("t", "b"), ("t", "b"))],
+)
+def test_inputs_that_are_joined_have_the_same_length_and_batch(names: tuple[tuple[str, str], ...]) -> None:
+    prepared = prepare(summed_inputs_into_gru(names), request(9))
+    assert prepared.plan.shapes == {"x0": (9, 1, D), "x1": (9, 1, D)}
+    assert prepared.cell_graph.num_steps == 9

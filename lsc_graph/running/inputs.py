@@ -178,30 +178,42 @@ def open_dims(inputs: Sequence[OpenInput]) -> tuple[str, ...]:
 
 def step_dims(
     dims: Sequence[str], sizes: Mapping[str, int], lengths: Callable[[Mapping[str, int]], tuple[int, ...]]
-) -> tuple[str, ...]:
-    """The open dimensions that set how many steps the recurrences take.
+) -> tuple[tuple[str, ...], ...]:
+    """The open dimensions that set how many steps the recurrences take; those that go together as one.
+
+    Inputs that are joined have dimensions that are the same though no name says so: the model takes no other
+    size for one of them alone.
 
     Args:
         dims: open dimensions.
         sizes: a first size for each.
-        lengths: number of steps of each recurrence when the open dimensions have given sizes.
+        lengths: number of steps of each recurrence when the open dimensions have given sizes; none where
+            the model does not take these.
     """
     before = lengths(sizes)
     if not before:
         return ()
-    return tuple(dim for dim in dims if lengths({**sizes, dim: 2 * sizes[dim] + 1}) != before)
+
+    def grown(*own: str) -> tuple[int, ...]:
+        return lengths({**sizes, **{dim: 2 * sizes[dim] + 1 for dim in own}})
+
+    alone = {dim: grown(dim) for dim in dims}
+    tied = [tuple(dim for dim in dims if not alone[dim] and sizes[dim] == size) for size in {*sizes.values()}]
+    together = {dim: own for own in tied if len(own) > 1 and grown(*own) for dim in own}
+    groups = dict.fromkeys(together.get(dim, (dim,)) for dim in dims)
+    return tuple(own for own in groups if (alone[own[0]] if len(own) == 1 else grown(*own)) != before)
 
 
 def size_for_steps(
-    dim: str,
+    dims: Sequence[str],
     num_steps: int,
     sizes: Mapping[str, int],
     lengths: Callable[[Mapping[str, int]], tuple[int, ...]],
 ) -> int:
-    """The smallest size found for `dim` with which the recurrences take at least `num_steps` steps."""
+    """The smallest size found for `dims` with which the recurrences take at least `num_steps` steps."""
     size = num_steps
     for _ in range(8):
-        taken = max(lengths({**sizes, dim: size}), default=0)
+        taken = max(lengths({**sizes, **dict.fromkeys(dims, size)}), default=0)
         if taken == num_steps or (taken > num_steps and size <= 1):
             return size
         size = max(1, math.ceil(size * num_steps / taken)) if taken else 2 * size

@@ -140,8 +140,21 @@ def test_dimensions_that_set_the_number_of_steps_are_found_and_fitted() -> None:
         return (sizes["width"] // 4 - 1,)
 
     sizes = {"width": 16, "other": 16}
-    assert step_dims(("width", "other"), sizes, lengths) == ("width",)
-    assert lengths({"width": size_for_steps("width", 10, sizes, lengths)})[0] == 10
+    assert step_dims(("width", "other"), sizes, lengths) == (("width",),)
+    assert lengths({"width": size_for_steps(("width",), 10, sizes, lengths)})[0] == 10
+
+
+def test_dimensions_that_the_model_takes_at_one_size_only_are_moved_together() -> None:
+    """Batches and lengths of two inputs that are joined: another size for one of them alone is an error."""
+
+    def lengths(sizes: dict[str, int]) -> tuple[int, ...]:
+        fits = sizes["x[0]"] == sizes["y[0]"] and sizes["x[1]"] == sizes["y[1]"]
+        return (sizes["x[1]"],) if fits else ()
+
+    sizes = {"x[0]": 1, "y[0]": 1, "x[1]": 16, "y[1]": 16}
+    (own,) = step_dims(tuple(sizes), sizes, lengths)
+    assert own == ("x[1]", "y[1]")
+    assert size_for_steps(own, 7, sizes, lengths) == 7
 
 
 def test_the_first_sizes_that_run_are_taken_and_none_is_an_error() -> None:
