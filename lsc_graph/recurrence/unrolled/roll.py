@@ -24,6 +24,7 @@ from lsc_graph.recurrence.unrolled.reads import Reads, find_reads, is_reverse, t
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
 from lsc_graph.recurrence.unrolled.shared_starts import write_starts_apart
+from lsc_graph.recurrence.unrolled.start_values import compute_start_values_apart
 from lsc_graph.recurrence.unrolled.stateless import leave_out
 from lsc_graph.recurrence.unrolled.steps import Steps, find_steps, leave_heads_out
 from lsc_graph.recurrence.unrolled.strided import find_strided_chains
@@ -208,6 +209,7 @@ def _roll(
         raise StepsDifferError((), f"at least {MIN_STEPS} steps are needed to tell")
     if trial is not None:
         merge_derived(model, steps, reads, nodes, constants, writer, trial)
+    compute_start_values_apart(steps, order, constants, writer)
     times = times_per_step(reads)
     apart = max(num_apart(steps, reads, constants), num_dropped - count)
     roller = Roller(steps, reads, writer, nodes, is_reverse=is_reverse(reads, constants))
