@@ -19,6 +19,7 @@ from lsc_graph.recurrence.unrolled.factors import write_factors_of_one
 from lsc_graph.recurrence.unrolled.first_heads import find_first_heads
 from lsc_graph.recurrence.unrolled.first_step import num_apart, put_back_first_steps
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
+from lsc_graph.recurrence.unrolled.paired import joined_times
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
 from lsc_graph.recurrence.unrolled.reads import Reads, find_reads, is_reverse, times_per_step
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
@@ -186,6 +187,11 @@ def _roll(
     is_number = constants.num_elements(chain.constant) < _FEW_ELEMENTS
     if not reads.slices and len(chain.nodes) < MIN_STEPS and not constants.is_matrix(chain.constant):
         raise StepsDifferError((), "it is no matrix, and its steps read no sequence")
+    joined = joined_times(reads)
+    if joined and len(chain.nodes) < MIN_STEPS and chain.nodes[0].op_type == "Mul":
+        raise StepsDifferError(
+            (), f"{joined[1]} times of {joined[0]} are joined before each: a level of a parallel scan"
+        )
     if not reads.slices and is_number and not _is_read_by_steps(steps):
         raise StepsDifferError((), "it is a single number, and its steps read no sequence")
     nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)

@@ -26,7 +26,7 @@ def compute_start_values_apart(steps: Steps, order: Order, constants: Constants,
         if first is None or not outside_uses(first, inside) or any(_outside(lane[1:], inside)):
             continue
         nodes = _from_states_alone(first, makers, steps, order, constants)
-        if nodes is not None:
+        if nodes:
             known: dict[ir.Value, ir.Value] = {}
             writer.repeat(nodes, known)
             replace_output(first, known[first])
