@@ -21,8 +21,8 @@ def compute_start_values_apart(steps: Steps, order: Order, constants: Constants,
     """
     inside = replaced_nodes(steps)
     makers = {node for lane in steps.nodes.values() if (node := lane[0]) is not None}
-    for lane in steps.values.values():
-        first = lane[0]
+    for key, lane in steps.values.items():
+        first = lane[0] if key not in steps.after.values() else None
         if first is None or not outside_uses(first, inside) or any(_outside(lane[1:], inside)):
             continue
         nodes = _from_states_alone(first, makers, steps, order, constants)
