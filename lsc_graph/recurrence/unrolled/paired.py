@@ -15,17 +15,20 @@ Place = tuple[ir.Value, int]
 
 
 def joined_times(reads: Reads) -> tuple[str, int] | None:
-    """A sequence of which several times were joined before a step reads them as one, and how many."""
+    """A sequence of which several times were joined before a step reads them as one, and how many.
+
+    It is read elsewhere, too, as a scan needs it for the times between.
+    """
     for slices in reads.slices.values():
-        for (source, _), offsets in _strided_slices_behind((slices.source, slices.axis)).items():
-            if len(offsets) > 1:
-                return str(source.name), len(offsets)
+        for (source, _), nodes in _strided_slices_behind((slices.source, slices.axis)).items():
+            if len(nodes) > 1 and any(use.node not in nodes.values() for use in source.uses()):
+                return str(source.name), len(nodes)
     return None
 
 
-def _strided_slices_behind(place: Place) -> dict[Place, set[int]]:
-    """The sequences that every n-th time was taken of, and where this began, on the way back from a place."""
-    found: defaultdict[Place, set[int]] = defaultdict(set)
+def _strided_slices_behind(place: Place) -> dict[Place, dict[int, ir.Node]]:
+    """The sequences of which every n-th time was taken on the way back from a place: the nodes, by start."""
+    found: defaultdict[Place, dict[int, ir.Node]] = defaultdict(dict)
     seen, pending = {place}, [place]
     while pending:
         value, axis = pending.pop()
@@ -34,7 +37,7 @@ def _strided_slices_behind(place: Place) -> dict[Place, set[int]]:
             continue
         start = _start_of_strided(node, axis)
         if start is not None and node.inputs[0] is not None:
-            found[node.inputs[0], axis].add(start)
+            found[node.inputs[0], axis][start] = node
             continue
         axes = operand_axes(node, axis) or [None] * len(node.inputs)
         read = zip(node.inputs, axes, strict=True)

@@ -54,3 +54,16 @@ def test_a_tree_of_any_length_is_a_layer_without_a_cell(num_steps: int, shape: t
     assert found.recurrences == ()
     (layer,) = found.time_parallel
     assert (layer.num_steps, layer.reach) == (num_steps, num_steps - 1)
+
+
+def test_steps_that_read_sums_of_pairs_are_steps() -> None:
+    """h' = tanh(x[2 t] + x[2 t + 1] + a h), three times from zeros."""
+    net = Unroller()
+    drives = net.op("MatMul", net.input("x", 6, 1, 2), net.weight(2, H))
+    pairs = net.op("Add", *(every_other(net, drives, k, 6) for k in range(2)))
+    a, h, rows = net.constant(np.linspace(0.3, 0.8, H)), "", list[str]()
+    for time in range(3):
+        h = net.op("Tanh", net.sum(part(net, pairs, time, time + 1), h and net.op("Mul", a, h)))
+        rows.append(h)
+    net.output(net.op("Concat", *rows, axis=0))
+    assert [own.num_steps for own in audit(net.model(), num_samples=1).recurrences] == [3]
