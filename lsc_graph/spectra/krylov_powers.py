@@ -138,15 +138,18 @@ def _without(is_gone: Tensor, find: Callable[[Tensor], Estimate]) -> Estimate:
 def _growth(operator: Operator, vectors: Tensor) -> tuple[Tensor, Tensor]:
     """About by how much each map lengthens vectors [P, n] after some steps; 1 where that is no number.
 
-    And whether nothing at all is left of the vectors.
+    And whether nothing at all is left of the vectors, none of whose elements was too small to be held.
     """
     growth = torch.ones_like(vectors[:, 0])
+    is_held = torch.ones_like(growth, dtype=torch.bool)
+    least = torch.finfo(vectors.dtype).tiny ** 0.5
     for _ in range(_FIRST.power):
         vectors = operator.apply(vectors)
         growth = vectors.abs().amax(1)
         growth = torch.where(growth.isfinite() & (growth > 0), growth, torch.ones_like(growth))
+        is_held &= ((vectors == 0) | (vectors.abs() >= least * growth[:, None])).all(1)
         vectors = vectors / growth[:, None]
-    return growth, (vectors == 0).all(1)
+    return growth, is_held & (vectors == 0).all(1)
 
 
 def _is_time(krylov: Krylov, scales: Tensor, power: int, tolerance: float) -> bool:

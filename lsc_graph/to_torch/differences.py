@@ -42,6 +42,8 @@ _COARSER = 16.0
 _LEAST_SCALE = 1e-2
 # How many times nearer to each other values of higher order have to be.
 _NEARER = 6.0
+# By how much of a unit in the last place rounding is off where slopes are taken.
+_ROUNDED = 0.25
 _KEPT_BYTES, _VALUES_BYTES = 2**29, 2**26
 _RUNS_BETWEEN_WORDS = 64
 # Bars are estimates: how many times wider ones two ways of running a piece may differ by, and what rounding
@@ -214,27 +216,32 @@ def _taken(shifts: _Shifts) -> Difference:
     jacobian = np.full((shifts.middles.shape[1], point.size), np.nan)
     bars = np.full(point.size, np.nan)
     for numbers in shifts.groups(np.flatnonzero(np.isfinite(point))):
-        slopes, bars[numbers] = _slopes(shifts, numbers, shifts.step)
+        slopes, bars[numbers], _ = _slopes(shifts, numbers, shifts.step)
         jacobian[:, numbers] = slopes.T
     for step in shifts.other_steps:
         # Seldom is a kink as near as a smaller step; and large elements may have made this one wide.
         with np.errstate(invalid="ignore"):
             wide = bars > _FINE_ENOUGH * np.linalg.norm(jacobian, axis=0)
         for numbers in shifts.groups(np.flatnonzero(wide)):
-            others, errors = _slopes(shifts, numbers, step)
+            others, errors, has_moved = _slopes(shifts, numbers, step)
             # Between two stairs of a quantised kernel nothing moves, which tells nothing.
             is_telling = others.any(1) if shifts.runs.dtype == np.float32 else np.full(len(numbers), True)
-            is_better = is_telling & _is_better(others, errors, jacobian[:, numbers].T, bars[numbers])
+            first, wider = jacobian[:, numbers].T, bars[numbers]
+            is_better = is_telling & _is_better(others, errors, first, wider)
+            if step < shifts.step:
+                is_better |= _is_resolved(errors, has_moved, first, wider)
             chosen = numbers[is_better]
             jacobian[:, chosen], bars[chosen] = others[is_better].T, errors[is_better]
     return Difference(jacobian, bars, shifts.has_moved)
 
 
-def _slopes(shifts: _Shifts, numbers: Array, step: float) -> tuple[Array, Array]:
-    """Derivatives [c, m] by some elements, by steps of about h, and the length of each one's bar [c]."""
+def _slopes(shifts: _Shifts, numbers: Array, step: float) -> tuple[Array, Array, Array]:
+    """Derivatives [c, m] by some elements, by steps of about h, the length of each one's bar [c], and which
+    outputs each of them has moved [c, m]."""
     levels = step * np.array([sign * level for level in _LEVELS[shifts.runs.dtype] for sign in (1, -1)])
     real, moved, is_other = shifts.by(np.repeat(numbers, len(levels)), np.tile(levels, len(numbers)))
-    shifts.has_moved[:, numbers] |= is_other.reshape(len(numbers), len(levels), -1).any(1).T
+    has_moved = is_other.reshape(len(numbers), len(levels), -1).any(1)
+    shifts.has_moved[:, numbers] |= has_moved.T
     right, left = real.reshape(len(numbers), -1, 2, 1).transpose(2, 1, 0, 3)
     after, before = moved.reshape(len(numbers), len(levels) // 2, 2, -1).transpose(2, 1, 0, 3)
     central, jumps = (after - before) / (right - left), after / right - before / left
@@ -247,8 +254,27 @@ def _slopes(shifts: _Shifts, numbers: Array, step: float) -> tuple[Array, Array]
         finer = _BAR * nearer + kinks[0]
         is_finer = (_NEARER * nearer <= apart[1]) & (finer < bars)
         slopes, bars = np.where(is_finer[:, None], found[0], slopes), np.where(is_finer, finer, bars)
-    # Of odd functions at zero all of these may be less than what outputs are rounded by.
-    return slopes, bars + np.finfo(shifts.runs.dtype).eps * np.linalg.norm(slopes, axis=1)
+    # All of these may by chance be less than what outputs are rounded by.
+    return slopes, bars + _rounding(shifts, slopes, has_moved, step), has_moved
+
+
+def _rounding(shifts: _Shifts, slopes: Array, has_moved: Array, step: float) -> Array:
+    """What rounding alone does to derivatives [c, m] by steps of about h: the length for each element [c]."""
+    eps = np.finfo(shifts.runs.dtype).eps
+    sizes = np.nan_to_num(np.abs(shifts.middles[0]), nan=0.0, posinf=0.0, neginf=0.0)
+    lengths = np.linalg.norm(np.where(has_moved, sizes, 0.0), axis=1)
+    found: Array = eps * (np.linalg.norm(slopes, axis=1) + _ROUNDED * lengths / step)
+    return found
+
+
+def _is_resolved(errors: Array, has_moved: Array, first: Array, bars: Array) -> Array:
+    """Whether smaller steps see what is narrower than larger ones, whose bars [c] are then no bars.
+
+    They move what the larger ones move, and have smaller bars; stairs of a quantised kernel are not moved.
+    """
+    unmoved = np.linalg.norm(np.where(has_moved, 0.0, first), axis=1)
+    is_seen: Array = (unmoved <= bars) & (errors < bars)
+    return is_seen
 
 
 def _is_better(slopes: Array, bars: Array, others: Array, other_bars: Array) -> Array:
@@ -267,7 +293,7 @@ def _is_borne_out(
         return True
     number = int(random.choice(telling))
     single = _Shifts(runs, values, index, is_single=True)
-    slopes, errors = _slopes(single, np.array([number]), single.step)
+    slopes, errors, _ = _slopes(single, np.array([number]), single.step)
     with np.errstate(invalid="ignore"):
         outputs = np.nan_to_num(single.middles, nan=0.0, posinf=0.0, neginf=0.0)
     rounding = _ROUNDING * np.finfo(runs.dtype).eps * float(np.linalg.norm(outputs)) / single.step
