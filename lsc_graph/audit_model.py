@@ -25,6 +25,7 @@ from lsc_graph.auditing.measure import (
     Measured,
     check_against_autograd,
     measured_model,
+    rounded_otherwise,
 )
 from lsc_graph.auditing.rounds import DEFAULT_MAX_SAMPLES, Rounds
 from lsc_graph.auditing.spreads import layer_spreads
@@ -59,6 +60,7 @@ from lsc_graph.spectra.choose import method_of
 from lsc_graph.spectra.estimate import Method
 from lsc_graph.to_torch.device import device_of, whole_single_precision
 from lsc_graph.to_torch.differences import Differences
+from lsc_graph.to_torch.program import Run
 from lsc_graph.to_torch.segment import BlackBoxUse
 from lsc_graph.to_torch.surrogates import parse_surrogate
 
@@ -272,7 +274,8 @@ def _measure(
             clock.lap("jacobians")
             if meter is None:
                 cells = found
-                meter = _confirmed_meter(model, sample, cells, edges, generator, seed)
+                again = partial(_edges_again, model, sample, run, summary, seed)
+                meter = _confirmed_meter(model, sample, cells, edges, again, generator, seed)
             elif (more := united(cells, found)) is not cells:
                 cells = more
                 meter.regard(cells, unroll(cells))
@@ -328,11 +331,18 @@ def _say_sample(
     differences.progress = lambda num_runs: say(f"{stage}: {num_runs:,} runs of ONNX Runtime", done)
 
 
+def _edges_again(model: Measured, sample: Sample, run: Run, summary: Summary, seed: int) -> list[EdgeMap]:
+    """The edges of a run that is rounded otherwise; what else is found at it is for no report."""
+    moved = rounded_otherwise(run, torch.Generator().manual_seed(seed))
+    return model.edges(sample, moved, summary.empty())[1]
+
+
 def _confirmed_meter(
     model: Measured,
     sample: Sample,
     cells: CellGraph,
     edges: list[EdgeMap],
+    again: Callable[[], list[EdgeMap]],
     generator: torch.Generator,
     seed: int,
 ) -> GrowthMeter:
@@ -341,7 +351,7 @@ def _confirmed_meter(
     # From all states too: an edge that few paths to the last ones use is seen from near by.
     near = meter.start_everywhere(torch.Generator().manual_seed(seed))
     for start, share in ((meter.random_start(1), FAR_SHARE), (near, NEAR_SHARE)):
-        check_against_autograd(model, sample, edges, meter.order, start, share)
+        check_against_autograd(model, sample, edges, meter.order, start, share, again)
     return meter
 
 

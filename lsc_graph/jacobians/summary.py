@@ -100,7 +100,7 @@ class Summary:
         method: Method = Method.AUTO,
     ) -> None:
         self._method, self._generator = method, torch.Generator().manual_seed(0)
-        self._exposed = exposed
+        self._exposed, self._time_axis = exposed, time_axis
         self.entries: Mapping[str, Tensor] = {}
         self.united: set[tuple[str, str]] = set()
         self.probed: dict[tuple[str, str], float] = {}
@@ -109,6 +109,12 @@ class Summary:
         self._depth: defaultdict[tuple[str, str], _Points] = defaultdict(_Points)
         self._joint: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._any_seen = self._any_nonzero = False
+
+    def empty(self) -> Summary:
+        """One of the same layers, of nothing so far."""
+        other = Summary(self._exposed, self._time_axis, self._method)
+        other.entries = self.entries
+        return other
 
     @property
     def is_cut(self) -> bool:

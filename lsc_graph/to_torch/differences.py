@@ -240,7 +240,7 @@ def _slopes(shifts: _Shifts, numbers: Array, step: float) -> tuple[Array, Array,
     outputs each of them has moved [c, m]."""
     levels = step * np.array([sign * level for level in _LEVELS[shifts.runs.dtype] for sign in (1, -1)])
     real, moved, is_other = shifts.by(np.repeat(numbers, len(levels)), np.tile(levels, len(numbers)))
-    has_moved = is_other.reshape(len(numbers), len(levels), -1).any(1)
+    has_moved = np.asarray(is_other.reshape(len(numbers), len(levels), -1).any(1))
     shifts.has_moved[:, numbers] |= has_moved.T
     right, left = real.reshape(len(numbers), -1, 2, 1).transpose(2, 1, 0, 3)
     after, before = moved.reshape(len(numbers), len(levels) // 2, 2, -1).transpose(2, 1, 0, 3)

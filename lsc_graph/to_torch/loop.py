@@ -36,16 +36,16 @@ class Trajectory:
     final: dict[str, Tensor]
     cells: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def detached(self) -> Trajectory:
-        """The same numbers, of which no gradients are taken; states of steps need no memory of their own."""
-        after = detached(self.after)
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Trajectory:
+        """The same with a function of every tensor in its place; states of steps are parts of all of them."""
+        after = mapped(self.after, function)
         return Trajectory(
-            detached(self.before),
+            mapped(self.before, function),
             after,
-            detached(self.slices),
-            detached(self.captures),
-            detached(self.outputs),
-            detached(self.final),
+            mapped(self.slices, function),
+            mapped(self.captures, function),
+            mapped(self.outputs, function),
+            mapped(self.final, function),
             {name: list(after[name]) if steps else [] for name, steps in self.cells.items()},
         )
 
@@ -343,7 +343,12 @@ def slices_of(sequence: StepSequence, main: Tensor, *, is_reverse: bool) -> Tens
 
 def detached(values: Values) -> dict[str, Tensor]:
     """The same numbers, of which no gradients are taken."""
-    return {name: value.detach() for name, value in values.items()}
+    return mapped(values, Tensor.detach)
+
+
+def mapped(values: Values, function: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """A function of every value."""
+    return {name: function(value) for name, value in values.items()}
 
 
 def _over_time(steps: Sequence[Values]) -> dict[str, Tensor]:

@@ -23,15 +23,20 @@ class Tolerance:
 
     rtol: float = 1e-3
     atol: float = 1e-4
+    unit: float | None = None
 
     def bound(self, reference: Array, *, is_inner: bool) -> Array:
-        """The largest difference allowed at each element.
+        """Allowed differences.
 
         Inside a model an element may be the small difference of large ones: there atol counts in units
-        of the largest absolute value, if that is more than 1.
+        of the largest finite value of the tensor, if that is more than 1. With a `unit`, it counts so
+        everywhere, if that is more than this.
         """
-        scale = float(np.abs(reference).max(initial=1.0, where=np.isfinite(reference))) if is_inner else 1.0
-        return self.atol * max(scale, 1.0) + self.rtol * np.abs(reference)
+        scale = 1.0
+        if is_inner or self.unit is not None:
+            least = 1.0 if self.unit is None else self.unit
+            scale = float(np.abs(reference).max(initial=least, where=np.isfinite(reference)))
+        return self.atol * scale + self.rtol * np.abs(reference)
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from lsc_graph.layers.cells import Cell
 from lsc_graph.recurrence.dataflow import body_values, direct_sources
 from lsc_graph.recurrence.find import Findings
 from lsc_graph.recurrence.site import RecurrentSite
-from lsc_graph.to_torch.loop import Call, SiteModule, Trajectory, Values, detached, own_tensor, slices_of
+from lsc_graph.to_torch.loop import Call, SiteModule, Trajectory, Values, mapped, own_tensor, slices_of
 from lsc_graph.to_torch.segment import Parameters, Segment
 
 
@@ -29,14 +29,18 @@ class Run:
     values: dict[str, Tensor] | None = None
     boundaries: tuple[Tensor, ...] = ()
 
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> Run:
+        """The same with a function of every tensor in its place."""
+        return Run(
+            mapped(self.outputs, function),
+            tuple(trajectory.mapped(function) for trajectory in self.trajectories),
+            None if self.values is None else mapped(self.values, function),
+            tuple(function(value) for value in self.boundaries),
+        )
+
     def detached(self) -> Run:
         """The same numbers, of which no gradients are taken."""
-        return Run(
-            detached(self.outputs),
-            tuple(trajectory.detached() for trajectory in self.trajectories),
-            None if self.values is None else detached(self.values),
-            tuple(value.detach() for value in self.boundaries),
-        )
+        return self.mapped(Tensor.detach)
 
 
 class SequenceProgram(nn.Module):

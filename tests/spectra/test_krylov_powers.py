@@ -78,6 +78,17 @@ def test_what_few_products_take_to_nothing_has_radius_zero_beside_what_has_anoth
     torch.testing.assert_close(found.values[1], exact, rtol=5e-3, atol=0)
 
 
+@pytest.mark.parametrize(("gain", "length", "loop"), [(1e8, 7, 0.9), (1e5, 8, 0.01), (1e16, 4, 0.9)])
+def test_what_is_too_small_to_be_held_beside_large_elements_is_not_nothing(
+    gain: float, length: int, loop: float
+) -> None:
+    """A chain of shifts that few products take to nothing, and a loop that goes on."""
+    matrix = torch.diag(torch.cat([torch.full((length - 1,), gain), torch.zeros(150 - length)]), -1)
+    matrix[-1, -1] = loop
+    found = krylov_power_radius(dense_operator(matrix[None]))
+    assert not bool(found.converged) or float(found.values) == pytest.approx(loop, rel=TOLERANCE)
+
+
 @pytest.mark.parametrize("name", ["nilpotent", "nilpotent, turned", "defective edge", "triangular, strong"])
 def test_powers_that_vanish_or_are_badly_conditioned_do_not_converge(name: str) -> None:
     build, exact = HARD[name]
