@@ -479,7 +479,7 @@ def weights_rounded_otherwise(proto: onnx.ModelProto) -> onnx.ModelProto:
     for tensor in copy.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             stored = onnx.numpy_helper.to_array(tensor)
-            signs = random.choice(np.float32([-1, 1]), stored.shape)
+            signs = random.choice([-1.0, 1.0], stored.shape)
             moved = stored * (1 + signs * np.finfo(np.float32).eps)
             tensor.CopyFrom(onnx.numpy_helper.from_array(moved.astype(np.float32), tensor.name))
     return copy

@@ -28,7 +28,7 @@ class Rounds:
         start: when the time began, by `time.perf_counter`.
 
     Raises:
-        UsageError: the precision is not positive, or the budget is smaller than the first round.
+        UsageError: the precision is not positive, the time no number, or the budget smaller than a round.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class Rounds:
             )
         if precision is not None and max_samples < num_samples:
             raise UsageError("--max-samples is less than --samples", got=f"{max_samples} < {num_samples}")
+        if max_seconds is not None and math.isnan(max_seconds):
+            raise UsageError("--max-seconds must be a number", got=f"{max_seconds:g}")
         # One sample cannot show how samples differ.
         self.next = num_samples if precision is None else max(num_samples, min(2, max_samples))
         self._precision, self._max_samples, self._num_wanted = precision, max_samples, num_samples

@@ -59,6 +59,11 @@ def test_requests_that_make_no_sense_are_refused(precision: float, limit: int) -
         Rounds(precision, 4, limit, 60)
 
 
+def test_a_time_that_is_no_number_is_refused() -> None:
+    with pytest.raises(UsageError):
+        Rounds(None, 4, 9, float("nan"))
+
+
 def audited(name: str, **options: object) -> Analysis:
     return audit(registry.build(name), num_steps=12, **options)
 
