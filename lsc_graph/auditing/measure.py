@@ -476,12 +476,13 @@ def weights_rounded_otherwise(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a model whose weights are moved by about as much as they are rounded by."""
     copy, random = onnx.ModelProto(), np.random.default_rng(0)
     copy.CopyFrom(proto)
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     for tensor in copy.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
+        if tensor.data_type in floats:
             stored = onnx.numpy_helper.to_array(tensor)
             signs = random.choice([-1.0, 1.0], stored.shape)
-            moved = stored * (1 + signs * np.finfo(np.float32).eps)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(moved.astype(np.float32), tensor.name))
+            moved = (stored * (1 + signs * np.finfo(stored.dtype).eps)).astype(stored.dtype)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
     return copy
 
 

@@ -50,6 +50,18 @@ def test_a_model_at_the_edge_of_chaos_is_audited(scale: float, seed: int) -> Non
     assert found.layers[0].time_radius is not None
 
 
+def test_a_chaotic_model_of_half_precision_is_compared_by_parts() -> None:
+    """Its weights are rounded to fewer digits than those of others."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float16[1, 16] x, float16[1, 16] h) => (float16[1, 16] h_out)
+        { p = MatMul(h, w) q = Add(p, x) h_out = Tanh(q) }"""
+    )
+    weights = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float16)
+    proto.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    assert parity_of(proto, 60).rounding is not None
+
+
 def test_a_calm_model_is_compared_in_whole_runs() -> None:
     assert parity_of(registry.build("gru")).rounding is None
 
