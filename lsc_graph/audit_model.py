@@ -143,17 +143,15 @@ def audit(
     surrogates = put_in(prepared, stand_in) if stand_in is not None else None
     clock.lap("prepare")
     limit = num_given(prepared.plan, given, is_streaming=is_streaming(prepared))
-    draw = partial(_samples, prepared, given, seed)
 
     def measure(use: BlackBoxUse) -> Analysis:
         most = min(max_samples, limit or max_samples)
         rounds = Rounds(precision, num_samples, most, max_seconds, clock.start)
-        fitting = FittingSamples(prepared, draw, limit)
+        fitting = FittingSamples(prepared, partial(_samples, prepared, given, seed), limit)
         return _measure(prepared, fitting, rounds, where, seed, time_axis, method, use, say, clock)
 
     with torch.no_grad():
-        analysis = _with_black_boxes(measure, black_box)
-    return replace(analysis, surrogate=surrogates)
+        return replace(_with_black_boxes(measure, black_box), surrogate=surrogates)
 
 
 def _with_black_boxes(measure: Callable[[BlackBoxUse], Analysis], wanted: str) -> Analysis:
