@@ -102,9 +102,9 @@ class BlackBox(nn.Module):
     def _finest(self, values: Sequence[Array]) -> Runs:
         """How to run it in double precision, if it can be run so and gives the same; else in single."""
         if self._runs is None:
-            own = ((form, np.float32) for form in (self._proto,))
             double = ((form, np.float64) for form in _in_double_forms(self._proto))
-            found = (self._agreeing(form, dtype, values) for form, dtype in itertools.chain(double, own))
+            forms = itertools.chain(double, [(self._proto, np.float32)])
+            found = (self._agreeing(form, dtype, values) for form, dtype in forms)
             runs = next((runs for runs in found if runs is not None), None)
             self._runs = runs or self._runs_of(self._single, np.float32, has_free_sizes=False)
             self.record.has_double &= self._runs.dtype is np.float64
