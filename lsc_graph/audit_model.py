@@ -25,8 +25,8 @@ from lsc_graph.auditing.measure import (
     Measured,
     check_against_autograd,
     measured_model,
-    rounded_otherwise,
 )
+from lsc_graph.auditing.rounding import run_rounded_otherwise
 from lsc_graph.auditing.rounds import DEFAULT_MAX_SAMPLES, Rounds
 from lsc_graph.auditing.spreads import layer_spreads
 from lsc_graph.auditing.stability import judge
@@ -331,7 +331,7 @@ def _say_sample(
 
 def _edges_again(model: Measured, sample: Sample, run: Run, summary: Summary, seed: int) -> list[EdgeMap]:
     """The edges of a run that is rounded otherwise; what else is found at it is for no report."""
-    moved = rounded_otherwise(run, torch.Generator().manual_seed(seed))
+    moved = run_rounded_otherwise(run, torch.Generator().manual_seed(seed))
     return model.edges(sample, moved, summary.empty())[1]
 
 

@@ -13,6 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from lsc_graph.auditing.rounding import inputs_rounded_otherwise, weights_rounded_otherwise
 from lsc_graph.errors import AnalysisError, ParityError
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.cell import flatten
@@ -134,7 +135,7 @@ class _Model:
         name, error = check.failures[0]
         if not np.isfinite(error):
             return check.refusal(first_difference)
-        other = replace(sample, inputs=_rounded_otherwise(sample.inputs))
+        other = replace(sample, inputs=inputs_rounded_otherwise(sample.inputs))
         with np.errstate(invalid="ignore"):
             own = self.values(sample, name).astype(float)
             # What inputs are rounded by may die away, where each step rounds anew, as weights do.
@@ -462,32 +463,6 @@ def check_against_autograd(
             compare(node, None)
 
 
-def rounded_otherwise(run: Run, generator: torch.Generator) -> Run:
-    """A run of which every number is moved by about as much as it is rounded by."""
-
-    def moved(value: Tensor) -> Tensor:
-        if not value.is_floating_point():
-            return value
-        signs = torch.randint(0, 2, value.shape, generator=generator).to(value) * 2 - 1
-        return value * (1 + signs * torch.finfo(value.dtype).eps)
-
-    return run.mapped(moved)
-
-
-def weights_rounded_otherwise(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of a model whose weights are moved by about as much as they are rounded by."""
-    copy, random = onnx.ModelProto(), np.random.default_rng(0)
-    copy.CopyFrom(proto)
-    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    for tensor in copy.graph.initializer:
-        if tensor.data_type in floats:
-            stored = onnx.numpy_helper.to_array(tensor)
-            signs = random.choice([-1.0, 1.0], stored.shape)
-            moved = (stored * (1 + signs * np.finfo(stored.dtype).eps)).astype(stored.dtype)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(moved, tensor.name))
-    return copy
-
-
 def attached_run(model: Measured, sample: Sample) -> Run:
     """A run that gradients by states can be taken of."""
     with torch.enable_grad(), _fixed(model.parameters):
@@ -555,19 +530,6 @@ def _pieces(carry: CarriedState, value: Array) -> dict[str, Array]:
 def _single(value: Array) -> Array:
     is_half = value.dtype.itemsize == 2 and value.dtype.kind not in "iub"
     return value.astype(np.float32) if is_half else value
-
-
-def _rounded_otherwise(inputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Floats moved by as little as they are rounded by, up or down."""
-    generator = np.random.default_rng(0)
-
-    def moved(value: Array) -> Array:
-        if value.dtype.kind != "f":
-            return value
-        ends = np.where(generator.random(value.shape) < 0.5, -np.inf, np.inf).astype(value.dtype)
-        return np.asarray(np.nextafter(value, ends))
-
-    return {name: moved(value) for name, value in inputs.items()}
 
 
 def _recurrent_outputs(proto: onnx.ModelProto) -> list[str]:
