@@ -66,7 +66,7 @@ def test_reports_and_results_read_results_only(name: str) -> None:
 
 def test_only_one_module_knows_the_converter() -> None:
     users = {name for name in MODULES if any(f.split(".")[0] == "onnx2fx" for f in imports_of(name))}
-    assert users == {"lsc_graph.to_torch.segment"}
+    assert users == {"lsc_graph.to_torch.converted"}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

@@ -34,7 +34,7 @@ class TorchModel(nn.Module):
     """An ONNX model in torch.
 
     Called with the model's inputs, by position or by name; returns its output, or a tuple of them in the
-    model's order. Keys of `state_dict` and `named_parameters` are the names of the file's tensors, those
+    model's order. It can be copied, pickled and saved like other modules. Keys of `state_dict` and `named_parameters` are the names of the file's tensors, those
     inside inner graphs with the path to them before their name (`lsc_graph.origins`).
 
     Args:
@@ -48,13 +48,7 @@ class TorchModel(nn.Module):
         self.input_names, self.output_names = view.inputs, view.outputs
         # Names of initializers may hold dots, which `register_parameter` does not take.
         self._parameters.update(weights)
-        names = {id(parameter): name for name, parameter in weights.items()}
-        self._ties = [
-            (module, key, names[id(parameter)])
-            for module in view.modules()
-            for key, parameter in module._parameters.items()
-            if id(parameter) in names
-        ]
+        self._ties = self._found_ties()
         self._register_state_dict_hook(_without_view)  # type: ignore[no-untyped-call]  # torch leaves it untyped
         self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
@@ -77,6 +71,23 @@ class TorchModel(nn.Module):
         assert view is not None
         outputs: tuple[Tensor, ...] = view(*inputs, *rest)
         return outputs[0] if len(outputs) == 1 else outputs
+
+    def _found_ties(self) -> list[tuple[nn.Module, str, str]]:
+        names = {id(parameter): name for name, parameter in self._parameters.items()}
+        return [
+            (module, key, names[id(parameter)])
+            for view in self.children()
+            for module in view.modules()
+            for key, parameter in module._parameters.items()
+            if id(parameter) in names
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key != "_ties"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self._ties = self._found_ties()
 
     def tie(self) -> None:
         """Let the graph use the parameters of this module, after some of them were replaced."""

@@ -1,4 +1,4 @@
-"""A piece of an ONNX graph as a differentiable torch function. The only module that knows onnx2fx."""
+"""A piece of an ONNX graph as a differentiable torch function."""
 
 from __future__ import annotations
 
@@ -7,13 +7,9 @@ from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
-import onnx
-import onnx2fx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 import torch
-from onnx2fx.graph_builder import GraphBuilder
-from onnx2fx.op_registry import get_handler
 from torch import Tensor, nn
 
 from lsc_graph.canonical.function_ops import write_out
@@ -22,15 +18,11 @@ from lsc_graph.errors import ConversionError
 from lsc_graph.recurrence.not_weights import running_statistics
 from lsc_graph.to_torch.black_box import BlackBox
 from lsc_graph.to_torch.black_parts import Group, Parts, apart, moves_only, outputs_of
+from lsc_graph.to_torch.converted import Converted, NotConvertedError, is_converted
 from lsc_graph.to_torch.differences import Differences
-from lsc_graph.to_torch.functions import dft, lp_normalized, shape_of, size_of
-from lsc_graph.to_torch.rewritten import ONLY, rewrite
-from lsc_graph.to_torch.sizes import keep_on_host, lift_constants, sizes_in
-from lsc_graph.to_torch.spike import sign, spike
-from lsc_graph.to_torch.surrogates import DOMAIN, SPIKE
+from lsc_graph.to_torch.rewritten import rewrite
+from lsc_graph.to_torch.sizes import lift_constants, sizes_in
 from lsc_graph.to_torch.unfaithful import refuse_unfaithful, why_unfaithful
-
-_DFT_BY_INPUT = 20
 
 
 class BlackBoxUse(StrEnum):
@@ -174,20 +166,15 @@ def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> 
     origins = _rename(piece)
     model = ir.Model(piece, ir_version=10)
     passes.OutputFixPass()(model)
-    sizes = sizes_in(piece)
     try:
-        with torch.no_grad():
-            module = onnx2fx.convert(ir.to_proto(model))
-    except (onnx2fx.Onnx2FxError, NotImplementedError, ValueError, KeyError) as error:
+        module = Converted(ir.to_proto(model), sizes_in(piece))
+    except NotConvertedError as error:
         raise _conversion_error(error, part) from error
     for safe_name, origin in origins.items():
-        value = getattr(module, safe_name)
+        value = getattr(module.graph, safe_name)
         if value.is_floating_point() and origin in known:
-            delattr(module, safe_name)
             trainable = origin not in statistics
-            shared = parameters.share(scope + origin, value, is_trainable=trainable)
-            module.register_parameter(safe_name, shared)
-    keep_on_host(module, sizes)
+            module.replace(safe_name, parameters.share(scope + origin, value, is_trainable=trainable))
     return module
 
 
@@ -200,8 +187,7 @@ def _write_out(piece: ir.Graph) -> None:
     opset = piece.opset_imports.get("", 0)
 
     def is_lacking(node: ir.Node) -> bool:
-        is_known = get_handler(node.op_type, "", opset) is not None
-        return not is_known or why_unfaithful(node) is not None
+        return not is_converted(node.op_type, opset) or why_unfaithful(node) is not None
 
     try:
         refuse_unfaithful(piece)
@@ -215,75 +201,6 @@ def _write_out(piece: ir.Graph) -> None:
         refuse_unfaithful(piece)
     except ConversionError as error:  # the operator of the file says more than what it consists of
         raise reason or error from error
-
-
-def _convert_spike(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
-    """Our own operator (`lsc_graph.surrogates`) in an fx graph."""
-    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    kind, surrogate = given["kind"].decode(), given["surrogate"].decode()
-    values = [builder.get_value(name) for name in node.input]
-    numbers = (surrogate, given["dampening"], given["sharpness"])
-    converted: torch.fx.Node = (
-        builder.call_function(sign, args=(*values, *numbers))
-        if kind == "Sign"
-        else builder.call_function(spike, args=(*values, kind, *numbers))
-    )
-    return converted
-
-
-def _convert_only(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
-    """Our own operator (`lsc_graph.to_torch.rewritten`) in an fx graph."""
-    converted: torch.fx.Node = builder.call_function(_only, args=(builder.get_value(node.input[0]),))
-    return converted
-
-
-def _only(value: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return value[0] if isinstance(value, tuple) else value
-
-
-def _convert_dft(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
-    """The operator DFT, whose axis is an attribute until operator set 20."""
-    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    x, length, axis = (builder.get_value(name) if name else None for name in (*node.input, "", "")[:3])
-    if axis is None:
-        axis = given.get("axis", -2 if builder.opset_version >= _DFT_BY_INPUT else 1)
-    inverse, onesided = bool(given.get("inverse", 0)), bool(given.get("onesided", 0))
-    converted: torch.fx.Node = builder.call_function(dft, args=(x, length, axis, inverse, onesided))
-    return converted
-
-
-def _convert_lp_normalization(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
-    """The operator LpNormalization."""
-    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    numbers = (given.get("axis", -1), given.get("p", 2))
-    converted: torch.fx.Node = builder.call_function(
-        lp_normalized, args=(builder.get_value(node.input[0]), *numbers)
-    )
-    return converted
-
-
-def _convert_shape(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
-    """The operator Shape."""
-    given = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
-    numbers = (given.get("start", 0), given.get("end"))
-    converted: torch.fx.Node = builder.call_function(
-        shape_of, args=(builder.get_value(node.input[0]), *numbers)
-    )
-    return converted
-
-
-def _convert_size(builder: GraphBuilder, node: onnx.NodeProto) -> torch.fx.Node:
-    """The operator Size."""
-    converted: torch.fx.Node = builder.call_function(size_of, args=(builder.get_value(node.input[0]),))
-    return converted
-
-
-onnx2fx.register_op("Shape", handler=_convert_shape)
-onnx2fx.register_op("Size", handler=_convert_size)
-onnx2fx.register_op("DFT", handler=_convert_dft)
-onnx2fx.register_op("LpNormalization", handler=_convert_lp_normalization)
-onnx2fx.register_op(ONLY, handler=_convert_only, domain=DOMAIN)
-onnx2fx.register_op(SPIKE, handler=_convert_spike, domain=DOMAIN)
 
 
 def _describe(piece: ir.Graph, outputs: tuple[str, ...]) -> str:

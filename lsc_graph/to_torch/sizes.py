@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-from torch import nn
 
 # Where operators read what onnx2fx turns into Python numbers and nothing else.
 _READ = {"Reshape": {1}, "Squeeze": {1}, "Unsqueeze": {1}, "Split": {1}, "Slice": {1, 2, 3, 4}}
@@ -35,11 +34,3 @@ def sizes_in(graph: ir.Graph) -> list[str]:
             if attribute.type == ir.AttributeType.GRAPH:
                 others |= {str(value.name) for value in attribute.as_graph().outputs}
     return [str(name) for name in graph.initializers if name in found - others]
-
-
-def keep_on_host(module: nn.Module, names: list[str]) -> None:
-    """Buffers that do not move with their module."""
-    for name in names:
-        value = getattr(module, name)
-        delattr(module, name)
-        setattr(module, name, value)
