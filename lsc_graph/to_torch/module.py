@@ -34,8 +34,9 @@ class TorchModel(nn.Module):
     """An ONNX model in torch.
 
     Called with the model's inputs, by position or by name; returns its output, or a tuple of them in the
-    model's order. It can be copied, pickled and saved like other modules. Keys of `state_dict` and `named_parameters` are the names of the file's tensors, those
-    inside inner graphs with the path to them before their name (`lsc_graph.origins`).
+    model's order. Keys of `state_dict` and `named_parameters` are the names of the file's tensors, those
+    inside inner graphs with the path to them before their name (`lsc_graph.origins`). It can be copied,
+    pickled and saved as other modules can.
 
     Args:
         view: the whole graph as one segment.

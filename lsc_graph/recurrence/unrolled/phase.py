@@ -95,6 +95,7 @@ class _Cutting:
             for value in node.outputs
         }
         self.choices = [c for c in choices if c.before in self.places and c.after in self.places]
+        self._most = walk.newest + max(3, walk.longest_shift + 1)
         self.spans = [self._span(lane) for lane in self.lanes]
         self.num_steps = self._count_steps()
         self._worth = Worth(walk, [last - first + 1 >= self.num_steps for first, last in self.spans])
@@ -306,7 +307,7 @@ class _Cutting:
     def _span(self, lane: Lane) -> tuple[int, int]:
         """The first and the last index of a lane; what comes before the first step may look like it."""
         indices = list(lane.images)
-        if len(indices) > self.walk.newest + max(3, self.walk.longest_shift + 1):
+        if len(indices) > self._most:
             indices = [index for index, node in lane.images.items() if node in self.walk.levels]
         return min(indices), max(indices)
 

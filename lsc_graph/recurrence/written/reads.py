@@ -30,6 +30,9 @@ from lsc_graph.recurrence.written.places import (
 )
 
 MAX_PIECES = 4096
+# Nodes for one value on the average. More are needed where each step reads all that others have written, as
+# in a triangular solve: then nothing is a state of a fixed size, and all the pieces would take long.
+_MOST_NODES, _FREE_NODES = 16, 1024
 
 
 def read_what_was_written(model: ir.Model) -> bool:
@@ -40,13 +43,11 @@ def read_what_was_written(model: ir.Model) -> bool:
     """
     if not any(is_write(node) or grows(node) for node in model.graph.all_nodes()):
         return False
-    writes, names, is_changed = Writes(MAX_ELEMENTS), Names(model.graph), False
-    for graph in list(model.graphs()):
-        writer = GraphWriter(names.unique_prefix("written"), None)
-        for node in list(graph):
-            if only_moves(node) or is_write(node):
-                for value in node.outputs:
-                    is_changed |= _is_read(value) and _forward(value, graph, writes, writer)
+    before = model.clone()
+    is_changed = _forward_all(model)
+    if is_changed is None:
+        model.graph = before.graph
+        return False
     lift_constants(model)
     remove_identities(model)
     passes.TopologicalSortPass()(model)
@@ -54,6 +55,22 @@ def read_what_was_written(model: ir.Model) -> bool:
         passes.CommonSubexpressionEliminationPass()(model)
     remove_unused(model)
     return is_changed
+
+
+def _forward_all(model: ir.Model) -> bool | None:
+    """Whether anything was put in the place of what was read; None if that takes too many nodes."""
+    writes, names = Writes(MAX_ELEMENTS), Names(model.graph)
+    num_values, num_nodes = 0, 0
+    for graph in list(model.graphs()):
+        writer = GraphWriter(names.unique_prefix("written"), None)
+        moving = [node for node in graph if only_moves(node) or is_write(node)]
+        for value in (value for node in moving for value in node.outputs):
+            num_values += _is_read(value) and _forward(value, graph, writes, writer)
+            num_nodes += len(writer.nodes)
+            writer.nodes.clear()
+            if num_nodes > _FREE_NODES + _MOST_NODES * num_values:
+                return None
+    return num_values > 0
 
 
 def _is_read(value: ir.Value) -> bool:
@@ -92,7 +109,6 @@ def _forward(value: ir.Value, graph: ir.Graph, writes: Writes, writer: GraphWrit
         return False
     finally:  # what is of no use in the end is removed with the rest
         graph.insert_before(node, writer.nodes)
-        writer.nodes.clear()
     put_in_place(value, made)
     return True
 

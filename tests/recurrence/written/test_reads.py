@@ -216,6 +216,40 @@ def test_a_cell_that_reads_its_whole_past_is_refused_by_name() -> None:
     assert any("has no counterpart there" in refusal.reason for refusal in found.refusals)
 
 
+def triangular_solve(size: int) -> ir.Model:
+    """Forward substitution, row by row in place: each row is computed from all rows before it."""
+    net = Unroller()
+    rows = net.op("Tanh", net.input("x", size, size))
+    for k in range(1, size):
+        row, part = net.constant([k]), [net.constant([0, 0]), net.constant([k, k])]
+        own = net.op(
+            "Slice",
+            net.op("Gather", rows, row, axis=0),
+            net.constant([0]),
+            net.constant([k]),
+            net.constant([1]),
+        )
+        new = net.op("Add", own, net.op("MatMul", own, net.op("Slice", rows, *part)))
+        rows = net.op("ScatterND", rows, net.constant([[[k, j] for j in range(k)]]), new)
+    net.output(net.op("Neg", rows))
+    return normalize(net.model(), {"x": (size, size)}, {})
+
+
+def test_what_reads_all_rows_at_every_step_stays_as_it_was_once_that_takes_too_many_pieces() -> None:
+    small, large = triangular_solve(8), triangular_solve(48)
+    assert read_what_was_written(small)
+    before = [node.op_type for node in large.graph]
+    assert not read_what_was_written(large)
+    assert [node.op_type for node in large.graph] == before
+    proto = ir.to_proto(large)
+    x = {"x": np.random.default_rng(0).standard_normal((48, 48)).astype(np.float32) / 48}
+    (found,) = Reference(proto).run(x).values()
+    rows = np.tanh(x["x"])
+    for k in range(1, 48):
+        rows[k, :k] += rows[k, :k] @ rows[:k, :k]
+    np.testing.assert_allclose(found, -rows, atol=1e-5)
+
+
 class InHalves(nn.Module):
     """Two layers of which each keeps two halves, apart from the pre-activation of what it shows."""
 
