@@ -16,6 +16,7 @@ from lsc_graph.recurrence.unrolled.lanes import StepsDifferError, is_alike
 from lsc_graph.recurrence.unrolled.slices import TimeSlice, size_along, slices_behind, time_slice
 from lsc_graph.recurrence.unrolled.steps import Images, Steps
 
+OTHER_WEIGHTS = "the steps use different weights"
 _MAX_LIFTED_DEPTH = 200
 
 
@@ -280,7 +281,7 @@ def _whole(key: ir.Value, lane: Images, constants: Constants) -> list[ir.Value]:
         return [key] * len(lane)
     if constants.is_matrix(key) and all(value is None or value in constants for value in lane):
         names = _names([value for value in lane if value is not None])
-        raise StepsDifferError((), f"the steps use different weights: {names}")
+        raise StepsDifferError((), f"{OTHER_WEIGHTS}: {names}")
     lacking = [step for step, value in enumerate(lane) if value is None]
     if lacking:
         raise StepsDifferError(lacking, f"nothing stands for {key.name} there")

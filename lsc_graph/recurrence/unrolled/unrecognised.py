@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 import onnx_ir as ir
 
 from lsc_graph.recurrence.ends import initial_states
+from lsc_graph.recurrence.layered.row_ways import ELEMENTWISE
 from lsc_graph.recurrence.unrolled.affine import is_affine
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Order, own_levels, repeated_uses
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import is_alike
+from lsc_graph.recurrence.unrolled.reads import OTHER_WEIGHTS
 from lsc_graph.recurrence.unrolled.sequence_chains import readings_of
 from lsc_graph.recurrence.unrolled.slices import time_slice
 from lsc_graph.results import Refusal
@@ -46,11 +48,15 @@ def find_unrecognised(
         name = str(constant.name)
         if constants.is_uniform(constant):
             continue
-        # Two uses of a factor for every unit may be no more than shared.
-        fewest = 2 if constants.is_matrix(constant) else MIN_STEPS
+        # Two uses of a factor or a mask for every element may be no more than shared, and so are more of
+        # them among weights that differ: layers of a stack.
+        is_shared = all(node.op_type in ELEMENTWISE for node in nodes)
+        fewest = 2 if constants.is_matrix(constant) and not is_shared else MIN_STEPS
         if max(own_levels(order, nodes)) >= fewest:
-            likely[name] = reasons.get(name, "its uses follow each other")
-        elif not constants.is_matrix(constant):
+            reason = reasons.get(name, "its uses follow each other")
+            if not (is_shared and OTHER_WEIGHTS in reason):
+                likely[name] = reason
+        elif is_shared or not constants.is_matrix(constant):
             continue
         elif len(nodes) <= _MOST_USES and _meet([node.outputs for node in nodes], order):
             likely[name] = f"its {len(nodes)} uses {_ENTERS}"

@@ -145,7 +145,27 @@ def factors(net: Unroller) -> str:
     return net.op("MatMul", net.op("Mul", net.op("Mul", one, two), three), net.weight(H, H))
 
 
-@pytest.mark.parametrize("build", [siamese, attention, features, factors])
+def masked_layers(net: Unroller, num_layers: int) -> str:
+    """Layers of attention with one mask and one scale for each feature and time, and weights of their own."""
+    x, scale = net.input("x", 5, H), net.weight(5, H)
+    mask = net.constant(np.triu(np.full((5, 5), -9.0), 1))
+    for _ in range(num_layers):
+        q, k, v = (net.op("MatMul", x, net.weight(H, H)) for _ in range(3))
+        scores = net.op("Add", net.op("MatMul", q, net.op("Transpose", k, perm=[1, 0])), mask)
+        read = net.op("MatMul", net.op("Softmax", scores, axis=-1), v)
+        x = net.op("Add", x, net.op("Mul", net.op("MatMul", read, net.weight(H, H)), scale))
+    return x
+
+
+def masked_pair(net: Unroller) -> str:
+    return masked_layers(net, 2)
+
+
+def masked_stack(net: Unroller) -> str:
+    return masked_layers(net, 5)
+
+
+@pytest.mark.parametrize("build", [siamese, attention, features, factors, masked_pair, masked_stack])
 def test_sharing_and_slices_alone_are_not_named(build: object) -> None:
     assert callable(build)
     net = Unroller()
