@@ -15,6 +15,7 @@ import torch
 
 from lsc_graph.auditing.agreement import Agreement
 from lsc_graph.auditing.batches import batch_entries
+from lsc_graph.auditing.bypassed import bypassed_warnings
 from lsc_graph.auditing.causal_readings import causal_readings
 from lsc_graph.auditing.cuts import put_in
 from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
@@ -202,7 +203,7 @@ def inspect(
         layers=bare_layers(cells, are_times_seen=are_times_seen),
         causal=causal,
         grid=_grid(cells),
-        warnings=(*known_warnings(prepared), *unconnected, *unseen),
+        warnings=(*known_warnings(prepared), *bypassed_warnings(prepared, cells), *unconnected, *unseen),
     )
 
 
@@ -307,7 +308,12 @@ def _measure(
         grid=_grid(cells),
         growth=growth,
         verdict=_verdict(growth, layers, cells),
-        warnings=(*warnings, *cancelled_warnings(growth, cells), *fitting.warnings),
+        warnings=(
+            *warnings,
+            *bypassed_warnings(prepared, cells),
+            *cancelled_warnings(growth, cells),
+            *fitting.warnings,
+        ),
         timing_seconds=clock.seconds,
     )
     clock.lap("judge")
