@@ -88,7 +88,11 @@ def _slopes(
             for edge in pulled
             if edge.source == edge.target and edge.source in rows
         ]
-        return [list(torch.autograd.grad(t, wanted, retain_graph=True, allow_unused=True)) for t in totals]
+        return [
+            list(torch.autograd.grad(total, wanted, retain_graph=True, allow_unused=True))
+            for total in totals
+            if total.requires_grad  # unlike that of a maximum, whose slopes are 0 and 1 whatever the weights
+        ]
 
     with torch.enable_grad():
         return reader.parametrised.call(by_name(weights, leaves), function)

@@ -166,13 +166,14 @@ def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> 
     origins = _rename(piece)
     model = ir.Model(piece, ir_version=10)
     passes.OutputFixPass()(model)
+    on_host = sizes_in(piece)
     try:
-        module = Converted(ir.to_proto(model), sizes_in(piece))
+        module = Converted(ir.to_proto(model), on_host)
     except NotConvertedError as error:
         raise _conversion_error(error, part) from error
     for safe_name, origin in origins.items():
         value = getattr(module.graph, safe_name)
-        if value.is_floating_point() and origin in known:
+        if value.is_floating_point() and origin in known and safe_name not in on_host:
             trainable = origin not in statistics
             module.replace(safe_name, parameters.share(scope + origin, value, is_trainable=trainable))
     return module

@@ -1,4 +1,4 @@
-"""Constants that say sizes and axes alone: they stay on the host, which reads them at every step.
+"""Constants that say sizes, axes or padding alone: they stay on the host, which reads them at every step.
 
 On another device it would wait for that each time.
 """
@@ -9,7 +9,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 # Where operators read what onnx2fx turns into Python numbers and nothing else.
-_READ = {"Reshape": {1}, "Squeeze": {1}, "Unsqueeze": {1}, "Split": {1}, "Slice": {1, 2, 3, 4}}
+_READ = {"Reshape": {1}, "Squeeze": {1}, "Unsqueeze": {1}, "Split": {1}, "Slice": {1, 2, 3, 4}, "Pad": {1, 2}}
 
 
 def lift_constants(graph: ir.Graph) -> None:

@@ -67,3 +67,23 @@ def test_nor_for_one_that_a_node_holds() -> None:
         (found,) = moved(Held(torch.arange(6.0)[None]))
         assert device.waits.total() == 0, device.waits
         assert found.cpu().tolist() == [[4.0, 6.0, 8.0, 10.0]]
+
+
+def test_what_is_padded_with_is_a_number_of_the_host_and_no_parameter() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 18]>
+    step (float[1, 2] x) => (float[1, 4] y)
+    <int64[4] pads = {0, 1, 0, 1}, float filling = {3.0}>
+    {
+        y = Pad(x, pads, filling)
+    }
+    """
+    graph, parameters = ir.from_proto(onnx.parser.parse_model(text)).graph, Parameters()
+    segment = Segment(graph, ["x"], ["y"], opsets={"": 18}, parameters=parameters)
+    assert parameters.names() == ()
+    with FakeDevice() as device:
+        moved = segment.to(NAME)
+        device.waits.clear()
+        (found,) = moved(Held(torch.tensor([[1.0, 2.0]])))
+        assert device.waits.total() == 0, device.waits
+        assert found.cpu().tolist() == [[3.0, 1.0, 2.0, 3.0]]
