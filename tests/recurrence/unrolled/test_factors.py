@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
+from torch import nn
 from unrolled_models import Network, at
 
-from lsc_graph.audit_model import audit
+from lsc_graph.audit_model import audit, inspect
 from lsc_graph.canonical.normalize import normalize
 from lsc_graph.recurrence.unrolled.factors import write_factors_of_one
 
@@ -98,3 +101,36 @@ def test_a_factor_that_only_the_last_step_lacks_is_known_from_its_equal() -> Non
     (own,) = audit(net.done(rows, rows), num_samples=1).recurrences
     assert own.num_steps == 6
     assert sum(state.shape[-1] for state in own.states) == 2 * H
+
+
+class Adaptive(nn.Module):
+    """Adaptive threshold neurons that read the current of the step before (as in norse), from rest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inputs = nn.Linear(3, H, bias=False)
+        self.recurrent = nn.Linear(H, H, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        leak = threshold = torch.tensor(0.0)
+        v = z = i = torch.zeros(1, H)
+        b = torch.ones(1, H)
+        rows = []
+        for now in x:
+            risen = v + 0.1 * ((leak - v) + i)
+            faded, b = i - 0.2 * i, b + 0.01 * (1.0 - b)
+            i = faded + self.inputs(now) + self.recurrent(z)
+            z = (risen - b > threshold).float()
+            v, b = (1 - z) * risen, b + 1.8 * z
+            rows.append(z)
+        return torch.stack(rows)
+
+
+@pytest.mark.parametrize("dynamo", [False, True])
+def test_a_rate_that_two_sums_of_the_first_step_share_is_no_factor_that_was_left_out(*, dynamo: bool) -> None:
+    file = io.BytesIO()
+    torch.onnx.export(Adaptive().eval(), (torch.randn(9, 1, 3),), file, dynamo=dynamo, verbose=False)
+    (found,) = inspect(onnx.load_from_string(file.getvalue())).recurrences
+    assert found.num_steps >= 8
+    assert len(found.weights) == 2
