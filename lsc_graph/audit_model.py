@@ -31,7 +31,7 @@ from lsc_graph.auditing.rounding import run_rounded_otherwise
 from lsc_graph.auditing.rounds import DEFAULT_MAX_SAMPLES, Rounds
 from lsc_graph.auditing.spreads import layer_spreads
 from lsc_graph.auditing.stability import judge
-from lsc_graph.auditing.warnings import cancelled_warnings, known_warnings, measured_warnings
+from lsc_graph.auditing.warnings import growth_warnings, known_warnings, measured_warnings
 from lsc_graph.counting.connect import connected_cells
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
@@ -308,12 +308,7 @@ def _measure(
         grid=_grid(cells),
         growth=growth,
         verdict=_verdict(growth, layers, cells),
-        warnings=(
-            *warnings,
-            *bypassed_warnings(prepared, cells),
-            *cancelled_warnings(growth, cells),
-            *fitting.warnings,
-        ),
+        warnings=(*warnings, *growth_warnings(prepared, growth, cells), *fitting.warnings),
         timing_seconds=clock.seconds,
     )
     clock.lap("judge")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lsc_graph.auditing.alternatives import alternative_warnings
+from lsc_graph.auditing.bypassed import bypassed_warnings
 from lsc_graph.auditing.cuts import zero_derivatives
 from lsc_graph.auditing.measure import HALF_TOLERANCE, quantization_error
 from lsc_graph.auditing.outside import parts_outside
@@ -105,7 +106,12 @@ def _held_warnings(summary: Summary) -> tuple[str, ...]:
     )
 
 
-def cancelled_warnings(growth: Growth, cells: CellGraph) -> tuple[str, ...]:
+def growth_warnings(prepared: Prepared, growth: Growth, cells: CellGraph) -> tuple[str, ...]:
+    """What the growth from layer to layer says nothing of."""
+    return (*bypassed_warnings(prepared, cells), *_cancelled_warnings(growth, cells))
+
+
+def _cancelled_warnings(growth: Growth, cells: CellGraph) -> tuple[str, ...]:
     """Layers whose value makes no difference, as those of stabilisers: growth from them says nothing."""
     depth = depths(cells)
     deepest, silent = max(depth.values(), default=0), cancelled_depths(growth.table)

@@ -180,7 +180,7 @@ def connected_uses(order: Order, nodes: Sequence[ir.Node]) -> list[list[ir.Node]
     latest: dict[ir.Node, frozenset[ir.Node]] = {}
     groups: nx.Graph[ir.Node] = nx.Graph()
     groups.add_nodes_from(nodes)
-    for node in order.nodes[min(order.index[own] for own in nodes) :]:
+    for node in order.nodes[min((order.index[own] for own in nodes), default=0) :]:
         before = frozenset[ir.Node]().union(*(latest.get(source, ()) for source in order.sources[node]))
         if node in groups:
             groups.add_edges_from((node, own) for own in before)

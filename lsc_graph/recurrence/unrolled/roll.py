@@ -15,6 +15,7 @@ from lsc_graph.recurrence.unrolled.chosen import Chosen
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.continuation import check_end
 from lsc_graph.recurrence.unrolled.derived import merge_derived
+from lsc_graph.recurrence.unrolled.equal_numbers import merge_over_equal_numbers
 from lsc_graph.recurrence.unrolled.factors import write_factors_of_one
 from lsc_graph.recurrence.unrolled.first_heads import find_first_heads
 from lsc_graph.recurrence.unrolled.first_step import num_apart, put_back_first_steps
@@ -91,6 +92,7 @@ def roll_steps(
     """
     version = model.opset_imports.get("", 0)
     passes.CommonSubexpressionEliminationPass()(model)
+    merge_over_equal_numbers(model.graph)
     write_factors_of_one(model.graph)
     write_starts_apart(model.graph)
     found: list[RolledSteps] = []
