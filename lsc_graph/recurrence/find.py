@@ -36,6 +36,7 @@ from lsc_graph.recurrence.unrolled.chosen import NO_STATE, check_made, told_by_h
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.phase import OpenChoice
 from lsc_graph.recurrence.unrolled.roll import MAX_TRIMMED, RolledSteps, roll_steps
+from lsc_graph.recurrence.unrolled.start_search import ASSUMED, SOLVED
 from lsc_graph.recurrence.unrolled.unrecognised import find_unrecognised
 from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.results import Direction, Form, Refusal
@@ -157,6 +158,7 @@ def find_recurrences(
         if loop.counted is not None
     )
     warnings += tuple(_apart(steps) for steps in rolled if steps.num_apart)
+    warnings += tuple(_STARTED[steps.start].format(steps.name) for steps in rolled if steps.start in _STARTED)
     warnings += tuple(_uneven(rolled))
     warnings += tuple(_of_several_times(steps.name, *steps.times) for steps in rolled if steps.times)
     warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
@@ -173,6 +175,16 @@ def find_recurrences(
 def _with_more(refused: Sequence[Refusal], more: Sequence[Refusal]) -> tuple[Refusal, ...]:
     """Refusals, of which those of the same candidate are replaced."""
     return tuple({refusal.candidate: refusal for refusal in (*refused, *more)}.values())
+
+
+_STARTED = {
+    SOLVED: "{}: its first step reads constants where the others compute from their state: taken for a start "
+    "that was multiplied by the weights beforehand, and one that gives these constants was found",
+    ASSUMED: "{}: its first step reads constants where the others compute from their state, and no start "
+    "gives them with these weights, as where these were changed or rounded later: its derivative is taken to "
+    "be that of the other steps",
+}
+"""What is said of first steps, unless the constants of the file leave no doubt."""
 
 
 def _apart(steps: RolledSteps) -> str:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from lsc_graph.canonical.made import is_made
 from lsc_graph.recurrence.bases import is_basis
 from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.recurrence.unrolled.constants import is_offset
 
 _ADDED = frozenset(("Add", "Sub"))
 _SPREAD = frozenset(("Expand", "Tile", "Concat"))
@@ -31,6 +32,8 @@ def why_not_a_weight(value: ir.Value, stored: np.ndarray, statistics: Collection
         return "a single number is a setting"
     if value.name in statistics:
         return "running statistics"
+    if _is_folded(value):
+        return "the first step's constant, computed from its start and weights"
     are_equal = bool((stored == stored.flat[0]).all())
     if are_equal and ((stored.ndim > 1 and min(stored.shape) > 1) or is_made(value)):
         return "all of its elements are equal"
@@ -43,6 +46,13 @@ def why_not_a_weight(value: ir.Value, stored: np.ndarray, statistics: Collection
     if are_frequencies(value):
         return "frequencies of positions"
     return "a fixed basis" if is_basis(stored) else None
+
+
+def _is_folded(value: ir.Value) -> bool:
+    """Whether a value is only read to tell what a first step has to add to what it computes."""
+    return bool(value.uses()) and all(
+        node.op_type == "Sub" and is_offset(node.outputs[0]) for node, _ in value.uses()
+    )
 
 
 def running_statistics(graph: ir.Graph) -> set[str]:

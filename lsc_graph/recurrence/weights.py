@@ -10,6 +10,7 @@ from lsc_graph.canonical.origins import label_of, origin_of, place_of
 from lsc_graph.recurrence.dataflow import body_values, copied, inputs_of
 from lsc_graph.recurrence.not_weights import running_statistics, why_not_a_weight
 from lsc_graph.recurrence.site import RecurrentSite
+from lsc_graph.recurrence.unrolled.constants import is_offset
 from lsc_graph.results import StepNode
 
 _NO_STEP = ("Identity", "Constant")
@@ -100,14 +101,14 @@ def _behind(
 ) -> tuple[list[ir.Node], list[ir.Value]]:
     """The nodes that values are computed by as far as `stops`, and everything that these read.
 
-    Other recurrences end it, unless they are part of one step.
+    Other recurrences end it, unless they are part of one step, and so do offsets of first steps.
     """
     nodes: dict[ir.Node, None] = {}
     read: dict[ir.Value, None] = {}
     pending = list(values)
     while pending:
         value = pending.pop()
-        node = None if value in stops else value.producer()
+        node = None if value in stops or is_offset(value) else value.producer()
         if node is None or node in nodes or (node.op_type == "Scan" and not is_step):
             continue
         nodes[node] = None

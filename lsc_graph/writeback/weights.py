@@ -15,12 +15,12 @@ from lsc_graph.canonical.origins import Origin, find_tensor
 from lsc_graph.errors import UsageError, WriteBackError
 from lsc_graph.files import is_same_file, replaced
 from lsc_graph.model_file.file_format import parse_model
+from lsc_graph.model_file.provenance import PROVENANCE
 from lsc_graph.model_file.tensor_data import is_external
 from lsc_graph.writeback.external import copy_data, external_files
 from lsc_graph.writeback.tensors import Array, encoded, overwrite
 from lsc_graph.writeback.verify import verify_file
 
-PROVENANCE = "lsc_graph.pretrain"
 Source = str | os.PathLike[str] | bytes | ModelProto
 
 

@@ -10,10 +10,10 @@ import pytest
 from lsc_graph.models.registry import build
 
 from lsc_graph.errors import UsageError, VerificationError
+from lsc_graph.model_file.provenance import PROVENANCE
 from lsc_graph.pretraining import pretrain_file as module
 from lsc_graph.pretraining.pretrain_file import pretrain_file
 from lsc_graph.writeback.difference import differences
-from lsc_graph.writeback.weights import PROVENANCE
 
 
 @pytest.fixture(name="model")

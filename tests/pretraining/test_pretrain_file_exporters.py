@@ -18,9 +18,9 @@ from real_models import real_model, real_source
 from torch import Tensor
 
 import lsc_graph
+from lsc_graph.model_file.provenance import PROVENANCE
 from lsc_graph.pretrain_results import PretrainReport
 from lsc_graph.pretraining.pretrain_file import pretrain_file
-from lsc_graph.writeback.weights import PROVENANCE
 
 FORMS = {
     "fused": ("torch", "gru_2.legacy"),

@@ -11,9 +11,9 @@ import pytest
 from layered_models import WAYS, H, weights
 from onnx import numpy_helper
 
+from lsc_graph.model_file.provenance import PROVENANCE
 from lsc_graph.pretraining.pretrain_file import pretrain_file
 from lsc_graph.writeback.difference import differences
-from lsc_graph.writeback.weights import PROVENANCE
 
 STACKED = {"U", "W", "b"}
 

@@ -16,8 +16,9 @@ from onnx import ModelProto, numpy_helper
 from writeback_models import external_model, small_model
 
 from lsc_graph.errors import VerificationError
+from lsc_graph.model_file.provenance import PROVENANCE
 from lsc_graph.writeback.verify import verify_file
-from lsc_graph.writeback.weights import PROVENANCE, with_provenance, with_values, written
+from lsc_graph.writeback.weights import with_provenance, with_values, written
 
 NEW = np.array([0.25, -1.5])
 

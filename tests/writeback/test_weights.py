@@ -14,8 +14,9 @@ from writeback_models import external_model
 from lsc_graph.canonical.origins import Origin, find_tensor
 from lsc_graph.errors import UsageError, WriteBackError
 from lsc_graph.model_file.load import load
+from lsc_graph.model_file.provenance import PROVENANCE
 from lsc_graph.writeback.difference import differences, without_values
-from lsc_graph.writeback.weights import PROVENANCE, with_values, written
+from lsc_graph.writeback.weights import with_values, written
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17, "local" : 1], metadata_props: ["kept": "as it is"]>

@@ -11,7 +11,7 @@ import networkx as nx
 import onnx_ir as ir
 
 from lsc_graph.recurrence.dataflow import inputs_of
-from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.constants import Constants, is_offset
 
 MIN_STEPS = 3
 _LOOPING = frozenset(("RNN", "GRU", "LSTM", "Scan", "Loop", "If"))
@@ -148,7 +148,7 @@ def repeated_uses(order: Order, constants: Constants) -> Iterator[tuple[ir.Value
         if node.op_type in _LOOPING or all(v is None or v in constants for v in node.inputs):
             continue
         for index, value in enumerate(node.inputs):
-            if value is not None and constants.is_weight(value):
+            if value is not None and constants.is_weight(value) and not is_offset(value):
                 place = (node.domain, node.op_type, len(node.inputs), index)
                 uses[constants.key(value), place].append((value, node))
     for found in uses.values():

@@ -13,6 +13,7 @@ from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import inputs_of
 
 _MIN_ELEMENTS = 2
+_OFFSET = "lsc_graph.offset"
 
 
 class Constants:
@@ -100,7 +101,12 @@ class Constants:
         return value in self._values and dtype is not None and dtype.is_floating_point()
 
     def is_matrix(self, value: ir.Value) -> bool:
-        """Whether a constant is floating-point and extends along more than one axis, or may do so."""
+        """Whether a constant is floating-point and extends along more than one axis, or may do so.
+
+        Offsets are none: every step has its own.
+        """
+        if is_offset(value):
+            return False
         dims = value.const_value.shape if value.const_value is not None else value.shape
         return self.is_weight(value) and (dims is None or sum(dim != 1 for dim in dims) > 1)
 
@@ -114,6 +120,21 @@ class Constants:
         if value.const_value is not None:
             return int(value.const_value.size)
         return math.prod(static_shape(value) or (0,))
+
+
+def mark_offset(value: ir.Value, evidence: str) -> None:
+    """Note that a constant is what one step adds to a value, so that it is what the file has there."""
+    value.metadata_props[_OFFSET] = evidence
+
+
+def is_offset(value: ir.Value) -> bool:
+    """Whether a constant was noted as such."""
+    return _OFFSET in value.metadata_props
+
+
+def evidence_of(value: ir.Value) -> str | None:
+    """What was noted with it."""
+    return value.metadata_props.get(_OFFSET)
 
 
 def attributes_of(node: ir.Node) -> tuple[tuple[str, str], ...]:

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.affine import is_affine
-from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.constants import Constants, is_offset
 from lsc_graph.recurrence.unrolled.first_step import are_equal, stepped
 from lsc_graph.recurrence.unrolled.implied import implied
 from lsc_graph.recurrence.unrolled.lanes import is_alike
@@ -83,7 +83,7 @@ def merge_derived(
     Several groups, such as the layers of a stack whose states are taken over together, are independent.
     """
     taken: list[Merge] = []
-    if reads.stacks:
+    if not all(map(is_offset, reads.stacks)):
         return  # what each step has of its own is not followed
     of_savings = (_merge_of(merger, steps, writer) for merger in _mergers(steps, reads))
     ancestors = {key: _ancestors(after, steps, reads) for key, after in steps.after.items()}

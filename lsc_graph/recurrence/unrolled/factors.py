@@ -58,6 +58,8 @@ def _sums_by_step(order: Order, constants: Constants) -> Iterator[list[ir.Node]]
     for (_, weights), kinds in groups.items():
         for kind in {kind: None for kind in kinds.values() if None not in kind} if weights else ():
             alike = [node for node, own in kinds.items() if _fits(own, kind)]
+            if len({kinds[node] for node in alike} - {kind}) > 1:  # two sums of one first step
+                alike = [node for node in alike if kinds[node] == kind]
             # Few have operands that are given: the first steps. Where most have, they are of several kinds.
             is_of_one_kind = 2 * sum(kinds[node] == kind for node in alike) > len(alike)
             if is_of_one_kind and len(alike) >= MIN_STEPS and is_chain(own_levels(order, alike)):

@@ -42,7 +42,7 @@ def put_back_first_steps(
     Whether it may is settled by running both in ONNX Runtime. `lifts` says how `reads` were found.
     """
     for count in range(max(1, steps.num_lacking)):
-        earlier = _earlier(steps, reads, constants, writer, lifts=lifts)
+        earlier = earlier_reads(steps, reads, constants, writer, lifts=lifts)
         if earlier is None or not _put_back(model, steps, reads, earlier, nodes, constants, writer, trial):
             return count
     return max(1, steps.num_lacking)
@@ -105,7 +105,7 @@ def _put_back(
         return False
     starts = [steps.states[key][0] for key in steps.states]
     possible = itertools.islice(_beginnings(steps, writer), _MOST_BEGINNINGS)
-    initial = next((own for own in possible if _agree(model, steps, nodes, earlier, own, trial)), None)
+    initial = next((own for own in possible if agree(model, steps, nodes, earlier, own, trial)), None)
     if initial is None:
         return False
     _compute_again(steps, earlier, writer)
@@ -144,7 +144,7 @@ def _compute_in_step(
             steps.values[result][0] = first
 
 
-def _earlier(
+def earlier_reads(
     steps: Steps, reads: Reads, constants: Constants, writer: GraphWriter, *, lifts: bool
 ) -> Reads | None:
     """What is sliced and stacked, with one more in front; if that cannot be seen, as it goes on."""
@@ -286,20 +286,21 @@ def _zeros(key: ir.Value, writer: GraphWriter) -> ir.Value:
     return writer.constant(np.zeros(static_shape(key) or (), dtype=dtype.numpy()), f"{key.name}.zeros")
 
 
-def _agree(
+def agree(
     model: ir.Model,
     steps: Steps,
     nodes: Sequence[ir.Node],
     earlier: Reads,
     initial: Mapping[ir.Value, ir.Value],
     trial: Trial,
+    standing: Mapping[ir.Value, ir.Value] | None = None,
 ) -> bool:
     """Whether the step, applied one step earlier, gives the states that the recurrence starts with.
 
-    So it has to give whatever else is known of that step.
+    So it has to give whatever else is known of that step; what is `standing` there is not computed.
     """
     writer = GraphWriter("lsc_graph.first_step", None)
-    computed = stepped(steps, earlier, nodes, initial, writer)
+    computed = stepped(steps, earlier, nodes, initial, writer, standing)
     starts = [lane[0] for lane in steps.states.values()]
     first = [computed[steps.after[key]] for key in steps.states]
     for key, value in _known_earlier(steps).items():
@@ -317,8 +318,12 @@ def stepped(
     nodes: Sequence[ir.Node],
     initial: Mapping[ir.Value, ir.Value],
     writer: GraphWriter,
+    standing: Mapping[ir.Value, ir.Value] | None = None,
 ) -> dict[ir.Value, ir.Value]:
-    """The pattern step's values, computed from initial states and what the first step reads by new nodes."""
+    """The pattern step's values, computed from initial states and what the first step reads by new nodes.
+
+    Values that are `standing` there are not computed.
+    """
     known = dict(reads.captures) | dict(initial)
     known |= {key: values[0] for key, values in reads.stacks.items()}
     for key, read in reads.slices.items():
@@ -326,7 +331,9 @@ def stepped(
         where = writer.constant(np.array(index, dtype=np.int64), "index")
         known[key] = writer.op("Gather", [read.source, where], "x", key.shape, key.dtype, axis=read.axis)
     steps.derive(known, writer)
-    writer.repeat(nodes, known)
+    for node in nodes:
+        writer.repeat([node], known)
+        known |= {value: own for value, own in (standing or {}).items() if value in node.outputs}
     return known
 
 
@@ -341,14 +348,18 @@ def are_equal(
     What cannot be computed, as for sizes that do not fit each other, is nothing.
     """
     try:
-        results = _run(model, [value for value in (*first, *second) if value is not None], trial)
+        results = values_on_sample(model, [value for value in (*first, *second) if value is not None], trial)
     except AnalysisError:
         return False
-    return all(_is_close(*pair) for pair in zip(results[: len(first)], results[len(first) :], strict=True))
+    return all(is_close(*pair) for pair in zip(results[: len(first)], results[len(first) :], strict=True))
 
 
-def _run(model: ir.Model, wanted: Sequence[ir.Value], trial: Trial) -> list[np.ndarray]:
-    """Values of the graph, with copies of the nodes that it lacks added for the time being."""
+def values_on_sample(model: ir.Model, wanted: Sequence[ir.Value], trial: Trial) -> list[np.ndarray]:
+    """Values of the graph, with copies of the nodes that it lacks added for the time being.
+
+    Raises:
+        AnalysisError: they cannot be computed.
+    """
     graph, writer, known = model.graph, GraphWriter("lsc_graph.trial", None), dict[ir.Value, ir.Value]()
     writer.repeat(_loose(wanted), known)
     graph.extend(writer.nodes)
@@ -379,5 +390,6 @@ def _loose(values: Sequence[ir.Value]) -> list[ir.Node]:
     return list(found)
 
 
-def _is_close(first: np.ndarray, second: np.ndarray) -> bool:
+def is_close(first: np.ndarray, second: np.ndarray) -> bool:
+    """Whether two arrays are equal, rounding aside."""
     return first.shape == second.shape and np.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import inputs_of
-from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.constants import Constants, is_offset
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError, is_alike
 from lsc_graph.recurrence.unrolled.slices import TimeSlice, size_along, slices_behind, time_slice
 from lsc_graph.recurrence.unrolled.steps import Images, Steps
@@ -112,12 +112,14 @@ def find_reads(steps: Steps, constants: Constants, *, lifts: bool = True) -> Rea
 def _filled_by_ties(outside: Mapping[ir.Value, Images], constants: Constants) -> dict[ir.Value, Images]:
     """Lanes of constants that lack steps, as what the last one computes for nobody, filled by equal ones.
 
-    A gate that a clock opens for two states stands in some files once for each.
+    A gate that a clock opens for two states stands in some files once for each. Offsets are zeros there.
     """
     known = [lane for lane in outside.values() if all(v is not None and v in constants for v in lane)]
     found = dict(outside)
     for key, lane in outside.items():
-        if None in lane and all(value is None or value in constants for value in lane):
+        if is_offset(key):
+            found[key] = [key if own is None else own for own in lane]
+        elif None in lane and all(value is None or value in constants for value in lane):
             tie = next((own for own in known if _is_same_where_known(lane, own, constants)), lane)
             found[key] = [other if own is None else own for own, other in zip(lane, tie, strict=True)]
     return found

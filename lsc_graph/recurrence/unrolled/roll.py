@@ -12,13 +12,14 @@ from lsc_graph.canonical.rewiring import remove_unused
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, find_chains, repeated_uses
 from lsc_graph.recurrence.unrolled.chosen import Chosen
-from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.constants import Constants, evidence_of
 from lsc_graph.recurrence.unrolled.continuation import check_end
 from lsc_graph.recurrence.unrolled.derived import merge_derived
 from lsc_graph.recurrence.unrolled.equal_numbers import merge_over_equal_numbers
 from lsc_graph.recurrence.unrolled.factors import write_factors_of_one
 from lsc_graph.recurrence.unrolled.first_heads import find_first_heads
 from lsc_graph.recurrence.unrolled.first_step import num_apart, put_back_first_steps
+from lsc_graph.recurrence.unrolled.folded_starts import write_out_start
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError
 from lsc_graph.recurrence.unrolled.paired import joined_times
 from lsc_graph.recurrence.unrolled.phase import Choice, OpenChoice
@@ -26,6 +27,7 @@ from lsc_graph.recurrence.unrolled.reads import Reads, find_reads, is_reverse, t
 from lsc_graph.recurrence.unrolled.rolled import Rolled, Roller
 from lsc_graph.recurrence.unrolled.sequence_chains import find_sequence_chains, is_running_total
 from lsc_graph.recurrence.unrolled.shared_starts import write_starts_apart
+from lsc_graph.recurrence.unrolled.start_search import ASSUMED, SOLVED, VERIFIED
 from lsc_graph.recurrence.unrolled.start_values import compute_start_values_apart
 from lsc_graph.recurrence.unrolled.stateless import leave_out
 from lsc_graph.recurrence.unrolled.steps import Steps, find_steps, leave_heads_out
@@ -43,13 +45,18 @@ _NOTHING = Chosen()
 _FUSED = frozenset(("RNN", "GRU", "LSTM"))
 
 
+class _WrittenOutError(Exception):
+    """A first step that was folded has been written out: the steps are to be found anew."""
+
+
 @dataclass(frozen=True)
 class RolledSteps:
     """An unrolled recurrence and the Scan that took its place.
 
     `name` is unique in the model; `over_depth` says that the steps read no sequence and leave none:
     they are layers that share their weights. `num_apart` steps before the first are computed in another way.
-    `times` names a sequence of which each step reads several times, and how many.
+    `times` names a sequence of which each step reads several times, and how many. `start` says how well it
+    is known that constants of the first step were computed from its start, see `start_search.Start`.
     """
 
     name: str
@@ -62,6 +69,7 @@ class RolledSteps:
     times: tuple[str, int] | None
     made: Chosen
     open: tuple[OpenChoice, ...]
+    start: str | None
 
 
 def has_steps(model: ir.Model) -> bool:
@@ -118,6 +126,9 @@ def roll_steps(
                 of_steps = substeps.first_uses(chain)
                 found.append(_roll(model, of_steps, order, constants, trial, chosen))
                 refused.pop(name, None)
+                break
+            except _WrittenOutError:
+                tried.discard(key)
                 break
             except StepsDifferError as error:
                 what = "slices" if chain.is_sequence else "uses"
@@ -197,6 +208,8 @@ def _roll(
     if not reads.slices and is_number and not _is_read_by_steps(steps):
         raise StepsDifferError((), "it is a single number, and its steps read no sequence")
     nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)
+    if trial is not None and write_out_start(model, steps, reads, nodes, order, constants, trial):
+        raise _WrittenOutError
     weight = f"{chain.constant.name}.steps" if chain.is_sequence else str(chain.constant.name)
     name = Names(model.graph).unique_prefix(_label(chain.nodes[0], weight), for_node=True)
     writer = GraphWriter(name, chain.constant.dtype)
@@ -237,7 +250,14 @@ def _roll(
         times=times,
         made=Chosen(steps.made, left_out),
         open=steps.open,
+        start=_evidence(reads),
     )
+
+
+def _evidence(reads: Reads) -> str | None:
+    """How well it is known what steps start from of which the first was written out; the least of it."""
+    found = {evidence_of(value) for values in reads.stacks.values() for value in values}
+    return next((own for own in (ASSUMED, SOLVED, VERIFIED) if own in found), None)
 
 
 def _single_numbers(model: ir.Model, order: Order) -> Iterator[Chain]:
