@@ -209,6 +209,41 @@ def test_the_same_network_in_another_form_has_the_same_radii(plan: Plan, other: 
             assert mine is None or mine.mean == pytest.approx(its.mean, abs=1e-5), quantity
 
 
+def reading_new_states(layer: LayerPlan) -> LayerPlan:
+    return replace(layer, reads_old_below=False)
+
+
+def from_learned_states(plan: Plan) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The plan from states that are no zeros: folded as the dynamo exporter does it, and as a Scan."""
+    step, generator = step_of(plan), np.random.default_rng(plan.seed)
+    starts = {s.before: 0.5 * generator.standard_normal((1, s.size)) for s in step.states}
+    scan = in_form(step, Form.SCAN, T)
+    (loop,) = [node for node in scan.graph.node if node.op_type == "Scan"]
+    for index, (name, start) in enumerate(starts.items()):
+        loop.input[index] = f"{name}/start"
+        scan.graph.initializer.append(onnx.numpy_helper.from_array(start.astype(np.float32), f"{name}/start"))
+    return as_dynamo_writes(step, T, starts), scan
+
+
+@pytest.mark.slow
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(PLANS.map(lambda plan: replace(plan, layers=tuple(map(reading_new_states, plan.layers)))))
+def test_networks_from_learned_states_have_the_same_radii_where_their_first_step_was_folded(
+    plan: Plan,
+) -> None:
+    x = np.random.default_rng(plan.seed).standard_normal((T, 1, D)).astype(np.float32)
+    folded, scan = (
+        audit(proto, data={"x": x}, num_samples=1, num_steps=T) for proto in from_learned_states(plan)
+    )
+    assert folded.grid == scan.grid
+    assert not any("computed in another way" in text for text in folded.warnings)
+    for one, other in zip(folded.layers, scan.layers, strict=True):
+        assert one.state_size == other.state_size
+        for quantity in ("time_radius", "time_gain", "depth_gain"):
+            mine, its = getattr(one, quantity), getattr(other, quantity)
+            assert mine is None or mine.mean == pytest.approx(its.mean, abs=1e-5), quantity
+
+
 def adapting_step(*, is_early: bool) -> Step:
     """A memory of the state, brought up to date at the end of a step, or at the start of the next one."""
     builder, generator = GraphBuilder(), np.random.default_rng(0)

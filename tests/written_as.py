@@ -5,7 +5,7 @@ What real ones write is in `tests/exporting`; these files have the same traits f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import networkx as nx
 import numpy as np
@@ -77,23 +77,25 @@ def as_keras_writes(step: Step, num_steps: int) -> onnx.ModelProto:
     return builder.model()
 
 
-def as_dynamo_writes(step: Step, num_steps: int) -> onnx.ModelProto:
+def as_dynamo_writes(
+    step: Step, num_steps: int, starts: Mapping[str, np.ndarray] | None = None
+) -> onnx.ModelProto:
     """Steps as torch's dynamo exporter leaves them, for a batch of one.
 
     Layer by layer: what needs no state is done for the whole sequence and sliced; then torch's own optimizer
-    folds what the first step computes from zeros, and drops what nobody reads of the last.
+    folds what the first step computes from zeros, or from `starts`, and drops what nobody reads of the last.
     """
     import onnxscript.optimizer
 
-    model = _LayerByLayer(step, num_steps).model()
+    model = _LayerByLayer(step, num_steps, starts or {}).model()
     return onnxscript.optimizer.optimize(onnx.shape_inference.infer_shapes(model))
 
 
 class _LayerByLayer:
     """Values are rows, one for each step, or whole sequences [T,1,n], or both."""
 
-    def __init__(self, step: Step, num_steps: int) -> None:
-        self.step, self.num_steps = step, num_steps
+    def __init__(self, step: Step, num_steps: int, starts: Mapping[str, np.ndarray]) -> None:
+        self.step, self.num_steps, self.starts = step, num_steps, starts
         self.builder = GraphBuilder()
         self.builder.initializers |= step.builder.initializers
         self.builder.input("x", [num_steps, 1, step.input_size])
@@ -188,7 +190,8 @@ class _LayerByLayer:
             self.builder.nodes.append(copy)
 
     def _unroll(self, states: Sequence[State], nodes: Sequence[onnx.NodeProto]) -> None:
-        zeros = {s.before: self.builder.weight(f"{s.before}/zeros", np.zeros((1, s.size))) for s in states}
+        zeros = {s.before: np.zeros((1, s.size)) for s in states}
+        first = {k: self.builder.weight(f"{k}/first", self.starts.get(k, own)) for k, own in zeros.items()}
         after = {state.before: state.after for state in states}
         for node in nodes:
             for value in node.output:
@@ -198,7 +201,7 @@ class _LayerByLayer:
                 inputs = []
                 for value in node.input:
                     if value in after:
-                        value = self.rows[after[value]][time - 1] if time else zeros[value]
+                        value = self.rows[after[value]][time - 1] if time else first[value]
                     else:
                         value = self._row(value, time)
                     inputs.append(value)
@@ -207,7 +210,7 @@ class _LayerByLayer:
                 self.builder.nodes.append(copy)
         for state in states:
             handed_on = [self._row(state.after, time) for time in range(self.num_steps - 1)]
-            self.rows[state.before] = [zeros[state.before], *handed_on]
+            self.rows[state.before] = [first[state.before], *handed_on]
 
     def _row(self, value: str, time: int) -> str:
         """A value at one time: by Slice and Squeeze, as torch's Split of a sequence is written."""

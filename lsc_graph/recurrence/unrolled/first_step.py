@@ -14,7 +14,7 @@ from lsc_graph.errors import AnalysisError
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.before_loops import entry_of, value_before, with_start
-from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.unrolled.constants import Constants, is_offset
 from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads, nodes_before
 from lsc_graph.recurrence.unrolled.slices import size_along, time_slice
@@ -164,6 +164,7 @@ def earlier_reads(
         before = next(iter(steps.outside_earlier.get(key, ())), None)
         stack = (
             known.stacks.get(key)
+            or ((key, *values) if is_offset(key) else None)
             or (_one_more_constant(values, constants) if before is None else (before, *values))
             or _read_as_start(steps, values, constants)
         )

@@ -39,14 +39,18 @@ def _outside(images: Sequence[ir.Value | None], inside: set[ir.Node]) -> list[bo
 def _from_states_alone(
     value: ir.Value, makers: set[ir.Node], steps: Steps, order: Order, constants: Constants
 ) -> list[ir.Node] | None:
-    """The nodes that lead there from what the first step takes over, in order; None if they read more."""
+    """The nodes that lead there from what the first step takes over, in order; None if they read more.
+
+    Where a weight is read, another recurrence would lose its first use, unless nothing but constants enters.
+    """
     starts = {lane[0] for lane in steps.states.values()}
     found, pending = set[ir.Node](), [value]
     while pending:
         own = pending.pop()
-        if own in starts or (own in constants and not constants.is_matrix(own)):
-            continue
         node = own.producer()
+        is_read = own in constants and node not in makers
+        if own in starts or (is_read and (value in constants or not constants.is_matrix(own))):
+            continue
         if node is None or node not in makers:
             return None
         if node not in found:

@@ -134,3 +134,19 @@ def test_a_rate_that_two_sums_of_the_first_step_share_is_no_factor_that_was_left
     (found,) = inspect(onnx.load_from_string(file.getvalue())).recurrences
     assert found.num_steps >= 8
     assert len(found.weights) == 2
+
+
+def test_two_sums_of_a_first_step_that_each_read_a_constant_are_not_both_the_first() -> None:
+    """h' = d h + x W + tanh(h) U: the second sum of the first step looks like the first of the others."""
+    net = Network(is_given=False, num_steps=6)
+    u, w, x, h, rows = net.weight(H, H), net.weight(3, H), net.input("z", 6, 1, 3), "", list[str]()
+    decay = net.constant(0.9)
+    for time in range(6):
+        kept = net.op("Mul", h, decay) if h else net.weight(1, H)
+        back = net.op("MatMul", net.op("Tanh", h), u) if h else net.weight(1, H)
+        h = net.op("Add", net.op("Add", kept, net.op("MatMul", at(net, x, time), w)), back)
+        rows.append(h)
+    model = normalize(net.done(rows, rows), {"x": (6, 1, 3), "z": (6, 1, 3)}, {})
+    before = [node.op_type for node in model.graph]
+    write_factors_of_one(model.graph)
+    assert [node.op_type for node in model.graph] == before

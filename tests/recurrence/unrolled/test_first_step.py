@@ -27,16 +27,30 @@ def with_folded_bias(error: float, *, reads_from_end: bool = False) -> onnx.Mode
 
 
 @pytest.mark.parametrize("reads_from_end", [False, True])
-@pytest.mark.parametrize(("error", "num_apart"), [(0.0, 0), (0.01, 1)])
-def test_a_first_step_with_other_constants_stays_apart_and_is_named(
-    error: float, num_apart: int, *, reads_from_end: bool
+@pytest.mark.parametrize(("error", "is_told"), [(0.0, False), (0.01, True)])
+def test_a_first_step_with_another_constant_than_zeros_give_has_another_start(
+    error: float, *, is_told: bool, reads_from_end: bool
 ) -> None:
     proto = with_folded_bias(error, reads_from_end=reads_from_end)
     steps = rolled(proto)
-    assert (steps.num_steps, steps.num_apart) == (T - num_apart, num_apart)
-    told = [text for text in inspect(proto).warnings if "computed in another way" in text]
-    assert len(told) == num_apart
-    assert all(f"of {T} steps the first 1" in text for text in told)
+    assert (steps.num_steps, steps.num_apart) == (T, 0)
+    told = [text for text in inspect(proto).warnings if "taken for a start" in text]
+    assert len(told) == is_told
+
+
+def test_a_first_step_with_a_constant_that_no_start_is_known_to_give_stays_apart_and_is_named() -> None:
+    """h' = tanh(x W + exp(h) U)."""
+    net = Network(is_given=False, num_steps=T)
+    u, h, rows = net.weight(H, H), "", list[str]()
+    for time in range(T):
+        back = net.op("MatMul", net.op("Exp", h), u) if h else net.weight(1, H)
+        h = net.op("Tanh", net.op("Add", at(net, net.drives, time), back))
+        rows.append(h)
+    proto = net.done(rows, rows)
+    steps = rolled(proto)
+    assert (steps.num_steps, steps.num_apart) == (T - 1, 1)
+    (told,) = [text for text in inspect(proto).warnings if "computed in another way" in text]
+    assert f"of {T} steps the first 1" in told
 
 
 @pytest.mark.parametrize("start", ["given", "zeros"])

@@ -12,11 +12,14 @@ D, H, T = 3, 4, 6
 CELLS = ("Tanh", "Neg", "Transpose")
 
 
-def two_from_one_start(first: str) -> onnx.ModelProto:
-    """h' = tanh(x W + f(h) U) up and down the times, each with its own U; f of the start is written once."""
+def two_from_one_start(first: str, *, is_given: bool = True, is_shared: bool = False) -> onnx.ModelProto:
+    """h' = tanh(x W + f(h) U) up and down the times, each with its own U, or one; f of the start is written
+    once.
+    """
     net = Network(is_given=True, num_steps=T, num_inputs=D, num_units=H)
-    start, begun = net.start("h", H), dict[str, str]()
-    up, down = net.weight(H, H), net.weight(H, H)
+    start, begun = net.start("h", H) if is_given else net.weight(1, H), dict[str, str]()
+    up = net.weight(H, H)
+    down = up if is_shared else net.weight(H, H)
 
     def applied(value: str) -> str:
         if value not in begun:
@@ -36,6 +39,14 @@ def two_from_one_start(first: str) -> onnx.ModelProto:
         rows.append([states[time] for time in range(T)])
     net.output(net.op("Concat", *(stacked(net, own) for own in rows), axis=2))
     return net.model()
+
+
+@pytest.mark.parametrize("first", CELLS)
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_two_recurrences_from_one_constant_have_all_their_steps(first: str, *, is_shared: bool) -> None:
+    found = audit(two_from_one_start(first, is_given=False, is_shared=is_shared), num_samples=1)
+    assert [own.num_steps for own in found.recurrences] == [T, T]
+    assert not any("computed in another way" in text for text in found.warnings)
 
 
 @pytest.mark.parametrize("first", CELLS)

@@ -1,0 +1,243 @@
+"""First steps from learned starts, which exporters multiply by the weights beforehand, are steps."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.func import jacrev
+from unrolled_models import Network, at
+
+from lsc_graph.audit_model import audit, inspect
+from lsc_graph.model_file.provenance import PROVENANCE
+from lsc_graph.rerolling import reroll
+from lsc_graph.results import Analysis
+
+T, D, H = 7, 3, 4
+APART = "computed in another way"
+FOUND, ASSUMED = "one that gives these constants was found", "no start gives them"
+
+
+def told(found: Analysis, words: str) -> int:
+    return sum(words in text for text in found.warnings)
+
+
+class Cell(nn.Module):
+    """A cell in a Python loop, from learned states; `step` gives the new ones."""
+
+    shapes: tuple[tuple[int, ...], ...] = ((1, H),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.starts = nn.ParameterList([0.5 * torch.randn(shape) for shape in self.shapes])
+        self.into, self.back, self.gate = nn.Linear(D, H), nn.Linear(H, H), nn.Linear(H, H)
+
+    def step(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        return (torch.tanh(self.into(x) + self.back(states[0])),)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([states[0] for states in self.run(x)])
+
+    def run(self, x: Tensor) -> list[tuple[Tensor, ...]]:
+        states, found = tuple(self.starts), []
+        for time in range(x.shape[0]):
+            states = self.step(x[time], *states)
+            found.append(states)
+        return found
+
+
+class Gated(Cell):
+    """The start is read as it is, too, and through a nonlinearity of nothing but the state."""
+
+    def step(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        z = torch.sigmoid(self.gate(states[0]))
+        return (z * states[0] + (1 - z) * torch.tanh(self.into(x) + self.back(states[0])),)
+
+
+class WithMemory(Cell):
+    """Two states; each is only multiplied."""
+
+    shapes = ((1, H), (1, H))
+
+    def step(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        c = 0.8 * states[1] + torch.sigmoid(self.gate(states[0])) * self.into(x)
+        return torch.tanh(c + self.back(states[0])), c
+
+
+class Potential(Cell):
+    """The state is before the nonlinearity, and decays."""
+
+    def step(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        return (0.9 * states[0] + self.into(x) + self.back(torch.tanh(states[0])),)
+
+
+class Convolved(Cell):
+    """A state with channels."""
+
+    shapes = ((1, 2, H),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.into = nn.Conv1d(2, 2, 3, padding=1), nn.Linear(D, 2 * H)
+
+    def step(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        return (torch.tanh(self.into(x).reshape(1, 2, H) + self.mix(states[0])),)
+
+
+class Delayed(Cell):
+    """Two steps are read, so that two first steps are folded."""
+
+    shapes = ((1, H), (1, H))
+
+    def step(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        return torch.tanh(self.into(x) + self.back(states[0]) + self.gate(states[1])), states[0]
+
+
+def exported(cell: Cell) -> onnx.ModelProto:
+    file = io.BytesIO()
+    torch.onnx.export(cell.eval(), (torch.randn(T, 1, D),), file, dynamo=True, verbose=False)
+    return onnx.load_from_string(file.getvalue())
+
+
+def expected_radius(cell: Cell, x: Tensor) -> float:
+    """The mean over the transitions between the states of a run, by autograd."""
+    runs, radii = cell.run(x), []
+    for time in range(1, T):
+        sizes = [state.numel() for state in runs[0]]
+        shapes = [state.shape for state in runs[0]]
+
+        def moved(
+            flat: Tensor, time: int = time, sizes: list[int] = sizes, shapes: object = shapes
+        ) -> Tensor:
+            parts = [part.reshape(s) for part, s in zip(flat.split(sizes), shapes, strict=True)]  # type: ignore[call-overload]
+            return torch.cat([state.ravel() for state in cell.step(x[time], *parts)])
+
+        before = torch.cat([state.detach().ravel() for state in runs[time - 1]])
+        radii.append(torch.linalg.eigvals(jacrev(moved)(before)).abs().max().item())
+    return float(np.mean(radii))
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_told"),
+    [
+        (Cell, True),
+        (Gated, False),
+        (WithMemory, False),
+        (Potential, False),
+        (Convolved, True),
+        (Delayed, True),
+    ],
+)
+def test_a_network_from_learned_states_has_all_its_steps_and_the_radius_that_autograd_gives(
+    kind: Callable[[], Cell], *, is_told: bool
+) -> None:
+    torch.manual_seed(0)
+    cell, x = kind(), torch.randn(T, 1, D)
+    proto = exported(cell)
+    found = audit(proto, data={"x": x.numpy()}, num_samples=1)
+    assert [own.num_steps for own in found.recurrences] == [T]
+    (layer,) = found.layers
+    assert layer.state_size == sum(start.numel() for start in cell.starts)
+    assert layer.time_radius is not None
+    assert layer.time_radius.mean == pytest.approx(expected_radius(cell, x), abs=1e-5)
+    assert (told(found, APART), told(found, FOUND), told(found, ASSUMED)) == (0, is_told, 0)
+    named = {name for name, _ in cell.named_parameters() if not name.startswith("starts")}
+    assert set(found.recurrences[0].weights) <= named
+
+
+def test_a_folded_start_is_part_of_the_loop_that_steps_are_rewritten_as() -> None:
+    torch.manual_seed(0)
+    proto, x = exported(Gated()), np.random.default_rng(0).standard_normal((T, 1, D)).astype(np.float32)
+    rolled = reroll(proto)
+    assert [own.op_type for own in rolled.model.graph.node].count("Scan") == 1
+    before, after = (audit(own, data={"x": x}, num_samples=1) for own in (proto, rolled.model))
+    assert [own.num_steps for own in after.recurrences] == [T]
+    assert before.grid == after.grid
+
+
+def begun_with(first: object, cell: Callable[[Network, str, str], str]) -> onnx.ModelProto:
+    """Steps of a cell, which gets a drive and its state; the first gets a constant in place of it."""
+    net = Network(is_given=False, num_steps=T)
+    h, rows = net.constant(first), list[str]()
+    for time in range(T):
+        h = cell(net, at(net, net.drives, time), h)
+        rows.append(h)
+    return net.done(rows, rows)
+
+
+def multiplied(*, is_known: bool, factor: float = 1.0) -> onnx.ModelProto:
+    """h' = tanh(x + h U) + h / 2, of which h U of the first step is a constant, and h may be one."""
+    generator = np.random.default_rng(5)
+    start, u = generator.standard_normal((1, H)), 0.3 * generator.standard_normal((H, H))
+    names = dict[str, str]()
+
+    def cell(net: Network, drive: str, h: str) -> str:
+        names.setdefault("u", net.constant(u, "u"))
+        is_first = "start" not in names
+        product = net.constant(factor * start @ u) if is_first else net.op("MatMul", h, "u")
+        names["start"] = h
+        kept = net.op("Mul", h, net.constant(0.5))
+        return (
+            net.op("Add", net.op("Tanh", net.op("Add", drive, product)), kept)
+            if is_known
+            else net.op("Tanh", net.op("Add", drive, product))
+        )
+
+    return begun_with(start, cell)
+
+
+@pytest.mark.parametrize(("factor", "num_apart"), [(1.0, 0), (1.1, 1)])
+def test_a_constant_that_a_known_start_does_not_give_is_no_step(factor: float, num_apart: int) -> None:
+    found = inspect(multiplied(is_known=True, factor=factor))
+    assert [own.num_steps for own in found.recurrences] == [T - num_apart]
+    assert (told(found, APART), told(found, FOUND), told(found, ASSUMED)) == (num_apart, 0, 0)
+
+
+def test_weights_that_were_pre_trained_need_not_give_the_constants_any_more() -> None:
+    proto = multiplied(is_known=True, factor=1.1)
+    proto.metadata_props.add(key=PROVENANCE, value="{}")
+    found = inspect(proto)
+    assert [own.num_steps for own in found.recurrences] == [T]
+    assert (told(found, APART), told(found, ASSUMED)) == (0, 1)
+
+
+def test_constants_that_are_products_with_two_weights_need_not_come_from_one_start() -> None:
+    """h' = tanh(x + h U) sigmoid(h V): as where a quantiser has rounded the products."""
+    net = Network(is_given=False, num_steps=T)
+    u, v, h, rows = net.weight(H, H), net.weight(H, H), "", list[str]()
+    for time in range(T):
+        products = [net.op("MatMul", h, w) if h else net.weight(1, H) for w in (u, v)]
+        gates = [net.op("Add", at(net, net.drives, time), product) for product in products]
+        h = net.op("Mul", net.op("Tanh", gates[0]), net.op("Sigmoid", gates[1]))
+        rows.append(h)
+    found = inspect(net.done(rows, rows))
+    assert [own.num_steps for own in found.recurrences] == [T]
+    assert (told(found, APART), told(found, ASSUMED)) == (0, 1)
+
+
+NEAR_MISSES: dict[str, Callable[[Network, str, str, str], str]] = {
+    "a nonlinear function of a state that nothing else tells": lambda net, _, h, u: net.op(
+        "MatMul", net.op("Tanh", h), u
+    ),
+    "what the input enters": lambda net, x, h, u: net.op("MatMul", net.op("Mul", net.op("Sigmoid", x), h), u),
+}
+
+
+@pytest.mark.parametrize("back", NEAR_MISSES.values(), ids=NEAR_MISSES)
+def test_a_constant_that_no_start_is_known_to_give_stays_apart_and_is_named(
+    back: Callable[[Network, str, str, str], str],
+) -> None:
+    net = Network(is_given=False, num_steps=T)
+    u, h, rows = net.weight(H, H), "", list[str]()
+    for time in range(T):
+        x = at(net, net.drives, time)
+        h = net.op("Add", x, back(net, x, h, u) if h else net.weight(1, H))
+        rows.append(h)
+    found = inspect(net.done(rows, rows))
+    assert [own.num_steps for own in found.recurrences] == [T - 1]
+    assert (told(found, APART), told(found, FOUND), told(found, ASSUMED)) == (1, 0, 0)
