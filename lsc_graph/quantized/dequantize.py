@@ -8,6 +8,7 @@ import onnx
 from onnx import FunctionProto, NodeProto, numpy_helper
 
 from lsc_graph.model_file.proto_walk import Scope, inner_graphs, model_scopes, scopes
+from lsc_graph.model_file.provenance import UNROUNDED
 from lsc_graph.quantized.operators import HANDED_ON_RULES, QUANTIZED
 from lsc_graph.quantized.unrounded import Unrounded
 from lsc_graph.running.reference import Array
@@ -38,6 +39,7 @@ def dequantized(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...
     replaced: list[str] = []
     for root in (copy.graph, *copy.functions):
         replaced += _rewrite_all(root)
+    copy.metadata_props.add(key=UNROUNDED, value="1")
     return copy, tuple(dict.fromkeys(replaced))
 
 

@@ -24,12 +24,15 @@ def is_affine(node: ir.Node, value: ir.Value) -> bool:
     return node.domain in ("", "ai.onnx") and node.op_type in _AFFINE | _SHAPING and not is_divisor
 
 
-def is_affine_way(nodes: Iterable[ir.Node], states: Collection[ir.Value]) -> bool:
-    """Whether all that nodes, in order, compute is an affine function of all states together."""
+def is_affine_way(nodes: Iterable[ir.Node], states: Collection[ir.Value], also: Collection[str] = ()) -> bool:
+    """Whether all that nodes, in order, compute is an affine function of all states together.
+
+    Operators that are `also` taken for affine leave what they read as it is.
+    """
     moving = set(states)
     for node in nodes:
         places = [position for position, value in enumerate(node.inputs) if value in moving]
-        if places and not _is_affine_at(node, places):
+        if places and not (_is_affine_at(node, places) or node.op_type in also):
             return False
         moving.update(node.outputs if places else ())
     return True

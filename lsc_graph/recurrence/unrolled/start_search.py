@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import AnalysisError
-from lsc_graph.model_file.provenance import PROVENANCE
+from lsc_graph.model_file.provenance import PROVENANCE, UNROUNDED
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.affine import is_affine_way
 from lsc_graph.recurrence.unrolled.constants import Constants
@@ -23,6 +23,9 @@ from lsc_graph.recurrence.writer import GraphWriter
 VERIFIED, SOLVED, ASSUMED = "verified", "solved", "assumed"
 _MOST_COEFFICIENTS = 2**23
 _RANK_TOLERANCE = 1e-5
+_SATURATING = frozenset(("Max", "Min", "Clip"))
+_LARGEST_INTEGER = 127
+_SMALL = 2**-4
 
 Array = np.ndarray
 
@@ -81,6 +84,7 @@ class StartSearch:
         self.read = {value for node in between for value in node.inputs if value in steps.states}
         self.given = {key: own for key in steps.states if (own := next(iter(steps.earlier[key]), None))}
         self.unknown = [key for key in steps.states if key in self.read and key not in self.given]
+        self.is_rounded = UNROUNDED in model.metadata_props
         self.writer = GraphWriter("lsc_graph.start", next(iter(steps.states)).dtype)
 
     def find(self) -> Start | None:
@@ -103,7 +107,9 @@ class StartSearch:
             self._agreeing(unchanged) or [False]
         ):
             return None
-        is_affine = is_affine_way(self.between, self.read)
+        if self.is_rounded and all(self._agreeing(zeros, _is_rounded) or [False]):
+            return zeros
+        is_affine = self._is_affine_way(self.between, self.read)
         solved = self._solved(is_affine=is_affine)
         if solved is not None:
             return solved
@@ -151,7 +157,9 @@ class StartSearch:
         is_like = array is not None and array.shape == static_shape(value)
         return array if is_like and self.constants.is_uniform(own.constant) else None
 
-    def _agreeing(self, start: Start) -> list[bool] | None:
+    def _agreeing(
+        self, start: Start, is_equal: Callable[[Array, Array], bool] = is_close
+    ) -> list[bool] | None:
         """Which constants are what the step computes from a start; None if nothing can be computed."""
         known = dict(self.reads.captures) | start.states(self.writer)
         self.writer.repeat(self.between, known)
@@ -161,7 +169,7 @@ class StartSearch:
         except AnalysisError:
             return None
         pairs = zip(found[: len(values)], found[len(values) :], strict=True)
-        return [is_close(np.broadcast_to(constant, own.shape), own) for constant, own in pairs]
+        return [is_equal(np.broadcast_to(constant, own.shape), own) for constant, own in pairs]
 
     def _values(self, wanted: Sequence[ir.Value]) -> list[Array]:
         return values_on_sample(self.model, wanted, self.trial)
@@ -179,14 +187,19 @@ class StartSearch:
         arrays = {k: part.reshape(static_shape(k)) for k, part in zip(self.unknown, parts, strict=True)}
         start = self._started(arrays)
         is_told = rank == len(solution) or is_affine
-        if not is_told or not all(self._agreeing(start) or [False]):
+        is_equal = _is_rounded if self.is_rounded else is_close
+        if not is_told or not all(self._agreeing(start, is_equal) or [False]):
             return None
         is_verified = len(target) > rank or len(known) < len(self.folded)
         return replace(start, evidence=VERIFIED if is_verified else SOLVED)
 
     def _is_affine(self, value: ir.Value) -> bool:
         """Whether a value is an affine function of the unknown states, and depends on them."""
-        return self._depends(value, self.unknown) and is_affine_way(self._way(value), self.unknown)
+        return self._depends(value, self.unknown) and self._is_affine_way(self._way(value), self.unknown)
+
+    def _is_affine_way(self, nodes: Iterable[ir.Node], states: Collection[ir.Value]) -> bool:
+        """Of quantised models, where nothing saturates: what was rounded is kept within its range."""
+        return is_affine_way(nodes, states, also=_SATURATING if self.is_rounded else frozenset())
 
     def _depends(self, value: ir.Value, states: Sequence[ir.Value]) -> bool:
         return value in states or any(v in states for node in self._way(value) for v in node.inputs)
@@ -207,10 +220,10 @@ class StartSearch:
         constants = self._values([own.constant for own in known])
         wanted = [np.broadcast_to(c, shape).ravel() for c, shape in zip(constants, shapes, strict=True)]
         flat = np.concatenate([row.reshape(len(row), -1) for row in rows], axis=1).astype(np.float64)
-        return (flat[1:] - flat[0]).T, np.concatenate(wanted) - flat[0]
+        return (flat[1:] - flat[0]).T / _SMALL, np.concatenate(wanted) - flat[0]
 
     def _responses(self, known: Sequence[Folded]) -> list[Array]:
-        """The values for unknown states of zeros, and for every unit vector of them, by one Scan."""
+        """The values for unknown states of zeros, and for small unit vectors of them, by one Scan."""
         sizes = [math.prod(static_shape(key) or ()) for key in self.unknown]
         dtype = self.unknown[0].dtype or ir.DataType.FLOAT
         body = self.writer.child("response")
@@ -224,12 +237,18 @@ class StartSearch:
         inner = dict(self.reads.captures) | states
         body.repeat(self.between, inner)
         outputs = [body.op("Identity", [inner[o.value]], "out", o.value.shape, dtype) for o in known]
-        units = np.concatenate([np.zeros((1, sum(sizes))), np.eye(sum(sizes))]).astype(dtype.numpy())
+        units = np.concatenate([np.zeros((1, sum(sizes))), _SMALL * np.eye(sum(sizes))]).astype(dtype.numpy())
         graph = ir.Graph([row], outputs, nodes=body.nodes, name=body.prefix)
         results = [self.writer.value("responses", [len(units), *(o.value.shape or ())], dtype) for o in known]
         source = self.writer.constant(units, "units")
         self.writer.append("Scan", [source], results, body=graph, num_scan_inputs=1)
         return self._values(results)
+
+
+def _is_rounded(constant: Array, value: Array) -> bool:
+    """Whether a constant is a value, as far as integers of 8 bits tell that reach to its largest element."""
+    largest = np.abs(constant).max(initial=0)
+    return bool(np.abs(constant - value).max(initial=0) <= largest / _LARGEST_INTEGER)
 
 
 def _are_equal(one: Array | None, two: Array | None) -> bool:
