@@ -39,7 +39,8 @@ def dequantized(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...
     replaced: list[str] = []
     for root in (copy.graph, *copy.functions):
         replaced += _rewrite_all(root)
-    copy.metadata_props.add(key=UNROUNDED, value="1")
+    if replaced:
+        copy.metadata_props.add(key=UNROUNDED, value="1")
     return copy, tuple(dict.fromkeys(replaced))
 
 

@@ -54,6 +54,7 @@ class Unrounded:
         self._quantized: dict[str, _Quantized] = {}
         self._reals: dict[str, str] = {}
         self.replaced: list[str] = []
+        self._node_names = {node.name for node in producers.values()}
         self._count = 0
 
     def enter(self) -> None:
@@ -70,7 +71,8 @@ class Unrounded:
         """Write a node of the standard operators; returns the name of its output."""
         self._count += 1
         name = output or f"unrounded.{self._count}.{op_type}"
-        self.nodes.append(helper.make_node(op_type, list(inputs), [name], name, **attributes))
+        node_name = f"unrounded.{self._count}.{op_type}" if name in self._node_names else name
+        self.nodes.append(helper.make_node(op_type, list(inputs), [name], node_name, **attributes))
         return name
 
     def alike(self, node: NodeProto, op_type: str, inputs: Iterable[str], output: str) -> str:

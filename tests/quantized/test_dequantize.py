@@ -169,3 +169,23 @@ def test_operators_in_the_body_of_a_scan_are_replaced_as_those_of_the_main_graph
     (layer,) = analysis.layers
     assert layer.time_radius is not None
     assert layer.time_radius.mean > 0
+
+
+def test_a_node_that_is_named_as_the_output_that_was_dequantised_does_not_clash(tmp_path: Path) -> None:
+    """Quantised outputs keep their name, and so do nodes that were named after what they gave."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4]) for name in "xy")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="y")
+    weight = numpy_helper.from_array(np.eye(4, dtype=np.float32), "w")
+    graph = helper.make_graph([node], "g", [x], [y], [weight])
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), tmp_path / "float.onnx")
+    given = np.linspace(-1, 1, 4, dtype=np.float32)[None]
+    quantization.quantize_static(
+        tmp_path / "float.onnx",
+        tmp_path / "int8.onnx",
+        Reader([{"x": given}]),
+        quant_format=quantization.QuantFormat.QDQ,
+    )
+    floats, _ = dequantized(onnx.load(tmp_path / "int8.onnx"))
+    (found,) = Reference(floats).run({"x": given}).values()
+    np.testing.assert_allclose(found, given, atol=0.02)

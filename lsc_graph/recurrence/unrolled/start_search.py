@@ -24,7 +24,7 @@ VERIFIED, SOLVED, ASSUMED = "verified", "solved", "assumed"
 _MOST_COEFFICIENTS = 2**23
 _RANK_TOLERANCE = 1e-5
 _SATURATING = frozenset(("Max", "Min", "Clip"))
-_LARGEST_INTEGER = 127
+_MOST_ROUNDED = 4 / 127
 _SMALL = 2**-4
 
 Array = np.ndarray
@@ -246,9 +246,9 @@ class StartSearch:
 
 
 def _is_rounded(constant: Array, value: Array) -> bool:
-    """Whether a constant is a value, as far as integers of 8 bits tell that reach to its largest element."""
+    """Whether a constant is a value, where it and what it was computed from were rounded to 8 bits each."""
     largest = np.abs(constant).max(initial=0)
-    return bool(np.abs(constant - value).max(initial=0) <= largest / _LARGEST_INTEGER)
+    return bool(np.abs(constant - value).max(initial=0) <= _MOST_ROUNDED * largest)
 
 
 def _are_equal(one: Array | None, two: Array | None) -> bool:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 from torch.func import jacrev
 from unrolled_models import Network, at
@@ -241,3 +244,36 @@ def test_a_constant_that_no_start_is_known_to_give_stays_apart_and_is_named(
     found = inspect(net.done(rows, rows))
     assert [own.num_steps for own in found.recurrences] == [T - 1]
     assert (told(found, APART), told(found, FOUND), told(found, ASSUMED)) == (1, 0, 0)
+
+
+class Samples(CalibrationDataReader):
+    """A few inputs by which a quantiser tells ranges."""
+
+    def __init__(self) -> None:
+        generator = np.random.default_rng(0)
+        self.left = [{"x": generator.standard_normal((T, 1, D)).astype(np.float32)} for _ in range(8)]
+
+    def get_next(self) -> dict[str, np.ndarray]:
+        return self.left.pop() if self.left else {}
+
+
+@pytest.mark.parametrize("starts_from_zeros", [True, False])
+def test_constants_that_a_quantiser_has_rounded_by_themselves_are_those_of_a_first_step(
+    tmp_path: Path, *, starts_from_zeros: bool
+) -> None:
+    """h' = tanh(x + (h U + b)), of which the bracket is a constant in the first step."""
+    net = Network(is_given=False, num_steps=T)
+    u, b, h, rows = net.weight(H, H), net.weight(1, H), "", list[str]()
+    start = np.zeros((1, H)) if starts_from_zeros else 0.5 * net.generator.uniform(-1, 1, (1, H))
+    folded = net.initializers[b] + start @ net.initializers[u]
+    for time in range(T):
+        back = net.op("Add", net.op("MatMul", h, u), b) if h else net.constant(folded)
+        h = net.op("Tanh", net.op("Add", at(net, net.drives, time), back))
+        rows.append(h)
+    whole, better, rounded = (tmp_path / f"{name}.onnx" for name in ("whole", "better", "rounded"))
+    onnx.save(net.done(rows, rows), whole)
+    quant_pre_process(str(whole), str(better))
+    quantize_static(str(better), str(rounded), Samples(), quant_format=QuantFormat.QDQ)
+    found = audit(rounded, num_samples=1)
+    assert [own.num_steps for own in found.recurrences] == [T]
+    assert (told(found, APART), told(found, ASSUMED)) == (0, 0)
