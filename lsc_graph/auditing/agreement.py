@@ -2,7 +2,8 @@
 
 What cannot be seen in one whole run is seen in two steps: every part of the torch view computes what ONNX
 Runtime's operators do from what the part was given in the run; and the parts are put together as in the file,
-since whole runs agree where the same file has weights so small that rounding does not grow.
+since every step of the file leads from states of the run to those after them (`taken_over`), or since whole
+runs agree where the same file has weights so small that rounding does not grow.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from lsc_graph.auditing.measure import (
     attached_run,
     measured_model,
 )
+from lsc_graph.auditing.taken_over import agrees_taken_over
 from lsc_graph.canonical.origins import Origin, indices_of, origin_of, place_of, tensors_by_origin
 from lsc_graph.errors import LscGraphError, ParityError, RoundingError
 from lsc_graph.prepare import Prepared, initializers_of, prepare
@@ -81,7 +83,8 @@ class Agreement:
             self._model.compare(sample, run, self.check)
         except RoundingError as error:
             parts = self._parts(sample, run)
-            self._is_joined_well = self._is_joined_well or (not parts.failures and self._agrees_calm(sample))
+            if not parts.failures and not self._is_joined_well:
+                self._is_joined_well = self._is_joined(sample, run)
             if parts.failures or not self._is_joined_well:
                 raise
             self.check.settle(parts, error.rounding)
@@ -99,6 +102,11 @@ class Agreement:
             for number, (own, other) in enumerate(zip(ours, theirs, strict=True)):
                 check.compare(f"{call.path}.{number}", own, other.numpy(), is_inner=True)
         return check
+
+    def _is_joined(self, sample: Sample, run: Run) -> bool:
+        """Whether the parts are put together as in the file."""
+        is_seen = agrees_taken_over(self._model, sample, run, self.check.tolerance)
+        return is_seen or self._agrees_calm(sample)
 
     def _agrees_calm(self, sample: Sample) -> bool:
         """Whether whole runs agree where weights are smaller, and the same was found in the file."""

@@ -135,19 +135,3 @@ def test_deep_blocks_that_are_put_together_otherwise_are_refused(
     sample = Sample({"x": np.random.default_rng(0).standard_normal((1, 24)).astype(np.float32)}, {})
     with torch.no_grad(), pytest.raises(RoundingError):
         Agreement(model).compare(sample, model.run(sample))
-
-
-def test_chaos_that_is_not_in_the_weights_is_named() -> None:
-    proto = onnx.parser.parse_model(
-        """
-        <ir_version: 8, opset_import: ["" : 17]>
-        ricker (float[1, 4] x, float[1, 4] h) => (float[1, 4] h_out)
-        <float rate = {3.3}, float one = {1}, float small = {0.01}>
-        {
-            rest = Sub(one, h) scaled = Mul(rate, rest) factor = Exp(scaled) grown = Mul(h, factor)
-            push = Tanh(x) some = Mul(push, small) moved = Add(grown, some) h_out = Abs(moved)
-        }
-        """
-    )
-    with pytest.raises(RoundingError, match="makes rounding errors so large"):
-        parity_of(proto, 60)
