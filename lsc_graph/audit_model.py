@@ -19,11 +19,15 @@ from lsc_graph.auditing.bypassed import bypassed_warnings
 from lsc_graph.auditing.causal_readings import causal_readings
 from lsc_graph.auditing.cuts import put_in
 from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
+from lsc_graph.auditing.forward_check import check_against_pushes
 from lsc_graph.auditing.lengths import FittingSamples
 from lsc_graph.auditing.measure import (
     FAR_SHARE,
     NEAR_SHARE,
+    FeedForward,
     Measured,
+    Sequences,
+    Streaming,
     check_against_autograd,
     measured_model,
 )
@@ -38,6 +42,7 @@ from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
 from lsc_graph.errors import AnalysisError, ConversionError, ParityError, UsageError
 from lsc_graph.grid.unroll import GridNode, united, unroll
+from lsc_graph.jacobians.forward import ForwardMeter, is_forward
 from lsc_graph.jacobians.grid import EdgeMap
 from lsc_graph.jacobians.meter import GrowthMeter, cancelled_depths
 from lsc_graph.jacobians.summary import Summary
@@ -308,7 +313,7 @@ def _measure(
         grid=_grid(cells),
         growth=growth,
         verdict=_verdict(growth, layers, cells),
-        warnings=(*warnings, *growth_warnings(prepared, growth, cells), *fitting.warnings),
+        warnings=(*warnings, *meter.remarks, *growth_warnings(prepared, growth, cells), *fitting.warnings),
         timing_seconds=clock.seconds,
     )
     clock.lap("judge")
@@ -346,11 +351,29 @@ def _confirmed_meter(
     seed: int,
 ) -> GrowthMeter:
     """A meter for the growth along a grid whose gradient of one sample is that of autograd."""
+    if is_forward(edges):
+        return _forward_meter(model, sample, cells, edges, generator, seed)
     meter = GrowthMeter(cells, unroll(cells), generator, edges)
     # From all states too: an edge that few paths to the last ones use is seen from near by.
     near = meter.start_everywhere(torch.Generator().manual_seed(seed))
     for start, share in ((meter.random_start(1), FAR_SHARE), (near, NEAR_SHARE)):
         check_against_autograd(model, sample, edges, meter.order, start, share, again)
+    return meter
+
+
+def _forward_meter(
+    model: Measured,
+    sample: Sample,
+    cells: CellGraph,
+    edges: list[EdgeMap],
+    generator: torch.Generator,
+    seed: int,
+) -> GrowthMeter:
+    """A meter for growth measured forwards, along a grid that pushes directions as the whole model does."""
+    assert isinstance(model, (Sequences, Streaming, FeedForward))
+    meter = ForwardMeter(cells, unroll(cells), generator)
+    for start in (meter.random_start(1), meter.start_everywhere(torch.Generator().manual_seed(seed))):
+        check_against_pushes(model, sample, edges, cells, meter.order, start)
     return meter
 
 

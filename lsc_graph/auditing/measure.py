@@ -17,8 +17,14 @@ from lsc_graph.auditing.rounding import inputs_rounded_otherwise, weights_rounde
 from lsc_graph.errors import AnalysisError, ParityError
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.cell import flatten
-from lsc_graph.jacobians.chain import chain_blocks, chain_edges, input_blocks
-from lsc_graph.jacobians.grid import EdgeMap, edge_maps
+from lsc_graph.jacobians.chain import (
+    chain_blocks,
+    chain_edges,
+    input_blocks,
+    pushed_blocks,
+    too_many_in_chain,
+)
+from lsc_graph.jacobians.grid import EdgeMap, edge_maps, pushed_edges
 from lsc_graph.jacobians.growth import Cotangents, path_lengths, rounding_lengths, swept
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
 from lsc_graph.jacobians.summary import Summary
@@ -351,6 +357,11 @@ class FeedForward(_AtOnce):
 
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
         cells = self.prepared.cell_graph
+        if too_many_in_chain(self.program, run):
+            pushes = pushed_blocks(self.program, run, cells)
+            within = self.parameters.differences.changed
+            summary.add_pushes(cells, pushes, [own.within(within) for own in pushes])
+            return cells, [edge for own in pushes for edge in pushed_edges(own)]
         blocks = chain_blocks(self.program, run, cells)
         changed = self.changed(lambda: chain_blocks(self.program, run, cells))
         shapes = [tuple(b.shape) for b in run.boundaries]
@@ -518,6 +529,7 @@ def _loop_states(sites: nn.ModuleList | Sequence[SiteModule], run: Run) -> dict[
 def _with_found_edges(cells: CellGraph, local: LocalJacobians) -> CellGraph:
     """The cell graph with the depth edges that the run has shown."""
     found = [*(depth.edge for depth in local.depth), *(maps.edge for maps in local.maps)]
+    found += [pushes.edge for pushes in local.pushes if pushes.edge is not None]
     edges = tuple(dict.fromkeys(found))
     return CellGraph(cells.layers, edges, cells.num_steps)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lsc_graph.jacobians.cell import batched_jacobians, flat_from, flatten
 from lsc_graph.spectra.operator import Operator, dense_operator
@@ -42,8 +42,8 @@ class BuiltJacobians:
         return self.matrices
 
 
-def is_black_box(module: CellModule) -> bool:
-    """Whether any part of a cell is differentiated by differences."""
+def has_black_box(module: nn.Module) -> bool:
+    """Whether any part of a module is differentiated by differences."""
     return any(isinstance(own, BlackBox) for own in module.modules())
 
 
@@ -58,7 +58,7 @@ def built_jacobians(
         own: which of these are its own old states.
     """
     size = module.cell.layer.state_size
-    if not is_black_box(module) or len(points[0]) * size**2 * points[own[0]].element_size() > MAX_BYTES:
+    if not has_black_box(module) or len(points[0]) * size**2 * points[own[0]].element_size() > MAX_BYTES:
         return None
     found = batched_jacobians(lambda *values: flatten(module(*values)), points, own)
     return BuiltJacobians(torch.cat([flat_from(block, 2) for block in found], 2))

@@ -6,14 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.func import vjp, vmap
+from torch import Tensor, nn
+from torch.func import jvp, vjp, vmap
 
 from lsc_graph.grid.unroll import GridNode
+from lsc_graph.jacobians.built import has_black_box
 from lsc_graph.jacobians.cell import batched_jacobians, flatten
 from lsc_graph.jacobians.grid import EdgeMap, Pull, dense
 from lsc_graph.jacobians.probed import ProbedGain, probed_gain
-from lsc_graph.layers.cells import CellGraph
+from lsc_graph.jacobians.pushes import Pushes
+from lsc_graph.layers.cells import CellGraph, DepthEdge
+from lsc_graph.to_torch import black_box
 from lsc_graph.to_torch.program import ChainProgram, Run
 
 # Beyond this, dense eigenvalues would take seconds for every block and sample.
@@ -84,6 +87,41 @@ def _block(module: Callable[..., Sequence[Tensor]], state: Tensor, source: str, 
         return gradients
 
     return ChainBlock(source, target, shape, None, pull)
+
+
+def too_many_in_chain(program: ChainProgram, run: Run) -> bool:
+    """Whether a block that is a black box would be differentiated by too many elements."""
+    states = zip(program.blocks[1:], run.boundaries, strict=True)
+    return any(
+        state.numel() > black_box.MAX_INPUT_ELEMENTS and has_black_box(block) for block, state in states
+    )
+
+
+def pushed_blocks(program: ChainProgram, run: Run, cells: CellGraph) -> tuple[Pushes, ...]:
+    """The depth Jacobian of every block but the first by products with directions."""
+    layers = [layer.id for layer in cells.layers]
+    return tuple(
+        _pushed(program.blocks[index], run.boundaries[index - 1 : index + 1], *layers[index - 1 : index + 1])
+        for index in range(1, len(layers))
+    )
+
+
+def _pushed(block: nn.Module, ends: Sequence[Tensor], source: str, target: str) -> Pushes:
+    state, other = ends
+
+    def function(value: Tensor) -> Tensor:
+        return flatten(block(value))
+
+    def push(numbers: Sequence[int], directions: Tensor) -> Tensor:
+        def one(row: Tensor) -> Tensor:
+            moved: Tensor = jvp(function, (state,), (row.reshape(state.shape),))[1]
+            return moved
+
+        rows = [vmap(one, chunk_size=NUM_PROBES)(own) for own in directions.to(state)]
+        return torch.stack(rows)
+
+    pairs, shape = ((0, 0),), (other.numel(), state.numel())
+    return Pushes(source, target, pairs, shape, push, state, DepthEdge(source, target))
 
 
 def chain_edges(blocks: Sequence[ChainBlock]) -> list[EdgeMap]:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lsc_graph.errors import AnalysisError
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.local import LocalJacobians
+from lsc_graph.jacobians.pushes import Pushes
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.spectra.handed import handed
 
@@ -18,11 +20,15 @@ Pull = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class EdgeMap:
-    """The derivative along one edge of the grid; `pull` maps cotangents [K, n_head] to [K, n_tail]."""
+    """The derivative along one edge of the grid; `pull` maps cotangents [K, n_head] to [K, n_tail].
+
+    Where only directions can be pushed along it, [K, n_tail] to [K, n_head], `push` does that.
+    """
 
     tail: GridNode
     head: GridNode
     pull: Pull
+    push: Pull | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,28 @@ class MapsPull:
         return self.maps.pull(numbers, given).double().cpu()
 
 
+@dataclass(frozen=True)
+class _Push:
+    """Directions pushed along one of the edges that are known by that."""
+
+    pushes: Pushes
+    number: int
+
+    def __call__(self, directions: Tensor) -> Tensor:
+        return self.pushes.push([self.number], directions[None].to(self.pushes.like))[0].double().cpu()
+
+
+def _no_pull(cotangents: Tensor) -> Tensor:
+    raise AnalysisError("Finite differences along directions pull nothing back")
+
+
+def pushed_edges(own: Pushes) -> Iterator[EdgeMap]:
+    """An edge of which directions tell all, at each pair of times."""
+    for number, (source, target) in enumerate(own.pairs):
+        tail, head = GridNode(own.source, source), GridNode(own.target, target)
+        yield EdgeMap(tail, head, _no_pull, _Push(own, number))
+
+
 def edge_maps(cells: CellGraph, local: LocalJacobians) -> Iterator[EdgeMap]:
     """Every edge of the unrolled grid with its local Jacobian."""
     steps = {layer.id: layer.time_step for layer in cells.layers}
@@ -82,6 +110,9 @@ def edge_maps(cells: CellGraph, local: LocalJacobians) -> Iterator[EdgeMap]:
             source = time - steps[layer_id]
             if 0 <= source < maps.num_points:
                 yield EdgeMap(GridNode(layer_id, source), GridNode(layer_id, time), maps.pull(time))
+    for pushes in local.pushes:
+        if pushes.edge is not None or pushes.target in returning:
+            yield from pushed_edges(pushes)
     for own in local.maps:
         for number, (source, target) in enumerate(own.pairs):
             tail, head = GridNode(own.edge.source, source), GridNode(own.edge.target, target)

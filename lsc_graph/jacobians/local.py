@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.blocks import UnitBlocks, unit_blocks
-from lsc_graph.jacobians.built import is_black_box
+from lsc_graph.jacobians.built import has_black_box
 from lsc_graph.jacobians.cell import cell_jacobians, flat_from
 from lsc_graph.jacobians.delayed import STATES, Rows, state_columns, through_delays
 from lsc_graph.jacobians.depth import (
@@ -34,6 +34,8 @@ from lsc_graph.jacobians.depth_maps import (
     maps_through_glue,
     maps_within_step,
 )
+from lsc_graph.jacobians.pushed import pushed_jacobians, too_many_elements
+from lsc_graph.jacobians.pushes import Pushes
 from lsc_graph.jacobians.time_maps import TimeMaps
 from lsc_graph.layers.cells import DepthEdge, Layer
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Trajectory, Values
@@ -65,7 +67,7 @@ class LocalJacobians:
 
     Large layers whose units do not meet in time have their blocks in `units` in place of `time`, others that
     are too large for dense blocks their maps in `time_maps`; depth edges of layers that are too large for
-    dense blocks are in `maps`.
+    dense blocks are in `maps`. Where differences by elements would be too many, every edge is in `pushes`.
     """
 
     time: dict[str, Tensor]
@@ -73,11 +75,14 @@ class LocalJacobians:
     units: dict[str, UnitBlocks] = field(default_factory=dict)
     maps: tuple[DepthMaps, ...] = ()
     time_maps: dict[str, TimeMaps] = field(default_factory=dict)
+    pushes: tuple[Pushes, ...] = ()
 
     def within(self, enter: Callable[[], AbstractContextManager[None]]) -> LocalJacobians:
         """The same, with products within what is entered for them."""
         time_maps = {name: replace(own, within=enter) for name, own in self.time_maps.items()}
-        return replace(self, maps=tuple(own.within(enter) for own in self.maps), time_maps=time_maps)
+        maps = tuple(own.within(enter) for own in self.maps)
+        pushes = tuple(own.within(enter) for own in self.pushes)
+        return replace(self, maps=maps, time_maps=time_maps, pushes=pushes)
 
 
 def together(depth: Sequence[DepthBlocks]) -> list[DepthBlocks]:
@@ -107,6 +112,8 @@ def local_jacobians(
         inputs: the sample's inputs, as they were given to `program`.
         generator: randomness for finding which times the glue connects.
     """
+    if too_many_elements(program, run):
+        return LocalJacobians({}, (), pushes=pushed_jacobians(program, run, inputs))
     time: dict[str, Tensor] = {}
     depth: list[DepthBlocks] = []
     units: dict[str, UnitBlocks] = {}
@@ -130,7 +137,7 @@ def local_jacobians(
             if is_large or is_too_large(module, num_steps, max_bytes):
                 known = _depth_maps(site, module, trajectory, others, glue, ports, lower, generator)
                 if isinstance(known, list):
-                    maps += [own.built() for own in known] if is_black_box(module) else known
+                    maps += [own.built() for own in known] if has_black_box(module) else known
                     if blocks is None:
                         time_maps[module.cell.layer.id] = TimeMaps.of(module, trajectory, generator)
                     continue

@@ -59,6 +59,8 @@ class GrowthMeter:
     ) -> None:
         self._generator = generator
         self._at_once = max(1, _MAX_ELEMENTS // _elements(cells)) if _has_maps(edges) else 1
+        self.remarks: tuple[str, ...] = ()
+        """What a report should say of how growth was measured."""
         self._lengths: defaultdict[GridNode, _Lengths] = defaultdict(_Lengths)
         self._predictions = Predictions()
         self.regard(cells, grid)

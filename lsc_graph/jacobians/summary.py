@@ -17,6 +17,7 @@ from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.entries import among, own_blocks
 from lsc_graph.jacobians.local import DepthBlocks, LocalJacobians, together
 from lsc_graph.jacobians.probed import ProbedGain
+from lsc_graph.jacobians.pushes import Pushes
 from lsc_graph.jacobians.radius import gain, gain_scale
 from lsc_graph.jacobians.readings import Reading, in_portions, is_identity, read, read_entries
 from lsc_graph.jacobians.statistics import statistics_of_series
@@ -149,9 +150,14 @@ class Summary:
         for maps in local.maps:
             self._add_maps(maps, layers[maps.edge.source], layers[maps.edge.target], others.get(maps.ends))
         joint: _Joint = defaultdict(list)
+        self._add_every_push(layers, local.pushes, () if changed is None else changed.pushes, joint)
         edges = {} if changed is None else {own.ends: own.blocks for own in together(changed.depth)}
         for depth in together(local.depth):
             self._add_depth(depth, layers, cells.num_steps, joint, edges.get(depth.ends))
+        self._add_joint(joint)
+
+    def _add_joint(self, joint: _Joint) -> None:
+        """The gains of all edges into each layer at each time."""
         gains: defaultdict[str, list[float]] = defaultdict(list)
         for (target_id, _), blocks in sorted(joint.items(), key=lambda item: item[0]):
             if len({rows for _, rows, _ in blocks}) == 1:
@@ -279,6 +285,59 @@ class Summary:
                 estimate = points.within(estimate, bars)
             points.estimates.append(estimate)
         self._joint[target.id].append(gains)
+
+    def add_pushes(
+        self, cells: CellGraph, pushes: Sequence[Pushes], changed: Sequence[Pushes] | None
+    ) -> None:
+        """One sample of a feed-forward model that is known by pushes; `changed` as of `add`."""
+        joint: _Joint = defaultdict(list)
+        self._add_every_push({layer.id: layer for layer in cells.layers}, pushes, changed or (), joint)
+        self._add_joint(joint)
+
+    def _add_every_push(
+        self,
+        layers: Mapping[str, Layer],
+        pushes: Sequence[Pushes],
+        changed: Sequence[Pushes],
+        joint: _Joint,
+    ) -> None:
+        others = {own.ends: own for own in changed}
+        for own in pushes:
+            self._add_pushes(own, layers[own.source], layers[own.target], others.get(own.ends), joint)
+
+    def _add_pushes(
+        self, own: Pushes, source: Layer, target: Layer, changed: Pushes | None, joint: _Joint
+    ) -> None:
+        """An edge of which directions tell all: radius by Krylov iteration, gain by random directions."""
+        if source is target and not source.has_time_edges:
+            return
+        points = self._time[source.id] if source is target else self._depth[source.id, target.id]
+        points.is_timed, numbers = False, own.sampled()
+        rows, columns = own.shape
+        points.block = f"all -> all, {rows} x {columns}"
+        if source.id in self.entries and target.id in self.entries:
+            self.united.add((source.id, target.id))
+        if (matrices := own.dense(numbers)) is not None:
+            other = None if changed is None else changed.dense(numbers)
+            if source is not target:
+                chosen_rows, chosen, points.block = self._active(matrices, source, target)
+                matrices = _part(matrices, chosen_rows, chosen)
+                rows, columns = matrices.shape[1:]
+                other = None if other is None else _part(other, chosen_rows, chosen)
+            with_norm = source is not target
+            self._take(points, read(matrices, self._method, with_norm=with_norm, changed=other))
+            gains = points.gain[-1]
+        else:
+            gains = self._probed(source.id, target.id, own.gain(numbers, NUM_PROBES, self._generator))
+            points.gain.append(gains)
+            self._note(bool(gains.any()))
+            if rows == columns:
+                estimate, bars = own.radius(numbers, changed)
+                points.estimates.append(points.within(estimate, bars))
+        if source is not target:
+            norms = (gains * gain_scale(rows, columns)).tolist()
+            for number, norm in zip(numbers, norms, strict=True):
+                joint[target.id, own.pairs[number][1]].append((norm, rows, columns))
 
     def add_chain(
         self,

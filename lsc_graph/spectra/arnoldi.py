@@ -178,6 +178,50 @@ def arnoldi_radius(
     return Estimate.joined(found)
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Estimates, with the Ritz values [P] and vectors [P, n] behind them (complex128, of unit length)."""
+
+    estimate: Estimate
+    values: Tensor
+    vectors: Tensor
+
+
+@torch.no_grad()
+def arnoldi_pairs(
+    operator: Operator,
+    *,
+    tolerance: float = TOLERANCE,
+    max_basis: int,
+    max_restarts: int = 4,
+    seed: int = 0,
+) -> Pairs:
+    """The same as `arnoldi_radius`, all points at once, with the vectors: for products that are not exact."""
+    kept = _Kept(operator.num_points, operator.size)
+    found = _iterated(operator, tolerance, min(max_basis, operator.size), max_restarts, seed, kept)
+    return Pairs(found, kept.values, kept.vectors)
+
+
+class _Kept:
+    """Dominant Ritz values and vectors of points, as of the best look at each."""
+
+    def __init__(self, num_points: int, size: int) -> None:
+        self.values = torch.zeros(num_points, dtype=torch.complex128)
+        self.vectors = torch.zeros(num_points, size, dtype=torch.complex128)
+
+    def note(self, krylov: Krylov, points: Tensor, better: Tensor) -> None:
+        """Those of the points [K] of a basis that are better known than before."""
+        size = krylov.size
+        square = krylov.matrix[:, :size, :size].double().cpu().nan_to_num(0.0, 0.0, 0.0)
+        values, vectors = torch.linalg.eig(square)
+        top = values.abs().argmax(1)
+        for row in better.nonzero()[:, 0].tolist():
+            number = int(points[row])
+            ritz = vectors[row, :, top[row]] @ krylov.basis[row, :size].cpu().to(vectors.dtype)
+            self.values[number] = values[row, top[row]] * float(krylov.scales[row])
+            self.vectors[number] = ritz / ritz.norm().clamp_min(1e-300)
+
+
 def point_groups(operator: Operator, max_basis: int) -> list[Tensor]:
     """The numbers of points whose bases are grown together."""
     bytes_each = (max_basis + 1) * operator.size * operator.dtype.itemsize
@@ -186,8 +230,15 @@ def point_groups(operator: Operator, max_basis: int) -> list[Tensor]:
     return [part for part in torch.split(numbers, group) if len(part)]
 
 
-def _iterated(operator: Operator, tolerance: float, max_basis: int, max_restarts: int, seed: int) -> Estimate:
-    """Spectral radii of operators whose bases are grown side by side."""
+def _iterated(
+    operator: Operator,
+    tolerance: float,
+    max_basis: int,
+    max_restarts: int,
+    seed: int,
+    kept: _Kept | None = None,
+) -> Estimate:
+    """Spectral radii of operators whose bases are grown side by side; vectors are `kept` if asked for."""
     krylov = Krylov.start(operator, max_basis, torch.Generator().manual_seed(seed))
     scales = operator.apply(krylov.basis[:, 0]).abs().amax(1)
     krylov.scales = torch.where(scales.isfinite() & (scales > 0), scales, torch.ones_like(scales))
@@ -201,6 +252,10 @@ def _iterated(operator: Operator, tolerance: float, max_basis: int, max_restarts
             if size < max_basis and float(seen.converged.double().mean()) < 0.5:
                 continue
             found = _ritz(krylov, tolerance) if size < max_basis else seen
+            if kept is not None:
+                is_new = torch.ones_like(alive, dtype=torch.bool)
+                better = is_new if best is None else found.errors < best.errors[alive]
+                kept.note(krylov, alive, better)
             best = found if best is None else best.where_better(alive, found)
             left = (~best.converged[alive]).nonzero()[:, 0]
             if not len(left):

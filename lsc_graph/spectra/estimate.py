@@ -116,6 +116,16 @@ class Estimate:
         errors = torch.where(bars > self.values.abs(), torch.inf, self.errors)
         return replace(self, errors=errors, converged=self.converged & errors.isfinite())
 
+    def with_residuals(self, lost: Tensor, bars: Tensor, tolerance: float = TOLERANCE) -> Estimate:
+        """With relative errors [P] that residuals taken anew show, at least.
+
+        No point is converged whose error is beyond the tolerance and what absolute error bars explain.
+        """
+        explained = 2 * bars / self.values.abs()
+        is_known = lost <= tolerance + explained.nan_to_num(0.0, 0.0, 0.0)
+        errors = torch.maximum(self.errors, torch.where(lost.isnan(), torch.inf, lost))
+        return replace(self, errors=errors, converged=self.converged & is_known)
+
     def counts(self) -> dict[str, int]:
         """How many points each method gave."""
         return dict(Counter(str(method) for method in self.methods))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -19,16 +20,22 @@ import torch
 from torch import Tensor, nn
 
 from lsc_graph.canonical.precision import in_double_precision
-from lsc_graph.errors import AnalysisError
+from lsc_graph.errors import AnalysisError, LimitExceededError
 from lsc_graph.model_file.proto_walk import model_scopes
 from lsc_graph.running.reference import Array, Reference
+from lsc_graph.to_torch.black_points import merged_points, points
 from lsc_graph.to_torch.copies import Runs, flat_floats
 from lsc_graph.to_torch.differences import Differences, cast_floats, differences
+from lsc_graph.to_torch.directional import Directions, directional
 from lsc_graph.to_torch.free_sizes import bytes_depending, free_sizes
 from lsc_graph.to_torch.kept import digest_of
+from lsc_graph.to_torch.pushes import push
 
 MAX_INPUT_ELEMENTS = 20_000
-"""Every element that is differentiated by takes four runs of the piece."""
+"""Every element that is differentiated by takes four runs of the piece: beyond this, products with directions
+are taken where these tell enough."""
+MAX_BYTES = 2**31
+"""What the whole derivative of one piece at one point may take."""
 _AGREES = 1e-3
 _DEFINING_OPSET = 18
 _SERIALS = itertools.count()
@@ -57,6 +64,15 @@ class BlackBox(nn.Module):
         self._runs: Runs | None = None
         self.names = [value.name for value in proto.graph.input]
 
+    @property
+    def num_elements(self) -> int:
+        """How many elements all inputs of floating-point numbers have together."""
+        floats = (value.type.tensor_type for value in self._proto.graph.input)
+        kinds = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+        return sum(
+            math.prod(dim.dim_value for dim in own.shape.dim) for own in floats if own.elem_type in kinds
+        )
+
     def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
         read = [values[index] for index in self._used]
         result: tuple[Tensor, ...] = _call(self, (False,) * len(read), None, *read)
@@ -81,23 +97,52 @@ class BlackBox(nn.Module):
             wanted: numbers of the inputs to differentiate by.
             digests: of the values, where these are known.
         """
-        count = sum(values[index].size for index in wanted)
-        if count > MAX_INPUT_ELEMENTS:
-            raise AnalysisError(
-                "Too many elements for finite differences",
-                where=", ".join(self.record.parts[:1]),
-                got=f"{count} elements to differentiate by",
-                expected=f"at most {MAX_INPUT_ELEMENTS}",
-                do="audit a smaller batch or fewer steps",
-            )
-        runs = self._finest(values)
         known = digests or [digest_of(value) for value in values]
+        self._check_size(values, wanted, known)
+        runs = self._finest(values)
 
         def taken(index: int) -> Array:
             key = _key(self.serial, [*known, str(index).encode()])
             return self.record.at(key, lambda: differences(runs, values, index, self.record))
 
         return {index: taken(index) for index in wanted}
+
+    def _check_size(self, values: Sequence[Array], wanted: Sequence[int], digests: Sequence[bytes]) -> None:
+        """Before anything is allocated.
+
+        Raises:
+            LimitExceededError: the whole derivative takes too much memory.
+        """
+        count = sum(values[index].size for index in wanted)
+        rows = sum(own.size for own in self.known(values, digests) if own.dtype.kind == "f")
+        if 8 * rows * count > MAX_BYTES:
+            raise LimitExceededError(
+                "Too many elements for finite differences by each of them",
+                where=", ".join(self.record.parts[:1]),
+                got=f"{count:,} elements to differentiate {rows:,} by, which take "
+                f"{8 * rows * count / 2**30:,.1f} GiB",
+                expected=f"at most {MAX_BYTES / 2**30:,.1f} GiB",
+                do="audit a smaller batch or fewer steps",
+            )
+
+    def product(
+        self, values: Sequence[Array], directions: Directions, digests: Sequence[bytes] = ()
+    ) -> list[Array]:
+        """J v of every float output at one point.
+
+        Args:
+            values: the point.
+            directions: v, by the numbers of the inputs that it moves.
+            digests: of the values, where these are known.
+        """
+        known = digests or [digest_of(value) for value in values]
+        moved = [str(index).encode() + digest_of(own) for index, own in directions.items()]
+        runs = self._finest(values)
+        key = _key(self.serial, [*known, *moved])
+        flat = self.record.at(key, lambda: directional(runs, values, directions, self.record))[:, 0]
+        outputs = [own for own in self.known(values, known) if own.dtype.kind == "f"]
+        ends = np.cumsum([own.size for own in outputs])[:-1]
+        return [part.reshape(own.shape) for part, own in zip(np.split(flat, ends), outputs, strict=True)]
 
     def _finest(self, values: Sequence[Array]) -> Runs:
         """How to run it in double precision, if it can be run so and gives the same; else in single."""
@@ -184,8 +229,8 @@ class _Call(torch.autograd.Function):
     def forward(
         box: BlackBox, flags: tuple[bool, ...], size: int | None, *values: Tensor
     ) -> tuple[Tensor, ...]:
-        points = [box.known(*point) for point in _points(box, flags, size, values)]
-        columns = zip(*points, strict=True)
+        found = [box.known(*point) for point in points(box.record, flags, size, values)]
+        columns = zip(*found, strict=True)
         outputs = [np.stack(column) if size is not None else np.array(column[0]) for column in columns]
         return tuple(torch.from_numpy(value) for value in outputs)
 
@@ -193,6 +238,7 @@ class _Call(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         ctx.box, ctx.flags, ctx.size, *values = inputs
         ctx.save_for_backward(*values)
+        ctx.save_for_forward(*values)
         ctx.mark_non_differentiable(*(value for value in output if not value.dtype.is_floating_point))
         ctx.is_float = tuple(value.dtype.is_floating_point for value in output)
 
@@ -209,6 +255,20 @@ class _Call(torch.autograd.Function):
         return (None, None, None, *found)
 
     @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, ...]:
+        values, given = ctx.saved_tensors, tangents[3:]
+        wanted = tuple(i for i, own in enumerate(given) if own is not None and own.dtype.is_floating_point)
+        kinds = tuple(ctx.is_float)
+        directions = [
+            given[index][None]
+            if ctx.size is None or ctx.flags[index]
+            else given[index].expand(ctx.size, *given[index].shape)[None]
+            for index in wanted
+        ]
+        moved = iter(push(ctx.box, ctx.flags, ctx.size, wanted, len(values), *values, *directions))
+        return tuple(next(moved)[0] if is_float else None for is_float in kinds)
+
+    @staticmethod
     def vmap(
         info: Any,
         in_dims: tuple[Any, ...],
@@ -218,7 +278,7 @@ class _Call(torch.autograd.Function):
         *values: Tensor,
     ) -> tuple[tuple[Tensor, ...], Any]:
         dims, count = in_dims[3:], info.batch_size
-        flags, merged = _merged(values, dims, flags, count, size)
+        flags, merged = merged_points(values, dims, flags, count, size)
         total = count if size is None else count * size
         outputs = _call(box, flags, total, *merged)
         if size is not None:
@@ -243,7 +303,7 @@ class _Pull(torch.autograd.Function):
         values, cotangents = tensors[:num_values], tensors[num_values:]
         count = cotangents[0].shape[0]
         results: dict[int, list[Array]] = {index: [] for index in wanted}
-        for number, (point, digests) in enumerate(_points(box, flags, size, values)):
+        for number, (point, digests) in enumerate(points(box.record, flags, size, values)):
             own = cotangents if size is None else [c[:, number] for c in cotangents]
             rows = np.concatenate([c.detach().cpu().double().numpy().reshape(count, -1) for c in own], 1)
             jacobians = box.jacobian(point, wanted, digests)
@@ -285,7 +345,7 @@ class _Pull(torch.autograd.Function):
             folded = [c.reshape(-1, *c.shape[2:]) for c in front]
             found = _pull(box, flags, size, wanted, num_values, *values, *folded)
             return tuple(v.reshape(count, -1, *v.shape[1:]) for v in found), (0,) * len(found)
-        flags, merged = _merged(values, value_dims, flags, count, size)
+        flags, merged = merged_points(values, value_dims, flags, count, size)
         total = count if size is None else count * size
         folded = [c.movedim(0, 1) for c in front]
         if size is not None:
@@ -294,45 +354,6 @@ class _Pull(torch.autograd.Function):
         if size is not None:
             found = tuple(v.reshape(v.shape[0], count, size, *v.shape[2:]) for v in found)
         return found, (1,) * len(found)
-
-
-def _merged(
-    values: Sequence[Tensor], dims: Sequence[Any], flags: tuple[bool, ...], count: int, size: int | None
-) -> tuple[tuple[bool, ...], list[Tensor]]:
-    """Values with a new axis of `count` points in front of, and merged with, that of `size`."""
-    new_flags, merged = [], []
-    for value, dim, flag in zip(values, dims, flags, strict=True):
-        if dim is None and not flag:
-            new_flags.append(False)
-            merged.append(value)
-            continue
-        moved = value.movedim(dim, 0) if dim is not None else value.expand(count, *value.shape)
-        if size is not None:
-            moved = moved if flag else moved[:, None].expand(count, size, *moved.shape[1:])
-            moved = moved.reshape(count * size, *moved.shape[2:])
-        new_flags.append(True)
-        merged.append(moved)
-    return tuple(new_flags), merged
-
-
-def _points(
-    box: BlackBox, flags: tuple[bool, ...], size: int | None, values: Sequence[Tensor]
-) -> Iterator[tuple[list[Array], list[bytes]]]:
-    """The inputs of every point as arrays, and their digests."""
-    shown = [
-        value[0] if flag and _is_one(value) else value for value, flag in zip(values, flags, strict=True)
-    ]
-    varies = [flag and not _is_one(value) for value, flag in zip(values, flags, strict=True)]
-    arrays = [np.asarray(value.detach().cpu().numpy(), order="C") for value in shown]
-    shared = [None if is_own else box.record.digests.of(v) for v, is_own in zip(shown, varies, strict=True)]
-    for number in range(size or 1):
-        point = [np.asarray(a[number]) if is_own else a for a, is_own in zip(arrays, varies, strict=True)]
-        yield point, [known or digest_of(value) for known, value in zip(shared, point, strict=True)]
-
-
-def _is_one(value: Tensor) -> bool:
-    """Whether what has a leading axis of points is the same at all of them."""
-    return value.shape[0] == 1 or value.stride(0) == 0
 
 
 def _call(*arguments: Any) -> tuple[Tensor, ...]:

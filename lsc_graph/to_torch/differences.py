@@ -33,17 +33,17 @@ from lsc_graph.to_torch.copies import NUM_SHIFTS, Runs
 from lsc_graph.to_torch.kept import Digests, Kept
 
 _BAR = 2.0
-_LEVELS = {np.float64: (1.0, 2.0), np.float32: (0.5, 1.0, 2.0)}
+LEVELS = {np.float64: (1.0, 2.0), np.float32: (0.5, 1.0, 2.0)}
 # A bar, relative to the values, from which on other steps are tried, and how many times larger: rounding
 # then adds less than that.
-_FINE_ENOUGH = 1e-3
-_FINER = {np.float64: 1 / 128, np.float32: 1 / 16}
+FINE_ENOUGH = 1e-3
+FINER = {np.float64: 1 / 128, np.float32: 1 / 16}
 _COARSER = 16.0
-_LEAST_SCALE = 1e-2
+LEAST_SCALE = 1e-2
 # How many times nearer to each other values of higher order have to be.
 _NEARER = 6.0
 # By how much of a unit in the last place rounding is off where slopes are taken.
-_ROUNDED = 0.25
+ROUNDED = 0.25
 _KEPT_BYTES, _VALUES_BYTES = 2**29, 2**26
 _RUNS_BETWEEN_WORDS = 64
 # Bars are estimates: how many times wider ones two ways of running a piece may differ by, and what rounding
@@ -96,6 +96,8 @@ class Differences:
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     values: Kept[list[Array]] = field(default_factory=lambda: Kept(_VALUES_BYTES, _num_bytes))
     _jacobians: Kept[Difference] = field(default_factory=lambda: Kept(_KEPT_BYTES, lambda own: own.nbytes))
+    is_by_products: bool = False
+    """Whether there are pieces whose derivatives are known by their products with directions alone."""
 
     def note_run(self) -> None:
         """One more run."""
@@ -174,9 +176,9 @@ class _Shifts:
 
         finite = self.point[np.isfinite(self.point)]
         scale = float(np.sqrt(np.mean(np.square(finite, dtype=np.float64)))) if finite.size else 1.0
-        self.step = float(np.finfo(runs.dtype).eps ** 0.2) * max(scale, _LEAST_SCALE)
-        self.other_steps = [self.step * _FINER[runs.dtype]]
-        if scale <= _LEAST_SCALE and runs.dtype is np.float32:
+        self.step = float(np.finfo(runs.dtype).eps ** 0.2) * max(scale, LEAST_SCALE)
+        self.other_steps = [self.step * FINER[runs.dtype]]
+        if scale <= LEAST_SCALE and runs.dtype is np.float32:
             self.other_steps.append(self.step * _COARSER)
 
     def by(self, numbers: Array, lengths: Array) -> tuple[Array, Array, Array]:
@@ -221,7 +223,7 @@ def _taken(shifts: _Shifts) -> Difference:
     for step in shifts.other_steps:
         # Seldom is a kink as near as a smaller step; and large elements may have made this one wide.
         with np.errstate(invalid="ignore"):
-            wide = bars > _FINE_ENOUGH * np.linalg.norm(jacobian, axis=0)
+            wide = bars > FINE_ENOUGH * np.linalg.norm(jacobian, axis=0)
         for numbers in shifts.groups(np.flatnonzero(wide)):
             others, errors, has_moved = _slopes(shifts, numbers, step)
             # Between two stairs of a quantised kernel nothing moves, which tells nothing.
@@ -238,12 +240,25 @@ def _taken(shifts: _Shifts) -> Difference:
 def _slopes(shifts: _Shifts, numbers: Array, step: float) -> tuple[Array, Array, Array]:
     """Derivatives [c, m] by some elements, by steps of about h, the length of each one's bar [c], and which
     outputs each of them has moved [c, m]."""
-    levels = step * np.array([sign * level for level in _LEVELS[shifts.runs.dtype] for sign in (1, -1)])
+    levels = step * np.array([sign * level for level in LEVELS[shifts.runs.dtype] for sign in (1, -1)])
     real, moved, is_other = shifts.by(np.repeat(numbers, len(levels)), np.tile(levels, len(numbers)))
     has_moved = np.asarray(is_other.reshape(len(numbers), len(levels), -1).any(1))
     shifts.has_moved[:, numbers] |= has_moved.T
     right, left = real.reshape(len(numbers), -1, 2, 1).transpose(2, 1, 0, 3)
     after, before = moved.reshape(len(numbers), len(levels) // 2, 2, -1).transpose(2, 1, 0, 3)
+    slopes, bars = extrapolated(right, left, after, before)
+    # All of these may by chance be less than what outputs are rounded by.
+    return slopes, bars + _rounding(shifts, slopes, has_moved, step), has_moved
+
+
+def extrapolated(right: Array, left: Array, after: Array, before: Array) -> tuple[Array, Array]:
+    """Derivatives [c, m], and the length of each one's bar [c], from shifts of two or three sizes, each twice
+    as far as the one before.
+
+    Args:
+        right, left: how far they go to both sides [L, c, 1].
+        after, before: what they add to the outputs [L, c, m].
+    """
     central, jumps = (after - before) / (right - left), after / right - before / left
     kinks = np.linalg.norm(2 * jumps[:-1] - jumps[1:], axis=2) / 2
     found = (4 * central[:-1] - central[1:]) / 3
@@ -254,8 +269,7 @@ def _slopes(shifts: _Shifts, numbers: Array, step: float) -> tuple[Array, Array,
         finer = _BAR * nearer + kinks[0]
         is_finer = (_NEARER * nearer <= apart[1]) & (finer < bars)
         slopes, bars = np.where(is_finer[:, None], found[0], slopes), np.where(is_finer, finer, bars)
-    # All of these may by chance be less than what outputs are rounded by.
-    return slopes, bars + _rounding(shifts, slopes, has_moved, step), has_moved
+    return slopes, bars
 
 
 def _rounding(shifts: _Shifts, slopes: Array, has_moved: Array, step: float) -> Array:
@@ -263,7 +277,7 @@ def _rounding(shifts: _Shifts, slopes: Array, has_moved: Array, step: float) -> 
     eps = np.finfo(shifts.runs.dtype).eps
     sizes = np.nan_to_num(np.abs(shifts.middles[0]), nan=0.0, posinf=0.0, neginf=0.0)
     lengths = np.linalg.norm(np.where(has_moved, sizes, 0.0), axis=1)
-    found: Array = eps * (np.linalg.norm(slopes, axis=1) + _ROUNDED * lengths / step)
+    found: Array = eps * (np.linalg.norm(slopes, axis=1) + ROUNDED * lengths / step)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -132,6 +132,8 @@ class SiteModule(nn.Module):
         self.is_mapped = site.num_steps > 1
         self.forgets = False
         """Whether gradients end at the step before: values are the same, derivatives a step's own effect."""
+        self.shifts: Values | None = None
+        """What is added to the states [T, ...] after each step, for derivatives by it."""
         self.emit = Segment(
             site.body.graph,
             list(dict.fromkeys(inputs)),
@@ -153,7 +155,8 @@ class SiteModule(nn.Module):
         steps: list[tuple[int, dict[str, Tensor], dict[str, Tensor], tuple[Tensor, ...]]] = []
         for time in self.times():
             now = {name: value[time] for name, value in slices.items()}
-            after = self.step(state, now, captures)
+            shifts = None if self.shifts is None else _at(self.shifts, time)
+            after = self.step(state, now, captures, shifts)
             self._check_shapes(state, after)
             emitted = self._emit(captures, after, state, now)
             counters = emitted[len(self.site.outputs) :]
@@ -209,7 +212,9 @@ class SiteModule(nn.Module):
         steps = range(self.site.num_steps)
         return steps[::-1] if self.is_reverse else steps
 
-    def step(self, before: Values, slices: Values, captures: Values) -> dict[str, Tensor]:
+    def step(
+        self, before: Values, slices: Values, captures: Values, shifts: Values | None = None
+    ) -> dict[str, Tensor]:
         """One step through all layers: state name -> new state, each a tensor of its own."""
         after: dict[str, Tensor] = {}
         for module in self.cells:
@@ -223,6 +228,8 @@ class SiteModule(nn.Module):
             written = module(*(pools[kind][name] for kind, name in module.reads))
             states = module.cell.layer.states
             after |= {state.name: own_tensor(value) for state, value in zip(states, written, strict=True)}
+            if shifts is not None:
+                after |= {state.name: after[state.name] + shifts[state.name] for state in states}
         return after
 
     def emit_all(self, after: Values, trajectory: Trajectory) -> dict[str, Tensor]:
@@ -317,6 +324,10 @@ def _with_captures(module: CellModule, held: Sequence[Tensor], *read: Tensor) ->
     return written
 
 
+@overload
+def _at(values: Tensor, time: int) -> Tensor: ...
+@overload
+def _at(values: Values, time: int) -> Values: ...
 def _at(values: Values | Tensor, time: int) -> Values | Tensor:
     """What is there at one time of what has time first."""
     if isinstance(values, Tensor):

@@ -168,13 +168,17 @@ class ChainProgram(nn.Module):
             Segment(graph, source, target, opsets=opsets, parameters=parameters)
             for source, target in zip(sources, targets, strict=True)
         )
+        self.shifts: Sequence[Tensor] | None = None
+        """What is added to the value at each boundary, for derivatives by it."""
 
     def forward(self, inputs: Values) -> Run:
         """Run one sample; `inputs` by name, in the model's own shapes."""
         values: tuple[Tensor, ...] = tuple(inputs[name] for name in self.input_names)
         boundaries = []
-        for block in self.blocks[:-1]:
+        for number, block in enumerate(self.blocks[:-1]):
             values = tuple(own_tensor(value) for value in block(*values))
+            if self.shifts is not None:
+                values = (values[0] + self.shifts[number],)
             boundaries.append(values[0])
         outputs = self.blocks[-1](*values)
         return Run(dict(zip(self.output_names, outputs, strict=True)), boundaries=tuple(boundaries))

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from lsc_graph.audit_model import audit
-from lsc_graph.errors import AnalysisError, ConversionError
-from lsc_graph.jacobians import local
+from lsc_graph.errors import ConversionError, LimitExceededError
+from lsc_graph.jacobians import local, pushes
 from lsc_graph.results import Analysis, RadiusOutcome, Statistics
 from lsc_graph.to_torch import black_box
 from lsc_graph.to_torch.black_box import BlackBox
@@ -155,10 +155,11 @@ def test_the_error_bar_reaches_both_slopes_of_a_kink(where: float, *, is_kink: b
     assert (bar > 0.4) == is_kink
 
 
-def test_too_many_elements_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(black_box, "MAX_INPUT_ELEMENTS", N - 1)
-    with pytest.raises(AnalysisError, match="Too many elements for finite differences"):
-        pulled(BlackBox(piece(), Differences()), *points())
+def test_derivatives_that_do_not_fit_into_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where the whole derivative would not fit: 9 outputs by 10 elements."""
+    monkeypatch.setattr(black_box, "MAX_BYTES", 8 * 9 * 10 - 1)
+    with pytest.raises(LimitExceededError, match="10 elements to differentiate 9 by"):
+        BlackBox(piece(), Differences()).jacobian([value.numpy() for value in points()], (0, 1))
 
 
 def agree(one: Analysis, other: Analysis) -> None:
@@ -191,6 +192,85 @@ def test_all_exports_of_a_real_network_have_the_same_radii_in_both_modes(name: s
     one, other = (audit(model, num_steps=4, num_samples=1, black_box=use) for use in ("never", "always"))
     agree(one, other)
     assert_within_the_bars(other, one)
+
+
+def agree_by_products(one: Analysis, other: Analysis) -> None:
+    """Radii and gains of a model of too many elements, and its growth, which is measured the other way."""
+    assert any("measured forwards" in words for words in other.warnings)
+    for a, b in zip(one.layers, other.layers, strict=True):
+        for quantity in ("time_radius", "time_gain", "depth_radius", "depth_gain"):
+            mine, its = getattr(a, quantity), getattr(b, quantity)
+            assert (mine is None) == (its is None)
+            assert mine is None or mine.mean == pytest.approx(its.mean, rel=1e-5, abs=1e-5), quantity
+    assert (one.growth.dt, one.growth.dl) == (other.growth.dt, other.growth.dl)
+    assert one.growth.measured_log10 == pytest.approx(other.growth.measured_log10, abs=0.05)
+    assert one.growth.paths_log10 == other.growth.paths_log10
+
+
+@pytest.mark.parametrize(
+    "name", ["gru", "scan_gru", "streaming_gru", "bidirectional_lstm", "tanh_rnn", "feed_forward_sin"]
+)
+def test_elements_that_are_too_many_to_differentiate_by_are_audited_by_products(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(black_box, "MAX_INPUT_ELEMENTS", 4)
+    is_deep = name == "feed_forward_sin"
+    model = registry.build(name, hidden_size=12, **({"num_layers": 6} if is_deep else {}))
+    steps = None if is_deep else 3
+    one, other = (audit(model, num_steps=steps, num_samples=1, black_box=use) for use in ("never", "always"))
+    agree_by_products(one, other)
+
+
+@pytest.mark.parametrize("is_single", [False, True])
+@pytest.mark.parametrize("name", ["scan_gru", "lstm"])
+def test_radii_by_krylov_spaces_of_products_are_within_their_bars(
+    name: str, monkeypatch: pytest.MonkeyPatch, *, is_single: bool
+) -> None:
+    model = registry.build(name, hidden_size=20)
+    exact = audit(model, num_steps=4, num_samples=1, radius_method="dense", black_box="never")
+    monkeypatch.setattr(black_box, "MAX_INPUT_ELEMENTS", 8)
+    monkeypatch.setattr(pushes, "MAX_BUILT", 8)
+    if is_single:
+        only_single(monkeypatch)
+    found = audit(model, num_steps=4, num_samples=1, black_box="always")
+    assert {method for own in found.radii for method in own.methods} == {"arnoldi"}
+    assert_within_the_bars(found, exact)
+    assert all(own.num_converged == own.num_points for own in found.radii)
+    assert max(own.max_difference_error or 0.0 for own in found.radii) < (0.02 if is_single else 1e-4)
+    for a, b in zip(exact.layers, found.layers, strict=True):
+        assert a.time_gain is not None
+        assert b.time_gain is not None
+        assert a.time_gain.mean == pytest.approx(b.time_gain.mean, rel=0.05)
+    assert exact.growth.measured_log10 == pytest.approx(found.growth.measured_log10, abs=0.05)
+
+
+def test_a_far_from_normal_radius_by_products_has_the_bar_of_its_condition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    only_single(monkeypatch)
+    monkeypatch.setattr(black_box, "MAX_INPUT_ELEMENTS", 2)
+    monkeypatch.setattr(pushes, "MAX_BUILT", 2)
+    triangular = np.diag([0.9, 0.5, -0.3, 0.1]) + np.triu(np.full((4, 4), 8.0), 1)
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((4, 4)))[0]
+    weights = (turn @ triangular @ turn.T).astype(np.float32)
+    (outcome,) = (found := audit(linear_step(weights), num_steps=5, num_samples=1, black_box="always")).radii
+    mean = radius_of(found, outcome)
+    assert mean is not None
+    assert outcome.max_difference_error is not None
+    exact = np.abs(np.linalg.eigvals(weights.astype(np.float64))).max()
+    assert 1e-7 < abs(mean.mean - exact) <= outcome.max_difference_error * mean.mean < 0.5 * mean.mean
+
+
+def test_a_defective_eigenvalue_by_products_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    only_single(monkeypatch)
+    monkeypatch.setattr(black_box, "MAX_INPUT_ELEMENTS", 2)
+    monkeypatch.setattr(pushes, "MAX_BUILT", 2)
+    turn = np.linalg.qr(np.random.default_rng(2).standard_normal((6, 6)))[0]
+    nilpotent = turn @ np.diag(np.ones(5), 1) @ turn.T
+    found = audit(linear_step(nilpotent), num_steps=4, num_samples=1, black_box="always")
+    (outcome,) = found.radii
+    assert outcome.num_converged == 0
+    assert found.layers[0].time_radius is None
 
 
 def scan_with_an_operator_of_onnx_runtime() -> onnx.ModelProto:
