@@ -371,7 +371,7 @@ def _forward_meter(
 ) -> GrowthMeter:
     """A meter for growth measured forwards, along a grid that pushes directions as the whole model does."""
     assert isinstance(model, (Sequences, Streaming, FeedForward))
-    meter = ForwardMeter(cells, unroll(cells), generator)
+    meter = ForwardMeter(cells, unroll(cells), generator, edges)
     for start in (meter.random_start(1), meter.start_everywhere(torch.Generator().manual_seed(seed))):
         check_against_pushes(model, sample, edges, cells, meter.order, start)
     return meter

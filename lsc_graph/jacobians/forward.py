@@ -13,10 +13,13 @@ from dataclasses import replace
 
 import networkx as nx
 import torch
+from torch import Tensor
 
 from lsc_graph.grid.unroll import GridNode
-from lsc_graph.jacobians.grid import EdgeMap, Pull
+from lsc_graph.jacobians.depth_maps import DepthMaps
+from lsc_graph.jacobians.grid import EdgeMap, MapsPull, Pull, PushesPush
 from lsc_graph.jacobians.meter import Factor, GrowthMeter
+from lsc_graph.jacobians.pushes import Pushes
 from lsc_graph.layers.cells import CellGraph, DepthEdge
 from lsc_graph.results import Growth
 
@@ -58,13 +61,29 @@ def turned_edges(edges: Sequence[EdgeMap], cells: CellGraph, *, is_scaled: bool)
     """
     sizes = {layer.id: layer.state_size for layer in cells.layers}
 
+    maps: dict[int, DepthMaps] = {}
+
     def scaled(edge: EdgeMap) -> Pull:
         push = edge.push
         assert push is not None
         factor = (sizes[edge.tail.layer] / sizes[edge.head.layer]) ** 0.5 if is_scaled else 1.0
+        if isinstance(push, PushesPush):
+            # What waits to cross an edge at many steps crosses it together.
+            own = maps.setdefault(id(push.pushes), _turned_maps(push.pushes, factor))
+            return MapsPull(own, push.number)
         return lambda directions: factor * push(directions)
 
     return [EdgeMap(turned(edge.head, cells), turned(edge.tail, cells), scaled(edge)) for edge in edges]
+
+
+def _turned_maps(own: Pushes, factor: float) -> DepthMaps:
+    """An edge of the turned grid, times a factor."""
+    edge = own.edge or DepthEdge(own.source, own.target, time_pairs=own.pairs)
+
+    def pull(numbers: Sequence[int], directions: Tensor) -> Tensor:
+        return factor * own.push(numbers, directions)
+
+    return DepthMaps(edge, own.pairs, own.shape[::-1], pull, own.like)
 
 
 def turned(node: GridNode, cells: CellGraph) -> GridNode:
@@ -76,9 +95,15 @@ def turned(node: GridNode, cells: CellGraph) -> GridNode:
 class ForwardMeter(GrowthMeter):
     """Pushes random directions from the first states, sample by sample."""
 
-    def __init__(self, cells: CellGraph, grid: nx.DiGraph[GridNode], generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        cells: CellGraph,
+        grid: nx.DiGraph[GridNode],
+        generator: torch.Generator,
+        edges: Sequence[EdgeMap] = (),
+    ) -> None:
         self._own = cells
-        super().__init__(cells, grid, generator)
+        super().__init__(cells, grid, generator, turned_edges(edges, cells, is_scaled=True))
         self.remarks = (_REMARK,)
 
     def regard(self, cells: CellGraph, grid: nx.DiGraph[GridNode]) -> None:

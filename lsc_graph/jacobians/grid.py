@@ -69,7 +69,7 @@ class MapsPull:
 
 
 @dataclass(frozen=True)
-class _Push:
+class PushesPush:
     """Directions pushed along one of the edges that are known by that."""
 
     pushes: Pushes
@@ -87,7 +87,7 @@ def pushed_edges(own: Pushes) -> Iterator[EdgeMap]:
     """An edge of which directions tell all, at each pair of times."""
     for number, (source, target) in enumerate(own.pairs):
         tail, head = GridNode(own.source, source), GridNode(own.target, target)
-        yield EdgeMap(tail, head, _no_pull, _Push(own, number))
+        yield EdgeMap(tail, head, _no_pull, PushesPush(own, number))
 
 
 def edge_maps(cells: CellGraph, local: LocalJacobians) -> Iterator[EdgeMap]:
