@@ -11,8 +11,13 @@ nearer to each other than D_h and D_2h, E_h/2 stays within twice of what it and 
 At a kink, such as that of a ReLU at zero, E is the mean of two slopes: how far these are apart, as far as
 that does not shrink with h, is added to the bar; so is rounding by this.
 Where the bar is wide, a smaller step, which passes over as many times fewer kinks, takes the place of h if
-its bar is smaller and its value within the bar of the other; in single precision so does a larger one, for
-inputs that do not show their scale, as states that are still zero.
+its bar is smaller and its value within the bar of the other, and where slopes are steeper by that, as of what
+is narrower than a step, so does one that is smaller still. If it claims a smaller bar, but is not within that
+of the other, both are known within what they are apart by. In single precision a larger one is tried as well,
+for inputs that do not show their scale, as states that are still zero.
+No bar is shorter than what rounding of all outputs does, also of those that have not moved: they may be
+rounded to what they were. Nor is it shorter than the median of those of all columns: of few outputs that
+move, two differences may agree by chance.
 Where a piece can be run for many points at once, one column of every Jacobian is taken point by point as
 well: unless the two agree within their bars, so is everything else.
 """
@@ -42,6 +47,8 @@ _COARSER = 16.0
 LEAST_SCALE = 1e-2
 # How many times nearer to each other values of higher order have to be.
 _NEARER = 6.0
+# What is narrower than a step has slopes so many times larger at a smaller one: then there is another.
+_STEEPER = 1.5
 # By how much of a unit in the last place rounding is off where slopes are taken.
 ROUNDED = 0.25
 _KEPT_BYTES, _VALUES_BYTES = 2**29, 2**26
@@ -177,7 +184,7 @@ class _Shifts:
         finite = self.point[np.isfinite(self.point)]
         scale = float(np.sqrt(np.mean(np.square(finite, dtype=np.float64)))) if finite.size else 1.0
         self.step = float(np.finfo(runs.dtype).eps ** 0.2) * max(scale, LEAST_SCALE)
-        self.other_steps = [self.step * FINER[runs.dtype]]
+        self.other_steps = [self.step * FINER[runs.dtype] ** power for power in (1, 2)]
         if scale <= LEAST_SCALE and runs.dtype is np.float32:
             self.other_steps.append(self.step * _COARSER)
 
@@ -220,10 +227,13 @@ def _taken(shifts: _Shifts) -> Difference:
     for numbers in shifts.groups(np.flatnonzero(np.isfinite(point))):
         slopes, bars[numbers], _ = _slopes(shifts, numbers, shifts.step)
         jacobian[:, numbers] = slopes.T
+    doubts, steeper = np.zeros(point.size), np.ones(point.size, dtype=bool)
     for step in shifts.other_steps:
         # Seldom is a kink as near as a smaller step; and large elements may have made this one wide.
         with np.errstate(invalid="ignore"):
             wide = bars > FINE_ENOUGH * np.linalg.norm(jacobian, axis=0)
+        if step < shifts.other_steps[0]:
+            wide &= steeper
         for numbers in shifts.groups(np.flatnonzero(wide)):
             others, errors, has_moved = _slopes(shifts, numbers, step)
             # Between two stairs of a quantised kernel nothing moves, which tells nothing.
@@ -231,10 +241,22 @@ def _taken(shifts: _Shifts) -> Difference:
             first, wider = jacobian[:, numbers].T, bars[numbers]
             is_better = is_telling & _is_better(others, errors, first, wider)
             if step < shifts.step:
-                is_better |= _is_resolved(errors, has_moved, first, wider)
+                is_better |= is_telling & _is_resolved(errors, has_moved, first, wider)
+            steeper[numbers] = np.linalg.norm(others, axis=1) > _STEEPER * np.linalg.norm(first, axis=1)
+            # Two that contradict each other are both known within what they are apart by.
+            apart = np.where(is_telling & (errors < wider), np.linalg.norm(others - first, axis=1), 0.0)
+            doubts[numbers] = np.where(is_better, 0.0, np.maximum(doubts[numbers], apart))
             chosen = numbers[is_better]
             jacobian[:, chosen], bars[chosen] = others[is_better].T, errors[is_better]
-    return Difference(jacobian, bars, shifts.has_moved)
+    return Difference(jacobian, _pooled(np.maximum(bars, doubts), shifts.has_moved), shifts.has_moved)
+
+
+def _pooled(bars: Array, has_moved: Array) -> Array:
+    """Bars no shorter than those of half of all columns: of few outputs two differences agree by chance."""
+    moving = has_moved.any(0) & np.isfinite(bars)
+    if not moving.any():
+        return bars
+    return np.where(moving, np.maximum(bars, np.median(bars[moving])), bars)
 
 
 def _slopes(shifts: _Shifts, numbers: Array, step: float) -> tuple[Array, Array, Array]:
@@ -248,7 +270,7 @@ def _slopes(shifts: _Shifts, numbers: Array, step: float) -> tuple[Array, Array,
     after, before = moved.reshape(len(numbers), len(levels) // 2, 2, -1).transpose(2, 1, 0, 3)
     slopes, bars = extrapolated(right, left, after, before)
     # All of these may by chance be less than what outputs are rounded by.
-    return slopes, bars + _rounding(shifts, slopes, has_moved, step), has_moved
+    return slopes, bars + _rounding(shifts, slopes, step), has_moved
 
 
 def extrapolated(right: Array, left: Array, after: Array, before: Array) -> tuple[Array, Array]:
@@ -272,12 +294,12 @@ def extrapolated(right: Array, left: Array, after: Array, before: Array) -> tupl
     return slopes, bars
 
 
-def _rounding(shifts: _Shifts, slopes: Array, has_moved: Array, step: float) -> Array:
+def _rounding(shifts: _Shifts, slopes: Array, step: float) -> Array:
     """What rounding alone does to derivatives [c, m] by steps of about h: the length for each element [c]."""
     eps = np.finfo(shifts.runs.dtype).eps
-    sizes = np.nan_to_num(np.abs(shifts.middles[0]), nan=0.0, posinf=0.0, neginf=0.0)
-    lengths = np.linalg.norm(np.where(has_moved, sizes, 0.0), axis=1)
-    found: Array = eps * (np.linalg.norm(slopes, axis=1) + ROUNDED * lengths / step)
+    # What does not move may be rounded to what it was.
+    length = np.linalg.norm(np.nan_to_num(shifts.middles[0], nan=0.0, posinf=0.0, neginf=0.0))
+    found: Array = eps * (np.linalg.norm(slopes, axis=1) + ROUNDED * length / step)
     return found
 
 

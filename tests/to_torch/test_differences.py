@@ -78,6 +78,46 @@ def test_what_is_narrower_than_a_step_is_not_taken_for_nothing(factor: int, body
     assert off <= min(np.linalg.norm(found.bars), 1e-2 * np.linalg.norm(exact))
 
 
+@pytest.mark.parametrize("is_single_run", [False, True])
+@pytest.mark.parametrize("width", [0.1, 0.03, 0.01, 0.003, 0.001, 1e-4])
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 3.0])
+def test_lines_that_are_clipped_within_a_step_are_within_their_bars(
+    width: float, scale: float, *, is_single_run: bool
+) -> None:
+    """Shifts jump over the line, or reach into it from where nothing moves."""
+    limits = f"a = Constant<value_float = {-width}>() b = Constant<value_float = {width}>()"
+    point = scale * np.random.default_rng(1).standard_normal((1, N))
+    found, _, weights = taken(f"{limits} y = Clip(p, a, b)", point, is_single_run=is_single_run)
+    product = point.astype(np.float32).astype(float) @ weights.astype(float)
+    exact = (np.abs(product[0]) < width)[:, None] * weights.T.astype(float)
+    off = np.linalg.norm(found.jacobian - exact, axis=0)
+    assert (off <= found.bars * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize("weight", [1e-4, 1e-2])
+def test_what_rounding_swallows_is_within_the_bar(weight: float) -> None:
+    """Beside 100, slopes of a hundredth move little, and smaller ones nothing at all."""
+    factor = f"k = Constant<value_float = 100.0>() t = Constant<value_float = {weight}>()"
+    point = 0.1 * np.random.default_rng(1).standard_normal((1, N))
+    found, _, weights = taken(f"{factor} q = Mul(p, t) y = Add(q, k)", point)
+    exact = weight * weights.T.astype(float)
+    off = np.linalg.norm(found.jacobian - exact, axis=0)
+    assert (off <= found.bars).all()
+
+
+def test_columns_of_one_output_have_bars_no_shorter_than_those_of_half_of_all() -> None:
+    """Of a single output, two differences may agree by chance."""
+    point = np.random.default_rng(1).standard_normal((1, N))
+    found, _, _ = taken("q = Sigmoid(x) o = Sub(q, x) h = Add(o, x) z = Mul(h, h) y = Add(z, o)", point)
+    inner = point[0].astype(np.float32).astype(float)
+    gate = 1 / (1 + np.exp(-inner))
+    exact = np.diag(2 * gate * gate * (1 - gate) + gate * (1 - gate) - 1)
+    off = np.linalg.norm(found.jacobian - exact, axis=0)
+    assert (off <= found.bars).all()
+    assert (found.bars == found.bars.min()).sum() >= N // 2
+    assert np.linalg.norm(found.bars) < 1e-3 * np.linalg.norm(exact)
+
+
 def test_after_the_time_that_was_allowed_there_are_no_more_runs() -> None:
     record = Differences(parts=["the part that computes y"], deadline=0.0)
     with pytest.raises(TimeLimitError, match="in the time that was allowed: the part that computes y"):
