@@ -19,7 +19,7 @@ from lsc_graph.jacobians.cell import at_points, chosen_points, flatten
 from lsc_graph.jacobians.probed import ProbedGain, probed_gain
 from lsc_graph.layers.cells import DepthEdge, size
 from lsc_graph.spectra.arnoldi import arnoldi_pairs
-from lsc_graph.spectra.estimate import Estimate
+from lsc_graph.spectra.estimate import TOLERANCE, Estimate
 from lsc_graph.spectra.operator import Operator
 from lsc_graph.to_torch.loop import CellModule
 
@@ -29,6 +29,8 @@ _MAX_POINTS = 8
 # Matrices of so few columns are built.
 MAX_BUILT = 256
 _MAX_BASIS, _MIN_BASIS, _MAX_RESTARTS = 80, 16, 4
+# Residuals that are taken again tell more than Arnoldi's method does: it goes on for longer than it would.
+_STOP = TOLERANCE / 2
 MAX_BYTES = 2**31
 """What the Krylov bases of all points of one edge may take."""
 
@@ -95,7 +97,9 @@ class Pushes:
             changed: the same, changed by as much as the error bars allow.
         """
         basis = self._basis(len(numbers))
-        pairs = arnoldi_pairs(self._operator(numbers), max_basis=basis, max_restarts=_MAX_RESTARTS)
+        pairs = arnoldi_pairs(
+            self._operator(numbers), tolerance=_STOP, max_basis=basis, max_restarts=_MAX_RESTARTS
+        )
         estimate, again = pairs.estimate, self._of_complex(numbers, pairs.vectors)
         conditions, moduli = estimate.conditions, pairs.values.abs()
         residuals = (again - pairs.values[:, None] * pairs.vectors).norm(dim=1)

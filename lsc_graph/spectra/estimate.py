@@ -124,7 +124,7 @@ class Estimate:
         explained = 2 * bars / self.values.abs()
         is_known = lost <= tolerance + explained.nan_to_num(0.0, 0.0, 0.0)
         errors = torch.maximum(self.errors, torch.where(lost.isnan(), torch.inf, lost))
-        return replace(self, errors=errors, converged=self.converged & is_known)
+        return replace(self, errors=errors, converged=(self.errors <= tolerance) & is_known)
 
     def counts(self) -> dict[str, int]:
         """How many points each method gave."""
