@@ -86,7 +86,7 @@ class Parity:
     `max_abs_error` is the largest difference over `num_values` compared outputs and final states,
     all within `atol + rtol * |reference|`. Where rounding errors grow beyond that in whole runs, these are
     the values of parts, each given what it has in the run, and `rounding` is how far those errors move what
-    differed; whole runs were compared with smaller weights.
+    differed; how the file joins parts was compared step by step, or over whole runs with smaller weights.
     """
 
     max_abs_error: float

@@ -117,8 +117,9 @@ def _parity(parity: Parity, console: Console) -> None:
         labelled(
             console,
             "",
-            "compared step by step, and over whole runs with smaller weights: with its own the model makes "
-            f"rounding errors as large as {parity.rounding:.1e}",
+            "compared part by part, and as the file joins them, step by step or over whole runs with smaller "
+            f"weights: over whole runs of its own the model makes rounding errors as large as "
+            f"{parity.rounding:.1e}",
         )
 
 
