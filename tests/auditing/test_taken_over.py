@@ -117,9 +117,9 @@ def stale(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step but the first two reads the state of two steps before."""
     real, kept = loop.SiteModule.step, []
 
-    def step(self: loop.SiteModule, before: Any, slices: Any, captures: Any) -> dict[str, torch.Tensor]:
+    def step(self: loop.SiteModule, before: Any, *given: Any) -> dict[str, torch.Tensor]:
         kept.append(before)
-        return real(self, kept[-2] if len(kept) > 2 else before, slices, captures)
+        return real(self, kept[-2] if len(kept) > 2 else before, *given)
 
     monkeypatch.setattr(loop.SiteModule, "step", step)
 
