@@ -7,12 +7,13 @@ vector products can be differentiated without differentiating an eigenvalue solv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from lsc_graph.spectra.choose import radius_estimate
+from lsc_graph.spectra.choose import group_size, radius_estimate, takes_points_alone
 from lsc_graph.spectra.differentiable import dominant_eigenvectors, is_trusted
 from lsc_graph.spectra.estimate import TOLERANCE
 
@@ -40,11 +41,25 @@ def value_alone(value: Tensor) -> Direction:
     return Direction(value, nothing, nothing, torch.zeros_like(value, dtype=torch.bool))
 
 
-def radii(matrices: Tensor, basis: Tensor | None = None, tolerance: float = TOLERANCE) -> Direction:
-    """Spectral radii of square matrices [P, n, n] to a relative error, without derivative."""
+def radii(matrices: Tensor, basis: Tensor | None = None, sizes: Sequence[int] | None = None) -> Direction:
+    """Spectral radii of square matrices [P, n, n], without derivative.
+
+    What others are in the batch hardly changes a radius: where an estimator looks at a batch as a whole, it
+    is given one sample after another, or asked for more.
+
+    Args:
+        matrices: the batch.
+        basis: as of `radius_direction`.
+        sizes: how many points each sample has, if that is known.
+    """
     turn = None if basis is None else basis.to(matrices.dtype)
     small = matrices if turn is None else turn.T @ (matrices @ turn)
-    return value_alone(radius_estimate(small.double(), tolerance=tolerance).values)
+    size, device = small.shape[-1], small.device.type
+    is_alone = takes_points_alone(size, device)
+    tolerance = SAME if sizes is None and not is_alone else TOLERANCE
+    parts = torch.split(small, group_size(size, device) if is_alone else list(sizes or [len(small)]))
+    found = [radius_estimate(part.double(), tolerance=tolerance).values for part in parts]
+    return value_alone(torch.cat(found))
 
 
 def gains(matrices: Tensor) -> Direction:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.layers.cells import Layer
-from lsc_graph.pretraining.eigenpairs import SAME, radii, unit_radii
+from lsc_graph.pretraining.eigenpairs import radii, unit_radii
 from lsc_graph.pretraining.reduction import num_units
 
 _NUM_CHECKS = 2
@@ -64,7 +64,7 @@ class NarrowRange(Narrow):
         return self._weights @ kept
 
     def _radii(self, kept: Tensor) -> Tensor:
-        return radii(kept @ self.basis, tolerance=SAME).value
+        return radii(kept @ self.basis).value
 
 
 class NarrowUnits(Narrow):

@@ -25,7 +25,6 @@ from lsc_graph.prepare import is_streaming
 from lsc_graph.pretraining.batches import Together, Tree, detached, part, recorded, run_of, stacked
 from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.eigenpairs import (
-    SAME,
     Direction,
     gain_direction,
     gains,
@@ -42,7 +41,6 @@ from lsc_graph.pretraining.reduction import covers, shared_range, unit_matrices
 from lsc_graph.pretraining.rows import EdgeRows, RowPuller
 from lsc_graph.pretraining.slots import Block, Slots, padded
 from lsc_graph.running.sampling import Sample
-from lsc_graph.spectra.estimate import TOLERANCE
 from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
 
@@ -263,14 +261,21 @@ class Reader:
         times: Sequence[Sequence[int]],
         generators: Sequence[torch.Generator],
     ) -> list[list[Reading]]:
-        """By whole Jacobians, one sample after another: others in a batch may change a radius a little."""
+        """By whole Jacobians."""
         edges, pulled = self._pull_together(inputs, runs, times, self._identity(len(times[0])), self._wanted)
-        found = []
-        for k, own in enumerate(times):
-            here = [self._at(edge, rows[k], own) for edge, rows in zip(edges, pulled, strict=True)]
-            dense = [edge for edge in here if edge is not None]
-            blocks = [self._block(edge, generators[k], with_derivative=False) for edge in dense]
-            found.append(_bare_all(dense, blocks))
+        found: list[list[Reading]] = [[] for _ in times]
+        for edge, rows in zip(edges, pulled, strict=True):
+            parts = [self._at(edge, rows[k], steps) for k, steps in enumerate(times)]
+            kept = [k for k, part in enumerate(parts) if part is not None]
+            own = [part.rows for part in parts if part is not None]
+            if not own:
+                continue
+            sizes = [len(each) for each in own]
+            is_whole = sum(sizes) == rows.shape[0] * rows.shape[1]
+            every = replace(edge, rows=rows.flatten(0, 1) if is_whole else torch.cat(own))
+            block = self._block(every, generators[0], with_derivative=False, sizes=sizes)
+            for k, values in zip(kept, torch.split(block.direction.value, sizes), strict=True):
+                found[k].append(_reading(edge, value_alone(values), is_radius=block.is_radius))
         return found
 
     def _read_narrow(self, inputs: Tree, runs: Tree, times: Sequence[Sequence[int]]) -> list[list[Reading]]:
@@ -453,7 +458,14 @@ class Reader:
         self._bases[edge] = shared_range(matrices) if found is None else found
         return self._bases[edge]
 
-    def _block(self, edge: EdgeRows, generator: torch.Generator, *, with_derivative: bool) -> Block:
+    def _block(
+        self,
+        edge: EdgeRows,
+        generator: torch.Generator,
+        *,
+        with_derivative: bool,
+        sizes: Sequence[int] | None = None,
+    ) -> Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
         matrices = edge.rows.detach().cpu()
         _check_finite(matrices, source, target)
@@ -480,9 +492,7 @@ class Reader:
         if self._edges is None and is_whole and basis is not None and saves_much(basis):
             same = (n for n in self._narrow.values() if isinstance(n, NarrowRange) and n.basis is basis)
             self._narrow[edge.source, edge.target] = next(same, None) or NarrowRange(basis)
-        is_chain = target.time_step == 0  # all samples are one batch there
-        bare = radii(active, basis, SAME if is_chain else TOLERANCE) if not with_derivative else None
-        radius = radius_direction(active, basis) if bare is None else bare
+        radius = radius_direction(active, basis) if with_derivative else radii(active, basis, sizes)
         return Block(rows, columns, radius, True)
 
 

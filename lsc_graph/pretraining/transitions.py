@@ -62,12 +62,14 @@ def _slopes(
         times = sorted({steps // 2, steps - 2} & set(range(1, steps)))[:_NUM_TIMES]
         if not times:
             return []
+        own = {(name, name) for name in reader.layers}
         with torch.no_grad():
             dense = puller.pull(
                 detached(run),
                 inputs,
                 times,
                 lambda layer: torch.eye(layer.state_size).expand(len(times), -1, -1),
+                own,
             )
         units = {
             e.source: unit_matrices(e.rows, reader.layers[e.source]) for e in dense if e.source == e.target
@@ -82,6 +84,7 @@ def _slopes(
             lambda layer: (
                 rows[layer.id][0] if layer.id in rows else torch.zeros(len(times), 2, layer.state_size)
             ),
+            {(name, name) for name in rows},
         )
         totals = [
             (edge.rows * rows[edge.source][1].to(edge.rows)).sum()

@@ -172,6 +172,11 @@ def cascade(size: int, device: str) -> tuple[Method, ...]:
     return (Method.DENSE,)
 
 
+def takes_points_alone(size: int, device: str) -> bool:
+    """Whether what AUTO finds at one point does not depend on which others are in a batch."""
+    return device == "cpu" and set(cascade(size, device)) <= {Method.SQUARING, Method.DENSE}
+
+
 def _auto(matrices: Tensor, tolerance: float) -> Estimate:
     first, *others = cascade(matrices.shape[-1], matrices.device.type)
     if first is not Method.ARNOLDI:

@@ -8,6 +8,7 @@ at every step and their logarithms kept, so that none leaves the floating-point 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -31,7 +32,8 @@ def squaring_radius(
 ) -> Estimate:
     """Spectral radii of matrices [P, n, n].
 
-    On CUDA all squarings are done, and the host waits for the device once, at the end.
+    On the CPU each point is read as soon as it is known well enough, whatever others are in the batch. On
+    CUDA all squarings are done, and the host waits for the device once, at the end.
 
     Args:
         matrices: the batch.
@@ -45,18 +47,48 @@ def squaring_radius(
     unit = (unit / _nonzero(norms).to(unit.dtype)[:, None, None]).to(dtype)
     logs = [norms.log() + largest.double().log()]
     least = max(_MIN_SQUARINGS, math.ceil(math.log2(_BEYOND_TRANSIENT * matrices.shape[-1])))
-    for number in range(1, least + _MORE_SQUARINGS + 1):
+    most = least + _MORE_SQUARINGS
+    found, alive = _Found.start(matrices), torch.arange(len(matrices), device=matrices.device)
+    for number in range(1, most + 1):
         unit = torch.bmm(unit, unit)
         norms = torch.linalg.matrix_norm(unit)
-        unit = unit / _nonzero(norms)[:, None, None]
+        unit /= _nonzero(norms)[:, None, None]
         logs.append(2 * logs[-1] + norms.double().log())
-        if matrices.device.type == "cpu" and number >= _CERTAIN_SQUARINGS:
-            enough = tolerance / 2 if number >= least else min(_CERTAIN, tolerance)
-            _, error, rounding, _ = _read(torch.stack(logs), dtype, matrices.shape[-1])
-            if bool(((error <= enough) | (rounding > tolerance)).all()):
-                break
-    values, errors, _, ties = _read(torch.stack(logs), dtype, matrices.shape[-1])
-    return Estimate.of(Method.SQUARING, values, errors + ties, tolerance=tolerance)
+        is_last = number == most
+        if not is_last and (number < _CERTAIN_SQUARINGS or matrices.device.type != "cpu"):
+            continue
+        values, errors, rounding, ties = _read(torch.stack(logs), dtype, matrices.shape[-1])
+        enough = tolerance / 2 if number >= least else min(_CERTAIN, tolerance)
+        is_enough = (errors <= enough) & (errors + ties <= tolerance) | (rounding > tolerance) | is_last
+        is_left = found.take(alive, values, errors + ties, is_enough)
+        if is_last or not bool(is_left.any()):
+            break
+        if int(is_left.sum()) <= len(alive) / 2:  # the others' products cost less than copies every time
+            unit, alive, logs = unit[is_left], alive[is_left], [log[is_left] for log in logs]
+    return Estimate.of(Method.SQUARING, found.values, found.errors, tolerance=tolerance)
+
+
+@dataclass
+class _Found:
+    """Values and errors [P] of the points that are done, and which ones these are."""
+
+    values: Tensor
+    errors: Tensor
+    is_done: Tensor
+
+    @staticmethod
+    def start(matrices: Tensor) -> _Found:
+        """Nothing so far."""
+        values = torch.zeros(len(matrices), dtype=torch.float64, device=matrices.device)
+        return _Found(values, torch.zeros_like(values), torch.zeros_like(values, dtype=torch.bool))
+
+    def take(self, points: Tensor, values: Tensor, errors: Tensor, where: Tensor) -> Tensor:
+        """What is known of some of the points now, once and for all; which of them are left."""
+        is_new = where & ~self.is_done[points]
+        self.values[points] = torch.where(is_new, values, self.values[points])
+        self.errors[points] = torch.where(is_new, errors, self.errors[points])
+        self.is_done[points] |= is_new
+        return ~self.is_done[points]
 
 
 def _read(logs: Tensor, dtype: torch.dtype, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -74,3 +74,22 @@ def test_what_eigenvalues_next_to_the_edge_pull_inwards_is_in_the_error(
     found = squaring_radius((scale * turn @ torch.diag(values) @ turn.T)[None].float())
     assert bool(found.converged.all())
     assert abs(float(found.values) / abs(scale) - 1) <= float(found.errors) + 1e-6
+
+
+def test_other_matrices_of_a_batch_change_no_estimate() -> None:
+    """Those that converge at once must not be squared on with those that take long."""
+    matrices = torch.cat([batch(name, 60) for name in ("rotations", "clustered")]).float()
+    alone = [squaring_radius(own[None]) for own in matrices]
+    together = squaring_radius(matrices)
+    torch.testing.assert_close(together.values, torch.cat([own.values for own in alone]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        together.errors, torch.cat([own.errors for own in alone]), rtol=1e-2, atol=1e-7
+    )
+
+
+def test_a_zero_matrix_in_a_batch_has_a_radius_of_zero() -> None:
+    matrices = batch("clustered", 60).float()
+    matrices[1] = 0
+    found = squaring_radius(matrices)
+    assert bool(found.converged.all())
+    assert float(found.values[1]) == 0
