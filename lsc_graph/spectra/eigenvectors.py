@@ -53,13 +53,31 @@ _TENSORS = ("values", "left", "right", "residuals")
 
 @torch.no_grad()
 def eigenvectors(matrices: Tensor, values: Tensor) -> Eigenvectors:
-    """Eigenvectors of matrices [P, n, n] (float64) to eigenvalues [P], by inverse iteration."""
-    num_points, size = matrices.shape[:2]
+    """Eigenvectors of matrices [P, n, n] (float64) to eigenvalues [P], by inverse iteration.
+
+    Those to real eigenvalues are real, and take a third of the time.
+    """
     norms = torch.linalg.matrix_norm(matrices)
     scale = torch.where(norms > 0, norms, torch.ones_like(norms))
     shift = values.to(torch.complex128) + _SHIFT * scale
-    identity = torch.eye(size, dtype=shift.dtype, device=shift.device)
-    factors, pivots, _ = torch.linalg.lu_factor_ex(matrices - shift[:, None, None] * identity)
+    left = torch.zeros(matrices.shape[:2], dtype=shift.dtype, device=shift.device)
+    right = torch.zeros_like(left)
+    is_real = shift.imag == 0
+    for own, numbers in ((is_real, shift.real), (~is_real, shift)):
+        at = own.nonzero()[:, 0]
+        if len(at):
+            here = matrices if len(at) == len(matrices) else matrices[at]
+            found = _inverse_iterated(here, numbers[at])
+            left[at], right[at] = (vectors.to(shift.dtype) for vectors in found)
+    return Eigenvectors(values, left, right, _residuals(matrices, values, left, right) / scale)
+
+
+def _inverse_iterated(matrices: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Left and right eigenvectors [P, n] to what is next to shifts [P], of the shifts' type."""
+    num_points, size = matrices.shape[:2]
+    shifted = matrices.to(shift.dtype, copy=True)
+    shifted.diagonal(dim1=1, dim2=2).sub_(shift[:, None])
+    factors, pivots, _ = torch.linalg.lu_factor_ex(shifted)
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(num_points, size, 1, dtype=torch.float64, generator=generator)
     start = handed(start, shift.device, shift.dtype)
@@ -71,8 +89,7 @@ def eigenvectors(matrices: Tensor, values: Tensor) -> Eigenvectors:
             lengths = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
             vector = vector / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
         found.append(vector[..., 0].nan_to_num())
-    left, right = found
-    return Eigenvectors(values, left, right, _residuals(matrices, values, left, right) / scale)
+    return found[0], found[1]
 
 
 @torch.no_grad()
@@ -83,7 +100,7 @@ def refined(matrices: Tensor, pair: Eigenvectors) -> Eigenvectors:
     where there is next to none, as at a defective eigenvalue, it may be anything.
     """
     overlap = (pair.left.conj() * pair.right).sum(1)
-    products = (matrices.to(pair.right.dtype) @ pair.right[:, :, None])[:, :, 0]
+    products = _times(matrices, pair.right)
     values = (pair.left.conj() * products).sum(1) / torch.where(overlap == 0, 1.0, overlap)
     norms = torch.linalg.matrix_norm(matrices)
     scale = torch.where(norms > 0, norms, torch.ones_like(norms))
@@ -94,7 +111,12 @@ def refined(matrices: Tensor, pair: Eigenvectors) -> Eigenvectors:
 
 
 def _residuals(matrices: Tensor, values: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    maps = matrices.to(right.dtype)
-    forward = (maps @ right[:, :, None])[..., 0] - values[:, None] * right
-    backward = (left.conj()[:, None, :] @ maps)[:, 0] - values[:, None] * left.conj()
+    forward = _times(matrices, right) - values[:, None] * right
+    backward = _times(matrices.mT, left) - values.conj()[:, None] * left
     return torch.maximum(forward.norm(dim=1), backward.norm(dim=1))
+
+
+def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """Real matrices [P, n, n] times complex vectors [P, n]."""
+    products: Tensor = torch.view_as_complex((matrices @ torch.view_as_real(vectors)).contiguous())
+    return products
