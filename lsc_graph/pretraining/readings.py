@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -137,7 +137,10 @@ class Reader:
         self._wanted: Collection[Edge] | None = None
         self._bases: dict[Edge, Tensor | None] = {}
         self._narrow: dict[Edge, Narrow] = {}
-        self._edges: list[Edge] | None = None
+        self._seen: set[Edge] = set()
+        self._has_seen_all = False
+        self._read_of: dict[str, Tensor] = {}
+        self._order: dict[Edge, int] = {}
         self.sizes: dict[Edge, int] = {}
         """Of the matrices whose eigenvalues were needed for each edge, as far as any were read."""
 
@@ -159,7 +162,7 @@ class Reader:
             samples: what to run the model on, numbered: each has steps and probes of its own.
             num_times: how many steps of each sample to look at.
             seed: which steps they are.
-            with_derivative: whether to keep the graph.
+            with_derivative: whether to keep the graph, and to look at every Jacobian whole.
             through_time: whether derivatives follow the states back in time. Where a network is chaotic they
                 explode there and say nothing about means; those of each step's own effect stay small.
             only: the edges to read, at the price of these alone; all of them where it is None.
@@ -167,7 +170,10 @@ class Reader:
         read = self._read_chain if isinstance(self.model, FeedForward) else self._read_sequences
         num_steps = self.model.prepared.cell_graph.num_steps
 
-        self._bases, self._wanted, self._narrow, self._edges = {}, only, {}, None
+        self._wanted = only
+        if with_derivative or not _are_same(self._read_of, values):
+            self._bases, self._narrow, self._seen, self._has_seen_all = {}, {}, set(), False
+            self._read_of = {name: value.detach().clone() for name, value in values.items()}
 
         def function() -> list[Reading]:
             parts: defaultdict[Edge, list[Reading]] = defaultdict(list)
@@ -181,7 +187,8 @@ class Reader:
                 for readings in read([sample for _, sample in here], times, probes, with_derivative):
                     for reading in readings:
                         parts[reading.edge].append(reading)
-            return [_joined(readings) for readings in parts.values()]
+            in_order = sorted(parts, key=lambda edge: self._order.get(edge, 0))
+            return [_joined(parts[edge]) for edge in in_order]
 
         with torch.set_grad_enabled(with_derivative), self._forgetting(not through_time):
             return self.parametrised.call(values, function)
@@ -200,7 +207,7 @@ class Reader:
 
     def _at_once(self, num_points: int) -> int:
         """How many samples fit in memory together."""
-        wanted = self._wanted if self._edges is None else set(self._edges) - set(self._narrow)
+        wanted = self._wanted if self._is_new() else self._seen_and_wanted() - set(self._narrow)
         targets = self.layers if wanted is None else dict.fromkeys(target for _, target in wanted)
         per_point = _bytes_per_point(self.model, [self.layers[name] for name in targets])
         return max(1, min(_MOST_AT_ONCE, MAX_BYTES // max(1, per_point * num_points)))
@@ -240,19 +247,36 @@ class Reader:
         generators: Sequence[torch.Generator],
     ) -> list[list[Reading]]:
         """Readings of several samples: by few rows, where the first one's Jacobians say that these do."""
-        if self._edges is None:
+        if self._is_new():
             head = self._read_dense(_from(inputs, 0, 1), _from(runs, 0, 1), times[:1], generators[:1])
-            self._edges = [reading.edge for reading in head[0]]
+            self._note_seen(reading.edge for reading in head[0])
+            if len(times) == 1:
+                return head
             rest = _from(inputs, 1, None), _from(runs, 1, None)
             return [*head, *self._read_together(*rest, times[1:], generators[1:])]
         found = self._read_narrow(inputs, runs, times)
-        dense = {edge for edge in self._edges if edge not in self._narrow}
+        dense = self._seen_and_wanted() - set(self._narrow)
         if dense:
             wanted, self._wanted = self._wanted, dense
             more = self._read_dense(inputs, runs, times, generators)
             self._wanted = wanted
             found = [[*own, *other] for own, other in zip(found, more, strict=True)]
         return found
+
+    def _is_new(self) -> bool:
+        """Whether no whole Jacobian of some edge that is wanted was seen at these weights."""
+        return not (self._has_seen_all or (self._wanted is not None and set(self._wanted) <= self._seen))
+
+    def _seen_and_wanted(self) -> set[Edge]:
+        return self._seen if self._wanted is None else self._seen & set(self._wanted)
+
+    def _note_seen(self, edges: Iterable[Edge]) -> None:
+        """The edges of whole Jacobians, of all that are wanted."""
+        found = list(edges)
+        self._seen |= {*found, *(self._wanted or ())}
+        self._has_seen_all |= self._wanted is None
+        for edge in found:
+            self._order.setdefault(edge, len(self._order))
 
     def _read_dense(
         self,
@@ -280,14 +304,16 @@ class Reader:
 
     def _read_narrow(self, inputs: Tree, runs: Tree, times: Sequence[Sequence[int]]) -> list[list[Reading]]:
         """By few rows, of the edges that these suffice for."""
+        wanted = self._seen_and_wanted()
+        narrow = {edge: own for edge, own in self._narrow.items() if edge in wanted}
         looks = {
-            name: Looks(list(dict.fromkeys(n for (_, target), n in self._narrow.items() if target == name)))
-            for name in dict.fromkeys(target for _, target in self._narrow)
+            name: Looks(list(dict.fromkeys(n for (_, target), n in narrow.items() if target == name)))
+            for name in dict.fromkeys(target for _, target in narrow)
         }
         if not looks:
             return [[] for _ in times]
         cotangents = {name: own.cotangents.expand(len(times[0]), -1, -1) for name, own in looks.items()}
-        edges, pulled = self._pull_together(inputs, runs, times, cotangents, set(self._narrow))
+        edges, pulled = self._pull_together(inputs, runs, times, cotangents, set(narrow))
         found: list[list[Reading]] = [[] for _ in times]
         values = [self._narrow_radii(e, looks[e.target], rows) for e, rows in zip(edges, pulled, strict=True)]
         for edge, own in zip(edges, values, strict=True):
@@ -350,6 +376,7 @@ class Reader:
                 run_of(detached(run)), inputs, times, lambda layer: whole[layer.id], self._wanted
             )
         blocks = [self._block(edge, generator, with_derivative=with_derivative) for edge in dense]
+        self._note_seen((edge.source, edge.target) for edge in dense)
         if not with_derivative:
             return _bare_all(dense, blocks)
         slots = Slots(dense)
@@ -474,7 +501,7 @@ class Reader:
             units = unit_matrices(matrices, target)
             if units is not None:
                 self.sizes[edge.source, edge.target] = units.shape[2]
-                if self._edges is None:
+                if (source.id, target.id) not in self._seen:
                     self._narrow[edge.source, edge.target] = NarrowUnits(target)
                 found = unit_direction(units) if with_derivative else unit_radii(units)
                 return Block(rows, columns, found, True)
@@ -489,7 +516,8 @@ class Reader:
             return Block(rows, columns, gain, False)
         basis = self._basis((source.id, target.id), active)
         self.sizes[edge.source, edge.target] = len(rows) if basis is None else basis.shape[1]
-        if self._edges is None and is_whole and basis is not None and saves_much(basis):
+        is_new = (source.id, target.id) not in self._seen
+        if is_new and is_whole and basis is not None and saves_much(basis):
             same = (n for n in self._narrow.values() if isinstance(n, NarrowRange) and n.basis is basis)
             self._narrow[edge.source, edge.target] = next(same, None) or NarrowRange(basis)
         radius = radius_direction(active, basis) if with_derivative else radii(active, basis, sizes)
@@ -513,6 +541,10 @@ def spread_times(num_steps: int, num_times: int, seed: int, index: int) -> list[
     stretch = num_steps / count
     where = [int((number + place) * stretch) for number in range(count)]
     return where if index % 2 == 0 else [num_steps - 1 - time for time in reversed(where)]
+
+
+def _are_same(kept: Values, values: Values) -> bool:
+    return kept.keys() == values.keys() and all(torch.equal(kept[name], values[name]) for name in kept)
 
 
 def _generator(seed: int, index: int) -> torch.Generator:
