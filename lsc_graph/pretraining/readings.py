@@ -172,7 +172,9 @@ class Reader:
 
         self._wanted = only
         if with_derivative or not _are_same(self._read_of, values):
-            self._bases, self._narrow, self._seen, self._has_seen_all = {}, {}, set(), False
+            # Where matrices share no range, they will not at other weights: which would only cost time.
+            self._bases = {edge: None for edge, basis in self._bases.items() if basis is None}
+            self._narrow, self._seen, self._has_seen_all = {}, set(), False
             self._read_of = {name: value.detach().clone() for name, value in values.items()}
 
         def function() -> list[Reading]:
