@@ -75,7 +75,7 @@ def joined_readings(parts: Sequence[Reading]) -> Reading:
 
 
 def work_of(reader: Reader, num_samples: int, num_times: int, only: Collection[Edge] | None = None) -> float:
-    """What radii at so many points cost: n^3 for a spectrum of the size needed so far, and the Jacobian."""
+    """What radii at so many points cost: n^3 for a spectrum of the size needed so far, and what is pulled."""
     edges = [edge for edge in reader.sizes if only is None or edge in only]
     each = [_work_of_edge(reader, edge) for edge in edges]
     each = each or [float(min(layer.state_size, _DENSE) ** 3) for layer in reader.layers.values()] * 2
@@ -85,5 +85,5 @@ def work_of(reader: Reader, num_samples: int, num_times: int, only: Collection[E
 
 def _work_of_edge(reader: Reader, edge: Edge) -> float:
     source, target = (reader.layers[name] for name in edge)
-    pulled = _PULLED * source.state_size * target.state_size
+    pulled = _PULLED * source.state_size * reader.num_rows.get(edge, target.state_size)
     return float(min(reader.sizes[edge], _DENSE) ** 3 + pulled)

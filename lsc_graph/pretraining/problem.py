@@ -22,6 +22,8 @@ _MORE_WORK, _CLOSE = 2, 2
 _BEHIND, _MOST_DERIVATIVES = 4, 2
 # A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.
 _CLEAR, _SHARP = 2, 6
+# A confirmation ends at a mean that is off by so many standard errors more, known from so many samples.
+_SURELY, _LEAST_SAMPLES = 4, 16
 Draw = Callable[[int, int], Sequence[Sample]]
 
 
@@ -137,8 +139,7 @@ class Problem:
             return reading.std_error <= allowed
 
         def is_off(reading: Reading) -> bool:
-            is_aimed = until_off and reading.edge in self.targets
-            return is_aimed and self._is_clear(reading) and not self.is_reached(reading)
+            return until_off and reading.edge in self.targets and self._is_surely_off(reading)
 
         named = by_name(self.weights, values)
         readings = estimate(self.reader, named, self.draw, seed, is_sharp, is_off, only)
@@ -150,6 +151,11 @@ class Problem:
             return True
         error = abs(reading.mean - self.targets[reading.edge])
         return abs(error - self.tolerance) > _CLEAR * reading.std_error
+
+    def _is_surely_off(self, reading: Reading) -> bool:
+        """Whether a mean is off by far more than its noise: of many radii some seem so by chance."""
+        off = abs(reading.mean - self.targets[reading.edge]) - self.tolerance
+        return len(reading.sizes) >= _LEAST_SAMPLES and off > _SURELY * reading.std_error
 
     def can_afford(self, doublings: Mapping[Edge, int], largest_error: float) -> bool:
         """Whether an iteration may look at as many points of each edge as after so many doublings.

@@ -143,6 +143,8 @@ class Reader:
         self._order: dict[Edge, int] = {}
         self.sizes: dict[Edge, int] = {}
         """Of the matrices whose eigenvalues were needed for each edge, as far as any were read."""
+        self.num_rows: dict[Edge, int] = {}
+        """How many rows of each edge's Jacobians were looked at to read its radius, if not all of them."""
 
     def read(
         self,
@@ -321,6 +323,7 @@ class Reader:
         for edge, own in zip(edges, values, strict=True):
             if own is None:
                 self._narrow.pop((edge.source, edge.target), None)
+                self.num_rows.pop((edge.source, edge.target), None)
         for edge, own in zip(edges, values, strict=True):
             if own is None or (edge.source, edge.target) not in self._narrow:
                 continue
@@ -333,6 +336,7 @@ class Reader:
     def _narrow_radii(self, edge: EdgeRows, looks: Looks, rows: Tensor) -> Tensor | None:
         """[S, P] of rows [S, P, R, n]; None where they do not suffice."""
         narrow, rows = self._narrow[edge.source, edge.target], rows.cpu()
+        self.num_rows[edge.source, edge.target] = len(narrow.looks)
         _check_finite(rows, self.layers[edge.source], self.layers[edge.target])
         found = narrow.radii(looks.of(narrow, rows).flatten(0, 1))
         return None if found is None else found.reshape(rows.shape[:2])
