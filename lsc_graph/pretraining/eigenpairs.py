@@ -75,16 +75,15 @@ def radius_direction(matrices: Tensor, basis: Tensor | None = None) -> Direction
         matrices: the batch.
         basis: Q [n, r] with M = Q Q^T M for all of them, if there is one (see `reduction.py`).
     """
-    matrices = matrices.double()
-    small = matrices if basis is None else basis.T @ matrices @ basis
+    kept = matrices.double() if basis is None else basis.T @ matrices.double()
+    small = kept if basis is None else kept @ basis
     pair = dominant_eigenvectors(small)
     top, left, right = pair.values, pair.left, pair.right
     radius, known = top.abs(), is_trusted(pair)
     if basis is not None:
         # M = Q Q^T M: N y = lambda y gives M (Q y) = lambda Q y, and z^H N = lambda z^H gives z^H Q^T M.
-        turned = basis.to(top.dtype)
-        right = right @ turned.T
-        pulled = ((left.conj() @ turned.T)[:, None] @ matrices.to(top.dtype))[:, 0]
+        right = right @ basis.T.to(top.dtype)
+        pulled = (left.conj()[:, None] @ kept.to(top.dtype))[:, 0]
         left = (pulled / torch.where(top == 0, torch.ones_like(top), top)[:, None]).conj()
     overlap = (left.conj() * right).sum(1)
     known &= overlap != 0
