@@ -139,7 +139,7 @@ class Problem:
             return reading.std_error <= allowed
 
         def is_off(reading: Reading) -> bool:
-            return until_off and reading.edge in self.targets and self._is_surely_off(reading)
+            return until_off and reading.edge in self.targets and self.is_surely_off(reading)
 
         named = by_name(self.weights, values)
         readings = estimate(self.reader, named, self.draw, seed, is_sharp, is_off, only)
@@ -152,7 +152,7 @@ class Problem:
         error = abs(reading.mean - self.targets[reading.edge])
         return abs(error - self.tolerance) > _CLEAR * reading.std_error
 
-    def _is_surely_off(self, reading: Reading) -> bool:
+    def is_surely_off(self, reading: Reading) -> bool:
         """Whether a mean is off by far more than its noise: of many radii some seem so by chance."""
         off = abs(reading.mean - self.targets[reading.edge]) - self.tolerance
         return len(reading.sizes) >= _LEAST_SAMPLES and off > _SURELY * reading.std_error

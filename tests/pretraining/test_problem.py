@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,3 +42,16 @@ def test_a_fit_ends_by_noise_only_where_no_sharper_mean_can_be_had(
     assert problem.agrees(found) is agrees
     assert problem.is_as_near_as_known(found) is is_as_near_as_known
     assert problem.is_reached(found) is is_reached
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "error", "std_error", "is_over"),
+    [(64, 0.10, 0.01, True), (64, 0.05, 0.01, False), (8, 0.10, 0.01, False)],
+)
+def test_a_confirmation_ends_early_only_where_a_mean_is_far_off_beyond_chance(
+    num_samples: int, error: float, std_error: float, is_over: bool
+) -> None:
+    """Of many radii at their targets some seem to be off by two standard errors of few samples."""
+    of_many = reading(error, std_error)
+    found = replace(of_many, values=of_many.values[:num_samples], sizes=(1,) * num_samples)
+    assert problem_of("gru").is_surely_off(found) is is_over

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from lsc_graph.models.registry import build
@@ -9,7 +11,7 @@ from pretraining_problems import prepared_model, problem_of, reader_of
 
 from lsc_graph.audit_model import audit
 from lsc_graph.pretraining.points import Points
-from lsc_graph.pretraining.readings import Reading, spread_times
+from lsc_graph.pretraining.readings import Reader, Reading, spread_times
 from lsc_graph.pretraining.trainable import as_trained
 from lsc_graph.pretraining.transitions import find_transitions
 from lsc_graph.pretraining.unknowns import Unknowns
@@ -173,3 +175,29 @@ def test_a_few_samples_that_agree_by_chance_do_not_make_a_mean_sharp() -> None:
     assert few.std_error == pytest.approx(float(values.std()) / 4)
     many = Reading(("a", "a"), values.repeat(2), True, None, (2,) * 16)
     assert many.std_error == pytest.approx(0, abs=1e-12)
+
+
+def test_what_was_seen_of_some_weights_serves_all_readings_of_these_and_of_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = problem_of("lru")
+    values = as_trained(problem.weights)
+    first = problem.read(values, 4, 4, 0, with_derivative=False)
+    num_dense: list[int] = []
+    read_dense = Reader._read_dense
+
+    def counted(reader: Reader, inputs: Any, runs: Any, times: Any, generators: Any) -> list[list[Reading]]:
+        num_dense.append(len(times))
+        return read_dense(reader, inputs, runs, times, generators)
+
+    monkeypatch.setattr(Reader, "_read_dense", counted)
+    again = problem.read(values, 4, 4, 0, with_derivative=False)
+    assert 1 not in num_dense
+    assert [r.edge for r in again] == [r.edge for r in first]
+    for before, after in zip(first, again, strict=True):
+        torch.testing.assert_close(before.values, after.values, rtol=1e-3, atol=1e-6)
+    others = [1.5 * value for value in values]
+    fresh = problem_of("lru").read(others, 4, 4, 0, with_derivative=False)
+    for known, own in zip(fresh, problem.read(others, 4, 4, 0, with_derivative=False), strict=True):
+        torch.testing.assert_close(known.values, own.values, rtol=1e-3, atol=1e-6)
+    assert 1 in num_dense

@@ -20,6 +20,15 @@ def test_left_and_right_vectors_obey_their_equations() -> None:
     assert float(pair.residuals.max()) < 1e-10
 
 
+def test_real_and_complex_eigenvalues_of_one_batch_have_vectors_of_their_own_kind() -> None:
+    turn = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    matrices = torch.stack([torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64)), 2 * turn])
+    pair = eigenvectors(matrices, torch.tensor([3.0, 2.0j], dtype=torch.complex128))
+    assert not bool(pair.left[0].imag.any() or pair.right[0].imag.any())
+    assert bool(pair.right[1].imag.any())
+    assert float(pair.residuals.max()) < 1e-10
+
+
 def test_the_condition_number_is_how_far_a_perturbation_moves_the_eigenvalue() -> None:
     matrices = batch("transient", 20)
     found = dense_radius(matrices)
