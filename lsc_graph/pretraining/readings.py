@@ -174,9 +174,12 @@ class Reader:
 
         self._wanted = only
         if with_derivative or not _are_same(self._read_of, values):
-            # Where matrices share no range, they will not at other weights: which would only cost time.
+            # Matrices that share no range, or need all their rows, are taken to do so at any weights: where
+            # they do not, that costs time alone.
             self._bases = {edge: None for edge, basis in self._bases.items() if basis is None}
-            self._narrow, self._seen, self._has_seen_all = {}, set(), False
+            self._seen -= set(self._narrow)
+            self._has_seen_all &= not self._narrow
+            self._narrow = {}
             self._read_of = {name: value.detach().clone() for name, value in values.items()}
 
         def function() -> list[Reading]:
