@@ -53,6 +53,8 @@ _MOSTLY = 0.5
 _LOST = 1.5
 # Finite changes are looked for so often at most.
 _MOST_JUMPS = 4
+# Where all radii in time are below this one, derivatives are followed back in time.
+_CONTRACTING = 0.9
 # Estimates so many times as far off as the best ones, and so many tolerances more, have gone astray.
 _ASTRAY = 10
 # A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
@@ -220,7 +222,7 @@ class _Run:
         transitions = find_transitions(problem.reader, problem.weights, self.values, sample)
         self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
         leaves = [value.detach().requires_grad_() for value in self.values]
-        readings, slopes = self._slopes(leaves, (num_samples, num_times, seed), through_time=False)
+        readings, slopes = self._slopes(leaves, (num_samples, num_times, seed), through_time=self._contracts())
         is_moved = are_moved(readings, slopes)
         is_doubtful = not bool(is_moved.all()) or self._since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
@@ -231,6 +233,11 @@ class _Run:
         self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
         self.iterations = iteration + 1
         self._note(iteration)
+
+    def _contracts(self) -> bool:
+        """Whether states of long ago are forgotten, so that derivatives through time say something."""
+        own = [mean for (source, target), mean in self._means.items() if source == target]
+        return bool(own) and max(own) < _CONTRACTING
 
     def _slopes(
         self, leaves: Sequence[Tensor], points: tuple[int, int, int], *, through_time: bool
@@ -282,9 +289,9 @@ class _Run:
     def _note(self, iteration: int) -> None:
         errors = self.errors()
         largest = max(float(errors.abs().max()) if len(errors) else 0.0, self._largest_lost())
-        before = self._recent[-1] if self._recent else math.inf
+        before, noise = self._recent[-1] if self._recent else math.inf, self._noise(errors)
         self._recent = [*self._recent, largest][-2 * _WINDOW :]
-        factor = _SLOW_DOWN if largest > _WORSE * before else _SPEED_UP
+        factor = _SLOW_DOWN if largest - noise > _WORSE * before else _SPEED_UP
         self._trust = min(1.0, max(_LEAST_TRUST, factor * self._trust))
         if largest < self._best - 0.1 * self.problem.tolerance:
             self._best, self._since_best, self._best_values = largest, 0, self.values
@@ -298,6 +305,13 @@ class _Run:
         radii = self._means | dict(zip(self.edges, estimates, strict=True))
         seconds = time.perf_counter() - self._start
         self.history.append(Progress(iteration + 1, radii, largest, seconds))
+
+    def _noise(self, errors: Tensor) -> float:
+        """How far the largest error may be off by chance."""
+        if not len(errors):
+            return 0.0
+        spread = self.tracker.variance.sqrt() * self.problem.in_order(self.problem.targets, self.edges)
+        return float(spread[errors.abs().argmax()])
 
     def _largest_lost(self) -> float:
         """The largest error of a radius that was moved before, and is moved by nothing now."""
