@@ -16,7 +16,7 @@ from lsc_graph.running.sampling import Sample
 # Noise is known from how samples differ: the first ones are many, at few steps each. Where more are needed
 # they scatter, and then many steps of one cost less than as many samples.
 _FIRST_SAMPLES, _MOST_SAMPLES = 8, 512
-_FIRST_TIMES, _MOST_TIMES = 2, 16
+FIRST_TIMES, _MOST_TIMES = 2, 16
 # So many floating-point operations on spectra are spent at most: n^3 for each point and edge.
 _MOST_WORK = 6e10
 _DENSE = 700
@@ -32,6 +32,8 @@ def estimate(
     is_sharp: Callable[[Reading], bool],
     is_enough: Callable[[Reading], bool] = lambda reading: False,
     only: Collection[Edge] | None = None,
+    *,
+    num_times: int = FIRST_TIMES,
 ) -> list[Reading]:
     """Readings without derivative at fresh points.
 
@@ -46,9 +48,10 @@ def estimate(
         is_sharp: whether a mean is known well enough.
         is_enough: whether nobody wants to know the other means any better, after this one.
         only: the edges to read; all of them where it is None.
+        num_times: at how many steps of each of the first samples.
     """
     found: dict[Edge, list[Reading]] = {}
-    count, total, num_times, spent = _FIRST_SAMPLES, 0, _FIRST_TIMES, 0.0
+    count, total, spent = _FIRST_SAMPLES, 0, 0.0
     while True:
         samples = own_share(list(enumerate(draw(seed + 7919 * total, count))))
         readings = reader.read(values, samples, num_times, seed + total, with_derivative=False, only=only)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lsc_graph.pretraining.estimate import estimate, joined_readings, work_of
+from lsc_graph.pretraining.estimate import FIRST_TIMES, estimate, joined_readings, work_of
 from lsc_graph.pretraining.readings import Edge, Reader, Reading
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.pretraining.trainable import Weight, by_name
@@ -35,8 +35,8 @@ class Effort:
     """
 
     num_samples: int = 2
-    num_times: int = 4
-    max_doublings: int = 10
+    num_times: int = 2
+    max_doublings: int = 11
 
     def at(self, doublings: int) -> tuple[int, int]:
         """Samples and steps after that many doublings: samples first, then each in turn."""
@@ -142,7 +142,8 @@ class Problem:
             return until_off and reading.edge in self.targets and self.is_surely_off(reading)
 
         named = by_name(self.weights, values)
-        readings = estimate(self.reader, named, self.draw, seed, is_sharp, is_off, only)
+        num_times = 1 if until_off else FIRST_TIMES
+        readings = estimate(self.reader, named, self.draw, seed, is_sharp, is_off, only, num_times=num_times)
         return {reading.edge: reading for reading in readings if reading.edge in self.targets}
 
     def _is_clear(self, reading: Reading) -> bool:

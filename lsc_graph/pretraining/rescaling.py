@@ -136,6 +136,8 @@ def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None)
                     continue
                 return run.result(run.why_stuck())
             run.move()
+            if run.is_settled() and run.is_confirmed(iteration, is_moved=True):
+                return run.result(_REACHED)
             _keep(run, keep)
     except NotFiniteError as error:
         if not run.history:
@@ -350,15 +352,16 @@ class _Run:
         spread = self.tracker.variance.sqrt() * self.problem.in_order(self.problem.targets, self.edges)
         return bool((errors + share * spread <= _SETTLED * self.problem.tolerance).all())
 
-    def is_confirmed(self, iteration: int) -> bool:
+    def is_confirmed(self, iteration: int, *, is_moved: bool = False) -> bool:
         """Whether independent points agree that every radius that can be moved is at its target.
 
-        They also sharpen the estimates.
+        They also sharpen the estimates. With `is_moved` the weights are those after this iteration's step: where
+        it must have led to the targets, no more derivatives are needed to see whether it did.
         """
         problem = self.problem
         if not self.edges:
             return True
-        seed = problem.seed_of(iteration, 1)
+        seed = problem.seed_of(iteration, 1) + is_moved * 500_000_003
         chosen = problem.estimate(self.values, seed, problem.tolerance / 3, until_off=True)
         self._observe([chosen[edge] for edge in self.edges])
         self._confirmed = chosen
