@@ -44,7 +44,7 @@ class Effort:
 
     def of_derivatives(self, doublings: int) -> tuple[int, int]:
         """Points for derivatives where radii get so many doublings: noisy radii have noisy derivatives."""
-        return self.at(min(max(0, doublings - _BEHIND), _MOST_DERIVATIVES))
+        return self.at(min(max(doublings > 0, doublings - _BEHIND), _MOST_DERIVATIVES))
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from lsc_graph.pretraining.eigenpairs import (
 )
 from lsc_graph.pretraining.narrow import Looks, Narrow, NarrowRange, NarrowUnits, saves_much
 from lsc_graph.pretraining.parametrised import Parametrised
-from lsc_graph.pretraining.reduction import covers, shared_range, unit_matrices
+from lsc_graph.pretraining.reduction import covers, joined_range, shared_range, unit_matrices
 from lsc_graph.pretraining.rows import EdgeRows, RowPuller
 from lsc_graph.pretraining.slots import Block, Slots, padded
 from lsc_graph.running.sampling import Sample
@@ -49,6 +49,8 @@ Edge = tuple[str, str]
 Values = Mapping[str, Tensor]
 _MIN_GROUPS, _FEW_GROUPS = 4, 8
 _GOLDEN = 0.5 * (5**0.5 - 1)
+# Points whose whole Jacobians are to show which rows of them suffice, and how often others may be looked for.
+_FIRST_POINTS, _MOST_LOST = 4, 3
 # Samples that are read together, and what that may take.
 _MOST_AT_ONCE, MAX_BYTES = 64, 2**29
 
@@ -139,6 +141,7 @@ class Reader:
         self._narrow: dict[Edge, Narrow] = {}
         self._seen: set[Edge] = set()
         self._has_seen_all = False
+        self._lost: defaultdict[Edge, int] = defaultdict(int)
         self._read_of: dict[str, Tensor] = {}
         self._order: dict[Edge, int] = {}
         self.sizes: dict[Edge, int] = {}
@@ -174,12 +177,11 @@ class Reader:
 
         self._wanted = only
         if with_derivative or not _are_same(self._read_of, values):
-            # Matrices that share no range, or need all their rows, are taken to do so at any weights: where
-            # they do not, that costs time alone.
-            self._bases = {edge: None for edge, basis in self._bases.items() if basis is None}
+            # Which few rows suffice depends on the weights; that no few do is taken to be so at any weights:
+            # where it is not, that costs time alone.
             self._seen -= set(self._narrow)
             self._has_seen_all &= not self._narrow
-            self._narrow = {}
+            self._narrow, self._lost = {}, defaultdict(int)
             self._read_of = {name: value.detach().clone() for name, value in values.items()}
 
         def function() -> list[Reading]:
@@ -253,14 +255,16 @@ class Reader:
         times: Sequence[Sequence[int]],
         generators: Sequence[torch.Generator],
     ) -> list[list[Reading]]:
-        """Readings of several samples: by few rows, where the first one's Jacobians say that these do."""
+        """Readings of several samples: by few rows, where the first ones' Jacobians say that these do."""
         if self._is_new():
-            head = self._read_dense(_from(inputs, 0, 1), _from(runs, 0, 1), times[:1], generators[:1])
-            self._note_seen(reading.edge for reading in head[0])
-            if len(times) == 1:
+            size = max(1, _FIRST_POINTS // len(times[0]))
+            first = _from(inputs, 0, size), _from(runs, 0, size)
+            head = self._read_dense(*first, times[:size], generators[:size])
+            self._note_seen(reading.edge for readings in head for reading in readings)
+            if len(times) <= size:
                 return head
-            rest = _from(inputs, 1, None), _from(runs, 1, None)
-            return [*head, *self._read_together(*rest, times[1:], generators[1:])]
+            rest = _from(inputs, size, None), _from(runs, size, None)
+            return [*head, *self._read_together(*rest, times[size:], generators[size:])]
         found = self._read_narrow(inputs, runs, times)
         dense = self._seen_and_wanted() - set(self._narrow)
         if dense:
@@ -325,8 +329,7 @@ class Reader:
         values = [self._narrow_radii(e, looks[e.target], rows) for e, rows in zip(edges, pulled, strict=True)]
         for edge, own in zip(edges, values, strict=True):
             if own is None:
-                self._narrow.pop((edge.source, edge.target), None)
-                self.num_rows.pop((edge.source, edge.target), None)
+                self._lose((edge.source, edge.target))
         for edge, own in zip(edges, values, strict=True):
             if own is None or (edge.source, edge.target) not in self._narrow:
                 continue
@@ -335,6 +338,18 @@ class Reader:
                 if at is not None:
                     readings.append(_reading(at, value_alone(at.rows), is_radius=True))
         return found
+
+    def _may_be_narrow(self, edge: Edge, basis: Tensor | None = None) -> bool:
+        """Whether few rows may suffice for an edge that they are not known for."""
+        known = self._narrow.get(edge)
+        is_known = known is not None and (not isinstance(known, NarrowRange) or known.basis is basis)
+        return not is_known and self._lost[edge] < _MOST_LOST
+
+    def _lose(self, edge: Edge) -> None:
+        """An edge's few rows were seen not to suffice."""
+        if self._narrow.pop(edge, None) is not None:
+            self._lost[edge] += 1
+        self.num_rows.pop(edge, None)
 
     def _narrow_radii(self, edge: EdgeRows, looks: Looks, rows: Tensor) -> Tensor | None:
         """[S, P] of rows [S, P, R, n]; None where they do not suffice."""
@@ -491,7 +506,11 @@ class Reader:
             if target == edge[1] and kept is not None and len(kept) == matrices.shape[-1]
         )
         found = next((kept for kept in beside if covers(kept, matrices)), None)
-        self._bases[edge] = shared_range(matrices) if found is None else found
+        if found is None:
+            found = shared_range(matrices)
+            kept = self._bases.get(edge)
+            found = found if kept is None or found is None else joined_range(kept, found)
+        self._bases[edge] = found
         return self._bases[edge]
 
     def _block(
@@ -510,7 +529,7 @@ class Reader:
             units = unit_matrices(matrices, target)
             if units is not None:
                 self.sizes[edge.source, edge.target] = units.shape[2]
-                if (source.id, target.id) not in self._seen:
+                if self._may_be_narrow((source.id, target.id)):
                     self._narrow[edge.source, edge.target] = NarrowUnits(target)
                 found = unit_direction(units) if with_derivative else unit_radii(units)
                 return Block(rows, columns, found, True)
@@ -525,8 +544,8 @@ class Reader:
             return Block(rows, columns, gain, False)
         basis = self._basis((source.id, target.id), active)
         self.sizes[edge.source, edge.target] = len(rows) if basis is None else basis.shape[1]
-        is_new = (source.id, target.id) not in self._seen
-        if is_new and is_whole and basis is not None and saves_much(basis):
+        is_narrow = is_whole and basis is not None and saves_much(basis)
+        if is_narrow and basis is not None and self._may_be_narrow((source.id, target.id), basis):
             same = (n for n in self._narrow.values() if isinstance(n, NarrowRange) and n.basis is basis)
             self._narrow[edge.source, edge.target] = next(same, None) or NarrowRange(basis)
         radius = radius_direction(active, basis) if with_derivative else radii(active, basis, sizes)

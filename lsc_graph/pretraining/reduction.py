@@ -11,6 +11,8 @@ from lsc_graph.layers.cells import Layer
 _SHARED_FROM, _WORTH = 48, 0.75
 # Directions weaker than this share of the strongest, in squares, are rounding errors of float32.
 _FAINT = 1e-11
+# Directions that one range has and another one has not, in sines of angles, and how many of them may be.
+_NEW_DIRECTION, _MUCH_THE_SAME = 1e-3, 0.25
 
 
 def shared_range(matrices: Tensor) -> Tensor | None:
@@ -27,6 +29,18 @@ def shared_range(matrices: Tensor) -> Tensor | None:
     is_kept = squares > _FAINT * squares[-1]
     count = int(is_kept.sum())
     return vectors[:, is_kept].contiguous() if 0 < count <= _WORTH * size else None
+
+
+def joined_range(before: Tensor, now: Tensor) -> Tensor:
+    """A basis of what was the range before, too, if that is much the same; else that of now.
+
+    Units that are off at some points are missing in what these alone show.
+    """
+    rest = before - now @ (now.T @ before)
+    vectors, sizes, _ = torch.linalg.svd(rest, full_matrices=False)
+    more = vectors[:, sizes > _NEW_DIRECTION]
+    is_same = more.shape[1] <= _MUCH_THE_SAME * now.shape[1]
+    return torch.linalg.qr(torch.cat([now, more], 1))[0] if is_same else now
 
 
 def covers(basis: Tensor, matrices: Tensor) -> bool:
