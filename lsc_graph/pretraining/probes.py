@@ -25,7 +25,7 @@ _SIZES = {
 }
 # So often the way to a change that goes too far is halved.
 _HALVINGS = 6
-_POINTS = (4, 4)
+_POINTS = (2, 2)
 # So many changes are tried at most, or as many as so many operations on spectra allow.
 _MOST, _MOST_WORK = 400, 3e9
 # A change is worth taking if it leaves at most this share of the errors.

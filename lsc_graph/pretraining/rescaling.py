@@ -136,7 +136,7 @@ def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None)
                     continue
                 return run.result(run.why_stuck())
             run.move()
-            if run.is_settled() and run.is_confirmed(iteration, is_moved=True):
+            if run.is_settled() and run.is_predictable() and run.is_confirmed(iteration, is_moved=True):
                 return run.result(_REACHED)
             _keep(run, keep)
     except NotFiniteError as error:
@@ -223,23 +223,23 @@ class _Run:
         sample = problem.draw(seed, 1)[0]
         transitions = find_transitions(problem.reader, problem.weights, self.values, sample)
         self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
-        leaves = [value.detach().requires_grad_() for value in self.values]
-        readings, slopes = self._slopes(leaves, (num_samples, num_times, seed), through_time=self._contracts())
+        leaves, points = [v.detach().requires_grad_() for v in self.values], (num_samples, num_times, seed)
+        readings, slopes = self._slopes(leaves, points, through_time=self.is_predictable())
         is_moved = are_moved(readings, slopes)
         is_doubtful = not bool(is_moved.all()) or self._since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
             # Moved by way of earlier steps alone, or held still by them.
-            _, whole = self._slopes(leaves, (num_samples, num_times, seed), through_time=True)
+            _, whole = self._slopes(leaves, points, through_time=True)
             slopes = torch.where((is_moved & are_moved(readings, whole))[:, None], slopes, whole)
         more = problem.seed_of(iteration, 0) + 1_000_000_007
         self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
         self.iterations = iteration + 1
         self._note(iteration)
 
-    def _contracts(self) -> bool:
-        """Whether states of long ago are forgotten, so that derivatives through time say something."""
+    def is_predictable(self) -> bool:
+        """Whether states of long ago are forgotten, so that derivatives through time tell what steps will do."""
         own = [mean for (source, target), mean in self._means.items() if source == target]
-        return bool(own) and max(own) < _CONTRACTING
+        return bool(self._means) and max(own, default=0.0) < _CONTRACTING
 
     def _slopes(
         self, leaves: Sequence[Tensor], points: tuple[int, int, int], *, through_time: bool
@@ -355,8 +355,8 @@ class _Run:
     def is_confirmed(self, iteration: int, *, is_moved: bool = False) -> bool:
         """Whether independent points agree that every radius that can be moved is at its target.
 
-        They also sharpen the estimates. With `is_moved` the weights are those after this iteration's step: where
-        it must have led to the targets, no more derivatives are needed to see whether it did.
+        They also sharpen the estimates. With `is_moved` the weights are those after this iteration's step:
+        where it must have led to the targets, no more derivatives are needed to see whether it did.
         """
         problem = self.problem
         if not self.edges:
