@@ -19,11 +19,11 @@ from lsc_graph.running.sampling import Sample
 _MOST_WORK = 3e9
 _MORE_WORK, _CLOSE = 2, 2
 # Derivatives' points are doubled so many times less than those of the radii, and so often at most.
-_BEHIND, _MOST_DERIVATIVES = 4, 2
+_BEHIND, _MOST_DERIVATIVES = 4, 1
 # A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.
 _CLEAR, _SHARP = 2, 6
 # A confirmation ends at a mean that is off by so many standard errors more, known from so many samples.
-_SURELY, _LEAST_SAMPLES = 4, 16
+_SURELY, _LEAST_SAMPLES = 4, 32
 Draw = Callable[[int, int], Sequence[Sample]]
 
 
@@ -35,16 +35,21 @@ class Effort:
     """
 
     num_samples: int = 2
-    num_times: int = 2
-    max_doublings: int = 11
+    num_times: int = 4
+    max_doublings: int = 10
 
     def at(self, doublings: int) -> tuple[int, int]:
         """Samples and steps after that many doublings: samples first, then each in turn."""
         return self.num_samples * 2 ** ((doublings + 1) // 2), self.num_times * 2 ** (doublings // 2)
 
-    def of_derivatives(self, doublings: int) -> tuple[int, int]:
-        """Points for derivatives where radii get so many doublings: noisy radii have noisy derivatives."""
-        return self.at(min(max(doublings > 0, doublings - _BEHIND), _MOST_DERIVATIVES))
+    def of_derivatives(self, doublings: int, *, is_quiet: bool = False) -> tuple[int, int]:
+        """Points for derivatives where radii get so many doublings: noisy radii have noisy derivatives.
+
+        Fewer ones do where radii hardly scatter.
+        """
+        if is_quiet and not doublings:
+            return self.num_samples, max(1, self.num_times // 2)
+        return self.at(min(max(0, doublings - _BEHIND), _MOST_DERIVATIVES))
 
 
 @dataclass(frozen=True)

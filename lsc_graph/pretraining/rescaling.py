@@ -55,6 +55,8 @@ _LOST = 1.5
 _MOST_JUMPS = 4
 # Where all radii in time are below this one, derivatives are followed back in time.
 _CONTRACTING = 0.9
+# Where standard errors are so small a part of means, fewer points serve for derivatives.
+_QUIET = 0.05
 # Estimates so many times as far off as the best ones, and so many tolerances more, have gone astray.
 _ASTRAY = 10
 # A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
@@ -218,7 +220,9 @@ class _Run:
     def iterate(self, iteration: int) -> None:
         """Take a reading with sensitivities, and update the estimates."""
         problem = self.problem
-        num_samples, num_times = problem.effort.of_derivatives(max(self.doublings.values(), default=0))
+        num_samples, num_times = problem.effort.of_derivatives(
+            max(self.doublings.values(), default=0), is_quiet=self._is_quiet()
+        )
         seed = problem.seed_of(iteration, 0)
         sample = problem.draw(seed, 1)[0]
         transitions = find_transitions(problem.reader, problem.weights, self.values, sample)
@@ -236,8 +240,13 @@ class _Run:
         self.iterations = iteration + 1
         self._note(iteration)
 
+    def _is_quiet(self) -> bool:
+        """Whether all means were known to a small part of themselves, from as few points as at first."""
+        errors = self._std_errors
+        return bool(errors) and all(errors[edge] <= _QUIET * self._means[edge] for edge in errors)
+
     def is_predictable(self) -> bool:
-        """Whether states of long ago are forgotten, so that derivatives through time tell what steps will do."""
+        """Whether states of long ago are forgotten, so that derivatives through time tell what steps do."""
         own = [mean for (source, target), mean in self._means.items() if source == target]
         return bool(self._means) and max(own, default=0.0) < _CONTRACTING
 
