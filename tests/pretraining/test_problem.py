@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lsc_graph.pretraining.problem import Effort
 from lsc_graph.pretraining.readings import Reading
 from tests.pretraining_problems import problem_of
 
@@ -46,7 +47,7 @@ def test_a_fit_ends_by_noise_only_where_no_sharper_mean_can_be_had(
 
 @pytest.mark.parametrize(
     ("num_samples", "error", "std_error", "is_over"),
-    [(64, 0.10, 0.01, True), (64, 0.05, 0.01, False), (8, 0.10, 0.01, False)],
+    [(64, 0.10, 0.01, True), (64, 0.05, 0.01, False), (16, 0.10, 0.01, False)],
 )
 def test_a_confirmation_ends_early_only_where_a_mean_is_far_off_beyond_chance(
     num_samples: int, error: float, std_error: float, is_over: bool
@@ -55,3 +56,10 @@ def test_a_confirmation_ends_early_only_where_a_mean_is_far_off_beyond_chance(
     of_many = reading(error, std_error)
     found = replace(of_many, values=of_many.values[:num_samples], sizes=(1,) * num_samples)
     assert problem_of("gru").is_surely_off(found) is is_over
+
+
+def test_derivatives_take_fewer_points_only_where_radii_hardly_scatter() -> None:
+    effort = Effort()
+    assert effort.of_derivatives(0) == (effort.num_samples, effort.num_times)
+    assert effort.of_derivatives(0, is_quiet=True) == (effort.num_samples, effort.num_times // 2)
+    assert effort.of_derivatives(1, is_quiet=True) == effort.of_derivatives(1)

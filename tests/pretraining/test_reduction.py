@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lsc_graph.layers.cells import Layer
 from lsc_graph.pretraining.eigenpairs import radii, radius_direction, unit_direction, unit_radii
-from lsc_graph.pretraining.reduction import covers, shared_range, unit_matrices
+from lsc_graph.pretraining.reduction import covers, joined_range, shared_range, unit_matrices
 from lsc_graph.recurrence.site import StateVariable
 
 
@@ -83,3 +83,23 @@ def test_units_that_do_not_meet_are_blocks() -> None:
     )
     matrices[2, 0, 3] = 1e-3
     assert unit_matrices(matrices, two_states(5)) is None
+
+
+def test_a_range_keeps_the_directions_of_units_that_are_off_now() -> None:
+    generator = torch.Generator().manual_seed(0)
+    into, out = (torch.randn(*shape, generator=generator) for shape in ((60, 8), (8, 60)))
+    off = out.clone()
+    off[3] = 0
+    before, now = shared_range((into @ out)[None]), shared_range((into @ off)[None])
+    assert before is not None
+    assert now is not None
+    assert not covers(now, (into @ out)[None])
+    for joined in (joined_range(before, now), joined_range(now, before)):
+        assert joined.shape == (60, 8)
+        assert covers(joined, torch.stack([into @ out, into @ off]))
+
+
+def test_a_range_of_other_weights_is_forgotten() -> None:
+    generator = torch.Generator().manual_seed(0)
+    before, now = (torch.linalg.qr(torch.randn(60, 8, generator=generator))[0] for _ in range(2))
+    assert joined_range(before, now) is now

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from lsc_graph.pretraining.candidates import Candidates
+from lsc_graph.pretraining.fit import Progress
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.readings import Edge, Reading
-from lsc_graph.pretraining.rescaling import _REACHED, _Run
+from lsc_graph.pretraining.rescaling import _REACHED, _finished, _Run
 from lsc_graph.pretraining.trail import Trail
 
 FITTED, LEFT_OUT = ("a", "a"), ("a", "b")
@@ -117,3 +118,45 @@ def test_noise_that_no_more_points_can_lessen_ends_a_fit() -> None:
     assert run.is_noise_left()
     run._confirmed = {FITTED: own}
     assert not run.is_noise_left()
+
+
+@pytest.mark.parametrize(("is_predictable", "num_readings"), [(True, 1), (False, 2)])
+def test_a_step_that_must_have_led_to_the_targets_is_confirmed_without_more_derivatives(
+    monkeypatch: pytest.MonkeyPatch, is_predictable: bool, num_readings: int
+) -> None:
+    """Every step of this fit ends at the targets, and every confirmation says so."""
+    run = run_with({key: {FITTED: 0.5, LEFT_OUT: 0.5} for key in (0.0, 1.0, 2.0)})
+    readings: list[int] = []
+
+    def iterate(iteration: int) -> None:
+        readings.append(iteration)
+        run.history.append(Progress(iteration + 1, {}, 0.0, 0.0))
+
+    monkeypatch.setattr(run, "iterate", iterate)
+    monkeypatch.setattr(run, "jumps_off", lambda iteration: False)
+    monkeypatch.setattr(run, "move", lambda: None)
+    monkeypatch.setattr(run, "is_within", lambda: len(readings) > 1)
+    monkeypatch.setattr(run, "is_predictable", lambda: is_predictable)
+    monkeypatch.setattr(run, "is_confirmed", lambda iteration, is_moved=False: True)
+    assert _finished(run, 5, lambda progress: None, None).is_reached
+    assert len(readings) == num_readings
+
+
+@pytest.mark.parametrize(("radius", "is_predictable"), [(0.6, True), (1.0, False)])
+def test_derivatives_go_back_through_time_only_where_states_of_long_ago_are_forgotten(
+    radius: float, is_predictable: bool
+) -> None:
+    radii = {FITTED: radius, LEFT_OUT: 1.0}
+    run = run_with(dict.fromkeys((0.0, 1.0, 2.0), radii))
+    assert not run.is_predictable()
+    run._means = radii
+    assert run.is_predictable() is is_predictable
+
+
+def test_an_error_that_grows_within_its_noise_costs_no_trust() -> None:
+    for noise, trust in ((1e-6, 0.6), (1.0, 1.0)):
+        run = run_with({key: {FITTED: 0.55, LEFT_OUT: 0.5} for key in (0.0, 1.0, 2.0)})
+        run._means, run._recent = {FITTED: 0.55}, [0.01]
+        run.tracker.variance = torch.tensor([noise], dtype=torch.float64)
+        run._note(1)
+        assert run._trust == trust
