@@ -45,6 +45,8 @@ _LEAST_VARIANCE = 1e-6
 _FAR = 5
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.9
+# Nearer than this share of the tolerance nothing is gained by one more step.
+_CENTRED = 0.5
 # An edge's points are doubled so often at most from one iteration to the next.
 _MOST_DOUBLINGS = 2
 # A radius that has come nearer than this share of its way at first does not stand still: it is noisy.
@@ -127,7 +129,7 @@ def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None)
             if run.jumps_off(iteration):
                 _keep(run, keep)
                 continue
-            if run.is_within():
+            if run.is_within() and (run.is_centred() or not run.is_predictable()):
                 if run.is_confirmed(iteration):
                     return run.result(_REACHED)
                 if run.is_noise_left():
@@ -349,6 +351,10 @@ class _Run:
     def is_within(self) -> bool:
         """Whether every estimate is within tolerance, and not by mere chance."""
         return self._are_within(0.5)
+
+    def is_centred(self) -> bool:
+        """Whether no step is worth its while before a confirmation: one takes many points near the edge."""
+        return bool((self.errors().abs() <= _CENTRED * self.problem.tolerance).all())
 
     def is_settled(self) -> bool:
         """Whether every estimate is within tolerance, and known well enough to say so."""

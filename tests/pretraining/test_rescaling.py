@@ -160,3 +160,20 @@ def test_an_error_that_grows_within_its_noise_costs_no_trust() -> None:
         run.tracker.variance = torch.tensor([noise], dtype=torch.float64)
         run._note(1)
         assert run._trust == trust
+
+
+@pytest.mark.parametrize(
+    ("error", "is_predictable", "steps"), [(0.015, True, 1), (0.015, False, 0), (0.005, True, 0)]
+)
+def test_where_steps_do_what_they_should_one_comes_before_a_confirmation_at_the_edge(
+    monkeypatch: pytest.MonkeyPatch, error: float, is_predictable: bool, steps: int
+) -> None:
+    run = run_with({key: {FITTED: 0.5 + error, LEFT_OUT: 0.5} for key in (0.0, 1.0, 2.0)})
+    moves: list[None] = []
+    monkeypatch.setattr(run, "iterate", lambda iteration: run.history.append(Progress(1, {}, error, 0.0)))
+    monkeypatch.setattr(run, "jumps_off", lambda iteration: False)
+    monkeypatch.setattr(run, "move", lambda: moves.append(None))
+    monkeypatch.setattr(run, "is_predictable", lambda: is_predictable)
+    monkeypatch.setattr(run, "is_confirmed", lambda iteration, is_moved=False: True)
+    assert _finished(run, 5, lambda progress: None, None).is_reached
+    assert len(moves) == steps
