@@ -19,7 +19,7 @@ from lsc_graph.running.sampling import Sample
 _MOST_WORK = 3e9
 _MORE_WORK, _CLOSE = 2, 2
 # Derivatives' points are doubled so many times less than those of the radii, and so often at most.
-_BEHIND, _MOST_DERIVATIVES = 4, 1
+_BEHIND, _MOST_DERIVATIVES, _FEWER_DERIVATIVES = 4, 2, 1
 # A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.
 _CLEAR, _SHARP = 2, 6
 # A confirmation ends at a mean that is off by so many standard errors more, known from so many samples.
@@ -42,14 +42,17 @@ class Effort:
         """Samples and steps after that many doublings: samples first, then each in turn."""
         return self.num_samples * 2 ** ((doublings + 1) // 2), self.num_times * 2 ** (doublings // 2)
 
-    def of_derivatives(self, doublings: int, *, is_quiet: bool = False) -> tuple[int, int]:
+    def of_derivatives(
+        self, doublings: int, *, is_quiet: bool = False, is_predictable: bool = False
+    ) -> tuple[int, int]:
         """Points for derivatives where radii get so many doublings: noisy radii have noisy derivatives.
 
-        Fewer ones do where radii hardly scatter.
+        Fewer ones do where radii hardly scatter, and where steps do what derivatives say.
         """
         if is_quiet and not doublings:
             return self.num_samples, max(1, self.num_times // 2)
-        return self.at(min(max(0, doublings - _BEHIND), _MOST_DERIVATIVES))
+        most = _FEWER_DERIVATIVES if is_predictable else _MOST_DERIVATIVES
+        return self.at(min(max(0, doublings - _BEHIND), most))
 
 
 @dataclass(frozen=True)

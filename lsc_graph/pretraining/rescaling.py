@@ -223,7 +223,9 @@ class _Run:
         """Take a reading with sensitivities, and update the estimates."""
         problem = self.problem
         num_samples, num_times = problem.effort.of_derivatives(
-            max(self.doublings.values(), default=0), is_quiet=self._is_quiet()
+            max(self.doublings.values(), default=0),
+            is_quiet=self._is_quiet(),
+            is_predictable=self.is_predictable(),
         )
         seed = problem.seed_of(iteration, 0)
         sample = problem.draw(seed, 1)[0]
@@ -245,7 +247,7 @@ class _Run:
     def _is_quiet(self) -> bool:
         """Whether all means were known to a small part of themselves, from as few points as at first."""
         errors = self._std_errors
-        return bool(errors) and all(errors[edge] <= _QUIET * self._means[edge] for edge in errors)
+        return self.is_predictable() and all(errors[edge] <= _QUIET * self._means[edge] for edge in errors)
 
     def is_predictable(self) -> bool:
         """Whether states of long ago are forgotten, so that derivatives through time tell what steps do."""
@@ -320,8 +322,8 @@ class _Run:
         self.history.append(Progress(iteration + 1, radii, largest, seconds))
 
     def _noise(self, errors: Tensor) -> float:
-        """How far the largest error may be off by chance."""
-        if not len(errors):
+        """How far the largest error may be off by chance; nothing where steps that follow it lead astray."""
+        if not len(errors) or not self.is_predictable():
             return 0.0
         spread = self.tracker.variance.sqrt() * self.problem.in_order(self.problem.targets, self.edges)
         return float(spread[errors.abs().argmax()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -63,3 +64,5 @@ def test_derivatives_take_fewer_points_only_where_radii_hardly_scatter() -> None
     assert effort.of_derivatives(0) == (effort.num_samples, effort.num_times)
     assert effort.of_derivatives(0, is_quiet=True) == (effort.num_samples, effort.num_times // 2)
     assert effort.of_derivatives(1, is_quiet=True) == effort.of_derivatives(1)
+    many, fewer = effort.of_derivatives(9), effort.of_derivatives(9, is_predictable=True)
+    assert math.prod(fewer) < math.prod(many)

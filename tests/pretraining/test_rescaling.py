@@ -154,9 +154,9 @@ def test_derivatives_go_back_through_time_only_where_states_of_long_ago_are_forg
 
 
 def test_an_error_that_grows_within_its_noise_costs_no_trust() -> None:
-    for noise, trust in ((1e-6, 0.6), (1.0, 1.0)):
+    for noise, radius, trust in ((1e-6, 0.55, 0.6), (1.0, 0.55, 1.0), (1.0, 1.0, 0.6)):
         run = run_with({key: {FITTED: 0.55, LEFT_OUT: 0.5} for key in (0.0, 1.0, 2.0)})
-        run._means, run._recent = {FITTED: 0.55}, [0.01]
+        run._means, run._recent = {FITTED: radius}, [0.01]
         run.tracker.variance = torch.tensor([noise], dtype=torch.float64)
         run._note(1)
         assert run._trust == trust
