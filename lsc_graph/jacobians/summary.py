@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,8 +17,9 @@ from lsc_graph.jacobians.entries import among, own_blocks
 from lsc_graph.jacobians.local import DepthBlocks, LocalJacobians, together
 from lsc_graph.jacobians.probed import ProbedGain
 from lsc_graph.jacobians.pushes import Pushes
-from lsc_graph.jacobians.radius import gain, gain_scale
+from lsc_graph.jacobians.radius import gain
 from lsc_graph.jacobians.readings import Reading, in_portions, is_identity, read, read_entries
+from lsc_graph.jacobians.sampled_norms import Joint, SampledNorms, joint_gain, note_joint
 from lsc_graph.jacobians.statistics import statistics_of_series
 from lsc_graph.jacobians.time_maps import TimeMaps
 from lsc_graph.layers.cells import CellGraph, Layer, size
@@ -27,9 +27,6 @@ from lsc_graph.results import DepthEdgeFacts, LayerFacts, RadiusOutcome, Statist
 from lsc_graph.spectra.estimate import Estimate, Method
 from lsc_graph.spectra.outcome import outcome_of
 from lsc_graph.spectra.perturbed import block_bars, product_bars
-
-_Joint = defaultdict[tuple[str, int], list[tuple[float, int, int]]]
-"""Frobenius norms, rows and columns of the blocks into each layer at each time."""
 
 
 @dataclass
@@ -147,21 +144,24 @@ class Summary:
             moved = None if changed is None else changed.time_maps.get(layer_id)
             self._add_time_maps(layer_id, time_maps.at(inner[layer_id]), moved and moved.at(inner[layer_id]))
         others = {} if changed is None else {own.ends: own for own in changed.maps}
-        for maps in local.maps:
-            self._add_maps(maps, layers[maps.edge.source], layers[maps.edge.target], others.get(maps.ends))
-        joint: _Joint = defaultdict(list)
+        joint: Joint = defaultdict(list)
+        by_products = [
+            self._add_maps(own, layers[own.edge.source], layers[own.edge.target], others.get(own.ends))
+            for own in local.maps
+        ]
+        note_joint(joint, by_products)
         self._add_every_push(layers, local.pushes, () if changed is None else changed.pushes, joint)
         edges = {} if changed is None else {own.ends: own.blocks for own in together(changed.depth)}
         for depth in together(local.depth):
             self._add_depth(depth, layers, cells.num_steps, joint, edges.get(depth.ends))
         self._add_joint(joint)
 
-    def _add_joint(self, joint: _Joint) -> None:
+    def _add_joint(self, joint: Joint) -> None:
         """The gains of all edges into each layer at each time."""
         gains: defaultdict[str, list[float]] = defaultdict(list)
         for (target_id, _), blocks in sorted(joint.items(), key=lambda item: item[0]):
             if len({rows for _, rows, _ in blocks}) == 1:
-                gains[target_id].append(_joint_gain(blocks))
+                gains[target_id].append(joint_gain(blocks))
         for target_id, values in gains.items():
             self._joint[target_id].append(torch.tensor(values, dtype=torch.float64))
 
@@ -181,7 +181,7 @@ class Summary:
         depth: DepthBlocks,
         layers: Mapping[str, Layer],
         num_steps: int,
-        joint: _Joint,
+        joint: Joint,
         changed: Tensor | None = None,
     ) -> None:
         """The depth Jacobians between two layers; their norms, for the gain of all edges, go into `joint`."""
@@ -252,8 +252,12 @@ class Summary:
 
     def _add_maps(
         self, maps: DepthMaps, source: Layer, target: Layer, changed: DepthMaps | None = None
-    ) -> None:
-        """A depth edge that is known by its products: radius by Krylov iteration, gain by random probes."""
+    ) -> SampledNorms:
+        """A depth edge that is known by its products: radius by Krylov iteration, gain by random probes.
+
+        Returns:
+            Norms, for the gain of all edges.
+        """
         points = self._depth[source.id, target.id]
         points.is_timed = False
         numbers = maps.sampled()
@@ -266,8 +270,8 @@ class Summary:
                 for reading in found:
                     self._take(points, reading)
                 gains = torch.stack([reading.gain for reading in found]).square().mean(0).sqrt()
-                self._joint[target.id].append(gains)
-                return
+                each = out.shape[1], into.shape[1]
+                return SampledNorms.of(target.id, maps.pairs, numbers, gains, each)
             self.united.add((source.id, target.id))
         rows, columns = maps.shape
         points.block = f"all -> all, {rows} x {columns}"
@@ -284,13 +288,13 @@ class Summary:
                 )
                 estimate = points.within(estimate, bars)
             points.estimates.append(estimate)
-        self._joint[target.id].append(gains)
+        return SampledNorms.of(target.id, maps.pairs, numbers, gains, maps.shape)
 
     def add_pushes(
         self, cells: CellGraph, pushes: Sequence[Pushes], changed: Sequence[Pushes] | None
     ) -> None:
         """One sample of a feed-forward model that is known by pushes; `changed` as of `add`."""
-        joint: _Joint = defaultdict(list)
+        joint: Joint = defaultdict(list)
         self._add_every_push({layer.id: layer for layer in cells.layers}, pushes, changed or (), joint)
         self._add_joint(joint)
 
@@ -299,18 +303,25 @@ class Summary:
         layers: Mapping[str, Layer],
         pushes: Sequence[Pushes],
         changed: Sequence[Pushes],
-        joint: _Joint,
+        joint: Joint,
     ) -> None:
         others = {own.ends: own for own in changed}
-        for own in pushes:
-            self._add_pushes(own, layers[own.source], layers[own.target], others.get(own.ends), joint)
+        found = [
+            self._add_pushes(own, layers[own.source], layers[own.target], others.get(own.ends))
+            for own in pushes
+        ]
+        note_joint(joint, [own for own in found if own is not None])
 
     def _add_pushes(
-        self, own: Pushes, source: Layer, target: Layer, changed: Pushes | None, joint: _Joint
-    ) -> None:
-        """An edge of which directions tell all: radius by Krylov iteration, gain by random directions."""
+        self, own: Pushes, source: Layer, target: Layer, changed: Pushes | None
+    ) -> SampledNorms | None:
+        """An edge of which directions tell all: radius by Krylov iteration, gain by random directions.
+
+        Returns:
+            Norms of a depth edge, for the gain of all of them.
+        """
         if source is target and not source.has_time_edges:
-            return
+            return None
         points = self._time[source.id] if source is target else self._depth[source.id, target.id]
         points.is_timed, numbers = False, own.sampled()
         rows, columns = own.shape
@@ -334,10 +345,9 @@ class Summary:
             if rows == columns:
                 estimate, bars = own.radius(numbers, changed)
                 points.estimates.append(points.within(estimate, bars))
-        if source is not target:
-            norms = (gains * gain_scale(rows, columns)).tolist()
-            for number, norm in zip(numbers, norms, strict=True):
-                joint[target.id, own.pairs[number][1]].append((norm, rows, columns))
+        if source is target:
+            return None
+        return SampledNorms.of(target.id, own.pairs, numbers, gains, (rows, columns))
 
     def add_chain(
         self,
@@ -461,12 +471,6 @@ def _beside(parts: Sequence[Tensor], changed: Sequence[Tensor] | None) -> list[t
     """Matrices with the same ones changed, where these are known, and are as many."""
     is_same = changed is not None and [own.shape for own in parts] == [own.shape for own in changed]
     return list(zip(parts, changed if changed is not None and is_same else [None] * len(parts), strict=True))
-
-
-def _joint_gain(own: Sequence[tuple[float, int, int]]) -> float:
-    """The gain of blocks side by side, from their Frobenius norms and shapes."""
-    scale = gain_scale(own[0][1], sum(columns for _, _, columns in own))
-    return math.hypot(*(norm for norm, _, _ in own)) / scale
 
 
 def _part(blocks: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:
