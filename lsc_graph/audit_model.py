@@ -35,7 +35,12 @@ from lsc_graph.auditing.rounding import run_rounded_otherwise
 from lsc_graph.auditing.rounds import DEFAULT_MAX_SAMPLES, Rounds
 from lsc_graph.auditing.spreads import layer_spreads
 from lsc_graph.auditing.stability import judge
-from lsc_graph.auditing.warnings import growth_warnings, known_warnings, measured_warnings
+from lsc_graph.auditing.warnings import (
+    difference_warnings,
+    growth_warnings,
+    known_warnings,
+    measured_warnings,
+)
 from lsc_graph.counting.connect import connected_cells
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
@@ -294,7 +299,9 @@ def _measure(
     say("Judging", 0.95)
     layers, radii, precision = summary.layers(cells), summary.outcomes(), rounds.result()
     growth = meter.growth(EdgeFactors(layers))
-    warnings = (*measured_warnings(prepared, samples, summary, radii, precision), *rounds.warnings)
+    differences = model.parameters.differences
+    hardly_known = (*difference_warnings(differences), *rounds.warnings)
+    warnings = (*measured_warnings(prepared, samples, summary, radii, precision), *hardly_known)
     analysis = Analysis(
         schema_version=SCHEMA_VERSION,
         tool=tool(),
@@ -308,7 +315,7 @@ def _measure(
         spread=layer_spreads(layers),
         precision=precision,
         surrogate=None,
-        black_box=_black_box_facts(model.parameters.differences),
+        black_box=_black_box_facts(differences),
         time_parallel=summary.causal.facts(),
         grid=_grid(cells),
         growth=growth,

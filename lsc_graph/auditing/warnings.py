@@ -17,6 +17,10 @@ from lsc_graph.prepare import Prepared
 from lsc_graph.results import Growth, Precision, RadiusOutcome
 from lsc_graph.running.sampling import Sample
 from lsc_graph.spectra.outcome import outcome_warnings
+from lsc_graph.to_torch.differences import Differences
+
+# Where error bars are a larger part of a derivative than this, gains and growth are those of errors, too.
+_WIDE = 0.1
 
 
 def known_warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[str, ...]:
@@ -120,6 +124,18 @@ def _cancelled_warnings(growth: Growth, cells: CellGraph) -> tuple[str, ...]:
         "exponentials does; the growth is that of the other layers"
         for layer in cells.layers
         if deepest - depth[layer.id] in silent
+    )
+
+
+def difference_warnings(found: Differences) -> tuple[str, ...]:
+    """Derivatives that are hardly known: radii have bars of their own, but gains and growth have none."""
+    wide = [own for own in found.errors if not own <= _WIDE]
+    if not wide:
+        return ()
+    return (
+        f"The error bars of {len(wide):,} of {len(found.errors):,} derivatives by finite differences are "
+        f"more than {_WIDE:.0%} of the derivative itself (up to {max(wide):.1g} times it): gains and growth "
+        "may be those of errors there",
     )
 
 
