@@ -357,15 +357,20 @@ class FeedForward(_AtOnce):
 
     def edges(self, sample: Sample, run: Run, summary: Summary) -> tuple[CellGraph, list[EdgeMap]]:
         cells = self.prepared.cell_graph
+        shapes = [tuple(b.shape) for b in run.boundaries]
+        inputs = self.tensors(sample.inputs | sample.initial)
         if too_many_in_chain(self.program, run):
+            given = [tuple(own.shape) for own in inputs.values() if own.is_floating_point()]
+            for layer, into, out in zip(
+                cells.layers, (given, *([own] for own in shapes)), shapes, strict=False
+            ):
+                summary.causal.leave_out_block(layer.id, into, out)
             pushes = pushed_blocks(self.program, run, cells)
             within = self.parameters.differences.changed
             summary.add_pushes(cells, pushes, [own.within(within) for own in pushes])
             return cells, [edge for own in pushes for edge in pushed_edges(own)]
         blocks = chain_blocks(self.program, run, cells)
         changed = self.changed(lambda: chain_blocks(self.program, run, cells))
-        shapes = [tuple(b.shape) for b in run.boundaries]
-        inputs = self.tensors(sample.inputs | sample.initial)
         for block, shape in input_blocks(self.program, inputs, cells):
             summary.causal.add([block], [shape, shapes[0]], self.generator)
         summary.add_chain(blocks, shapes, self.generator, changed)

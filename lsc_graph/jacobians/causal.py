@@ -23,6 +23,7 @@ MIN_STEPS = 3
 MAX_TIMES = 16
 MAX_STEP_SIZE = 512
 NUM_PROBES = 16
+_MAX_NAMES = 6
 _NOTHING = 1e-12
 _WAYS = ((False, False), (True, True), (True, False), (False, True))
 # Fourier transforms and stabilisers that read the whole sequence leave rounding where there is no derivative.
@@ -203,11 +204,21 @@ def causal_glue(
         time_step: 1 or -1, the direction of both layers.
         num_steps: T.
     """
-    lags = [(head - tail) * time_step for tail, head in pairs]
-    if not {0, 1} <= set(lags) or min(lags) < 0:
+    if not is_causal_glue(pairs, time_step):
         return None
+    lags = [(head - tail) * time_step for tail, head in pairs]
     equal, neighbour = (blocks[[i for i, own in enumerate(lags) if own == lag]] for lag in (0, 1))
     return CausalBlock(source, target, TimeAxes(0, 0, num_steps), equal, neighbour, max(lags))
+
+
+def is_causal_glue(pairs: Sequence[tuple[int, int]], time_step: int) -> bool:
+    """Whether what lies between two recurrent layers reads now and a step ago, and never ahead.
+
+    Args:
+        pairs, time_step: as of `causal_glue`.
+    """
+    lags = {(head - tail) * time_step for tail, head in pairs}
+    return {0, 1} <= lags and min(lags) >= 0
 
 
 class CausalSummary:
@@ -222,6 +233,18 @@ class CausalSummary:
         self._warnings: list[str] = []
         self._axes: dict[tuple[str, str], TimeAxes | None] = {}
         self._pieces: defaultdict[tuple[str, str], list[_PieceValues]] = defaultdict(list)
+        self._left_out: dict[str, None] = {}
+
+    def leave_out(self, target: str) -> None:
+        """A block that is causal, or may be, of which nothing will be said: the report names it."""
+        self._left_out[target] = None
+
+    def leave_out_block(
+        self, target: str, shapes_in: Sequence[Sequence[int]], shape_out: Sequence[int]
+    ) -> None:
+        """The same, if the shapes of what the block reads and puts out have an axis that could be time."""
+        if any(candidate_axes(own, shape_out, self.time_axis) for own in shapes_in):
+            self.leave_out(target)
 
     def add(
         self, blocks: Sequence[ChainBlock], shapes: Sequence[Sequence[int]], generator: torch.Generator
@@ -265,6 +288,8 @@ class CausalSummary:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the report should say of these layers besides their figures."""
+        if self._left_out:
+            return (*self._warnings, _left_out_words(list(self._left_out)))
         if self.time_axis is None or self._pieces:
             return tuple(self._warnings)
         unused = f"--time-axis {self.time_axis}: no layer without a cell is causal along that axis"
@@ -273,6 +298,14 @@ class CausalSummary:
     def facts(self) -> tuple[TimeParallel, ...]:
         """What the report says of each causal block."""
         return tuple(_facts(*ends, pieces) for ends, pieces in self._pieces.items())
+
+
+def _left_out_words(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
+    return (
+        f"Left out of {len(names)} layer(s) that may be causal over time ({shown}), where derivatives are "
+        "known by their products alone: whether they are, and their Jacobians at equal and neighbouring times"
+    )
 
 
 def _backwards(axes: TimeAxes) -> str:

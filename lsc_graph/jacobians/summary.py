@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.jacobians.blocks import UnitBlocks, block_gain, block_radius
-from lsc_graph.jacobians.causal import CausalSummary, causal_glue
+from lsc_graph.jacobians.causal import CausalSummary, causal_glue, is_causal_glue
 from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, chain_gain
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.entries import among, own_blocks
@@ -151,10 +151,22 @@ class Summary:
         ]
         note_joint(joint, by_products)
         self._add_every_push(layers, local.pushes, () if changed is None else changed.pushes, joint)
+        self._leave_out_glue(layers, (*local.maps, *local.pushes))
         edges = {} if changed is None else {own.ends: own.blocks for own in together(changed.depth)}
         for depth in together(local.depth):
             self._add_depth(depth, layers, cells.num_steps, joint, edges.get(depth.ends))
         self._add_joint(joint)
+
+    def _leave_out_glue(self, layers: Mapping[str, Layer], edges: Sequence[DepthMaps | Pushes]) -> None:
+        """What lies between two layers and is causal over time, where it is known by products alone."""
+        pairs: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+        for own in edges:
+            source, target, times = own.ends
+            if source != target and layers[source].time_step == layers[target].time_step:
+                pairs[source, target] += times
+        for (_, target), together_read in pairs.items():
+            if is_causal_glue(together_read, layers[target].time_step):
+                self.causal.leave_out(target)
 
     def _add_joint(self, joint: Joint) -> None:
         """The gains of all edges into each layer at each time."""

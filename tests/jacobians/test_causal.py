@@ -19,6 +19,7 @@ from lsc_graph.jacobians.causal import (
 )
 from lsc_graph.jacobians.chain import ChainBlock
 from lsc_graph.jacobians.grid import dense
+from lsc_graph.to_torch import black_box
 
 T, C = 6, 3
 
@@ -187,7 +188,7 @@ def test_the_gains_of_large_steps_come_from_random_products() -> None:
     assert any("no radii" in warning for warning in summary.warnings)
 
 
-def test_a_convolution_between_two_recurrences_is_shown_as_the_glue_that_mixes_times() -> None:
+def convolution_between_recurrences() -> onnx.ModelProto:
     net = Unroller()
     steps, size = 7, 3
     x = net.input("x", steps, 1, size)
@@ -200,9 +201,30 @@ def test_a_convolution_between_two_recurrences_is_shown_as_the_glue_that_mixes_t
         turned = net.op("Transpose", y, perm=[1, 2, 0])
         x = net.op("Transpose", net.op("Conv", turned, kernel, pads=[2, 0]), perm=[2, 0, 1])
     net.output(sequences[-1])
-    (own,) = audit(net.model(), num_samples=1).time_parallel
+    return net.model()
+
+
+def test_a_convolution_between_two_recurrences_is_shown_as_the_glue_that_mixes_times() -> None:
+    (own,) = audit(convolution_between_recurrences(), num_samples=1).time_parallel
     assert (own.source, own.layer_id, own.reach) == ("layer_0", "layer_1", 2)
     assert own.neighbour_gain.mean > 0
+
+
+@pytest.mark.parametrize("time_axis", [None, 2])
+def test_what_products_leave_out_is_named(time_axis: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And it is not said that no layer is causal along an axis."""
+    monkeypatch.setattr(black_box, "MAX_INPUT_ELEMENTS", 2)
+    found = audit(convolutions(causal=True), num_samples=1, black_box="always", time_axis=time_axis)
+    assert found.time_parallel == ()
+    (words,) = [own for own in found.warnings if "causal" in own]
+    assert "Left out of 3 layer(s) that may be causal over time (layer_0, layer_1, layer_2)" in words
+
+
+def test_glue_that_products_leave_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(black_box, "MAX_INPUT_ELEMENTS", 2)
+    found = audit(convolution_between_recurrences(), num_samples=1, black_box="always")
+    assert found.time_parallel == ()
+    assert any("that may be causal over time (layer_1)" in own for own in found.warnings)
 
 
 def test_what_lies_ahead_counts_as_rounding_only_where_all_of_it_is_tiny() -> None:
