@@ -14,6 +14,7 @@ from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.unrolled.constants import Constants, is_offset
 
 MIN_STEPS = 3
+SLICES_ARE_A_CHAIN = "slices are a chain"
 _LOOPING = frozenset(("RNN", "GRU", "LSTM", "Scan", "Loop", "If"))
 _ROLE_RADIUS = 2
 

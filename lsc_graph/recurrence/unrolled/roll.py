@@ -10,7 +10,14 @@ import onnx_ir.passes.common as passes
 
 from lsc_graph.canonical.rewiring import remove_unused
 from lsc_graph.recurrence.trial import Trial
-from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Chain, Order, find_chains, repeated_uses
+from lsc_graph.recurrence.unrolled.chains import (
+    MIN_STEPS,
+    SLICES_ARE_A_CHAIN,
+    Chain,
+    Order,
+    find_chains,
+    repeated_uses,
+)
 from lsc_graph.recurrence.unrolled.chosen import Chosen
 from lsc_graph.recurrence.unrolled.constants import Constants, evidence_of
 from lsc_graph.recurrence.unrolled.continuation import check_end
@@ -131,8 +138,8 @@ def roll_steps(
                 tried.discard(key)
                 break
             except StepsDifferError as error:
-                what = "slices" if chain.is_sequence else "uses"
-                reason = f"its {len(chain.nodes)} {what} are a chain, but {error.reason}"
+                what = SLICES_ARE_A_CHAIN if chain.is_sequence else "uses are a chain"
+                reason = f"its {len(chain.nodes)} {what}, but {error.reason}"
                 refused.setdefault(name, Refusal(name, "unrolled", reason))
                 sliced |= {name} if chain.is_sequence else set()
         else:

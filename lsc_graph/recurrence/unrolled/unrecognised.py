@@ -11,7 +11,13 @@ import onnx_ir as ir
 from lsc_graph.recurrence.ends import initial_states
 from lsc_graph.recurrence.layered.row_ways import ELEMENTWISE
 from lsc_graph.recurrence.unrolled.affine import is_affine
-from lsc_graph.recurrence.unrolled.chains import MIN_STEPS, Order, own_levels, repeated_uses
+from lsc_graph.recurrence.unrolled.chains import (
+    MIN_STEPS,
+    SLICES_ARE_A_CHAIN,
+    Order,
+    own_levels,
+    repeated_uses,
+)
 from lsc_graph.recurrence.unrolled.constants import Constants
 from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import OTHER_WEIGHTS
@@ -43,6 +49,8 @@ def find_unrecognised(
     """
     order, constants = Order(graph), Constants(graph)
     reasons = {refusal.candidate: refusal.reason for refusal in refused}
+    # Layers of a stack do not take one slice of a sequence after the other.
+    are_layers = not any(SLICES_ARE_A_CHAIN in reason for reason in reasons.values())
     likely: dict[str, str] = {}
     for constant, nodes in repeated_uses(order, constants):
         name = str(constant.name)
@@ -54,7 +62,7 @@ def find_unrecognised(
         fewest = 2 if constants.is_matrix(constant) and not is_shared else MIN_STEPS
         if max(own_levels(order, nodes)) >= fewest:
             reason = reasons.get(name, "its uses follow each other")
-            if not (is_shared and OTHER_WEIGHTS in reason):
+            if not (is_shared and are_layers and OTHER_WEIGHTS in reason):
                 likely[name] = reason
         elif is_shared or not constants.is_matrix(constant):
             continue

@@ -145,6 +145,21 @@ def factors(net: Unroller) -> str:
     return net.op("MatMul", net.op("Mul", net.op("Mul", one, two), three), net.weight(H, H))
 
 
+def test_steps_that_each_add_a_matrix_of_their_own_are_named() -> None:
+    """h' = tanh((x + a h) + P[t]), whose a is only multiplied, as scales that layers of a stack share."""
+    net = Unroller()
+    x, a, h, rows = net.input("x", 6, 2, H), net.weight(H), "", list[str]()
+    for time in range(6):
+        driven = net.sum(at(net, x, time), h and net.op("Mul", h, a))
+        h = net.op("Tanh", net.op("Add", driven, net.weight(2, H)))
+        rows.append(h)
+    net.output(stacked(net, rows))
+    found = inspect(net.model())
+    assert found.recurrences == ()
+    (warning,) = [text for text in found.warnings if "not recognised" in text]
+    assert warning.startswith(a)
+
+
 def masked_layers(net: Unroller, num_layers: int) -> str:
     """Layers of attention with one mask and one scale for each feature and time, and weights of their own."""
     x, scale = net.input("x", 5, H), net.weight(5, H)
