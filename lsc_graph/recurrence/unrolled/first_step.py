@@ -17,7 +17,7 @@ from lsc_graph.recurrence.unrolled.before_loops import entry_of, value_before, w
 from lsc_graph.recurrence.unrolled.constants import Constants, is_offset
 from lsc_graph.recurrence.unrolled.lanes import is_alike
 from lsc_graph.recurrence.unrolled.reads import Reads, Slices, find_earlier_reads, nodes_before
-from lsc_graph.recurrence.unrolled.slices import size_along, time_slice
+from lsc_graph.recurrence.unrolled.slices import leading_slices, size_along, slices_behind, time_slice
 from lsc_graph.recurrence.unrolled.steps import Steps
 from lsc_graph.recurrence.writer import GraphWriter
 
@@ -51,7 +51,8 @@ def put_back_first_steps(
 def num_apart(steps: Steps, reads: Reads, constants: Constants) -> int:
     """How many steps before the first are computed in another way: their slices enter the first states."""
     ranges = sorted(reads.slices.values(), key=lambda own: len(_before(own)))
-    earlier = {place: _before(own) for own in ranges for place in _read_along(own.source, own.axis)}
+    earlier = _before_own(reads, constants)
+    earlier |= {place: _before(own) for own in ranges for place in _read_along(own.source, own.axis)}
     found: defaultdict[tuple[ir.Value, int], set[int]] = defaultdict(set)
     starts = {lane[0] for lane in steps.states.values()} - {None}
     seen, pending = set(starts), list(starts)
@@ -65,6 +66,18 @@ def num_apart(steps: Steps, reads: Reads, constants: Constants) -> int:
         seen |= fresh
         pending += fresh
     return max(map(len, found.values()), default=0)
+
+
+def _before_own(reads: Reads, constants: Constants) -> dict[tuple[ir.Value, int], range]:
+    """What comes before the slices that each step computes something of its own from, as by own weights."""
+    found = dict[tuple[ir.Value, int], range]()
+    for values in reads.stacks.values():
+        behind = {step: slices_behind(value, constants) for step, value in enumerate(values)}
+        for (source, axis), sign, difference in leading_slices(behind):
+            size, first = size_along(source, axis), sign * difference
+            if size is not None:
+                found[source, axis] = range(first) if sign == 1 else range(first + 1, size)
+    return found
 
 
 def _read_along(source: ir.Value, axis: int) -> dict[tuple[ir.Value, int], None]:

@@ -210,3 +210,15 @@ def test_a_first_input_of_another_size_than_what_steps_feed_back_stays_outside()
         drive = net.op("MatMul", rows[-1], reads)
     steps = rolled(net.done(rows, []))
     assert steps.num_steps == 7
+
+
+def test_a_first_step_that_reads_its_input_by_a_weight_of_its_own_is_named_where_it_stays_apart() -> None:
+    """h' = tanh(x[t] W[t] + a h) from zeros: what stands for the weight before the others is not known."""
+    net = Network(is_given=False, num_steps=T)
+    a, h, rows = net.weight(4), "", list[str]()
+    for time in range(T):
+        drive = net.op("MatMul", at(net, net.drives, time), net.weight(4, 4))
+        h = net.op("Tanh", net.sum(drive, h and net.op("Mul", h, a)))
+        rows.append(h)
+    steps = rolled(net.done(rows, rows))
+    assert (steps.num_steps, steps.num_apart) == (T - 1, 1)
