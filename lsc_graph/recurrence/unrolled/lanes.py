@@ -316,10 +316,15 @@ class Walk:
         return True
 
     def _continues(self, lane: Lane, k: int, image: ir.Node) -> bool:
-        """Whether a node reads the slices that come next, where a lane reads slices, by the same weights."""
+        """Whether a node reads the slices that come next, where a lane reads slices, by the same weights.
+
+        Where each of its nodes reads them by weights of its own, so does the next one.
+        """
         own = self.pattern(lane)
         outside = [i for i in range(len(image.inputs)) if i not in lane.reads]
-        if any(self._is_projected_apart(own.inputs[i], image.inputs[i]) for i in outside):
+        apart = [i for i in outside if self._is_projected_apart(own.inputs[i], image.inputs[i])]
+        others = [node for node in lane.images.values() if node is not own]
+        if not all(any(self._is_projected_apart(own.inputs[i], n.inputs[i]) for n in others) for i in apart):
             return False
         columns = [lane.column(position) | {k: image.inputs[position]} for position in outside]
         return not any(breaks_off(column, k, self.constants) for column in columns)
@@ -366,17 +371,30 @@ class Walk:
         if not own or (others and not self.with_slices) or any(self.is_inside(v) for _, v in others):
             return {}
         first, value = own[0]
+        lane, _ = self.where[_producer(value)]
+        for among in (frozenset[str](), _ARITHMETIC):
+            found = self._images_of_head(node, first, value, among)
+            is_whole = len(set(found.values())) == len(found) >= len(lane.images) - 2 and _is_run(found)
+            columns = [{k: image.inputs[i] for k, image in found.items()} for i, _ in others]
+            if is_whole and all(self._own_slices.are(column) for column in columns):
+                return found
+        return {}
+
+    def _images_of_head(
+        self, node: ir.Node, first: int, value: ir.Value, among: Collection[str]
+    ) -> dict[int, ir.Node]:
+        """What is applied to a value at all steps.
+
+        Like the others is what reads of `among` are its readers; the last one may have others.
+        """
         lane, index = self.where[_producer(value)]
-        found = {}
-        for k, image in self._all_values(lane, value.index() or 0).items():
-            counterpart = self._head_image(node, first, image, k - index)
+        values, found = self._all_values(lane, value.index() or 0), dict[int, ir.Node]()
+        for k, image in values.items():
+            asked = among if k == max(values) else _ARITHMETIC
+            counterpart = self._head_image(node, first, image, k - index, among=asked)
             if counterpart is not None:
                 found[k] = counterpart
-        is_whole = len(set(found.values())) == len(found) >= len(lane.images) - 2
-        if not is_whole or not _is_run(found):
-            return {}
-        columns = [{k: image.inputs[i] for k, image in found.items()} for i, _ in others]
-        return found if all(self._own_slices.are(column) for column in columns) else {}
+        return found
 
     def _all_values(self, lane: Lane, output: int) -> dict[int, ir.Value]:
         """What a lane gives, and what its first readers start from."""
