@@ -170,10 +170,10 @@ def test_parameters_are_changed_in_place_and_frozen_ones_are_not() -> None:
     module = Loop()
     module.train()
     before = {name: (id(p), p.detach().clone()) for name, p in module.named_parameters()}
-    lsc_graph.stabilize(module, torch.randn(1, T, D), "half", freeze=["up.*"], max_iterations=8)
+    lsc_graph.stabilize(module, torch.randn(1, T, D), "half", freeze=["up.*"], max_iterations=12)
     changed = {name for name, p in module.named_parameters() if not torch.equal(p, before[name][1])}
     assert all(id(p) == before[name][0] for name, p in module.named_parameters())
-    assert {"mix", "inner.weight"} <= changed
+    assert {"mix", "inner.weight", "gate.weight"} <= changed
     assert not changed & {"scale", "up.weight", "up.bias"}
     assert module.training
 
