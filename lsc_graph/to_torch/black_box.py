@@ -23,7 +23,7 @@ from lsc_graph.canonical.precision import in_double_precision
 from lsc_graph.errors import AnalysisError, LimitExceededError
 from lsc_graph.model_file.proto_walk import model_scopes
 from lsc_graph.running.reference import Array, Reference
-from lsc_graph.to_torch.black_points import merged_points, points
+from lsc_graph.to_torch.black_points import mapped_rows, merged_points, points
 from lsc_graph.to_torch.copies import Runs, flat_floats
 from lsc_graph.to_torch.differences import Differences, cast_floats, differences
 from lsc_graph.to_torch.directional import Directions, directional
@@ -324,36 +324,8 @@ class _Pull(torch.autograd.Function):
         raise AnalysisError("Finite differences have no derivative of their own")
 
     @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: tuple[Any, ...],
-        box: BlackBox,
-        flags: tuple[bool, ...],
-        size: int | None,
-        wanted: tuple[int, ...],
-        num_values: int,
-        *tensors: Tensor,
-    ) -> tuple[tuple[Tensor, ...], Any]:
-        dims, count = in_dims[5:], info.batch_size
-        values, cotangents = tensors[:num_values], tensors[num_values:]
-        value_dims, cotangent_dims = dims[:num_values], dims[num_values:]
-        front = [
-            c.movedim(d, 0) if d is not None else c.expand(count, *c.shape)
-            for c, d in zip(cotangents, cotangent_dims, strict=True)
-        ]
-        if all(dim is None for dim in value_dims):
-            folded = [c.reshape(-1, *c.shape[2:]) for c in front]
-            found = _pull(box, flags, size, wanted, num_values, *values, *folded)
-            return tuple(v.reshape(count, -1, *v.shape[1:]) for v in found), (0,) * len(found)
-        flags, merged = merged_points(values, value_dims, flags, count, size)
-        total = count if size is None else count * size
-        folded = [c.movedim(0, 1) for c in front]
-        if size is not None:
-            folded = [c.reshape(c.shape[0], total, *c.shape[3:]) for c in folded]
-        found = _pull(box, flags, total, wanted, num_values, *merged, *folded)
-        if size is not None:
-            found = tuple(v.reshape(v.shape[0], count, size, *v.shape[2:]) for v in found)
-        return found, (1,) * len(found)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], Any]:
+        return mapped_rows(_pull, info.batch_size, in_dims, *arguments)
 
 
 def _call(*arguments: Any) -> tuple[Tensor, ...]:

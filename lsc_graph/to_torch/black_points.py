@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,39 @@ def merged_points(
         new_flags.append(True)
         found.append(moved)
     return tuple(new_flags), found
+
+
+def mapped_rows(
+    take: Callable[..., tuple[Tensor, ...]], count: int, dims: Sequence[Any], *arguments: Any
+) -> tuple[tuple[Tensor, ...], Any]:
+    """The rule of vmap for products with rows [K, (points,) *shape], maybe several at a point.
+
+    Args:
+        take: called as take(box, flags, size, wanted, num_values, *values, *rows), for rows of results.
+        count: how many are mapped over.
+        dims: along which axis of each argument; None for what is the same for all.
+        arguments: those of `take`.
+    """
+    box, flags, size, wanted, num_values, *tensors = arguments
+    values, rows = tensors[:num_values], tensors[num_values:]
+    value_dims, row_dims = dims[5:][:num_values], dims[5:][num_values:]
+    front = [
+        own.movedim(dim, 0) if dim is not None else own.expand(count, *own.shape)
+        for own, dim in zip(rows, row_dims, strict=True)
+    ]
+    if all(dim is None for dim in value_dims):
+        folded = [own.reshape(-1, *own.shape[2:]) for own in front]
+        found = take(box, flags, size, wanted, num_values, *values, *folded)
+        return tuple(own.reshape(count, -1, *own.shape[1:]) for own in found), (0,) * len(found)
+    flags, merged = merged_points(values, value_dims, flags, count, size)
+    total = count if size is None else count * size
+    folded = [own.movedim(0, 1) for own in front]
+    if size is not None:
+        folded = [own.reshape(own.shape[0], total, *own.shape[3:]) for own in folded]
+    found = take(box, flags, total, wanted, num_values, *merged, *folded)
+    if size is not None:
+        found = tuple(own.reshape(own.shape[0], count, size, *own.shape[2:]) for own in found)
+    return found, (1,) * len(found)
 
 
 def points(

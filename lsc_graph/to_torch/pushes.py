@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lsc_graph.errors import AnalysisError
 from lsc_graph.running.reference import Array
-from lsc_graph.to_torch.black_points import Flags, merged_points, points
+from lsc_graph.to_torch.black_points import Flags, mapped_rows, points
 from lsc_graph.to_torch.differences import Differences
 from lsc_graph.to_torch.directional import Directions
 
@@ -67,36 +67,8 @@ class _Push(torch.autograd.Function):
         raise AnalysisError("Finite differences have no derivative of their own")
 
     @staticmethod
-    def vmap(
-        info: Any,
-        in_dims: tuple[Any, ...],
-        box: Pushed,
-        flags: Flags,
-        size: int | None,
-        wanted: tuple[int, ...],
-        num_values: int,
-        *tensors: Tensor,
-    ) -> tuple[tuple[Tensor, ...], Any]:
-        dims, count = in_dims[5:], info.batch_size
-        values, directions = tensors[:num_values], tensors[num_values:]
-        value_dims, direction_dims = dims[:num_values], dims[num_values:]
-        front = [
-            own.movedim(dim, 0) if dim is not None else own.expand(count, *own.shape)
-            for own, dim in zip(directions, direction_dims, strict=True)
-        ]
-        if all(dim is None for dim in value_dims):
-            folded = [own.reshape(-1, *own.shape[2:]) for own in front]
-            found = push(box, flags, size, wanted, num_values, *values, *folded)
-            return tuple(own.reshape(count, -1, *own.shape[1:]) for own in found), (0,) * len(found)
-        flags, merged = merged_points(values, value_dims, flags, count, size)
-        total = count if size is None else count * size
-        folded = [own.movedim(0, 1) for own in front]
-        if size is not None:
-            folded = [own.reshape(own.shape[0], total, *own.shape[3:]) for own in folded]
-        found = push(box, flags, total, wanted, num_values, *merged, *folded)
-        if size is not None:
-            found = tuple(own.reshape(own.shape[0], count, size, *own.shape[2:]) for own in found)
-        return found, (1,) * len(found)
+    def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[tuple[Tensor, ...], Any]:
+        return mapped_rows(push, info.batch_size, in_dims, *arguments)
 
 
 def _own_number(directions: Array, number: int) -> int:

@@ -115,9 +115,9 @@ def expected_radius(cell: Cell, x: Tensor) -> float:
         shapes = [state.shape for state in runs[0]]
 
         def moved(
-            flat: Tensor, time: int = time, sizes: list[int] = sizes, shapes: object = shapes
+            flat: Tensor, time: int = time, sizes: list[int] = sizes, shapes: list[torch.Size] = shapes
         ) -> Tensor:
-            parts = [part.reshape(s) for part, s in zip(flat.split(sizes), shapes, strict=True)]  # type: ignore[call-overload]
+            parts = [part.reshape(s) for part, s in zip(flat.split(sizes), shapes, strict=True)]
             return torch.cat([state.ravel() for state in cell.step(x[time], *parts)])
 
         before = torch.cat([state.detach().ravel() for state in runs[time - 1]])
