@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lsc_graph.pretraining.problem import Problem
-from lsc_graph.pretraining.readings import Edge, Reading
+from lsc_graph.pretraining.reading import Edge, Reading
 
 _MOST = 4
 # A moving average of weights remembers about so many steps.

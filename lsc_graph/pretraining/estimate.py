@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from lsc_graph.auditing.measure import FeedForward
-from lsc_graph.pretraining.readings import Edge, Reader, Reading
+from lsc_graph.pretraining.reading import Edge, Reading
+from lsc_graph.pretraining.readings import Reader
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.running.sampling import Sample
 
@@ -79,7 +80,7 @@ def joined_readings(parts: Sequence[Reading]) -> Reading:
 
 def work_of(reader: Reader, num_samples: int, num_times: int, only: Collection[Edge] | None = None) -> float:
     """What radii at so many points cost: n^3 for a spectrum of the size needed so far, and what is pulled."""
-    edges = [edge for edge in reader.sizes if only is None or edge in only]
+    edges = [edge for edge in reader.blocks.sizes if only is None or edge in only]
     each = [_work_of_edge(reader, edge) for edge in edges]
     each = each or [float(min(layer.state_size, _DENSE) ** 3) for layer in reader.layers.values()] * 2
     points_per_sample = 1 if isinstance(reader.model, FeedForward) else num_times
@@ -88,5 +89,5 @@ def work_of(reader: Reader, num_samples: int, num_times: int, only: Collection[E
 
 def _work_of_edge(reader: Reader, edge: Edge) -> float:
     source, target = (reader.layers[name] for name in edge)
-    pulled = _PULLED * source.state_size * reader.num_rows.get(edge, target.state_size)
-    return float(min(reader.sizes[edge], _DENSE) ** 3 + pulled)
+    pulled = _PULLED * source.state_size * reader.blocks.num_rows.get(edge, target.state_size)
+    return float(min(reader.blocks.sizes[edge], _DENSE) ** 3 + pulled)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lsc_graph.pretraining.fit import Fit, Progress, Report
 from lsc_graph.pretraining.problem import Problem
-from lsc_graph.pretraining.readings import Edge, NotFiniteError, Reading
+from lsc_graph.pretraining.reading import Edge, NotFiniteError, Reading
 from lsc_graph.pretraining.shards import total
 
 State = dict[str, Any]

@@ -25,7 +25,8 @@ from lsc_graph.prepare import Prepared, Request, initializers_of, prepare
 from lsc_graph.pretraining.copies import find_copies
 from lsc_graph.pretraining.points import Points
 from lsc_graph.pretraining.problem import Problem
-from lsc_graph.pretraining.readings import Edge, Reader, Reading
+from lsc_graph.pretraining.reading import Edge, Reading
+from lsc_graph.pretraining.readings import Reader
 from lsc_graph.pretraining.shards import join_group
 from lsc_graph.pretraining.targets import Targets, Wish, resolve
 from lsc_graph.pretraining.trainable import Choice, by_name, choose

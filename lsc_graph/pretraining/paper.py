@@ -17,7 +17,7 @@ from torch import Tensor
 from lsc_graph.errors import UsageError
 from lsc_graph.pretraining.gradient import Descent, Optimizer, State
 from lsc_graph.pretraining.problem import Problem
-from lsc_graph.pretraining.readings import Edge, Reading
+from lsc_graph.pretraining.reading import Edge, Reading
 from lsc_graph.pretraining.shards import total
 
 LEARNING_RATE = 7.2e-3

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lsc_graph.pretraining.estimate import work_of
 from lsc_graph.pretraining.problem import Problem
-from lsc_graph.pretraining.readings import Edge, NotFiniteError, Reading
+from lsc_graph.pretraining.reading import Edge, NotFiniteError, Reading
 from lsc_graph.pretraining.unknowns import Change, Unknowns
 
 _FACTOR = math.log(2)

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from lsc_graph.pretraining.estimate import FIRST_TIMES, estimate, joined_readings, work_of
-from lsc_graph.pretraining.readings import Edge, Reader, Reading
+from lsc_graph.pretraining.reading import Edge, Reading
+from lsc_graph.pretraining.readings import Reader
 from lsc_graph.pretraining.shards import gathered, own_share
 from lsc_graph.pretraining.trainable import Weight, by_name
 from lsc_graph.running.sampling import Sample

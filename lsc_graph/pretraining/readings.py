@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,108 +14,30 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming
-from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.chain import MAX_DENSE_ELEMENTS, NUM_PROBES
-from lsc_graph.jacobians.summary import active_indices
 from lsc_graph.layers.cells import Layer
 from lsc_graph.layers.exposure import exposed_states
 from lsc_graph.prepare import is_streaming
 from lsc_graph.pretraining.batches import Together, Tree, detached, part, recorded, run_of, stacked
 from lsc_graph.pretraining.chain_rows import pull_chain
-from lsc_graph.pretraining.eigenpairs import (
-    Direction,
-    gain_direction,
-    gains,
-    probed_gain_direction,
-    radii,
-    radius_direction,
-    unit_direction,
-    unit_radii,
-    value_alone,
-)
-from lsc_graph.pretraining.narrow import Looks, Narrow, NarrowRange, NarrowUnits, saves_much
+from lsc_graph.pretraining.edge_blocks import EdgeBlocks, check_finite
+from lsc_graph.pretraining.eigenpairs import Direction, probed_gain_direction, value_alone
+from lsc_graph.pretraining.narrow import Looks
 from lsc_graph.pretraining.parametrised import Parametrised
-from lsc_graph.pretraining.reduction import covers, joined_range, shared_range, unit_matrices
+from lsc_graph.pretraining.reading import Edge, Reading, joined
 from lsc_graph.pretraining.rows import EdgeRows, RowPuller
 from lsc_graph.pretraining.slots import Block, Slots, padded
+from lsc_graph.pretraining.spread_times import spread_times
 from lsc_graph.running.sampling import Sample
 from lsc_graph.to_torch.loop import CellModule, SiteModule
 from lsc_graph.to_torch.program import Run, SequenceProgram, StreamingProgram
 
 Model = Sequences | Streaming | FeedForward
-Edge = tuple[str, str]
 Values = Mapping[str, Tensor]
-_MIN_GROUPS, _FEW_GROUPS = 4, 8
-_GOLDEN = 0.5 * (5**0.5 - 1)
-# Points whose whole Jacobians are to show which rows of them suffice, and how often others may be looked for.
-_FIRST_POINTS, _MOST_LOST = 4, 3
+# Points whose whole Jacobians are to show which rows of them suffice.
+_FIRST_POINTS = 4
 # Samples that are read together, and what that may take.
 _MOST_AT_ONCE, MAX_BYTES = 64, 2**29
-
-
-class Kind(StrEnum):
-    """Along which axis of the grid an edge runs."""
-
-    TIME = "time"
-    DEPTH = "depth"
-
-
-class NotFiniteError(AnalysisError):
-    """Training has led to values that are not finite."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One edge's radius (its gain, where the block is not square) over points.
-
-    `values` is [P], float64, sample after sample: `sizes` says how many each has. `derivative` is a scalar
-    whose gradient with respect to the parameters is that of the mean of `values`; None if none was asked for.
-    `is_differentiable` is False where no point has a derivative that can be trusted.
-    """
-
-    edge: Edge
-    values: Tensor
-    is_radius: bool
-    derivative: Tensor | None
-    sizes: tuple[int, ...] = ()
-    is_differentiable: bool = True
-
-    @property
-    def kind(self) -> Kind:
-        return Kind.TIME if self.edge[0] == self.edge[1] else Kind.DEPTH
-
-    @property
-    def mean(self) -> float:
-        return float(self.values.mean())
-
-    def by_sample(self) -> tuple[Tensor, ...]:
-        """The values of each sample."""
-        return torch.split(self.values, list(self.sizes))
-
-    @property
-    def std_error(self) -> float:
-        """Of the mean: by how pairs of samples differ, or of few ones as if all points were independent.
-
-        A pair sees a sequence evenly, so that drift along it is no noise; see `spread_times`.
-        """
-        samples = self.by_sample()
-        pairs = [torch.cat(samples[start : start + 2]) for start in range(0, len(samples), 2)]
-        pairs = [pair for pair in pairs if len(pair)]
-        if len(pairs) < _MIN_GROUPS:
-            return _std_error(self.values)
-        # Of a ratio of sums over groups: those with more points count for more.
-        mean = self.values.mean()
-        sums = torch.stack([(pair - mean).sum() for pair in pairs])
-        count = len(pairs)
-        spread = float(sums.norm()) / self.values.numel() * math.sqrt(count / (count - 1))
-        # The variance of a t distribution: few groups may agree by chance, and very few often do.
-        known = spread * math.sqrt((count - 1) / (count - 3))
-        return known if count >= _FEW_GROUPS else max(known, _std_error(self.values))
-
-
-def _std_error(values: Tensor) -> float:
-    count = values.numel()
-    return float(values.std()) / math.sqrt(count) if count > 1 else 0.0
 
 
 class Reader:
@@ -133,21 +53,15 @@ class Reader:
         self.parametrised = Parametrised(model.program, model.parameters)
         prepared = model.prepared
         self.layers = {layer.id: layer for layer in prepared.cell_graph.layers}
-        self._exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
+        exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
+        self.blocks = EdgeBlocks(self.layers, exposed)
         self._puller: RowPuller | None = None
         self._together = Together()
         self._wanted: Collection[Edge] | None = None
-        self._bases: dict[Edge, Tensor | None] = {}
-        self._narrow: dict[Edge, Narrow] = {}
         self._seen: set[Edge] = set()
         self._has_seen_all = False
-        self._lost: defaultdict[Edge, int] = defaultdict(int)
         self._read_of: dict[str, Tensor] = {}
         self._order: dict[Edge, int] = {}
-        self.sizes: dict[Edge, int] = {}
-        """Of the matrices whose eigenvalues were needed for each edge, as far as any were read."""
-        self.num_rows: dict[Edge, int] = {}
-        """How many rows of each edge's Jacobians were looked at to read its radius, if not all of them."""
 
     def read(
         self,
@@ -179,9 +93,9 @@ class Reader:
         if with_derivative or not _are_same(self._read_of, values):
             # Which few rows suffice depends on the weights; that no few do is taken to be so at any weights:
             # where it is not, that costs time alone.
-            self._seen -= set(self._narrow)
-            self._has_seen_all &= not self._narrow
-            self._narrow, self._lost = {}, defaultdict(int)
+            self._seen -= set(self.blocks.narrow)
+            self._has_seen_all &= not self.blocks.narrow
+            self.blocks.forget_narrow()
             self._read_of = {name: value.detach().clone() for name, value in values.items()}
 
         def function() -> list[Reading]:
@@ -197,7 +111,7 @@ class Reader:
                     for reading in readings:
                         parts[reading.edge].append(reading)
             in_order = sorted(parts, key=lambda edge: self._order.get(edge, 0))
-            return [_joined(parts[edge]) for edge in in_order]
+            return [joined(parts[edge]) for edge in in_order]
 
         with torch.set_grad_enabled(with_derivative), self._forgetting(not through_time):
             return self.parametrised.call(values, function)
@@ -216,7 +130,7 @@ class Reader:
 
     def _at_once(self, num_points: int) -> int:
         """How many samples fit in memory together."""
-        wanted = self._wanted if self._is_new() else self._seen_and_wanted() - set(self._narrow)
+        wanted = self._wanted if self._is_new() else self._seen_and_wanted() - set(self.blocks.narrow)
         targets = self.layers if wanted is None else dict.fromkeys(target for _, target in wanted)
         per_point = _bytes_per_point(self.model, [self.layers[name] for name in targets])
         return max(1, min(_MOST_AT_ONCE, MAX_BYTES // max(1, per_point * num_points)))
@@ -266,7 +180,7 @@ class Reader:
             rest = _from(inputs, size, None), _from(runs, size, None)
             return [*head, *self._read_together(*rest, times[size:], generators[size:])]
         found = self._read_narrow(inputs, runs, times)
-        dense = self._seen_and_wanted() - set(self._narrow)
+        dense = self._seen_and_wanted() - set(self.blocks.narrow)
         if dense:
             wanted, self._wanted = self._wanted, dense
             more = self._read_dense(inputs, runs, times, generators)
@@ -308,7 +222,7 @@ class Reader:
             sizes = [len(each) for each in own]
             is_whole = sum(sizes) == rows.shape[0] * rows.shape[1]
             every = replace(edge, rows=rows.flatten(0, 1) if is_whole else torch.cat(own))
-            block = self._block(every, generators[0], with_derivative=False, sizes=sizes)
+            block = self.blocks.block(every, generators[0], with_derivative=False, sizes=sizes)
             for k, values in zip(kept, torch.split(block.direction.value, sizes), strict=True):
                 found[k].append(_reading(edge, value_alone(values), is_radius=block.is_radius))
         return found
@@ -316,7 +230,7 @@ class Reader:
     def _read_narrow(self, inputs: Tree, runs: Tree, times: Sequence[Sequence[int]]) -> list[list[Reading]]:
         """By few rows, of the edges that these suffice for."""
         wanted = self._seen_and_wanted()
-        narrow = {edge: own for edge, own in self._narrow.items() if edge in wanted}
+        narrow = {edge: own for edge, own in self.blocks.narrow.items() if edge in wanted}
         looks = {
             name: Looks(list(dict.fromkeys(n for (_, target), n in narrow.items() if target == name)))
             for name in dict.fromkeys(target for _, target in narrow)
@@ -326,38 +240,20 @@ class Reader:
         cotangents = {name: own.cotangents.expand(len(times[0]), -1, -1) for name, own in looks.items()}
         edges, pulled = self._pull_together(inputs, runs, times, cotangents, set(narrow))
         found: list[list[Reading]] = [[] for _ in times]
-        values = [self._narrow_radii(e, looks[e.target], rows) for e, rows in zip(edges, pulled, strict=True)]
+        values = [
+            self.blocks.narrow_radii(e, looks[e.target], rows) for e, rows in zip(edges, pulled, strict=True)
+        ]
         for edge, own in zip(edges, values, strict=True):
             if own is None:
-                self._lose((edge.source, edge.target))
+                self.blocks.lose((edge.source, edge.target))
         for edge, own in zip(edges, values, strict=True):
-            if own is None or (edge.source, edge.target) not in self._narrow:
+            if own is None or (edge.source, edge.target) not in self.blocks.narrow:
                 continue
             for k, readings in enumerate(found):
                 at = self._at(edge, own[k], times[k])
                 if at is not None:
                     readings.append(_reading(at, value_alone(at.rows), is_radius=True))
         return found
-
-    def _may_be_narrow(self, edge: Edge, basis: Tensor | None = None) -> bool:
-        """Whether few rows may suffice for an edge that they are not known for."""
-        known = self._narrow.get(edge)
-        is_known = known is not None and (not isinstance(known, NarrowRange) or known.basis is basis)
-        return not is_known and self._lost[edge] < _MOST_LOST
-
-    def _lose(self, edge: Edge) -> None:
-        """An edge's few rows were seen not to suffice."""
-        if self._narrow.pop(edge, None) is not None:
-            self._lost[edge] += 1
-        self.num_rows.pop(edge, None)
-
-    def _narrow_radii(self, edge: EdgeRows, looks: Looks, rows: Tensor) -> Tensor | None:
-        """[S, P] of rows [S, P, R, n]; None where they do not suffice."""
-        narrow, rows = self._narrow[edge.source, edge.target], rows.cpu()
-        self.num_rows[edge.source, edge.target] = len(narrow.looks)
-        _check_finite(rows, self.layers[edge.source], self.layers[edge.target])
-        found = narrow.radii(looks.of(narrow, rows).flatten(0, 1))
-        return None if found is None else found.reshape(rows.shape[:2])
 
     def _at(self, edge: EdgeRows, rows: Tensor, times: Sequence[int]) -> EdgeRows | None:
         """A sample's rows of an edge; None where it has no point."""
@@ -399,7 +295,7 @@ class Reader:
             dense = puller.pull(
                 run_of(detached(run)), inputs, times, lambda layer: whole[layer.id], self._wanted
             )
-        blocks = [self._block(edge, generator, with_derivative=with_derivative) for edge in dense]
+        blocks = [self.blocks.block(edge, generator, with_derivative=with_derivative) for edge in dense]
         self._note_seen((edge.source, edge.target) for edge in dense)
         if not with_derivative:
             return _bare_all(dense, blocks)
@@ -488,87 +384,11 @@ class Reader:
     ) -> Block:
         source, target = self.layers[edge.source], self.layers[edge.target]
         if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
-            return self._block(edge, generator, with_derivative=with_derivative)
+            return self.blocks.block(edge, generator, with_derivative=with_derivative)
         direction = probed_gain_direction(probes, edge.rows.detach().cpu(), target.state_size)
-        _check_finite(direction.value, source, target)
+        check_finite(direction.value, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
         return Block(rows, columns, direction, False)
-
-    def _basis(self, edge: Edge, matrices: Tensor) -> Tensor | None:
-        """A range that an edge's matrices share: that of the reading's first sample where it fits."""
-        if edge in self._bases:
-            kept = self._bases[edge]
-            if kept is None or covers(kept, matrices):
-                return kept
-        beside = (
-            kept
-            for (_, target), kept in self._bases.items()
-            if target == edge[1] and kept is not None and len(kept) == matrices.shape[-1]
-        )
-        found = next((kept for kept in beside if covers(kept, matrices)), None)
-        if found is None:
-            found = shared_range(matrices)
-            kept = self._bases.get(edge)
-            found = found if kept is None or found is None else joined_range(kept, found)
-        self._bases[edge] = found
-        return self._bases[edge]
-
-    def _block(
-        self,
-        edge: EdgeRows,
-        generator: torch.Generator,
-        *,
-        with_derivative: bool,
-        sizes: Sequence[int] | None = None,
-    ) -> Block:
-        source, target = self.layers[edge.source], self.layers[edge.target]
-        matrices = edge.rows.detach().cpu()
-        _check_finite(matrices, source, target)
-        rows, columns = list(range(target.state_size)), list(range(source.state_size))
-        if source is target:
-            units = unit_matrices(matrices, target)
-            if units is not None:
-                self.sizes[edge.source, edge.target] = units.shape[2]
-                if self._may_be_narrow((source.id, target.id)):
-                    self._narrow[edge.source, edge.target] = NarrowUnits(target)
-                found = unit_direction(units) if with_derivative else unit_radii(units)
-                return Block(rows, columns, found, True)
-        elif target.time_step != 0:
-            exposed = self._exposed.get(target.id, frozenset())
-            rows, columns, _ = active_indices(matrices, source, target, exposed)
-        is_whole = matrices.shape[1:] == (len(rows), len(columns))
-        active = matrices if is_whole else matrices[:, rows][:, :, columns]
-        if len(rows) != len(columns):
-            self.sizes[edge.source, edge.target] = 1
-            gain = gain_direction(active, generator) if with_derivative else gains(active)
-            return Block(rows, columns, gain, False)
-        basis = self._basis((source.id, target.id), active)
-        self.sizes[edge.source, edge.target] = len(rows) if basis is None else basis.shape[1]
-        is_narrow = is_whole and basis is not None and saves_much(basis)
-        if is_narrow and basis is not None and self._may_be_narrow((source.id, target.id), basis):
-            same = (n for n in self._narrow.values() if isinstance(n, NarrowRange) and n.basis is basis)
-            self._narrow[edge.source, edge.target] = next(same, None) or NarrowRange(basis)
-        radius = radius_direction(active, basis) if with_derivative else radii(active, basis, sizes)
-        return Block(rows, columns, radius, True)
-
-
-def _check_finite(values: Tensor, source: Layer, target: Layer) -> None:
-    if not bool(values.sum().isfinite()):  # a pass less over large matrices than isfinite().all()
-        raise NotFiniteError("A local Jacobian is not finite", where=f"{source.name} -> {target.name}")
-
-
-def spread_times(num_steps: int, num_times: int, seed: int, index: int) -> list[int]:
-    """Different steps of a sequence, evenly spread, for the sample of a number.
-
-    Radii drift along a sequence far more than they differ between samples. So two samples in a row look at
-    places that mirror each other, and the next two elsewhere, as evenly as a golden ratio can.
-    """
-    count = min(num_times, num_steps)
-    start = float(np.random.default_rng((seed, 2)).random())
-    place = (start + _GOLDEN * (index // 2)) % 1
-    stretch = num_steps / count
-    where = [int((number + place) * stretch) for number in range(count)]
-    return where if index % 2 == 0 else [num_steps - 1 - time for time in reversed(where)]
 
 
 def _are_same(kept: Values, values: Values) -> bool:
@@ -637,13 +457,3 @@ def _differentiable(
         bare = _bare(edge, block)
         readings.append(replace(bare, derivative=scalar / max(1, known), is_differentiable=known > 0))
     return readings
-
-
-def _joined(readings: Sequence[Reading]) -> Reading:
-    """Readings of one edge from several samples as one; each sample's derivative counts by its points."""
-    values = torch.cat([reading.values for reading in readings])
-    parts = [r.derivative * (r.values.numel() / values.numel()) for r in readings if r.derivative is not None]
-    derivative = torch.stack(parts).sum() if parts else None
-    sizes = tuple(size for reading in readings for size in reading.sizes)
-    is_differentiable = any(reading.is_differentiable for reading in readings)
-    return Reading(readings[0].edge, values, readings[0].is_radius, derivative, sizes, is_differentiable)

@@ -14,7 +14,7 @@ from lsc_graph.pretrain_results import (
 )
 from lsc_graph.pretraining.fit import Fit
 from lsc_graph.pretraining.job import Job
-from lsc_graph.pretraining.readings import Edge, Reading
+from lsc_graph.pretraining.reading import Edge, Reading
 from lsc_graph.results import Tool
 
 Readings = Mapping[Edge, Reading]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.pretraining.candidates import Average, Candidate, Candidates, missed
+from lsc_graph.pretraining.course import Course
 from lsc_graph.pretraining.fit import Fit, Progress, Report, how_sure, why_missed, why_unmoved
 from lsc_graph.pretraining.gauss_newton import (
     Tracker,
@@ -22,7 +23,7 @@ from lsc_graph.pretraining.gauss_newton import (
 )
 from lsc_graph.pretraining.probes import best_probe, radii_without_weights
 from lsc_graph.pretraining.problem import Problem
-from lsc_graph.pretraining.readings import Edge, NotFiniteError, Reading
+from lsc_graph.pretraining.reading import Edge, NotFiniteError, Reading
 from lsc_graph.pretraining.shards import total
 from lsc_graph.pretraining.slopes import are_moved, relative_slopes, slopes_of
 from lsc_graph.pretraining.trail import Trail
@@ -31,18 +32,11 @@ from lsc_graph.pretraining.unknowns import Unknowns
 
 _DAMPING = 1e-3
 _SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
-# Where the largest error is so many times the one before, steps are trusted less, down to a share.
-_WORSE, _LEAST_TRUST = 1.3, 0.25
-_PATIENCE = 12
-# So many largest errors are compared with as many before them: still less by this factor is progress.
-_WINDOW, _PROGRESS = 6, 0.9
 # After so many iterations in vain, see whether a radius moves at all along whole trajectories.
 _DOUBT = 4
-# Nearer than so many tolerances sensitivities are averaged, the newest with this share at least.
-_NEAR, _LEAST_SHARE = 10, 0.15
+# Near the targets sensitivities are averaged, the newest with this share at least.
+_LEAST_SHARE = 0.15
 _LEAST_VARIANCE = 1e-6
-# So many tolerances from its target a radius is far off: not by the noise of estimates.
-_FAR = 5
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 _SETTLED = 0.9
 # Nearer than this share of the tolerance nothing is gained by one more step.
@@ -59,14 +53,11 @@ _MOST_JUMPS = 4
 _CONTRACTING = 0.9
 # Where standard errors are so small a part of means, fewer points serve for derivatives.
 _QUIET = 0.05
-# Estimates so many times as far off as the best ones, and so many tolerances more, have gone astray.
-_ASTRAY = 10
 # A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
 _MOST_ROUNDS, _BETTER = 4, 0.8
 _KEPT = (
     "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "ways", "iterations",
-    "doublings", "_best", "_best_errors", "_since_best", "_best_values", "_pace", "_signs", "_trust",
-    "_recent", "_means", "_rounds",
+    "doublings", "_pace", "_signs", "_means", "_rounds",
     "any_held", "sensitivities", "_num_averaged", "_std_errors", "tried", "bare", "jumps",
 )  # fmt: skip
 State = dict[str, Any]
@@ -185,12 +176,9 @@ class _Run:
         self.tried: dict[Edge, int] = {}
         self.bare: dict[Edge, float] = {}
         self.trail = Trail()
-        self._best, self._since_best, self._best_values = math.inf, 0, values
-        self._best_errors: dict[Edge, float] = {}
+        self.course = Course(problem.tolerance, values)
         self._pace = self._signs = torch.zeros(0, dtype=torch.float64)
         self._std_errors: dict[Edge, float] = {}
-        self._trust = 1.0
-        self._recent: list[float] = []
         self._num_averaged = self._rounds = 0
         self._average = Average()
         self._means: dict[Edge, float] = {}
@@ -202,6 +190,7 @@ class _Run:
         found: State = {name: getattr(self, name) for name in _KEPT}
         found["tracker"] = vars(self.tracker).copy()
         found["trail"] = self.trail.state()
+        found["course"] = self.course.state()
         found["candidates"] = self.candidates.state()
         found["average"] = (self._average.count, self._average.values)
         found["once_moved"] = sorted(self.once_moved)
@@ -215,6 +204,7 @@ class _Run:
         self.tracker = Tracker(**state["tracker"])
         self.once_moved = set(state["once_moved"])
         self.trail = Trail(**state["trail"])
+        self.course.restore(state["course"])
         self.candidates.restore(state["candidates"])
         self._average.count, self._average.values = state["average"]
         self._start = time.perf_counter() - state["seconds"]
@@ -234,7 +224,7 @@ class _Run:
         leaves, points = [v.detach().requires_grad_() for v in self.values], (num_samples, num_times, seed)
         readings, slopes = self._slopes(leaves, points, through_time=self.is_predictable())
         is_moved = are_moved(readings, slopes)
-        is_doubtful = not bool(is_moved.all()) or self._since_best % _DOUBT == _DOUBT - 1
+        is_doubtful = not bool(is_moved.all()) or self.course.since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
             # Moved by way of earlier steps alone, or held still by them.
             _, whole = self._slopes(leaves, points, through_time=True)
@@ -284,7 +274,7 @@ class _Run:
 
     def _take_means(self, found: Tensor, *, is_same: bool) -> None:
         """Sensitivities at few points are noisy: where the weights hardly move any more, take means."""
-        is_near = is_same and self._best < _NEAR * self.problem.tolerance
+        is_near = is_same and self.course.is_near
         self._num_averaged = (
             self._num_averaged + 1 if is_near and found.shape == self.sensitivities.shape else 1
         )
@@ -304,16 +294,9 @@ class _Run:
     def _note(self, iteration: int) -> None:
         errors = self.errors()
         largest = max(float(errors.abs().max()) if len(errors) else 0.0, self._largest_lost())
-        before, noise = self._recent[-1] if self._recent else math.inf, self._noise(errors)
-        self._recent = [*self._recent, largest][-2 * _WINDOW :]
-        factor = _SLOW_DOWN if largest - noise > _WORSE * before else _SPEED_UP
-        self._trust = min(1.0, max(_LEAST_TRUST, factor * self._trust))
-        if largest < self._best - 0.1 * self.problem.tolerance:
-            self._best, self._since_best, self._best_values = largest, 0, self.values
-            self._best_errors = dict(zip(self.edges, errors.tolist(), strict=True))
-        else:
-            self._since_best += 1
-        if self._best < _NEAR * self.problem.tolerance:
+        named = dict(zip(self.edges, errors.tolist(), strict=True))
+        self.course.note(largest, self._noise(errors), self.values, named)
+        if self.course.is_near:
             self._average.add(self.values)
         self._look_closer(largest)
         estimates = [self.problem.targets[e] + float(x) for e, x in zip(self.edges, errors, strict=True)]
@@ -340,7 +323,7 @@ class _Run:
             # Step by step: the noise of a few points is hardly known itself.
             for _ in range(_MOST_DOUBLINGS):
                 more = self.doublings | {edge: self.doublings.get(edge, 0) + 1}
-                if noise[edge] <= wanted or not self.problem.can_afford(more, self._best):
+                if noise[edge] <= wanted or not self.problem.can_afford(more, self.course.best):
                     break
                 self.doublings = more
                 noise[edge] /= math.sqrt(2)
@@ -410,8 +393,9 @@ class _Run:
             self.tried |= dict.fromkeys(still, found.count)
             return False
         self.values = self.start = found.values
-        self.tracker, self.trail, self.edges, self._recent = Tracker(), Trail(), [], []
-        self._best, self._since_best, self._trust = math.inf, 0, 1.0
+        self.tracker, self.trail, self.edges = Tracker(), Trail(), []
+        self.course.begin_again()
+        self.course.trust = 1.0
         self._average = Average()
         return True
 
@@ -427,9 +411,8 @@ class _Run:
         still += [
             edge for edge in self.edges if self.trail.stands_still(edge) and not self._has_come_far(edge)
         ]
-        far = _FAR * self.problem.tolerance
-        off = {edge: abs(self._means[edge] - self.problem.targets[edge]) for edge in still}
-        return [edge for edge in still if off[edge] > far and edge not in self.tried]
+        off = {edge: self._means[edge] - self.problem.targets[edge] for edge in still}
+        return [edge for edge in still if self.course.is_far(off[edge]) and edge not in self.tried]
 
     def _has_come_far(self, edge: Edge) -> bool:
         """Whether most of the way from where a radius was at first to its target is done."""
@@ -474,8 +457,8 @@ class _Run:
 
     def in_the_way(self) -> dict[Edge, str]:
         """Radii that were far from their targets even at best, in a fit that is stuck with them."""
-        errors = self._best_errors
-        far = [e for e, error in errors.items() if abs(error) > _FAR * self.problem.tolerance]
+        errors = self.course.best_errors
+        far = [edge for edge, error in errors.items() if self.course.is_far(error)]
         if not far or not self.is_stuck():
             return {}
         # One that nothing moves, whatever was tried, rather than those that may suffer from it.
@@ -492,24 +475,16 @@ class _Run:
 
     def is_stuck(self) -> bool:
         """Whether nothing can be moved, many iterations brought nothing, or they lead away."""
-        if not self.edges or self._has_gone_astray() or any(map(self._is_in_vain, self.edges)):
+        if not self.edges or self.course.has_gone_astray() or any(map(self._is_in_vain, self.edges)):
             return True
-        return self._since_best >= self._patience() and not self._still_falls()
+        return self.course.is_over()
 
     def why_stuck(self) -> str:
         """Why nothing is to be gained by going on."""
-        if self._has_gone_astray():
-            return f"the last {_WINDOW} iterations led away from the best weights"
         vain = [" -> ".join(edge) for edge in self.edges if self._is_in_vain(edge)]
-        if vain:
+        if vain and not self.course.has_gone_astray():
             return f"steps do not move the radius of {vain[0]}, however large"
-        return f"no iteration of the last {self._since_best} came closer"
-
-    def _has_gone_astray(self) -> bool:
-        """Whether the last errors are all far larger than the smallest one."""
-        limit = max(_ASTRAY * self._best, self._best + _FAR * self.problem.tolerance)
-        last = self._recent[-_WINDOW:]
-        return len(last) == _WINDOW and self._since_best >= _WINDOW and min(last) > limit
+        return self.course.why_over()
 
     def _is_in_vain(self, edge: Edge) -> bool:
         """Whether steps that were to move a radius did not, and nothing else that was tried did."""
@@ -526,29 +501,19 @@ class _Run:
         if not missed(best, self.problem, self.edges) or best.loss(targets) > _BETTER**2 * before:
             return False
         self.values = best.values
-        self.tracker, self.trail, self._recent = Tracker(), Trail(), []
+        self.tracker, self.trail = Tracker(), Trail()
         self._observe([best.readings[edge] for edge in self.edges])
-        self._best, self._since_best = best.largest_error(targets, self.edges), 0
-        self._best_values, self._average = self.values, Average()
+        self.course.begin_again(best.largest_error(targets, self.edges))
+        self.course.best_values, self._average = self.values, Average()
         return True
 
     def _take_stock(self) -> Candidate:
         """The best of all weights so far: of many estimates the smallest error is small by chance, too."""
         seed = self.problem.seed_of(self.iterations, 1)
         averaged = self._average.values if self._average.count > 1 else self.values
-        for values in (self._best_values, averaged):
+        for values in (self.course.best_values, averaged):
             self.candidates.look_at(values, seed)
         return self.candidates.best()
-
-    def _patience(self) -> int:
-        """Within tolerance only the noise of estimates is left to be waited for."""
-        is_near = bool(self._recent) and max(self._recent[-_WINDOW:]) <= 1.5 * self.problem.tolerance
-        return 3 * _PATIENCE if is_near else _PATIENCE
-
-    def _still_falls(self) -> bool:
-        """Whether the largest errors fall on average, even if none is a new best."""
-        half = len(self._recent) // 2
-        return half == _WINDOW and sum(self._recent[half:]) < _PROGRESS * sum(self._recent[:half])
 
     def move(self) -> None:
         """One step of the unknowns."""
@@ -573,7 +538,7 @@ class _Run:
         else:
             self._pace = torch.ones_like(errors)
         self._signs = signs
-        return self._trust * self._pace * errors
+        return self.course.trust * self._pace * errors
 
     def with_earlier(self, fit: Fit) -> Fit:
         """An outcome with the iterations and seconds of earlier starts."""
@@ -588,7 +553,9 @@ class _Run:
         except NotFiniteError:
             reasons = self.given_up | self.unmoved
             seconds = time.perf_counter() - self._start
-            return Fit(self._best_values, self.iterations, False, seconds, stop_reason, reasons, self.history)
+            return Fit(
+                self.course.best_values, self.iterations, False, seconds, stop_reason, reasons, self.history
+            )
 
     def result(self, stop_reason: str) -> Fit:
         """The outcome as it stands."""
@@ -608,7 +575,7 @@ class _Run:
             is_reached = bool(self.edges) and not why
             stop_reason = _REACHED if is_reached else stop_reason
         if self.iterations and not self.edges:
-            values = values if self.once_moved else self._best_values
+            values = values if self.once_moved else self.course.best_values
             is_reached, stop_reason = False, "no radius can be moved"
         return Fit(
             values=values,

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lsc_graph.errors import UsageError
-from lsc_graph.pretraining.readings import Edge, Reading
+from lsc_graph.pretraining.reading import Edge, Reading
 
 Item = TypeVar("Item")
 

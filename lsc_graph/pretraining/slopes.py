@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lsc_graph.pretraining.readings import NotFiniteError, Reading
+from lsc_graph.pretraining.reading import NotFiniteError, Reading
 from lsc_graph.pretraining.unknowns import Unknowns
 
 # A radius that no unknown moves by more than this share is not moved at all.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lsc_graph.pretraining.readings import Edge
+from lsc_graph.pretraining.reading import Edge
 
 _MOST = 12
 # So many steps that were to change a log radius by so much, and did so by less than this share, failed.

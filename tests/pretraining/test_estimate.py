@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lsc_graph.pretraining.estimate import estimate
-from lsc_graph.pretraining.readings import Reading
+from lsc_graph.pretraining.reading import Reading
 from lsc_graph.pretraining.trainable import as_trained, by_name
 from tests.pretraining_problems import problem_of
 

@@ -7,7 +7,7 @@ import math
 import torch
 
 from lsc_graph.pretraining.fit import how_sure, why_missed, why_unmoved
-from lsc_graph.pretraining.readings import Reading
+from lsc_graph.pretraining.reading import Reading
 
 
 def reading_of(values: torch.Tensor, *, is_differentiable: bool = True) -> Reading:

@@ -7,7 +7,7 @@ import torch
 from pretraining_problems import problem_of
 
 from lsc_graph.pretraining.gradient import Averages, Descent
-from lsc_graph.pretraining.readings import Reading
+from lsc_graph.pretraining.reading import Reading
 from lsc_graph.pretraining.trainable import as_trained
 
 

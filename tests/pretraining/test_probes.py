@@ -10,7 +10,7 @@ from lsc_graph.models.registry import build
 from lsc_graph.pretraining.job import prepare_job
 from lsc_graph.pretraining.probes import best_probe, radii_without_weights
 from lsc_graph.pretraining.problem import Problem
-from lsc_graph.pretraining.readings import Edge
+from lsc_graph.pretraining.reading import Edge
 from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trainable import as_trained
 from lsc_graph.pretraining.unknowns import Unknowns

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lsc_graph.pretraining.problem import Effort
-from lsc_graph.pretraining.readings import Reading
+from lsc_graph.pretraining.reading import Reading
 from tests.pretraining_problems import problem_of
 
 

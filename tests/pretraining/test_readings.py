@@ -11,7 +11,8 @@ from pretraining_problems import prepared_model, problem_of, reader_of
 
 from lsc_graph.audit_model import audit
 from lsc_graph.pretraining.points import Points
-from lsc_graph.pretraining.readings import Reader, Reading, spread_times
+from lsc_graph.pretraining.reading import Reading
+from lsc_graph.pretraining.readings import Reader
 from lsc_graph.pretraining.trainable import as_trained
 from lsc_graph.pretraining.transitions import find_transitions
 from lsc_graph.pretraining.unknowns import Unknowns
@@ -77,46 +78,6 @@ def test_points_do_not_depend_on_which_other_samples_are_read() -> None:
                 torch.testing.assert_close(mine, theirs)
 
 
-def test_steps_are_spread_over_the_whole_sequence() -> None:
-    for index in range(6):
-        times = spread_times(100, 5, 0, index)
-        assert [time // 20 for time in times] == [0, 1, 2, 3, 4]
-        assert spread_times(3, 8, 0, index) == [0, 1, 2]
-    pair = [spread_times(100, 5, 7, index) for index in (0, 1)]
-    assert [99 - time for time in reversed(pair[0])] == pair[1]
-    assert spread_times(100, 5, 7, 0) != spread_times(100, 5, 8, 0)
-
-
-def test_drift_along_a_sequence_is_no_noise() -> None:
-    drift = torch.linspace(2.0, 0.5, 64, dtype=torch.float64)
-    values, sizes = [], []
-    for index in range(16):
-        times = spread_times(64, 4, 3, index)
-        values.append(drift[times])
-        sizes.append(len(times))
-    reading = Reading(("a", "a"), torch.cat(values), True, None, tuple(sizes))
-    assert reading.mean == pytest.approx(1.25, abs=0.02)
-    assert abs(reading.mean - 1.25) < 3 * reading.std_error + 0.005
-    assert reading.std_error < 0.2 * float(reading.values.std()) / 8
-
-
-def test_the_standard_error_is_right_for_samples_of_different_lengths_that_differ_as_wholes() -> None:
-    generator = torch.Generator().manual_seed(0)
-    sizes = (2,) * 32 + (16,) * 32
-    found, claimed = [], []
-    for _ in range(400):
-        own = [
-            torch.randn((), dtype=torch.float64, generator=generator)
-            + torch.randn(size, dtype=torch.float64, generator=generator)
-            for size in sizes
-        ]
-        reading = Reading(("a", "a"), torch.cat(own), True, None, sizes)
-        found.append(reading.mean)
-        claimed.append(reading.std_error)
-    # 400 means know their own scatter to some 3.5 %.
-    assert sum(claimed) / 400 == pytest.approx(float(torch.tensor(found).std()), rel=0.12)
-
-
 @pytest.mark.parametrize("name", [*MODELS, "bidirectional_lstm", "scan_gru", "loop_gru", "feed_forward_relu"])
 def test_samples_read_together_are_those_read_alone(name: str) -> None:
     problem = problem_of(name, num_steps=None if name.startswith("feed") else 8)
@@ -156,25 +117,6 @@ def test_derivatives_of_a_steps_own_effect_stay_small_where_a_network_is_chaotic
     assert means[0] == means[1] == means[2]
     assert norms[0] == norms[2]  # nothing is left of the other way of reading
     assert 0 < norms[1] < norms[0] / 5
-
-
-def test_edges_of_one_layer_share_a_range_only_where_their_blocks_have_the_same_one() -> None:
-    reader = reader_of(prepared_model(build("gru"), 8))
-    generator = torch.Generator().manual_seed(0)
-    own, wide = torch.randn(64, 9, generator=generator), torch.randn(96, 9, generator=generator)
-    first = reader._basis(("a", "c"), own @ torch.randn(3, 9, 64, generator=generator))
-    assert reader._basis(("b", "c"), own @ torch.randn(3, 9, 64, generator=generator)) is first
-    other = reader._basis(("d", "c"), wide @ torch.randn(3, 9, 96, generator=generator))
-    assert other is not None
-    assert other.shape == (96, 9)
-
-
-def test_a_few_samples_that_agree_by_chance_do_not_make_a_mean_sharp() -> None:
-    values = torch.tensor([0.3, 0.7], dtype=torch.float64).repeat(8)
-    few = Reading(("a", "a"), values, True, None, (2,) * 8)
-    assert few.std_error == pytest.approx(float(values.std()) / 4)
-    many = Reading(("a", "a"), values.repeat(2), True, None, (2,) * 16)
-    assert many.std_error == pytest.approx(0, abs=1e-12)
 
 
 def test_what_was_seen_of_some_weights_serves_all_readings_of_these_and_of_no_others(

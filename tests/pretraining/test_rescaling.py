@@ -15,7 +15,7 @@ from torch import Tensor
 from lsc_graph.pretraining.candidates import Candidates
 from lsc_graph.pretraining.fit import Progress
 from lsc_graph.pretraining.problem import Problem
-from lsc_graph.pretraining.readings import Edge, Reading
+from lsc_graph.pretraining.reading import Edge, Reading
 from lsc_graph.pretraining.rescaling import _REACHED, _finished, _Run
 from lsc_graph.pretraining.trail import Trail
 
@@ -44,7 +44,7 @@ def run_with(radii: Mapping[float, Mapping[Edge, float]]) -> _Run:
         is_sure=lambda found: abs(found.mean - 0.5) <= 0.02,
     )
     run = _Run(cast(Problem, problem), [FIRST], {}, Candidates(cast(Problem, problem)))
-    run.edges, run.values, run._best_values = [FITTED], [LAST], [BEST]
+    run.edges, run.values, run.course.best_values = [FITTED], [LAST], [BEST]
     run.sensitivities = torch.ones(1, 1, dtype=torch.float64)
     run._observe([reading(FITTED, radii[float(LAST)][FITTED])])
     return run
@@ -72,7 +72,7 @@ def test_a_fit_that_is_stuck_goes_on_from_the_best_as_long_as_that_gets_better()
     run = run_with({0.0: last, 1.0: best, 2.0: last})
     assert run.goes_on()
     assert float(run.values[0]) == 1.0
-    assert run._best == pytest.approx(0.1)
+    assert run.course.best == pytest.approx(0.1)
     assert not run.goes_on()
 
 
@@ -84,10 +84,10 @@ def test_a_radius_that_was_moved_and_is_moved_by_nothing_any_more_counts() -> No
 
 def test_a_fit_that_leads_away_from_its_best_weights_stops() -> None:
     run = run_with({2.0: {FITTED: 0.5, LEFT_OUT: 0.5}})
-    run._best, run._since_best, run._recent = 0.1, 6, [0.1, *[5.0] * 6]
+    run.course.best, run.course.since_best, run.course.recent = 0.1, 6, [0.1, *[5.0] * 6]
     assert run.is_stuck()
     assert "away from the best weights" in run.why_stuck()
-    run._recent[-1] = 0.2
+    run.course.recent[-1] = 0.2
     assert not run.is_stuck()
 
 
@@ -156,10 +156,10 @@ def test_derivatives_go_back_through_time_only_where_states_of_long_ago_are_forg
 def test_an_error_that_grows_within_its_noise_costs_no_trust() -> None:
     for noise, radius, trust in ((1e-6, 0.55, 0.6), (1.0, 0.55, 1.0), (1.0, 1.0, 0.6)):
         run = run_with({key: {FITTED: 0.55, LEFT_OUT: 0.5} for key in (0.0, 1.0, 2.0)})
-        run._means, run._recent = {FITTED: radius}, [0.01]
+        run._means, run.course.recent = {FITTED: radius}, [0.01]
         run.tracker.variance = torch.tensor([noise], dtype=torch.float64)
         run._note(1)
-        assert run._trust == trust
+        assert run.course.trust == trust
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lsc_graph.pretraining import restarts
 from lsc_graph.pretraining.fit import Fit
-from lsc_graph.pretraining.readings import Edge, Reading
+from lsc_graph.pretraining.reading import Edge, Reading
 from lsc_graph.pretraining.restarts import rescale_with_restarts
 
 EDGE = ("a", "b")

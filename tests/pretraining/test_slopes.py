@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lsc_graph.pretraining import slopes
-from lsc_graph.pretraining.readings import NotFiniteError, Reading
+from lsc_graph.pretraining.reading import NotFiniteError, Reading
 from lsc_graph.pretraining.slopes import are_moved, relative_slopes, slopes_of
 from lsc_graph.pretraining.trainable import Weight
 from lsc_graph.pretraining.unknowns import Unknowns

@@ -1,0 +1,135 @@
+"""Each edge's local Jacobians as matrices: a range that they share, few rows that suffice, directions."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from lsc_graph.jacobians.summary import active_indices
+from lsc_graph.layers.cells import Layer
+from lsc_graph.pretraining.eigenpairs import (
+    gain_direction,
+    gains,
+    radii,
+    radius_direction,
+    unit_direction,
+    unit_radii,
+)
+from lsc_graph.pretraining.narrow import Looks, Narrow, NarrowRange, NarrowUnits, saves_much
+from lsc_graph.pretraining.reading import Edge, NotFiniteError
+from lsc_graph.pretraining.reduction import covers, joined_range, shared_range, unit_matrices
+from lsc_graph.pretraining.rows import EdgeRows
+from lsc_graph.pretraining.slots import Block
+
+# How often other rows may be looked for where few were seen not to suffice.
+_MOST_LOST = 3
+
+
+class EdgeBlocks:
+    """What is known of the matrices of each edge, and how a batch of them is read.
+
+    Args:
+        layers: by name.
+        exposed: the states of each layer that others see.
+    """
+
+    def __init__(self, layers: Mapping[str, Layer], exposed: Mapping[str, frozenset[str]]) -> None:
+        self._layers, self._exposed = layers, exposed
+        self._bases: dict[Edge, Tensor | None] = {}
+        self._lost: defaultdict[Edge, int] = defaultdict(int)
+        self.narrow: dict[Edge, Narrow] = {}
+        """Which few rows suffice for an edge, at the weights of now."""
+        self.sizes: dict[Edge, int] = {}
+        """Of the matrices whose eigenvalues were needed for each edge, as far as any were read."""
+        self.num_rows: dict[Edge, int] = {}
+        """How many rows of each edge's Jacobians were looked at to read its radius, if not all of them."""
+
+    def forget_narrow(self) -> None:
+        """Other weights: which few rows suffice depends on them."""
+        self.narrow, self._lost = {}, defaultdict(int)
+
+    def _may_be_narrow(self, edge: Edge, basis: Tensor | None = None) -> bool:
+        """Whether few rows may suffice for an edge that they are not known for."""
+        known = self.narrow.get(edge)
+        is_known = known is not None and (not isinstance(known, NarrowRange) or known.basis is basis)
+        return not is_known and self._lost[edge] < _MOST_LOST
+
+    def lose(self, edge: Edge) -> None:
+        """An edge's few rows were seen not to suffice."""
+        if self.narrow.pop(edge, None) is not None:
+            self._lost[edge] += 1
+        self.num_rows.pop(edge, None)
+
+    def narrow_radii(self, edge: EdgeRows, looks: Looks, rows: Tensor) -> Tensor | None:
+        """[S, P] of rows [S, P, R, n]; None where they do not suffice."""
+        narrow, rows = self.narrow[edge.source, edge.target], rows.cpu()
+        self.num_rows[edge.source, edge.target] = len(narrow.looks)
+        check_finite(rows, self._layers[edge.source], self._layers[edge.target])
+        found = narrow.radii(looks.of(narrow, rows).flatten(0, 1))
+        return None if found is None else found.reshape(rows.shape[:2])
+
+    def _basis(self, edge: Edge, matrices: Tensor) -> Tensor | None:
+        """A range that an edge's matrices share: that of the reading's first sample where it fits."""
+        if edge in self._bases:
+            kept = self._bases[edge]
+            if kept is None or covers(kept, matrices):
+                return kept
+        beside = (
+            kept
+            for (_, target), kept in self._bases.items()
+            if target == edge[1] and kept is not None and len(kept) == matrices.shape[-1]
+        )
+        found = next((kept for kept in beside if covers(kept, matrices)), None)
+        if found is None:
+            found = shared_range(matrices)
+            kept = self._bases.get(edge)
+            found = found if kept is None or found is None else joined_range(kept, found)
+        self._bases[edge] = found
+        return self._bases[edge]
+
+    def block(
+        self,
+        edge: EdgeRows,
+        generator: torch.Generator,
+        *,
+        with_derivative: bool,
+        sizes: Sequence[int] | None = None,
+    ) -> Block:
+        """The radii of a batch of an edge's matrices, or their gains, and by which elements they are read."""
+        source, target = self._layers[edge.source], self._layers[edge.target]
+        matrices = edge.rows.detach().cpu()
+        check_finite(matrices, source, target)
+        rows, columns = list(range(target.state_size)), list(range(source.state_size))
+        if source is target:
+            units = unit_matrices(matrices, target)
+            if units is not None:
+                self.sizes[edge.source, edge.target] = units.shape[2]
+                if self._may_be_narrow((source.id, target.id)):
+                    self.narrow[edge.source, edge.target] = NarrowUnits(target)
+                found = unit_direction(units) if with_derivative else unit_radii(units)
+                return Block(rows, columns, found, True)
+        elif target.time_step != 0:
+            exposed = self._exposed.get(target.id, frozenset())
+            rows, columns, _ = active_indices(matrices, source, target, exposed)
+        is_whole = matrices.shape[1:] == (len(rows), len(columns))
+        active = matrices if is_whole else matrices[:, rows][:, :, columns]
+        if len(rows) != len(columns):
+            self.sizes[edge.source, edge.target] = 1
+            gain = gain_direction(active, generator) if with_derivative else gains(active)
+            return Block(rows, columns, gain, False)
+        basis = self._basis((source.id, target.id), active)
+        self.sizes[edge.source, edge.target] = len(rows) if basis is None else basis.shape[1]
+        is_narrow = is_whole and basis is not None and saves_much(basis)
+        if is_narrow and basis is not None and self._may_be_narrow((source.id, target.id), basis):
+            same = (n for n in self.narrow.values() if isinstance(n, NarrowRange) and n.basis is basis)
+            self.narrow[edge.source, edge.target] = next(same, None) or NarrowRange(basis)
+        radius = radius_direction(active, basis) if with_derivative else radii(active, basis, sizes)
+        return Block(rows, columns, radius, True)
+
+
+def check_finite(values: Tensor, source: Layer, target: Layer) -> None:
+    if not bool(values.sum().isfinite()):  # a pass less over large matrices than isfinite().all()
+        raise NotFiniteError("A local Jacobian is not finite", where=f"{source.name} -> {target.name}")
