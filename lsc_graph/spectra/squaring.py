@@ -57,7 +57,7 @@ def squaring_radius(
         is_last = number == most
         if not is_last and (number < _CERTAIN_SQUARINGS or matrices.device.type != "cpu"):
             continue
-        values, errors, rounding, ties = _read(torch.stack(logs), dtype, matrices.shape[-1])
+        values, errors, rounding, ties = _read(torch.stack(logs), dtype)
         enough = tolerance / 2 if number >= least else min(_CERTAIN, tolerance)
         is_enough = (errors <= enough) & (errors + ties <= tolerance) | (rounding > tolerance) | is_last
         is_left = found.take(alive, values, errors + ties, is_enough)
@@ -91,10 +91,10 @@ class _Found:
         return ~self.is_done[points]
 
 
-def _read(logs: Tensor, dtype: torch.dtype, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _read(logs: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Estimates [P], their relative errors, what of these is rounding, and what close ties add to them.
 
-    All from log ||M^(2^k)||_F [K+1, P] of matrices of so many rows.
+    All from log ||M^(2^k)||_F [K+1, P].
 
     The estimate's error is about its last change, which halves with every step while a crowded edge is
     resolved; one change may be small by chance, and all of the last ones where eigenvalues inside the edge
@@ -106,14 +106,15 @@ def _read(logs: Tensor, dtype: torch.dtype, size: int) -> tuple[Tensor, Tensor, 
     Eigenvalues so close to the edge that no power so far tells them from it pull the estimate inwards by
     their mean distance, which the estimate's changes do not show: these are the distances' variance times
     3/8 of the power. Of m equal ones the mean squared is at most (m - 1) times that variance; and 1 / m is
-    ||P^2||^2 for the last power P of unit norm, if it is normal.
+    ||P^2||^2 for the last power P of unit norm, if it is normal. If it is not, those that have the largest
+    eigenvectors weigh as much as ever so many.
     """
     steps = torch.pow(2.0, torch.arange(len(logs), dtype=torch.float64, device=logs.device))[:, None]
     is_zero = logs[0] == -torch.inf
     roots = (logs[1:] - logs[:-1]) / steps[:-1]
     changes = roots.diff(dim=0).abs()
     last = torch.stack([changes[-1], changes[-2] / 2, changes[-3] / 4]).amax(0)
-    num_equal = (4 * logs[-2] - 2 * logs[-1]).exp().clamp(1, size)
+    num_equal = (4 * logs[-2] - 2 * logs[-1]).exp().clamp(1)
     ties = ((num_equal - 1) * last * 8 / 3 / steps[-1]).sqrt()
     growth = logs - steps * roots[-1]
     last = torch.where(last > _CERTAIN, torch.maximum(last, growth[-1].abs() / steps[-2]), last)

@@ -76,6 +76,22 @@ def test_what_eigenvalues_next_to_the_edge_pull_inwards_is_in_the_error(
     assert abs(float(found.values) / abs(scale) - 1) <= float(found.errors) + 1e-6
 
 
+@pytest.mark.parametrize("norm", [3.0, 40.0, 300.0])
+@pytest.mark.parametrize("gap", [1e-3, 3e-3, 2e-2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_badly_conditioned_eigenvalues_inside_do_not_hide_the_one_at_the_edge(
+    norm: float, gap: float, dtype: torch.dtype
+) -> None:
+    """Forty blocks whose powers are as large as `norm` times those of the edge."""
+    inner = torch.tensor([[1 - gap, (1 - gap) * norm], [0.0, 0.0]], dtype=torch.float64)
+    matrix = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), *[inner] * 40)
+    turn = torch.linalg.qr(torch.randn(81, 81, generator=torch.Generator().manual_seed(0)).double())[0]
+    found = squaring_radius((turn @ matrix @ turn.T)[None], dtype=dtype)
+    off = abs(float(found.values) - 1)
+    assert off <= float(found.errors) + 1e-6
+    assert dtype == torch.float32 or bool(found.converged)
+
+
 def test_other_matrices_of_a_batch_change_no_estimate() -> None:
     """Those that converge at once must not be squared on with those that take long."""
     matrices = torch.cat([batch(name, 60) for name in ("rotations", "clustered")]).float()
