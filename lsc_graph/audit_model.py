@@ -14,6 +14,7 @@ import onnx
 import torch
 
 from lsc_graph.auditing.agreement import Agreement
+from lsc_graph.auditing.autograd_check import FAR_SHARE, NEAR_SHARE, Measured, check_against_autograd
 from lsc_graph.auditing.batches import batch_entries
 from lsc_graph.auditing.bypassed import bypassed_warnings
 from lsc_graph.auditing.causal_readings import causal_readings
@@ -21,16 +22,7 @@ from lsc_graph.auditing.cuts import put_in
 from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
 from lsc_graph.auditing.forward_check import check_against_pushes
 from lsc_graph.auditing.lengths import FittingSamples
-from lsc_graph.auditing.measure import (
-    FAR_SHARE,
-    NEAR_SHARE,
-    FeedForward,
-    Measured,
-    Sequences,
-    Streaming,
-    check_against_autograd,
-    measured_model,
-)
+from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming, measured_model
 from lsc_graph.auditing.rounding import run_rounded_otherwise
 from lsc_graph.auditing.rounds import DEFAULT_MAX_SAMPLES, Rounds
 from lsc_graph.auditing.spreads import layer_spreads

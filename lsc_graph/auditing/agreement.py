@@ -15,14 +15,8 @@ from dataclasses import replace
 import onnx
 import torch
 
-from lsc_graph.auditing.measure import (
-    HALF_TOLERANCE,
-    FeedForward,
-    Sequences,
-    Streaming,
-    attached_run,
-    measured_model,
-)
+from lsc_graph.auditing.autograd_check import attached_run
+from lsc_graph.auditing.measure import HALF_TOLERANCE, FeedForward, Sequences, Streaming, measured_model
 from lsc_graph.auditing.taken_over import agrees_taken_over
 from lsc_graph.canonical.origins import Origin, indices_of, origin_of, place_of, tensors_by_origin
 from lsc_graph.errors import LscGraphError, ParityError, RoundingError

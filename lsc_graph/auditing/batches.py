@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsc_graph.auditing.measure import Measured
+from lsc_graph.auditing.autograd_check import Measured
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.entries import entries_of
 from lsc_graph.layers.cells import Layer

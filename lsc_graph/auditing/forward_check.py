@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from lsc_graph.auditing.measure import FAR_SHARE, FeedForward, Sequences, Streaming
+from lsc_graph.auditing.autograd_check import FAR_SHARE
+from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming
 from lsc_graph.errors import AnalysisError
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.cell import flatten
