@@ -138,6 +138,30 @@ class Port:
         placed = placed.flip(0) if self.flipped else placed
         return placed.movedim(0, self.axis + 1)
 
+    def place_each(self, rows: Tensor, times: Tensor, first: int, like: Tensor) -> Tensor:
+        """Cotangents of the main-graph value for every step alone.
+
+        Args:
+            rows: [P, R, *shape] for P steps.
+            times: the steps [P].
+            first: the first step of all.
+            like: the main-graph value.
+
+        Returns:
+            [P R, *main shape].
+        """
+        if self.kind == "initial":
+            is_there = (times == first + self.lag).to(rows.device)
+            rows = torch.where(is_there.reshape(-1, *(1 for _ in rows.shape[1:])), rows, 0.0)
+        if self.kind != "slice":
+            return rows.reshape(-1, *like.shape)
+        shape = like.movedim(self.axis, 0).shape
+        places = torch.arange(shape[0], device=times.device)
+        is_read = (times - self.lag)[:, None] == (places.flip(0) if self.flipped else places)
+        is_read = is_read.reshape(len(times), 1, shape[0], *(1 for _ in shape[1:])).to(rows.device)
+        placed = torch.where(is_read, rows.reshape(*rows.shape[:2], 1, *shape[1:]), 0.0)
+        return placed.movedim(2, self.axis + 2).flatten(0, 1)
+
 
 def ports_of(module: CellModule, glue: Glue) -> tuple[Port, ...]:
     """Where a cell reads what depends on the states below: slices, initial states, captures."""

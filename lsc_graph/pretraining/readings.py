@@ -38,6 +38,8 @@ Values = Mapping[str, Tensor]
 _FIRST_POINTS = 4
 # Samples that are read together, and what that may take.
 _MOST_AT_ONCE, MAX_BYTES = 64, 2**29
+# Rows that reach so many times take as much memory as a point whose Jacobian is computed.
+_TIMES_PER_POINT = 3
 
 
 class Reader:
@@ -133,6 +135,10 @@ class Reader:
         wanted = self._wanted if self._is_new() else self._seen_and_wanted() - set(self.blocks.narrow)
         targets = self.layers if wanted is None else dict.fromkeys(target for _, target in wanted)
         per_point = _bytes_per_point(self.model, [self.layers[name] for name in targets])
+        if self._puller is not None and self._puller.is_mixed:
+            # Pulled from one time after another, down to all times.
+            num_steps = self.model.prepared.cell_graph.num_steps
+            num_points *= max(self._puller.most_sources, num_steps // _TIMES_PER_POINT)
         return max(1, min(_MOST_AT_ONCE, MAX_BYTES // max(1, per_point * num_points)))
 
     def _read_sequences(
@@ -147,8 +153,8 @@ class Reader:
         program = self.model.program
         runs = self._together.each(lambda feed: recorded(program(*feed)), feeds)
         inputs = {} if is_streaming(self.model.prepared) else feeds[0]
-        puller = self.puller(run_of(part(detached(runs), 0)), part(inputs, 0))
-        if len(samples) > 1 and not with_derivative and puller.connects_equal_times:
+        self.puller(run_of(part(detached(runs), 0)), part(inputs, 0))
+        if len(samples) > 1 and not with_derivative:
             return self._read_together(inputs, runs, times, generators)
         return [
             self._read_one(part(inputs, k), part(runs, k), times[k], generators[k], with_derivative)
@@ -259,8 +265,8 @@ class Reader:
         """A sample's rows of an edge; None where it has no point."""
         assert self._puller is not None
         steps = {layer.id: own for site in self._puller.program.sites for layer, own in _steps_of(site)}
-        own = steps[edge.target]
-        return None if set(times) <= set(own[: edge.lag]) else _as_at(edge, rows, times, own)
+        found = replace(edge, rows=rows).existing(times, steps[edge.target])
+        return found if found.targets else None
 
     def _pull_together(
         self,
@@ -412,15 +418,6 @@ def _steps_of(site: nn.Module) -> list[tuple[Layer, range]]:
     """Every layer of a site, with its steps in their order."""
     assert isinstance(site, SiteModule)
     return [(m.cell.layer, site.times()) for m in site.cells if isinstance(m, CellModule)]
-
-
-def _as_at(edge: EdgeRows, rows: Tensor, times: Sequence[int], steps: range) -> EdgeRows:
-    """A sample's rows, without the points at first steps where a lagged edge has none."""
-    own = replace(edge, rows=rows)
-    first = set(steps[: edge.lag])
-    if first.isdisjoint(times):
-        return own
-    return own.at([position for position, time in enumerate(times) if time not in first])
 
 
 def _of_point(edge: EdgeRows, point: int) -> EdgeRows:

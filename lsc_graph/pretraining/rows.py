@@ -23,7 +23,6 @@ from lsc_graph.jacobians.depth import (
     glue_below,
     ports_of,
     pull_rows,
-    source_times,
     time_pairs,
 )
 from lsc_graph.layers.cells import Layer
@@ -34,6 +33,7 @@ Program = SequenceProgram | StreamingProgram
 Pulled = dict[tuple[str, str], Tensor]
 Times = Sequence[int] | Tensor
 Wanted = Collection[tuple[str, str]] | None
+Sources = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class EdgeRows:
     """Pulled rows of one edge: `rows` is [P, R, n_source], `targets` [P] indexes into the chosen times.
 
     The edge is in time where `source` and `target` are the same layer. One that starts `lag` steps before its
-    target ends at none of so many first steps.
+    target ends at none of so many first steps. Where `sources` are given, the times by the one that they lead
+    to, there are as many points for each chosen time as lead to any: those beyond its own do not exist.
     """
 
     source: str
@@ -49,6 +50,18 @@ class EdgeRows:
     targets: tuple[int, ...]
     rows: Tensor
     lag: int = 0
+    sources: Sources = ()
+
+    def existing(self, times: Sequence[int], steps: range) -> EdgeRows:
+        """The points that exist at chosen times, of a layer that takes such steps."""
+        if self.sources:
+            width = len(self.targets) // len(times)
+            counts = [len(self.sources[time]) for time in times]
+            return self.at([width * at + number for at, own in enumerate(counts) for number in range(own)])
+        first = set(steps[: self.lag])
+        if first.isdisjoint(times):
+            return self
+        return self.at([position for position, time in enumerate(times) if time not in first])
 
     def at(self, positions: Sequence[int]) -> EdgeRows:
         """Some of the points."""
@@ -74,9 +87,11 @@ class RowPuller:
     def __init__(self, program: Program, generator: torch.Generator) -> None:
         self.program, self._generator = program, generator
         self._connections: dict[str, Connections] = {}
+        self._sources: dict[tuple[str, str], Sources] = {}
 
     def learn(self, run: Run, inputs: Values) -> None:
         """Find what the glue connects, on any run."""
+        lower: list[Layer] = []
         for index, site in enumerate(self.program.sites):
             assert isinstance(site, SiteModule)
             glue = self._glue(index, run, inputs)
@@ -88,7 +103,11 @@ class RowPuller:
                     assert glue is not None
                     first = site.times()[0]
                     found[port] = time_pairs(glue, port, site.site.num_steps, first, self._generator)
-                self._connections[module.cell.layer.id] = {p: n for p, n in found.items() if n}
+                layer, connected = module.cell.layer, {p: n for p, n in found.items() if n}
+                self._connections[layer.id] = connected
+                for other in _connected_to(lower, connected):
+                    self._sources[other.id, layer.id] = _sources_of(connected, other, site.site.num_steps)
+            lower += [module.cell.layer for module in site.cells if isinstance(module, CellModule)]
 
     def _glue(self, index: int, run: Run, inputs: Values) -> Glue | None:
         if not isinstance(self.program, SequenceProgram):
@@ -96,14 +115,14 @@ class RowPuller:
         return glue_below(self.program, index, run, inputs)
 
     @property
-    def connects_equal_times(self) -> bool:
-        """Whether the glue leads from each step to the same step above, and nowhere else."""
-        return all(
-            port.kind == "slice" and all(source == target for source, target in pairs)
-            for connected in self._connections.values()
-            for port, by_state in connected.items()
-            for pairs in by_state.values()
-        )
+    def most_sources(self) -> int:
+        """How many times of one layer lead to one of another at most."""
+        return max((len(own) for sources in self._sources.values() for own in sources), default=1)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether some glue has to be pulled back from one time after another."""
+        return any(by_lag(connected) is None for connected in self._connections.values())
 
     def pull(
         self,
@@ -118,8 +137,8 @@ class RowPuller:
         Args:
             run: what the sample did.
             inputs: the sample's inputs, as they were given to the program.
-            times: chosen steps. A tensor is for `vmap` over samples with steps of their own, where the glue
-                connects equal times: lagged edges then have a point at the first step that is not one.
+            times: chosen steps. A tensor is for `vmap` over samples with steps of their own: edges then have
+                points, too, that do not exist at all steps (see `EdgeRows.existing`).
             cotangents: per layer, [len(times), R, n] of its new state.
             wanted: the edges to pull along; all of them where it is None.
         """
@@ -144,9 +163,35 @@ class RowPuller:
                 rows = through_delays(site, trajectory, pulled, times, ports)
                 found += _inside(rows, layer, beside, times, site)
                 if glue is not None and connected:
-                    found += _through_glue(rows, layer, glue, connected, below, times)
+                    found += self._through_glue(rows, layer, glue, below, times)
             lower += layers
         return found
+
+    def _through_glue(
+        self, rows: Rows, layer: Layer, glue: Glue, lower: Sequence[Layer], times: Times
+    ) -> list[EdgeRows]:
+        connected = self._connections[layer.id]
+        lags = by_lag(connected)
+        if lags is None:
+            below = _connected_to(lower, connected)
+            sources = {other.id: self._sources[other.id, layer.id] for other in below}
+            return _pull_each(rows, layer, glue, connected, below, sources, times)
+        return [
+            edge
+            for lag, own in lags.items()
+            for edge in _pull_together(rows, layer, glue, own, _connected_to(lower, own), times, lag)
+        ]
+
+
+def _sources_of(connected: Connections, other: Layer, num_steps: int) -> Sources:
+    """The times of a layer that are connected to each time, ascending."""
+    names = {state.name for state in other.states}
+    found: list[set[int]] = [set() for _ in range(num_steps)]
+    for by_state in connected.values():
+        for name, pairs in by_state.items():
+            for source, target in pairs if name in names else ():
+                found[target].add(source)
+    return tuple(tuple(sorted(own)) for own in found)
 
 
 def _sources(layer: Layer, others: Sequence[Layer], wanted: Wanted) -> list[Layer]:
@@ -230,25 +275,6 @@ def _reaching(times: Times, lag: int, site: SiteModule) -> tuple[int, ...]:
     return tuple(position for position, time in enumerate(times) if time not in first)
 
 
-def _through_glue(
-    rows: Rows,
-    layer: Layer,
-    glue: Glue,
-    connected: Connections,
-    lower: Sequence[Layer],
-    times: Times,
-) -> list[EdgeRows]:
-    lags = by_lag(connected)
-    if lags is None or (isinstance(times, Tensor) and set(lags) != {0}):
-        assert not isinstance(times, Tensor)
-        return _pull_one_by_one(rows, layer, glue, connected, _connected_to(lower, connected), times)
-    return [
-        edge
-        for lag, own in lags.items()
-        for edge in _pull_together(rows, layer, glue, own, _connected_to(lower, own), times, lag)
-    ]
-
-
 def _connected_to(lower: Sequence[Layer], connected: Connections) -> list[Layer]:
     names = {name for by_state in connected.values() for name in by_state}
     return [other for other in lower if any(state.name in names for state in other.states)]
@@ -259,7 +285,7 @@ def _pull_together(
     layer: Layer,
     glue: Glue,
     connected: Connections,
-    sources: Sequence[Layer],
+    connected_layers: Sequence[Layer],
     times: Times,
     lag: int,
 ) -> list[EdgeRows]:
@@ -271,47 +297,76 @@ def _pull_together(
         full = own.new_zeros(num_steps, *own.shape[1:]).index_put((index.to(own.device),), own)
         _add(cotangents, port.main, port.place(full, None, glue.read[port.main]))
     pulled = pull_rows(glue, cotangents)
-    which = [k for k, time in enumerate(times) if lag == 0 or 0 <= time - lag < num_steps]
-    below = index[which] - lag if lag else index
+    below = index - lag
+    sources: Sources = ()
+    if isinstance(times, Tensor):
+        which = tuple(range(len(times)))
+        below = below.clamp(0, num_steps - 1)
+        sources = _lagged(lag, num_steps) if lag else ()
+    else:
+        which = tuple(k for k, time in enumerate(times) if 0 <= time - lag < num_steps)
+        below = below[list(which)]
     found = []
-    for other in sources if which else ():
+    for other in connected_layers if which else ():
         # Chosen steps before anything is copied: the others hold zeros.
         whole = torch.cat([flat_from(pulled[state.name][:, below], 2) for state in other.states], 2)
-        found.append(EdgeRows(other.id, layer.id, tuple(which), whole.movedim(1, 0)))
+        found.append(EdgeRows(other.id, layer.id, which, whole.movedim(1, 0), sources=sources))
     return found
 
 
-def _pull_one_by_one(
+def _lagged(lag: int, num_steps: int) -> Sources:
+    return tuple((time - lag,) if 0 <= time - lag < num_steps else () for time in range(num_steps))
+
+
+def _pull_each(
     given: Rows,
     layer: Layer,
     glue: Glue,
     connected: Connections,
-    sources: Sequence[Layer],
-    times: Sequence[int],
+    lower: Sequence[Layer],
+    sources: Mapping[str, Sources],
+    times: Times,
 ) -> list[EdgeRows]:
-    first = glue.site.times()[0]
-    rows: dict[str, list[Tensor]] = {other.id: [] for other in sources}
-    targets: dict[str, list[int]] = {other.id: [] for other in sources}
-    for position, time in enumerate(times):
+    """Every chosen time in a pull of its own: several of them may see the same time below."""
+    index, first = torch.as_tensor(times), glue.site.times()[0]
+    ports = {port: port.of(given) for port in connected}
+    tables = {name: _table(own) for name, own in sources.items()}
+    parts: dict[str, list[Tensor]] = {other.id: [] for other in lower}
+    size = _times_at_once(next(iter(ports.values())).shape[1], glue, lower)
+    for start in range(0, len(index), size):
+        now = slice(start, start + size)
         cotangents: dict[str, Tensor] = {}
-        for port in connected:
-            if port.kind != "initial" or time == first + port.lag:
-                placed = port.place(port.of(given)[position], time, glue.read[port.main])
-                _add(cotangents, port.main, placed)
-        if not cotangents:
-            continue
+        for port, rows in ports.items():
+            placed = port.place_each(rows[now], index[now], first, glue.read[port.main])
+            _add(cotangents, port.main, placed)
         pulled = pull_rows(glue, cotangents)
-        for other in sources:
+        for other in lower:
             whole = torch.cat([flat_from(pulled[state.name], 2) for state in other.states], 2)
-            own = {state.name for state in other.states}
-            for source in source_times(connected, own, time):
-                rows[other.id].append(whole[:, source])
-                targets[other.id].append(position)
-    return [
-        EdgeRows(other.id, layer.id, tuple(targets[other.id]), torch.stack(rows[other.id]))
-        for other in sources
-        if rows[other.id]
-    ]
+            whole = whole.reshape(len(index[now]), -1, *whole.shape[1:])
+            below = tables[other.id][index[now]].to(whole.device)
+            every = torch.arange(len(below), device=whole.device)[:, None]
+            parts[other.id].append(whole[every, :, below].flatten(0, 1))
+    found = []
+    for other in lower:
+        targets = tuple(torch.arange(len(index)).repeat_interleave(tables[other.id].shape[1]).tolist())
+        own = EdgeRows(other.id, layer.id, targets, torch.cat(parts[other.id]), sources=sources[other.id])
+        if not isinstance(times, Tensor):
+            own = replace(own.existing(times, glue.site.times()), sources=())
+        if own.targets:
+            found.append(own)
+    return found
+
+
+def _table(sources: Sources) -> Tensor:
+    """[T, K], where fewer than K times lead to one the last of them again."""
+    width = max(map(len, sources))
+    return torch.tensor([[*own, *(own[-1:] or (0,)) * (width - len(own))] for own in sources])
+
+
+def _times_at_once(num_rows: int, glue: Glue, lower: Sequence[Layer]) -> int:
+    """How many times' cotangents of all states below fit in memory."""
+    size = sum(other.state_size for other in lower) * glue.site.site.num_steps * num_rows * 4
+    return max(1, MAX_BATCH_BYTES // max(1, size))
 
 
 def _add(cotangents: dict[str, Tensor], name: str, placed: Tensor) -> None:
