@@ -21,6 +21,7 @@ from lsc_graph.pretraining.gauss_newton import (
     unattainable_share,
     units_of,
 )
+from lsc_graph.pretraining.last_step import LastStep
 from lsc_graph.pretraining.probes import best_probe, radii_without_weights
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.reading import Edge, NotFiniteError, Reading
@@ -183,6 +184,7 @@ class _Run:
         self._average = Average()
         self._means: dict[Edge, float] = {}
         self._confirmed: Mapping[Edge, Reading] = {}
+        self._last: LastStep | None = None
         self._start = time.perf_counter()
 
     def state(self) -> State:
@@ -191,6 +193,7 @@ class _Run:
         found["tracker"] = vars(self.tracker).copy()
         found["trail"] = self.trail.state()
         found["course"] = self.course.state()
+        found["last"] = None if self._last is None else vars(self._last).copy()
         found["candidates"] = self.candidates.state()
         found["average"] = (self._average.count, self._average.values)
         found["once_moved"] = sorted(self.once_moved)
@@ -205,6 +208,7 @@ class _Run:
         self.once_moved = set(state["once_moved"])
         self.trail = Trail(**state["trail"])
         self.course.restore(state["course"])
+        self._last = None if state["last"] is None else LastStep(**state["last"])
         self.candidates.restore(state["candidates"])
         self._average.count, self._average.values = state["average"]
         self._start = time.perf_counter() - state["seconds"]
@@ -217,12 +221,15 @@ class _Run:
             is_quiet=self._is_quiet(),
             is_predictable=self.is_predictable(),
         )
-        seed = problem.seed_of(iteration, 0)
-        sample = problem.draw(seed, 1)[0]
-        transitions = find_transitions(problem.reader, problem.weights, self.values, sample)
-        self.unknowns = Unknowns(problem.weights, problem.widths, transitions)
-        leaves, points = [v.detach().requires_grad_() for v in self.values], (num_samples, num_times, seed)
-        readings, slopes = self._slopes(leaves, points, through_time=self.is_predictable())
+        seed, is_predictable = problem.seed_of(iteration, 0), self.is_predictable()
+        points = (num_samples, num_times, seed)
+        while True:
+            self.unknowns = self._unknowns(seed)
+            leaves = [value.detach().requires_grad_() for value in self.values]
+            readings, slopes = self._slopes(leaves, points, through_time=is_predictable)
+            if self._last is None or not self._last.has_failed(problem, readings, self.trail, points):
+                break
+            self._shorten(self._last.shortened(), problem.seed_of(iteration - 1, 0))
         is_moved = are_moved(readings, slopes)
         is_doubtful = not bool(is_moved.all()) or self.course.since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
@@ -233,6 +240,23 @@ class _Run:
         self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
         self.iterations = iteration + 1
         self._note(iteration)
+
+    def _unknowns(self, seed: int) -> Unknowns:
+        """What may be changed of the weights as they are."""
+        problem = self.problem
+        sample = problem.draw(seed, 1)[0]
+        transitions = find_transitions(problem.reader, problem.weights, self.values, sample)
+        return Unknowns(problem.weights, problem.widths, transitions)
+
+    def _shorten(self, last: LastStep, seed: int) -> None:
+        """Go back, and a shorter way from there."""
+        self._last, self.values = last, last.values
+        self.tracker = last.tracker_before()
+        self.tracker.predict(torch.tensor([last.changes[edge] for edge in self.edges], dtype=torch.float64))
+        self.trail.plans[-1] = dict(last.changes)
+        self.course.slow_down()
+        with torch.no_grad():
+            self.values = self._unknowns(seed).apply(last.values, last.step.float())
 
     def _is_quiet(self) -> bool:
         """Whether all means were known to a small part of themselves, from as few points as at first."""
@@ -393,6 +417,7 @@ class _Run:
             self.tried |= dict.fromkeys(still, found.count)
             return False
         self.values = self.start = found.values
+        self._last = None
         self.tracker, self.trail, self.edges = Tracker(), Trail(), []
         self.course.begin_again()
         self.course.trust = 1.0
@@ -409,7 +434,11 @@ class _Run:
             return []
         still = [edge for edge in self.unmoved if self._means[edge] > 1e-9]
         still += [
-            edge for edge in self.edges if self.trail.stands_still(edge) and not self._has_come_far(edge)
+            edge
+            for edge in self.edges
+            if self.course.is_held_up_by(edge)
+            and self.trail.stands_still(edge)
+            and not self._has_come_far(edge)
         ]
         off = {edge: self._means[edge] - self.problem.targets[edge] for edge in still}
         return [edge for edge in still if self.course.is_far(off[edge]) and edge not in self.tried]
@@ -475,9 +504,9 @@ class _Run:
 
     def is_stuck(self) -> bool:
         """Whether nothing can be moved, many iterations brought nothing, or they lead away."""
-        if not self.edges or self.course.has_gone_astray() or any(map(self._is_in_vain, self.edges)):
+        if not self.edges or self.course.has_gone_astray() or self.course.is_over():
             return True
-        return self.course.is_over()
+        return any(self._is_in_vain(edge) and self.course.is_held_up_by(edge) for edge in self.edges)
 
     def why_stuck(self) -> str:
         """Why nothing is to be gained by going on."""
@@ -500,7 +529,7 @@ class _Run:
         self._rounds += 1
         if not missed(best, self.problem, self.edges) or best.loss(targets) > _BETTER**2 * before:
             return False
-        self.values = best.values
+        self.values, self._last = best.values, None
         self.tracker, self.trail = Tracker(), Trail()
         self._observe([best.readings[edge] for edge in self.edges])
         self.course.begin_again(best.largest_error(targets, self.edges))
@@ -524,8 +553,10 @@ class _Run:
         limits = self.unknowns.limits(units)
         step = step.clamp(-limits, limits)
         changes = self.sensitivities @ step
+        by_edge = dict(zip(self.edges, changes.tolist(), strict=True))
+        self._last = LastStep(self.values, step, vars(self.tracker).copy(), by_edge)
         self.tracker.predict(changes)
-        self.trail.plan(dict(zip(self.edges, changes.tolist(), strict=True)))
+        self.trail.plan(by_edge)
         with torch.no_grad():
             self.values = self.unknowns.apply(self.values, step.float())
 

@@ -56,3 +56,22 @@ def test_a_state_goes_on_where_it_was_taken() -> None:
     course.note(0.2, 0.0, [], {})
     other.note(0.2, 0.0, [], {})
     assert other.state() == course.state()
+
+
+def test_only_the_farthest_radius_holds_up_a_fit_that_still_comes_nearer() -> None:
+    other = ("b", "b")
+    course = course_of(0.5, 0.4)
+    course.best_errors = {EDGE: -0.4, other: 0.3}
+    assert course.is_held_up_by(EDGE)
+    assert not course.is_held_up_by(other)
+    course.since_best = 4
+    assert course.is_held_up_by(other)
+
+
+def test_steps_are_trusted_less_down_to_a_share() -> None:
+    course = course_of(0.5)
+    course.slow_down()
+    assert course.trust == 0.6
+    for _ in range(5):
+        course.slow_down()
+    assert course.trust == 0.25

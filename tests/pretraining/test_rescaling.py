@@ -96,6 +96,9 @@ def test_a_radius_that_large_steps_do_not_move_is_not_waited_for() -> None:
     run.trail = Trail([{FITTED: 0.0}] * 6, [{FITTED: 1.0}] * 5)
     assert not run.is_stuck()
     run.tried[FITTED] = 40
+    run.course.since_best = 3
+    assert not run.is_stuck()  # the others still come nearer
+    run.course.since_best = 4
     assert run.is_stuck()
     assert "a -> a" in run.why_stuck()
 
@@ -106,6 +109,8 @@ def test_a_radius_that_has_come_most_of_its_way_does_not_stand_still() -> None:
         run.trail.read({FITTED: math.log(0.4)})
         run.trail.plan({FITTED: 1.0})
     run._means, run.ways = {FITTED: 0.3}, {FITTED: math.log(0.5 / 0.25)}
+    assert run._standing_still() == []  # the fit still comes nearer
+    run.course.since_best = 4
     assert run._standing_still() == [FITTED]
     run.ways[FITTED] = math.log(0.5 / 0.05)
     assert run._standing_still() == []
