@@ -19,7 +19,14 @@ from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.running.reference import Reference
 from lsc_graph.to_torch.device import whole_single_precision
 from lsc_graph.to_torch.parity import ParityCheck, Tolerance
-from lsc_graph.writeback.parameter_map import Array, ParameterMap, evaluated, exported, floats
+from lsc_graph.writeback.parameter_map import (
+    Array,
+    ParameterMap,
+    evaluated,
+    exported,
+    exported_with_own,
+    floats,
+)
 from lsc_graph.writeback.weights import with_values
 
 
@@ -59,9 +66,9 @@ def stabilize(
             parameters cannot be mapped exactly, or the module then differs from the model.
     """
     arguments = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
-    proto = exported(module, arguments, dynamic_shapes)
+    proto, own = exported_with_own(module, arguments, dynamic_shapes)
     _check_export(module, arguments, proto)
-    mapping = ParameterMap(module, arguments, dynamic_shapes, proto)
+    mapping = ParameterMap(module, arguments, dynamic_shapes, proto, own)
     kept = [*freeze, *_kept(proto, mapping, module, target, freeze, options)]
     found = pretrain(proto, target=target, freeze=kept, **options)
     new = mapping.loaded(module, found.values)

@@ -2,7 +2,8 @@
 
 The exporter is asked, not believed: it exports copies of the module whose parameters hold their own element
 numbers, shuffled. What moves, splits, transposes or copies parameters is undone by reading the numbers; what
-computes with them, or does not depend on them, gives numbers that do not agree between two shuffles.
+computes with them, or does not depend on them, gives numbers that do not agree between two shuffles. Where
+an export holds the parameters' own memory, and nothing beside it that could be a copy, that is not needed.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class ParameterMap:
         arguments: what it is called with.
         dynamic_shapes: as in `torch.onnx.export`.
         proto: the module as `exported` gives it.
+        own: element numbers of the initializers that are parameters, as `exported_with_own` gives them; None
+            where others must be asked for.
 
     Raises:
         UsageError: the module has no parameters.
@@ -47,12 +50,20 @@ class ParameterMap:
     """
 
     def __init__(
-        self, module: nn.Module, arguments: tuple[Any, ...], dynamic_shapes: Any, proto: onnx.ModelProto
+        self,
+        module: nn.Module,
+        arguments: tuple[Any, ...],
+        dynamic_shapes: Any,
+        proto: onnx.ModelProto,
+        own: Mapping[str, Indices] | None = None,
     ) -> None:
         self.sizes = [parameter.numel() for parameter in module.parameters()]
         self.num_elements = sum(self.sizes)
         if not self.num_elements:
             raise UsageError("The module has no parameters to train")
+        if own is not None:
+            self.of_initializer = dict(own)
+            return
         shapes = {name: array.shape for name, array in floats(proto).items()}
         found = []
         for shuffle in range(_NUM_SHUFFLES):
@@ -111,6 +122,48 @@ def exported(module: nn.Module, arguments: tuple[Any, ...], dynamic_shapes: Any 
     Raises:
         ConversionError: torch does not export it.
     """
+    proto: onnx.ModelProto = _program(module, arguments, dynamic_shapes).model_proto
+    return proto
+
+
+def exported_with_own(
+    module: nn.Module, arguments: tuple[Any, ...], dynamic_shapes: Any = None
+) -> tuple[onnx.ModelProto, dict[str, Indices] | None]:
+    """The module as ONNX, and the element numbers of those initializers that are its parameters themselves.
+
+    None instead of these where another initializer may be a copy of parameters.
+    """
+    program = _program(module, arguments, dynamic_shapes)
+    proto: onnx.ModelProto = program.model_proto
+    return proto, _own(module, program, floats(proto))
+
+
+def _own(module: nn.Module, program: Any, values: Mapping[str, Array]) -> dict[str, Indices] | None:
+    starts, start = {}, 0
+    for parameter in module.parameters():
+        starts[_place(parameter)] = start
+        start += parameter.numel()
+    held = {name: value.const_value for name, value in program.model.graph.initializers.items()}
+    tensors = {name: getattr(held.get(name), "raw", None) for name in values}
+    places = {name: _place(raw) for name, raw in tensors.items() if isinstance(raw, Tensor)}
+    found = {
+        name: starts[place] + np.arange(values[name].size).reshape(values[name].shape)
+        for name, place in places.items()
+        if place in starts
+    }
+    buffers = {_place(buffer) for buffer in module.buffers()}
+    every = np.concatenate([_numpy(p).ravel() for p in module.parameters()] or [np.zeros(0)])
+    for name, array in values.items():
+        if name not in found and places.get(name) not in buffers and np.isin(array, every).all():
+            return None
+    return found
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.dtype, tuple[int, ...], tuple[int, ...]]:
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
+def _program(module: nn.Module, arguments: tuple[Any, ...], dynamic_shapes: Any) -> Any:
     with evaluated(module), _silence():
         try:
             program = torch.onnx.export(
@@ -123,8 +176,7 @@ def exported(module: nn.Module, arguments: tuple[Any, ...], dynamic_shapes: Any 
                 got=" ".join(str(error).split())[:400],
             ) from error
     assert program is not None
-    proto: onnx.ModelProto = program.model_proto
-    return proto
+    return program
 
 
 def floats(proto: onnx.ModelProto) -> dict[str, Array]:

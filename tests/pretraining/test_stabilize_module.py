@@ -12,7 +12,7 @@ from torch.func import jacrev, vmap
 
 import lsc_graph
 from lsc_graph.errors import AnalysisError, UsageError, VerificationError
-from lsc_graph.writeback.parameter_map import ParameterMap, exported, floats
+from lsc_graph.writeback.parameter_map import ParameterMap, exported, exported_with_own, floats
 
 D, H, T = 6, 12, 10
 Cell = Callable[[Tensor, Tensor], Tensor]
@@ -170,7 +170,7 @@ def test_parameters_are_changed_in_place_and_frozen_ones_are_not() -> None:
     module = Loop()
     module.train()
     before = {name: (id(p), p.detach().clone()) for name, p in module.named_parameters()}
-    lsc_graph.stabilize(module, torch.randn(1, T, D), "half", freeze=["up.*"], max_iterations=12)
+    lsc_graph.stabilize(module, torch.randn(1, T, D), "half", freeze=["up.*"], max_iterations=6)
     changed = {name for name, p in module.named_parameters() if not torch.equal(p, before[name][1])}
     assert all(id(p) == before[name][0] for name, p in module.named_parameters())
     assert {"mix", "inner.weight", "gate.weight"} <= changed
@@ -213,6 +213,37 @@ class Computed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.b(torch.tanh(self.a(x) @ self.fixed))
+
+
+@pytest.mark.parametrize("kind", [Loop, Computed])
+def test_parameters_that_an_export_holds_itself_are_where_the_shuffled_exports_say(
+    kind: Callable[[], nn.Module],
+) -> None:
+    module, x = kind(), torch.zeros((1, 4) if kind is Computed else (1, T, D))
+    proto, own = exported_with_own(module, (x,))
+    assert own is not None
+    asked = ParameterMap(module, (x,), None, proto).of_initializer
+    assert own.keys() == asked.keys()
+    for name, numbers in own.items():
+        np.testing.assert_array_equal(numbers, asked[name])
+
+
+class WithConstant(nn.Module):
+    """Adds numbers that happen to be those of a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor([1.0, 2.0, 3.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.a + torch.tensor([3.0, 1.0])[:1]
+
+
+def test_numbers_that_may_be_copies_of_parameters_are_asked_for() -> None:
+    module, x = WithConstant(), torch.zeros(1, 3)
+    proto, own = exported_with_own(module, (x,))
+    assert own is None
+    assert list(ParameterMap(module, (x,), None, proto, own).of_initializer) == ["a"]
 
 
 def test_buffers_are_not_trained() -> None:
