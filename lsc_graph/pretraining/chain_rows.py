@@ -9,7 +9,8 @@ from torch.func import vjp, vmap
 
 from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flatten
 from lsc_graph.layers.cells import Layer
-from lsc_graph.pretraining.rows import EdgeRows, Wanted
+from lsc_graph.pretraining.edge_rows import EdgeRows
+from lsc_graph.pretraining.rows import Wanted
 from lsc_graph.to_torch.program import ChainProgram
 
 

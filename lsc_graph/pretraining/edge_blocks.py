@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lsc_graph.jacobians.summary import active_indices
 from lsc_graph.layers.cells import Layer
+from lsc_graph.pretraining.edge_rows import EdgeRows
 from lsc_graph.pretraining.eigenpairs import (
     gain_direction,
     gains,
@@ -21,7 +22,6 @@ from lsc_graph.pretraining.eigenpairs import (
 from lsc_graph.pretraining.narrow import Looks, Narrow, NarrowRange, NarrowUnits, saves_much
 from lsc_graph.pretraining.reading import Edge, NotFiniteError
 from lsc_graph.pretraining.reduction import covers, joined_range, shared_range, unit_matrices
-from lsc_graph.pretraining.rows import EdgeRows
 from lsc_graph.pretraining.slots import Block
 
 # How often other rows may be looked for where few were seen not to suffice.

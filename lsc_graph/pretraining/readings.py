@@ -21,11 +21,12 @@ from lsc_graph.prepare import is_streaming
 from lsc_graph.pretraining.batches import Together, Tree, detached, part, recorded, run_of, stacked
 from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.edge_blocks import EdgeBlocks, check_finite
+from lsc_graph.pretraining.edge_rows import EdgeRows
 from lsc_graph.pretraining.eigenpairs import Direction, probed_gain_direction, value_alone
 from lsc_graph.pretraining.narrow import Looks
 from lsc_graph.pretraining.parametrised import Parametrised
 from lsc_graph.pretraining.reading import Edge, Reading, joined
-from lsc_graph.pretraining.rows import EdgeRows, RowPuller
+from lsc_graph.pretraining.rows import RowPuller
 from lsc_graph.pretraining.slots import Block, Slots, padded
 from lsc_graph.pretraining.spread_times import spread_times
 from lsc_graph.running.sampling import Sample

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from lsc_graph.layers.cells import Layer
+from lsc_graph.pretraining.edge_rows import EdgeRows
 from lsc_graph.pretraining.eigenpairs import Direction
-from lsc_graph.pretraining.rows import EdgeRows
 
 
 @dataclass
