@@ -116,20 +116,24 @@ class Reader:
             in_order = sorted(parts, key=lambda edge: self._order.get(edge, 0))
             return [joined(parts[edge]) for edge in in_order]
 
-        with torch.set_grad_enabled(with_derivative), self._forgetting(not through_time):
+        with torch.set_grad_enabled(with_derivative), self.states_alone(forgets=not through_time):
             return self.parametrised.call(values, function)
 
     @contextmanager
-    def _forgetting(self, forgets: bool) -> Iterator[None]:
-        """Runs of the model whose gradients end at the step before."""
+    def states_alone(self, *, forgets: bool = False) -> Iterator[None]:
+        """Runs of the model for their states; what one step emits is not computed, as no other site reads it.
+
+        Args:
+            forgets: whether gradients end at the step before.
+        """
         sites = [module for module in self.model.program.modules() if isinstance(module, SiteModule)]
         for site in sites:
-            site.forgets = forgets
+            site.forgets, site.emits = forgets, not is_streaming(self.model.prepared)
         try:
             yield
         finally:
             for site in sites:
-                site.forgets = False
+                site.forgets, site.emits = False, True
 
     def _at_once(self, num_points: int) -> int:
         """How many samples fit in memory together."""

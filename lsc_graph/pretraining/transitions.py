@@ -97,7 +97,7 @@ def _slopes(
             if total.requires_grad  # unlike that of a maximum, whose slopes are 0 and 1 whatever the weights
         ]
 
-    with torch.enable_grad():
+    with torch.enable_grad(), reader.states_alone():
         return reader.parametrised.call(by_name(weights, leaves), function)
 
 

@@ -132,6 +132,8 @@ class SiteModule(nn.Module):
         self.is_mapped = site.num_steps > 1
         self.forgets = False
         """Whether gradients end at the step before: values are the same, derivatives a step's own effect."""
+        self.emits = True
+        """Whether a run computes its outputs, too, where no state needs to be computed with them."""
         self.shifts: Values | None = None
         """What is added to the states [T, ...] after each step, for derivatives by it."""
         self.emit = Segment(
@@ -158,7 +160,7 @@ class SiteModule(nn.Module):
             shifts = None if self.shifts is None else _at(self.shifts, time)
             after = self.step(state, now, captures, shifts)
             self._check_shapes(state, after)
-            emitted = self._emit(captures, after, state, now)
+            emitted = self._emit(captures, after, state, now) if self.emits or self.counters else ()
             counters = emitted[len(self.site.outputs) :]
             after_all = after | {s.name: v for s, v in zip(self.counters, counters, strict=True)}
             steps.append((time, state, after_all, emitted))
@@ -170,7 +172,7 @@ class SiteModule(nn.Module):
             after=after,
             slices=dict(slices),
             captures=dict(captures),
-            outputs=self._collect([emitted for _, _, _, emitted in steps]),
+            outputs=self._collect([emitted for _, _, _, emitted in steps]) if self.emits else {},
             final={s.final: state[s.name] for s in self.site.states if s.final},
             cells=self._passed_on([own[2] for own in steps], after),
         )

@@ -66,6 +66,20 @@ def test_sensitivities_are_those_of_finite_differences(name: str) -> None:
         assert float(slope) == pytest.approx(expected, rel=0.05, abs=5e-3)
 
 
+@pytest.mark.parametrize("name", ["streaming_gru", "lru", "gru"])
+def test_runs_for_states_alone_compute_the_same_states_and_no_outputs_that_nothing_reads(name: str) -> None:
+    problem = problem_of(name)
+    model, sample = problem.reader.model, problem.draw(0, 1)[0]
+    whole = model.run(sample)
+    with problem.reader.states_alone():
+        alone = model.run(sample)
+    again = model.run(sample)
+    assert bool(alone.outputs) is (name == "gru")  # whose layers read one another's outputs
+    assert whole.outputs.keys() == again.outputs.keys()
+    for own, other in zip(alone.trajectories, whole.trajectories, strict=True):
+        assert all(torch.equal(own.after[key], value) for key, value in other.after.items())
+
+
 def test_points_do_not_depend_on_which_other_samples_are_read() -> None:
     problem = problem_of("gru")
     samples = list(enumerate(problem.draw(4, 4)))
