@@ -28,7 +28,7 @@ from lsc_graph.pretraining.reading import Edge, NotFiniteError, Reading
 from lsc_graph.pretraining.shards import total
 from lsc_graph.pretraining.slopes import are_moved, relative_slopes, slopes_of
 from lsc_graph.pretraining.trail import Trail
-from lsc_graph.pretraining.transitions import find_transitions
+from lsc_graph.pretraining.transitions import find_transitions, followed
 from lsc_graph.pretraining.unknowns import Unknowns
 
 _DAMPING = 1e-3
@@ -255,8 +255,9 @@ class _Run:
         self.tracker.predict(torch.tensor([last.changes[edge] for edge in self.edges], dtype=torch.float64))
         self.trail.plans[-1] = dict(last.changes)
         self.course.slow_down()
+        self.unknowns = self._unknowns(seed)
         with torch.no_grad():
-            self.values = self._unknowns(seed).apply(last.values, last.step.float())
+            self.values, _ = self._moved(last.step)
 
     def _is_quiet(self) -> bool:
         """Whether all means were known to a small part of themselves, from as few points as at first."""
@@ -552,13 +553,26 @@ class _Run:
         step = units * least_norm_step(self.sensitivities * units, self._damped(self.tracker.error), _DAMPING)
         limits = self.unknowns.limits(units)
         step = step.clamp(-limits, limits)
+        with torch.no_grad():
+            values, step = self._moved(step)
         changes = self.sensitivities @ step
         by_edge = dict(zip(self.edges, changes.tolist(), strict=True))
         self._last = LastStep(self.values, step, vars(self.tracker).copy(), by_edge)
         self.tracker.predict(changes)
         self.trail.plan(by_edge)
-        with torch.no_grad():
-            self.values = self.unknowns.apply(self.values, step.float())
+        self.values = values
+
+    def _moved(self, step: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The weights after a step, and how much of it could be done."""
+        assert self.unknowns is not None
+        unknowns, ways = self.unknowns, self.unknowns.ways(step)
+        values = unknowns.apply(self.values, unknowns.with_ways(step, dict.fromkeys(ways, 0.0)).float())
+        if not ways:
+            return values, step
+        problem = self.problem
+        sample = problem.draw(problem.seed_of(self.iterations - 1, 0), 1)[0]
+        values, ways = followed(problem.reader, problem.weights, values, sample, unknowns.transitions, ways)
+        return values, unknowns.with_ways(step, ways)
 
     def _damped(self, errors: Tensor) -> Tensor:
         """Errors that change their sign again and again count less: noise, and kinks of a radius."""

@@ -6,7 +6,7 @@ unit may set it. Such a vector gets one unknown: the logarithm of a factor on al
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from lsc_graph.running.sampling import Sample
 _NUM_TIMES = 2
 # Elements whose effect is weaker than this share of the strongest one have none.
 _FAINT = 1e-9
+# An element is changed so far at most before slopes are looked at again, and so often at most.
+_FAR, _MOST_PARTS = 2.0, 4
 
 
 def find_transitions(
@@ -40,6 +42,36 @@ def find_transitions(
             if slope is not None and _is_transition(slope):
                 found[index] = 1 / slope
     return found
+
+
+def followed(
+    reader: Reader,
+    weights: Sequence[Weight],
+    values: Sequence[Tensor],
+    sample: Sample,
+    found: Mapping[int, Tensor],
+    ways: Mapping[int, float],
+) -> tuple[list[Tensor], dict[int, float]]:
+    """Weights whose eigenvalues are scaled by a factor each, and by which ones they are.
+
+    Where an eigenvalue is next to one, the slope of its parameter says nothing about a long way: that one is
+    gone in parts.
+
+    Args:
+        reader, weights, values, sample: as of `find_transitions`.
+        found: its result.
+        ways: per index of a weight, the logarithm of the factor on all of its eigenvalues.
+    """
+    changed, rest = list(values), {index: way for index, way in ways.items() if way}
+    for number in range(_MOST_PARTS):
+        found = find_transitions(reader, weights, changed, sample) if rest and number else found
+        for index in [index for index in rest if index in found]:
+            most = _FAR / float(found[index].abs().max())
+            part = max(-most, min(most, rest[index]))
+            changed[index] = (changed[index] + part * found[index].to(changed[index])).to(changed[index])
+            rest[index] -= part
+        rest = {index: way for index, way in rest.items() if way and index in found}
+    return changed, {index: way - rest.get(index, 0.0) for index, way in ways.items()}
 
 
 def _is_transition(slope: Tensor) -> bool:

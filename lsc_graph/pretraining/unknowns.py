@@ -21,7 +21,7 @@ class Change(StrEnum):
     TRANSITION = "transition"
 
 
-_LIMITS = {Change.SCALE: 0.7, Change.SHIFT: 1.0, Change.TRANSITION: 2.0}
+_LIMITS = {Change.SCALE: 0.7, Change.SHIFT: 1.0, Change.TRANSITION: 0.7}
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,20 @@ class Unknowns:
         limit = _LIMITS[unknown.change] * torch.ones_like(unit)
         if unknown.change is Change.SHIFT:
             return limit * unit
-        if unknown.change is Change.TRANSITION:
-            largest = float(self.transitions[unknown.weight].abs().max())
-            return (limit / largest).clamp_max(_LIMITS[Change.SCALE])
         return limit
+
+    def ways(self, unknowns: Tensor) -> dict[int, float]:
+        """Per weight that is a transition, the log of the factor on its eigenvalues at `unknowns` [K]."""
+        numbers = zip(self.list, unknowns.tolist(), strict=True)
+        return {unknown.weight: u for unknown, u in numbers if unknown.change is Change.TRANSITION}
+
+    def with_ways(self, unknowns: Tensor, ways: Mapping[int, float]) -> Tensor:
+        """The same with other ones of transitions."""
+        changed = unknowns.clone()
+        for number, unknown in enumerate(self.list):
+            if unknown.change is Change.TRANSITION:
+                changed[number] = ways[unknown.weight]
+        return changed
 
     def slopes(self, values: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> Tensor:
         """Derivatives with respect to the unknowns [K], at zero, from those with respect to the weights."""

@@ -43,10 +43,16 @@ def test_the_weights_follow_the_unknowns() -> None:
         torch.testing.assert_close(own, other)
 
 
-def test_shifts_are_trusted_for_one_unit_and_transitions_for_what_their_largest_element_allows() -> None:
+def test_shifts_are_trusted_for_one_unit_and_factors_for_about_two() -> None:
     units = torch.tensor([0.5, 0.1, 0.2, 1.0, 0.3], dtype=torch.float64)
     found = unknowns().limits(units)
-    torch.testing.assert_close(found, torch.tensor([0.7, 0.1, 0.7, 1.0, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([0.7, 0.1, 0.7, 1.0, 0.7], dtype=torch.float64))
+
+
+def test_the_ways_of_transitions_are_read_and_replaced_by_the_number_of_their_weight() -> None:
+    step = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert unknowns().ways(step) == {3: 0.5}
+    torch.testing.assert_close(unknowns().with_ways(step, {3: 0.2}), torch.tensor([0.1, 0.2, 0.3, 0.4, 0.2]))
 
 
 def test_slopes_are_the_derivatives_of_the_weights_along_the_unknowns() -> None:
