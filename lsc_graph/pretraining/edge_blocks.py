@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from lsc_graph.jacobians.entries import among, own_blocks
 from lsc_graph.jacobians.summary import active_indices
 from lsc_graph.layers.cells import Layer
 from lsc_graph.pretraining.edge_rows import EdgeRows
 from lsc_graph.pretraining.eigenpairs import (
+    Direction,
     gain_direction,
     gains,
+    mean_direction,
     radii,
     radius_direction,
     unit_direction,
@@ -34,10 +37,16 @@ class EdgeBlocks:
     Args:
         layers: by name.
         exposed: the states of each layer that others see.
+        entries: of layers whose states are batches, where the elements of each entry lie [B, m].
     """
 
-    def __init__(self, layers: Mapping[str, Layer], exposed: Mapping[str, frozenset[str]]) -> None:
-        self._layers, self._exposed = layers, exposed
+    def __init__(
+        self,
+        layers: Mapping[str, Layer],
+        exposed: Mapping[str, frozenset[str]],
+        entries: Mapping[str, Tensor],
+    ) -> None:
+        self._layers, self._exposed, self._entries = layers, exposed, entries
         self._bases: dict[Edge, Tensor | None] = {}
         self._lost: defaultdict[Edge, int] = defaultdict(int)
         self.narrow: dict[Edge, Narrow] = {}
@@ -98,36 +107,76 @@ class EdgeBlocks:
         with_derivative: bool,
         sizes: Sequence[int] | None = None,
     ) -> Block:
-        """The radii of a batch of an edge's matrices, or their gains, and by which elements they are read."""
+        """The radii of a batch of an edge's matrices, or their gains, and by which elements they are read.
+
+        Of states that are batches of independent entries they are the means over the entries, as in audits.
+        """
         source, target = self._layers[edge.source], self._layers[edge.target]
         matrices = edge.rows.detach().cpu()
         check_finite(matrices, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
-        if source is target:
-            units = unit_matrices(matrices, target)
-            if units is not None:
-                self.sizes[edge.source, edge.target] = units.shape[2]
-                if self._may_be_narrow((source.id, target.id)):
-                    self.narrow[edge.source, edge.target] = NarrowUnits(target)
-                found = unit_direction(units) if with_derivative else unit_radii(units)
+        if source is target and source.id not in self._entries:
+            found = self._by_units(matrices, target, with_derivative=with_derivative)
+            if found is not None:
                 return Block(rows, columns, found, True)
-        elif target.time_step != 0:
+        elif source is not target and target.time_step != 0:
             exposed = self._exposed.get(target.id, frozenset())
             rows, columns, _ = active_indices(matrices, source, target, exposed)
         is_whole = matrices.shape[1:] == (len(rows), len(columns))
         active = matrices if is_whole else matrices[:, rows][:, :, columns]
-        if len(rows) != len(columns):
-            self.sizes[edge.source, edge.target] = 1
-            gain = gain_direction(active, generator) if with_derivative else gains(active)
-            return Block(rows, columns, gain, False)
-        basis = self._basis((source.id, target.id), active)
-        self.sizes[edge.source, edge.target] = len(rows) if basis is None else basis.shape[1]
-        is_narrow = is_whole and basis is not None and saves_much(basis)
-        if is_narrow and basis is not None and self._may_be_narrow((source.id, target.id), basis):
+        entries = self._entries_among(source, target, rows, columns)
+        parts = None if entries is None else own_blocks(active, *entries)
+        if entries is None or parts is None:
+            direction = self._direction(
+                edge, active, generator, sizes, with_derivative, may_be_narrow=is_whole
+            )
+            return Block(rows, columns, direction, len(rows) == len(columns))
+        each = torch.stack(parts, 1).flatten(0, 1)
+        sizes = None if sizes is None else [len(parts) * size for size in sizes]
+        direction = self._direction(edge, each, generator, sizes, with_derivative, may_be_narrow=False)
+        self.sizes[source.id, target.id] = round(self.sizes[source.id, target.id] * len(parts) ** (1 / 3))
+        return Block(rows, columns, mean_direction(direction, *entries), each.shape[1] == each.shape[2])
+
+    def _by_units(self, matrices: Tensor, layer: Layer, *, with_derivative: bool) -> Direction | None:
+        """By the units of a layer, if no two of them are coupled."""
+        units, edge = unit_matrices(matrices, layer), (layer.id, layer.id)
+        if units is None:
+            return None
+        self.sizes[edge] = units.shape[2]
+        if self._may_be_narrow(edge):
+            self.narrow[edge] = NarrowUnits(layer)
+        return unit_direction(units) if with_derivative else unit_radii(units)
+
+    def _entries_among(
+        self, source: Layer, target: Layer, rows: Sequence[int], columns: Sequence[int]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Where the elements of each entry lie among those that are looked at, if both states have any."""
+        if source.id not in self._entries or target.id not in self._entries:
+            return None
+        return among(self._entries[target.id], rows), among(self._entries[source.id], columns)
+
+    def _direction(
+        self,
+        edge: EdgeRows,
+        matrices: Tensor,
+        generator: torch.Generator,
+        sizes: Sequence[int] | None,
+        with_derivative: bool,
+        *,
+        may_be_narrow: bool,
+    ) -> Direction:
+        """Radii of square matrices [P, n, n], gains of others."""
+        key = edge.source, edge.target
+        if matrices.shape[1] != matrices.shape[2]:
+            self.sizes[key] = 1
+            return gain_direction(matrices, generator) if with_derivative else gains(matrices)
+        basis = self._basis(key, matrices)
+        self.sizes[key] = matrices.shape[1] if basis is None else basis.shape[1]
+        is_narrow = may_be_narrow and basis is not None and saves_much(basis)
+        if is_narrow and basis is not None and self._may_be_narrow(key, basis):
             same = (n for n in self.narrow.values() if isinstance(n, NarrowRange) and n.basis is basis)
-            self.narrow[edge.source, edge.target] = next(same, None) or NarrowRange(basis)
-        radius = radius_direction(active, basis) if with_derivative else radii(active, basis, sizes)
-        return Block(rows, columns, radius, True)
+            self.narrow[key] = next(same, None) or NarrowRange(basis)
+        return radius_direction(matrices, basis) if with_derivative else radii(matrices, basis, sizes)
 
 
 def check_finite(values: Tensor, source: Layer, target: Layer) -> None:

@@ -41,6 +41,32 @@ def value_alone(value: Tensor) -> Direction:
     return Direction(value, nothing, nothing, torch.zeros_like(value, dtype=torch.bool))
 
 
+def mean_direction(found: Direction, rows: Tensor, columns: Tensor) -> Direction:
+    """The mean over the B entries of each of P points, from those of all [P B] of them.
+
+    Entries do not meet, so that the vectors of all of them may stand side by side.
+
+    Args:
+        found: of matrices [P B, m_out, m_in], the entries of each point one after another.
+        rows, columns: where the elements of each entry lie among those of all [B, m_out], [B, m_in].
+    """
+    count = len(rows)
+    value, known = found.value.reshape(-1, count).mean(1), found.is_known.reshape(-1, count)
+    if not found.left.shape[2]:
+        return value_alone(value)
+    share = 1 / known.sum(1).clamp(min=1)
+    left, right = (_side_by_side(own, at) for own, at in ((found.left, rows), (found.right, columns)))
+    return Direction(value, share[:, None, None] * left, right, known.any(1))
+
+
+def _side_by_side(vectors: Tensor, places: Tensor) -> Tensor:
+    """[P, 2, n] of the vectors [P B, 2, m] of entries that lie at [B, m]."""
+    by_point = vectors.reshape(-1, len(places), *vectors.shape[1:]).movedim(1, 2)
+    found = vectors.new_zeros(*by_point.shape[:2], places.numel())
+    found[:, :, places.to(vectors.device)] = by_point
+    return found
+
+
 def radii(matrices: Tensor, basis: Tensor | None = None, sizes: Sequence[int] | None = None) -> Direction:
     """Spectral radii of square matrices [P, n, n], without derivative.
 

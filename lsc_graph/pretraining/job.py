@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lsc_graph.audit_model import Source, audit
 from lsc_graph.auditing.agreement import Agreement, tolerance_of
+from lsc_graph.auditing.batches import batch_entries
 from lsc_graph.auditing.cuts import put_in
 from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming, measured_model
 from lsc_graph.canonical.origins import Origin, find_tensor, indices_of, origin_of
@@ -152,11 +153,11 @@ def prepare_job(
     join_group(device_of(device))
     view = measured_model(prepared, device_of(device), torch.Generator().manual_seed(seed))
     points = Points(prepared, given)
-    _compare(view, points, seed)
+    entries = _compared(view, points, seed)
     choice = choose(prepared, view.parameters, train, freeze)
     if not choice.weights:
         raise AnalysisError("The model has nothing to train", got=_why_nothing(choice))
-    reader = Reader(view, torch.Generator().manual_seed(seed))
+    reader = Reader(view, torch.Generator().manual_seed(seed), entries)
     looks = list(enumerate(points.draw(seed, 1)))
     edges = [r.edge for r in reader.read({}, looks, _NUM_LOOKS, seed, with_derivative=False)]
     balanced = _balanced(model, request, seed, device, surrogate) if wish.name == "auto" else None
@@ -198,12 +199,15 @@ def _refuse_lengths(prepared: Prepared) -> None:
         )
 
 
-def _compare(view: Sequences | Streaming | FeedForward, points: Points, seed: int) -> None:
-    """Refuse to train a torch view that does not agree with ONNX Runtime."""
+def _compared(view: Sequences | Streaming | FeedForward, points: Points, seed: int) -> dict[str, Tensor]:
+    """Refuse to train a torch view that does not agree with ONNX Runtime; which states are batches."""
     agreement = Agreement(view)
     with torch.no_grad():
-        for sample in points.draw(seed, _NUM_COMPARED):
-            agreement.compare(sample, view.run(sample))
+        samples = points.draw(seed, _NUM_COMPARED)
+        runs = [view.run(sample) for sample in samples]
+        for sample, run in zip(samples, runs, strict=True):
+            agreement.compare(sample, run)
+        return batch_entries(view.prepared, view, samples[0], runs[0])
 
 
 def _why_nothing(choice: Choice) -> str:

@@ -49,15 +49,18 @@ class Reader:
     Args:
         model: the torch view.
         generator: randomness of probes, and for finding what the glue connects.
+        entries: of layers whose states are batches, where the elements of each entry lie (`batch_entries`).
     """
 
-    def __init__(self, model: Model, generator: torch.Generator) -> None:
+    def __init__(
+        self, model: Model, generator: torch.Generator, entries: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.model, self._generator = model, generator
         self.parametrised = Parametrised(model.program, model.parameters)
         prepared = model.prepared
         self.layers = {layer.id: layer for layer in prepared.cell_graph.layers}
         exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
-        self.blocks = EdgeBlocks(self.layers, exposed)
+        self.blocks = EdgeBlocks(self.layers, exposed, entries or {})
         self._puller: RowPuller | None = None
         self._together = Together()
         self._wanted: Collection[Edge] | None = None

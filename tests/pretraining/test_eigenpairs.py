@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsc_graph.pretraining.eigenpairs import gain_direction, probed_gain_direction, radius_direction
+from lsc_graph.pretraining.eigenpairs import (
+    gain_direction,
+    mean_direction,
+    probed_gain_direction,
+    radius_direction,
+)
 
 
 def matrices(count: int, rows: int, columns: int, seed: int = 0) -> Tensor:
@@ -64,3 +69,22 @@ def test_probes_see_the_gain_of_a_matrix_that_is_not_written_out() -> None:
     estimates = change(found.left, found.right, tangent.expand(4000, -1, -1))
     slope = float((point * tangent).sum()) / float(torch.linalg.matrix_norm(point[0])) / 15**0.25
     assert float(estimates.mean()) == pytest.approx(slope, abs=0.05)
+
+
+def test_the_derivative_of_a_mean_over_entries_is_that_of_finite_differences() -> None:
+    """Two points of three entries, whose elements lie in between one another."""
+    rows, step = torch.arange(12).reshape(4, 3).T, 1e-6
+    point, tangent = matrices(6, 4, 4), matrices(6, 4, 4, seed=1)
+    whole = torch.zeros(2, 12, 12, dtype=torch.float64)
+    for number in range(6):
+        own = rows[number % 3]
+        whole[number // 3, own[:, None], own] = tangent[number]
+    found = mean_direction(radius_direction(point), rows, rows)
+    above, below, exact = (
+        torch.linalg.eigvals(point + s * step * tangent).abs().amax(1).reshape(2, 3).mean(1)
+        for s in (1, -1, 0)
+    )
+    torch.testing.assert_close(found.value, exact)
+    torch.testing.assert_close(
+        change(found.left, found.right, whole), (above - below) / (2 * step), rtol=1e-4, atol=1e-6
+    )
