@@ -26,7 +26,7 @@ from lsc_graph.to_torch.program import Run
 MAX_TRIED = 16
 """Ways of exchanging entries that are tried, each by one run."""
 # What a run may be off where its entries have changed place, relative to what the exchange has changed.
-_AGREEMENT = 1e-2
+_AGREEMENT = 1e-4
 
 States = Mapping[GridNode, Sequence[Tensor]]
 
@@ -106,7 +106,7 @@ def _moved_axis(before: Tensor, after: Tensor, size: int) -> int | None:
     """The axis along which values [T, ...] have moved on by one; -1 if they are the same, None else."""
     before, after = before.double(), after.double()
     change = float((after - before).norm())
-    if change <= _AGREEMENT * 1e-4 * float(before.norm()):
+    if change <= 1e-6 * float(before.norm()):
         return -1
     for axis in range(1, before.dim()):
         if before.shape[axis] == size:

@@ -86,6 +86,38 @@ def test_a_batch_whose_entries_meet_is_looked_at_as_a_whole(mixes: bool) -> None
     assert layer.time_radius.num_points == (T - 1) * (1 if mixes else B)
 
 
+@pytest.mark.parametrize("share", [0.3, 3e-3, 3e-4])
+def test_places_of_a_sequence_that_hardly_look_at_one_another_are_no_batch(share: float) -> None:
+    """Two layers over places: the first one also reads the place before, a little."""
+    rng = np.random.default_rng(0)
+    weights = {name: (rng.standard_normal((D, D)) / D**0.5).astype(np.float32) for name in "UVW"}
+    weights["V"] *= share
+    constants = {"starts": [0, 0, 0], "ends": [1, T - 1, D], "pads": [0, 1, 0, 0, 0, 0]}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Slice", ["x", "starts", "ends"], ["cut"]),
+            helper.make_node("Pad", ["cut", "pads"], ["earlier"]),
+            helper.make_node("MatMul", ["x", "U"], ["own"]),
+            helper.make_node("MatMul", ["earlier", "V"], ["other"]),
+            helper.make_node("Add", ["own", "other"], ["sum"]),
+            helper.make_node("Tanh", ["sum"], ["first"]),
+            helper.make_node("MatMul", ["first", "W"], ["product"]),
+            helper.make_node("Tanh", ["product"], ["y"]),
+        ],
+        "places",
+        [value("x", 1, T, D)],
+        [value("y", 1, T, D)],
+        [onnx.numpy_helper.from_array(weight, name) for name, weight in weights.items()]
+        + [onnx.numpy_helper.from_array(np.array(own), name) for name, own in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    analysis = audit(model, num_samples=2)
+    assert not any("batch" in warning for warning in analysis.warnings)
+    radius = analysis.layers[1].depth_radius
+    assert radius is not None
+    assert radius.num_points == 2
+
+
 def test_heads_with_weights_of_their_own_are_no_batch() -> None:
     heads, width = 3, 4
     rng = np.random.default_rng(0)
