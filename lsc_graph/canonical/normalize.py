@@ -17,6 +17,7 @@ from onnx import FunctionProto, ModelProto, TensorProto, TypeProto
 
 from lsc_graph.canonical.branches import select_open_branches, take_decided_branches
 from lsc_graph.canonical.folding import fold_constants
+from lsc_graph.canonical.fused_products import write_out_fused_products
 from lsc_graph.canonical.indices import count_indices_from_the_front
 from lsc_graph.canonical.inference import infer_scans, infer_shapes, root_cause
 from lsc_graph.canonical.made import note_made
@@ -148,6 +149,7 @@ def _flatten(model: ir.Model) -> None:
     passes.InlinePass()(model)
     model.functions.clear()
     passes.RemoveInitializersFromInputsPass()(model)
+    write_out_fused_products(model)
     _tidy(model)
     passes.TopologicalSortPass()(model)
 

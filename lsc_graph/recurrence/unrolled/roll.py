@@ -40,6 +40,7 @@ from lsc_graph.recurrence.unrolled.stateless import leave_out
 from lsc_graph.recurrence.unrolled.steps import Steps, find_steps, leave_heads_out
 from lsc_graph.recurrence.unrolled.strided import find_strided_chains
 from lsc_graph.recurrence.unrolled.substeps import Substeps
+from lsc_graph.recurrence.unrolled.sums_alike import nest_sums_alike
 from lsc_graph.recurrence.writer import GraphWriter, Names
 from lsc_graph.recurrence.written.places import is_write
 from lsc_graph.results import Refusal
@@ -109,6 +110,7 @@ def roll_steps(
     passes.CommonSubexpressionEliminationPass()(model)
     merge_over_equal_numbers(model.graph)
     write_factors_of_one(model.graph)
+    nest_sums_alike(model.graph)
     write_starts_apart(model.graph)
     found: list[RolledSteps] = []
     refused: dict[str, Refusal] = {}
