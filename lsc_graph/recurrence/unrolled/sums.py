@@ -42,6 +42,11 @@ class Term:
         last = self.kind[-1] if self.kind else None
         return isinstance(last, Operator) and bool(last.weights)
 
+    @property
+    def is_read(self) -> bool:
+        """Whether it is a value from elsewhere, or a part of one."""
+        return self.kind is not None and isinstance(self.kind[-1], ir.Value)
+
 
 @dataclass(frozen=True)
 class Sum:
@@ -64,6 +69,11 @@ class Sum:
         """Equal for sums that are nested alike, whatever they add."""
         parts = (own.nesting if isinstance(own, Sum) else None for own in self.operands)
         return (self.node.op_type, *parts)
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether a term tells what is added: by a weight, or by where it is read."""
+        return any(term.has_weight or term.is_read for term in self.terms)
 
     def without_product(self, kind: Kind) -> Sum:
         """The same where a Gemm is one term, product and constant, if it computes terms of this kind."""

@@ -92,13 +92,13 @@ def _plans(groups: Mapping[Hashable, Sequence[Sum]], order: Order, constants: Co
     """For sums of which few are alike, how those are nested that depend on them; if only one group tells."""
     by_kind: defaultdict[Hashable, list[Sequence[Sum]]] = defaultdict(list)
     for alike in groups.values():
-        if len(alike) >= MIN_STEPS - 1 and any(term.has_weight for term in alike[0].terms):
+        if len(alike) >= MIN_STEPS - 1 and alike[0].is_telling:
             for kind in {term.kind for term in alike[0].terms} - {None}:
                 by_kind[kind].append(alike)
     for few in (alike for alike in groups.values() if len(alike) < MIN_STEPS):
         kinds = {term.kind: None for term in few[0].terms if term.kind is not None}
         known = {id(one): one for kind in kinds for one in by_kind[kind] if one is not few}
-        for own in few if known else ():
+        for own in few if known and few[0].is_telling else ():
             found = [plan for one in known.values() if (plan := _plan(own, one, order, constants))]
             if len(found) == 1:
                 yield found[0]
