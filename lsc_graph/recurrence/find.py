@@ -180,9 +180,9 @@ def _with_more(refused: Sequence[Refusal], more: Sequence[Refusal]) -> tuple[Ref
 _STARTED = {
     SOLVED: "{}: its first step reads constants where the others compute from their state: taken for a start "
     "that was multiplied by the weights beforehand, and one that gives these constants was found",
-    ASSUMED: "{}: its first step reads constants where the others compute from their state, and no start "
-    "gives them with these weights, as where these were changed or rounded later: its derivative is taken to "
-    "be that of the other steps",
+    ASSUMED: "{}: its first step reads constants where the others compute from their state, and no start is "
+    "known that gives them with these weights, as behind a nonlinearity, or where weights were changed or "
+    "rounded later: it is taken for a step like the others",
 }
 """What is said of first steps, unless the constants of the file leave no doubt."""
 

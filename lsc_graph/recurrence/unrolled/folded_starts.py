@@ -42,6 +42,8 @@ def write_out_start(
     order: Order,
     constants: Constants,
     trial: Trial,
+    *,
+    is_zero: bool = False,
 ) -> bool:
     """Let the step before the first compute from its start what it reads as constants; whether it does now.
 
@@ -50,6 +52,7 @@ def write_out_start(
         steps, reads, nodes: the recurrence, and the nodes of its step in order.
         order, constants: of the graph.
         trial: runs parts of the model.
+        is_zero: whether it starts from zeros; else such a step, which can be put back otherwise, stays.
     """
     places = _places(steps, constants)
     between = _between(places, steps, reads, nodes, constants) if places else None
@@ -57,7 +60,7 @@ def write_out_start(
         return False
     folded = [Folded(value, constant) for value, (constant, _) in places.items()]
     search = StartSearch(model, steps, reads, between, folded, constants, trial)
-    start = search.find()
+    start = search.find(is_zero=is_zero)
     if start is None or not _is_first_step(model, steps, reads, nodes, folded, start, constants, trial):
         return False
     _Writing(model.graph, steps, reads, between, start).write(folded, places, order)

@@ -234,6 +234,8 @@ def _roll(
             )
             count = put_back_first_steps(model, steps, plain, own, constants, writer, trial, lifts=False)
             reads, nodes = (plain, own) if count else (reads, nodes)
+        if count and num_apart(steps, reads, constants):
+            _write_out_zeros(model, chain, order, constants, trial, chosen, writer)
     find_first_heads(steps, reads, order, constants)
     if steps.num_steps < MIN_STEPS:
         raise StepsDifferError((), f"at least {MIN_STEPS} steps are needed to tell")
@@ -261,6 +263,28 @@ def _roll(
         open=steps.open,
         start=_evidence(reads),
     )
+
+
+def _write_out_zeros(
+    model: ir.Model,
+    chain: Chain,
+    order: Order,
+    constants: Constants,
+    trial: Trial,
+    chosen: Chosen,
+    writer: GraphWriter,
+) -> None:
+    """Where a step that starts from zeros hides one before it that starts from more, write it out.
+
+    Raises:
+        _WrittenOutError: it is written out, and not what the writer has.
+    """
+    steps, reads, _ = _alike_steps(chain, order, constants, chosen.cuts)
+    nodes = sorted([*steps.nodes, *reads.lifted], key=order.index.__getitem__)
+    is_hidden = steps.num_lacking > 1
+    if is_hidden and write_out_start(model, steps, reads, nodes, order, constants, trial, is_zero=True):
+        writer.discard()
+        raise _WrittenOutError
 
 
 def _evidence(reads: Reads) -> str | None:

@@ -87,14 +87,21 @@ class StartSearch:
         self.is_rounded = UNROUNDED in model.metadata_props
         self.writer = GraphWriter("lsc_graph.start", next(iter(steps.states)).dtype)
 
-    def find(self) -> Start | None:
-        """None, if there is none that is sure enough, or if it is zeros: these are put back otherwise."""
+    def find(self, *, is_zero: bool = False) -> Start | None:
+        """None, if there is none that is sure enough, or if it is zeros: these are put back otherwise.
+
+        With `is_zero`, zeros alone are looked for.
+        """
         is_open = any(key in self.given and self.given[key] not in self.constants for key in self.read)
         if is_open or any(static_shape(key) is None for key in self.steps.states):
             return None
-        start = self._found()
+        start = self._zeros() if is_zero else self._found()
         self.writer.discard()
         return start
+
+    def _zeros(self) -> Start | None:
+        zeros = self._started({})
+        return zeros if all(self._agreeing(zeros) or [False]) and self._is_zero(zeros) else None
 
     def _found(self) -> Start | None:
         zeros = self._started({})
@@ -116,8 +123,17 @@ class StartSearch:
         of_given = (not self._depends(own.value, self.unknown) for own in self.folded)
         is_refuted = any(own and not agrees for own, agrees in zip(of_given, agreeing, strict=True))
         is_moved = PROVENANCE in self.model.metadata_props
-        is_possible = (is_affine and not is_refuted) or (is_moved and (is_affine or not self.unknown))
-        return replace(zeros, evidence=ASSUMED) if is_possible else None
+        is_possible = not is_refuted or (is_moved and (is_affine or not self.unknown))
+        if not is_possible or not (is_affine or self._is_finite(zeros)):
+            return None
+        return replace(zeros, evidence=ASSUMED)
+
+    def _is_finite(self, start: Start) -> bool:
+        """Whether all that the step computes from a start are numbers."""
+        known = dict(self.reads.captures) | start.states(self.writer)
+        self.writer.repeat(self.between, known)
+        values = [known[value] for node in self.between for value in node.outputs]
+        return all(bool(np.isfinite(array).all()) for array in self._values(values))
 
     def _started(self, solved: Mapping[ir.Value, Array]) -> Start:
         """From given states, solved ones, and zeros."""

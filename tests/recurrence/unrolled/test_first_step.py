@@ -39,11 +39,11 @@ def test_a_first_step_with_another_constant_than_zeros_give_has_another_start(
 
 
 def test_a_first_step_with_a_constant_that_no_start_is_known_to_give_stays_apart_and_is_named() -> None:
-    """h' = tanh(x W + exp(h) U)."""
+    """h' = tanh(x W + log|h| U)."""
     net = Network(is_given=False, num_steps=T)
     u, h, rows = net.weight(H, H), "", list[str]()
     for time in range(T):
-        back = net.op("MatMul", net.op("Exp", h), u) if h else net.weight(1, H)
+        back = net.op("MatMul", net.op("Log", net.op("Abs", h)), u) if h else net.weight(1, H)
         h = net.op("Tanh", net.op("Add", at(net, net.drives, time), back))
         rows.append(h)
     proto = net.done(rows, rows)
