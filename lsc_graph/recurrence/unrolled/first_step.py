@@ -52,7 +52,10 @@ def num_apart(steps: Steps, reads: Reads, constants: Constants) -> int:
     """How many steps before the first are computed in another way: their slices enter the first states."""
     ranges = sorted(reads.slices.values(), key=lambda own: len(_before(own)))
     earlier = _before_own(reads, constants)
-    earlier |= {place: _before(own) for own in ranges for place in _read_along(own.source, own.axis)}
+    for own in ranges:
+        earlier |= dict.fromkeys(_read_along(own.source, own.axis), _before(own))
+        for place, left_out in _left_out_before(own.source, own.axis, constants).items():
+            earlier[place] = max(earlier.get(place, range(0)), left_out, key=len)
     found: defaultdict[tuple[ir.Value, int], set[int]] = defaultdict(set)
     starts = {lane[0] for lane in steps.states.values()} - {None}
     seen, pending = set(starts), list(starts)
@@ -93,6 +96,20 @@ def _read_along(source: ir.Value, axis: int) -> dict[tuple[ir.Value, int], None]
         ]
         pending += [place[0] for place in places if place not in found]
         found |= dict.fromkeys(places)
+    return found
+
+
+def _left_out_before(source: ir.Value, axis: int, constants: Constants) -> dict[tuple[ir.Value, int], range]:
+    """What comes before the parts of sequences that the loops read which write a sequence."""
+    found = {}
+    for value, place in _read_along(source, axis):
+        node = value.producer()
+        if node is None or node.op_type != "Gather" or node.attributes.get_int("axis", 0) != place:
+            continue
+        whole, where = node.inputs
+        indices = constants.array(where) if where is not None else None
+        if whole is not None and indices is not None and indices.ndim == 1 and indices.size > 1:
+            found[whole, place] = _before(Slices(whole, place, False, tuple(indices.tolist())))
     return found
 
 

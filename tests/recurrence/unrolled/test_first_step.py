@@ -222,3 +222,20 @@ def test_a_first_step_that_reads_its_input_by_a_weight_of_its_own_is_named_where
         rows.append(h)
     steps = rolled(net.done(rows, rows))
     assert (steps.num_steps, steps.num_apart) == (T - 1, 1)
+
+
+def test_each_of_two_layers_that_lose_their_first_step_is_named() -> None:
+    """h' = tanh(x + (sigmoid(x) h) U), and the same above it, each with some constant in the first step."""
+    net = Network(is_given=False, num_steps=T)
+    weights, states, rows = [net.weight(H, H), net.weight(H, H)], ["", ""], list[str]()
+    for time in range(T):
+        x = at(net, net.drives, time)
+        for layer, (weight, h) in enumerate(zip(weights, states, strict=True)):
+            gated = net.op("Mul", net.op("Sigmoid", x), h) if h else ""
+            back = net.op("MatMul", gated, weight) if h else net.weight(1, H)
+            x = states[layer] = net.op("Tanh", net.op("Add", x, back))
+        rows.append(x)
+    found = inspect(net.done(rows, rows))
+    assert [own.num_steps for own in found.recurrences] == [T - 1, T - 1]
+    told = [text for text in found.warnings if "computed in another way" in text]
+    assert [text.split(":")[0] for text in told] == weights
