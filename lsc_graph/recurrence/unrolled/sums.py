@@ -75,6 +75,12 @@ class Sum:
         """Whether a term tells what is added: by a weight, or by where it is read."""
         return any(term.has_weight or term.is_read for term in self.terms)
 
+    @property
+    def from_within(self) -> list[Term]:
+        """The terms in the order in which they are added, whichever operand they are."""
+        pairs = sorted(enumerate(_depths(self)), key=lambda pair: (-pair[1], pair[0]))
+        return [self.terms[place] for place, _ in pairs]
+
     def without_product(self, kind: Kind) -> Sum:
         """The same where a Gemm is one term, product and constant, if it computes terms of this kind."""
         return Sum(self.node, (_whole(self.operands[0], kind), _whole(self.operands[1], kind)))
@@ -98,6 +104,14 @@ def _terms(own: Sum | Term) -> Iterator[Term]:
     else:
         for operand in own.operands:
             yield from _terms(operand)
+
+
+def _depths(own: Sum | Term, depth: int = 0) -> Iterator[int]:
+    if isinstance(own, Term):
+        yield depth
+    else:
+        for operand in own.operands:
+            yield from _depths(operand, depth + 1)
 
 
 def _structure(own: Sum | Term) -> Hashable:

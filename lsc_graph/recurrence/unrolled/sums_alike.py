@@ -69,8 +69,7 @@ def _product(
 class _Plan:
     """How a sum is to be nested, and with which terms.
 
-    Where these lack one, there stands what is left of the constants that are `added`, when those that are
-    `taken` are taken away.
+    Where these lack one, there stands the sum of the constants that are `added`, less those that are `taken`.
     """
 
     own: Sum
@@ -82,10 +81,9 @@ class _Plan:
     @property
     def is_news(self) -> bool:
         """Whether the sum is not so nested yet."""
-        if self.own.nesting != self.pattern.nesting or self.taken or len(self.added) > 1:
+        if self.own.nesting != self.pattern.nesting or self.added:
             return True
-        rest = Term(self.added[0], None, None) if self.added else None
-        return any(term != self.terms.get(place, rest) for place, term in enumerate(self.own.terms))
+        return any(term != self.terms[place] for place, term in enumerate(self.own.terms))
 
 
 def _plans(groups: Mapping[Hashable, Sequence[Sum]], order: Order, constants: Constants) -> Iterator[_Plan]:
@@ -107,44 +105,51 @@ def _plans(groups: Mapping[Hashable, Sequence[Sum]], order: Order, constants: Co
 def _plan(own: Sum, others: Sequence[Sum], order: Order, constants: Constants) -> _Plan | None:
     """None, if the others are not those of later steps, or their terms do not tell which is which."""
     missing = _missing(own, others[-1])
-    if missing is None:
+    if missing is None or not _are_tied(others, constants):
         return None
-    pattern: Sum | Term = others[-1].without_product(missing[0]) if missing else others[-1]
-    added = [term.value for term in own.terms if term.kind is None and term.value is not None]
+    pattern: Sum | Term = others[-1]
+    for kind in missing:
+        pattern = pattern.without_product(kind) if isinstance(pattern, Sum) else pattern
+    added = [term.value for term in own.from_within if term.kind is None and term.value is not None]
     taken = list[ir.Value]()
-    kept = [_take(value, added, taken, constants) for value in _constants(others[-1], missing)]
-    if bool(added) > bool(missing) or bool(taken) > bool(added):
+    kept = [_take(value, added, taken, constants) for value in _constants(pattern)]
+    known = {term.kind: term for term in own.terms if term.kind is not None}
+    if len(added) == len(missing) and not taken:
+        lacking = [term.kind for term in _from_within(pattern) if term.kind in missing]
+        known |= {kind: Term(value, None, None) for kind, value in zip(lacking, added, strict=True)}
+        added = []
+    elif not added and not taken:
+        for kind in missing:
+            pattern = pattern.without(kind) if isinstance(pattern, Sum) else pattern
+    elif len(missing) != 1 or not added:
         return None
-    if missing and not added and isinstance(pattern, Sum):
-        pattern = pattern.without(missing[0])
     if isinstance(pattern, Term):
         return None
-    terms, rest = dict[int, Term](), iter(kept)
-    mine = {term.kind: term for term in own.terms if term.kind is not None}
-    for place, term in enumerate(pattern.terms):
-        if term.kind is None:
-            terms[place] = Term(next(rest), None, None)
-        elif term.kind in mine:
-            terms[place] = mine[term.kind]
+    constant = (Term(value, None, None) for value in kept)
+    found = [next(constant) if term.kind is None else known.get(term.kind) for term in pattern.terms]
+    terms = {place: term for place, term in enumerate(found) if term is not None}
     plan = _Plan(own, pattern, terms, added, taken)
-    if not _fits(plan) or not _are_tied(others, constants):
-        return None
-    return plan if _are_later(own, others, order) else None
+    return plan if _fits(plan) and _are_later(own, others, order) else None
 
 
-def _constants(pattern: Sum, missing: Sequence[Kind]) -> list[ir.Value]:
-    """The constants that a sum adds, but for those in products that are missing."""
-    whole = pattern.without_product(missing[0]) if missing else pattern
-    return [term.value for term in whole.terms if term.kind is None and term.value is not None]
+def _from_within(own: Sum | Term) -> list[Term]:
+    return own.from_within if isinstance(own, Sum) else [own]
+
+
+def _constants(own: Sum | Term) -> list[ir.Value]:
+    """The constants that a sum adds."""
+    terms = own.terms if isinstance(own, Sum) else ()
+    return [term.value for term in terms if term.kind is None and term.value is not None]
 
 
 def _missing(own: Sum, pattern: Sum) -> list[Kind] | None:
-    """The kind of the one term, computed with a weight, that a sum may lack; None if more differs."""
+    """The kinds of the terms, computed with weights, that a sum lacks, in order; None if more differs."""
     wanted, known = (Counter(t.kind for t in s.terms if t.kind is not None) for s in (pattern, own))
-    lacking = [*(wanted - known)]
     is_told = max(wanted.values(), default=0) == 1 and not known - wanted and bool(known)
-    with_weights = {term.kind for term in pattern.terms if term.has_weight}
-    return lacking if is_told and len(lacking) <= 1 and with_weights.issuperset(lacking) else None
+    lacking = [term for term in pattern.terms if term.kind is not None and term.kind not in known]
+    if not is_told or not all(term.has_weight for term in lacking):
+        return None
+    return [term.kind for term in lacking if term.kind is not None]
 
 
 def _take(value: ir.Value, added: list[ir.Value], taken: list[ir.Value], constants: Constants) -> ir.Value:

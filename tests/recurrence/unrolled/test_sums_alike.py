@@ -139,3 +139,34 @@ def test_what_the_optimiser_of_onnx_runtime_fuses_in_all_steps_but_the_first_has
     one, other = (audit(own, data=data, num_samples=1) for own in (proto, tmp_path / "optimised.onnx"))
     assert [own.num_steps for own in other.recurrences] == [T]
     assert radii(one) == pytest.approx(radii(other), rel=1e-5)
+
+
+def with_memory(*, is_given: bool) -> onnx.ModelProto:
+    """h' = tanh(x W + b + h U + e V), e' = 0.9 e + 0.1 h', fused from the second step on."""
+    generator = np.random.default_rng(0)
+    shapes = {"w": (D, H), "u": (H, H), "v": (H, H), "b": (H,), "h": (1, H), "e": (1, H)}
+    known = {k: generator.standard_normal(s).astype(np.float32) / 2 for k, s in shapes.items()}
+    net = Network(is_given=False, num_steps=T)
+    x, rows = net.input("z", T, 1, D), list[str]()
+    h, e = (net.constant(known[name], f"{name}0") if is_given else "" for name in ("h", "e"))
+    for time in range(T):
+        drive = gemm(net, known, at(net, x, time), "w", named(net, known, "b"))
+        if h:
+            total = gemm(net, known, e, "v", gemm(net, known, h, "u", drive))
+            kept = net.op("Mul", e, net.constant(0.9, f"decay{time}"))
+        else:
+            products = [net.constant(known[a] @ known[b]) for a, b in (("h", "u"), ("e", "v"))]
+            total = net.op("Add", net.op("Add", drive, products[0]), products[1])
+            kept = net.constant(0.9 * known["e"])
+        h = net.op("Tanh", total)
+        e = net.op("Add", kept, net.op("Mul", h, net.constant(0.1, f"rate{time}")))
+        rows.append(net.op("Add", h, e))
+    return net.done(rows, rows)
+
+
+def test_constants_in_place_of_several_products_are_told_apart_by_the_order_in_which_they_are_added() -> None:
+    data = {name: np.random.default_rng(1).standard_normal((T, 1, D), np.float32) for name in ("x", "z")}
+    found, given = (audit(with_memory(is_given=own), data=data, num_samples=1) for own in (False, True))
+    assert [own.num_steps for own in found.recurrences] == [T]
+    assert radii(found) == pytest.approx(radii(given), rel=1e-5)
+    assert not any("no start is known" in text for text in found.warnings)
