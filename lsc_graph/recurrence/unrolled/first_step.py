@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -56,19 +56,10 @@ def num_apart(steps: Steps, reads: Reads, constants: Constants) -> int:
         earlier |= dict.fromkeys(_read_along(own.source, own.axis), _before(own))
         for place, left_out in _left_out_before(own.source, own.axis, constants).items():
             earlier[place] = max(earlier.get(place, range(0)), left_out, key=len)
-    found: defaultdict[tuple[ir.Value, int], set[int]] = defaultdict(set)
-    starts = {lane[0] for lane in steps.states.values()} - {None}
-    seen, pending = set(starts), list(starts)
-    while pending:
-        value = pending.pop()
-        taken = time_slice(value, constants) if value is not None else None
-        if taken is not None and taken.index in earlier.get((taken.source, taken.axis), ()):
-            found[taken.source, taken.axis].add(taken.index)
-        node = value.producer() if value is not None else None
-        fresh = set(inputs_of(node) if node is not None else ()) - seen
-        seen |= fresh
-        pending += fresh
-    return max(map(len, found.values()), default=0)
+    for place, before in _before_read(reads, constants).items():
+        earlier[place] = max(earlier.get(place, range(0)), before, key=len)
+    taken = _all_slices((lane[0] for lane in steps.states.values()), constants)
+    return max((len(indices & {*earlier.get(place, ())}) for place, indices in taken.items()), default=0)
 
 
 def _before_own(reads: Reads, constants: Constants) -> dict[tuple[ir.Value, int], range]:
@@ -80,6 +71,39 @@ def _before_own(reads: Reads, constants: Constants) -> dict[tuple[ir.Value, int]
             size, first = size_along(source, axis), sign * difference
             if size is not None:
                 found[source, axis] = range(first) if sign == 1 else range(first + 1, size)
+    return found
+
+
+def _before_read(reads: Reads, constants: Constants) -> dict[tuple[ir.Value, int], range]:
+    """What comes before the newest slices that steps compute something from, as layers below do."""
+    found = dict[tuple[ir.Value, int], range]()
+    for values in reads.stacks.values():
+        first, second = (_all_slices([value], constants) for value in values[:2])
+        for source, axis in first.keys() & second.keys():
+            old, new, size = first[source, axis], second[source, axis], size_along(source, axis)
+            if max(new) == max(old) + 1:
+                found[source, axis] = range(max(old))
+            elif size is not None and min(new) == min(old) - 1:
+                found[source, axis] = range(min(old) + 1, size)
+    return found
+
+
+def _all_slices(
+    values: Iterable[ir.Value | None], constants: Constants
+) -> dict[tuple[ir.Value, int], set[int]]:
+    """Which slices of which sequences values are computed from, on whatever way."""
+    found: defaultdict[tuple[ir.Value, int], set[int]] = defaultdict(set)
+    seen = {value for value in values if value is not None}
+    pending = list(seen)
+    while pending:
+        value = pending.pop()
+        taken = time_slice(value, constants)
+        if taken is not None:
+            found[taken.source, taken.axis].add(taken.index)
+        node = value.producer()
+        fresh = set(inputs_of(node) if node is not None else ()) - seen
+        seen |= fresh
+        pending += fresh
     return found
 
 

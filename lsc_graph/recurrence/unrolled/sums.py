@@ -43,6 +43,26 @@ class Term:
         return isinstance(last, Operator) and bool(last.weights)
 
     @property
+    def outline(self) -> Kind | None:
+        """The kind without the constants."""
+        last = self.kind[-1] if self.kind else None
+        if not isinstance(last, Operator) or self.kind is None:
+            return self.kind
+        return (*self.kind[:-1], last.op_type, last.attributes)
+
+    def is_simpler(self, other: Term) -> bool:
+        """Whether another term is computed by the same operator with these constants and more.
+
+        That stands in the place of this one in a step where what else enters it is constant.
+        """
+        if not self.kind or not other.kind or self.outline != other.outline:
+            return False
+        one, two = self.kind[-1], other.kind[-1]
+        if not isinstance(one, Operator) or not isinstance(two, Operator):
+            return False
+        return set(one.weights) < set(two.weights)
+
+    @property
     def is_read(self) -> bool:
         """Whether it is a value from elsewhere, or a part of one."""
         return self.kind is not None and isinstance(self.kind[-1], ir.Value)

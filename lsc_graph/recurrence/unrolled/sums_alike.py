@@ -88,14 +88,14 @@ class _Plan:
 
 def _plans(groups: Mapping[Hashable, Sequence[Sum]], order: Order, constants: Constants) -> Iterator[_Plan]:
     """For sums of which few are alike, how those are nested that depend on them; if only one group tells."""
-    by_kind: defaultdict[Hashable, list[Sequence[Sum]]] = defaultdict(list)
+    by_outline: defaultdict[Hashable, list[Sequence[Sum]]] = defaultdict(list)
     for alike in groups.values():
         if len(alike) >= MIN_STEPS - 1 and alike[0].is_telling:
-            for kind in {term.kind for term in alike[0].terms} - {None}:
-                by_kind[kind].append(alike)
+            for outline in {term.outline for term in alike[0].terms} - {None}:
+                by_outline[outline].append(alike)
     for few in (alike for alike in groups.values() if len(alike) < MIN_STEPS):
-        kinds = {term.kind: None for term in few[0].terms if term.kind is not None}
-        known = {id(one): one for kind in kinds for one in by_kind[kind] if one is not few}
+        outlines = dict.fromkeys(term.outline for term in few[0].terms if term.kind is not None)
+        known = {id(one): one for outline in outlines for one in by_outline[outline] if one is not few}
         for own in few if known and few[0].is_telling else ():
             found = [plan for one in known.values() if (plan := _plan(own, one, order, constants))]
             if len(found) == 1:
@@ -104,7 +104,8 @@ def _plans(groups: Mapping[Hashable, Sequence[Sum]], order: Order, constants: Co
 
 def _plan(own: Sum, others: Sequence[Sum], order: Order, constants: Constants) -> _Plan | None:
     """None, if the others are not those of later steps, or their terms do not tell which is which."""
-    missing = _missing(own, others[-1])
+    mine = _as_in(own, others[-1])
+    missing = _missing(mine, others[-1])
     if missing is None or not _are_tied(others, constants):
         return None
     pattern: Sum | Term = others[-1]
@@ -113,7 +114,7 @@ def _plan(own: Sum, others: Sequence[Sum], order: Order, constants: Constants) -
     added = [term.value for term in own.from_within if term.kind is None and term.value is not None]
     taken = list[ir.Value]()
     kept = [_take(value, added, taken, constants) for value in _constants(pattern)]
-    known = {term.kind: term for term in own.terms if term.kind is not None}
+    known = {kind: term for kind, term in zip(mine, own.terms, strict=True) if kind is not None}
     if len(added) == len(missing) and not taken:
         lacking = [term.kind for term in _from_within(pattern) if term.kind in missing]
         known |= {kind: Term(value, None, None) for kind, value in zip(lacking, added, strict=True)}
@@ -142,9 +143,20 @@ def _constants(own: Sum | Term) -> list[ir.Value]:
     return [term.value for term in terms if term.kind is None and term.value is not None]
 
 
-def _missing(own: Sum, pattern: Sum) -> list[Kind] | None:
+def _as_in(own: Sum, pattern: Sum) -> list[Kind | None]:
+    """The kinds of a sum's terms; such as have more constants than in the pattern are called as there."""
+    wanted = {term.kind for term in pattern.terms}
+    left = [term for term in pattern.terms if term.kind not in {other.kind for other in own.terms}]
+    found: list[Kind | None] = []
+    for term in own.terms:
+        simpler = [one for one in left if term.kind not in wanted and one.is_simpler(term)]
+        found.append(simpler[0].kind if len(simpler) == 1 else term.kind)
+    return found
+
+
+def _missing(own: Sequence[Kind | None], pattern: Sum) -> list[Kind] | None:
     """The kinds of the terms, computed with weights, that a sum lacks, in order; None if more differs."""
-    wanted, known = (Counter(t.kind for t in s.terms if t.kind is not None) for s in (pattern, own))
+    wanted, known = (Counter(kind for kind in s if kind) for s in ([t.kind for t in pattern.terms], own))
     is_told = max(wanted.values(), default=0) == 1 and not known - wanted and bool(known)
     lacking = [term for term in pattern.terms if term.kind is not None and term.kind not in known]
     if not is_told or not all(term.has_weight for term in lacking):

@@ -239,3 +239,19 @@ def test_each_of_two_layers_that_lose_their_first_step_is_named() -> None:
     assert [own.num_steps for own in found.recurrences] == [T - 1, T - 1]
     told = [text for text in found.warnings if "computed in another way" in text]
     assert [text.split(":")[0] for text in told] == weights
+
+
+def test_a_layer_that_is_found_before_the_one_below_it_and_loses_its_first_step_is_named() -> None:
+    """h' = tanh(x + h U), g' = tanh(h' + sigmoid(h') (g V)), written with the product of g first."""
+    net = Network(is_given=False, num_steps=T)
+    u, v, h, g, rows = net.weight(H, H), net.weight(H, H), "", "", list[str]()
+    for time in range(T):
+        back = net.op("MatMul", g, v) if g else net.weight(1, H)
+        h = net.op("Tanh", net.sum(at(net, net.drives, time), net.op("MatMul", h, u) if h else ""))
+        gated = net.op("Mul", net.op("Sigmoid", h), back) if time else back
+        g = net.op("Tanh", net.op("Add", h, gated))
+        rows.append(g)
+    found = inspect(net.done(rows, rows))
+    assert [own.num_steps for own in found.recurrences] == [T, T - 1]
+    (told,) = [text for text in found.warnings if "computed in another way" in text]
+    assert told.startswith(v)

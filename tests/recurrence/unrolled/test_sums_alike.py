@@ -170,3 +170,31 @@ def test_constants_in_place_of_several_products_are_told_apart_by_the_order_in_w
     assert [own.num_steps for own in found.recurrences] == [T]
     assert radii(found) == pytest.approx(radii(given), rel=1e-5)
     assert not any("no start is known" in text for text in found.warnings)
+
+
+def bilinear(*, is_given: bool) -> onnx.ModelProto:
+    """h' = tanh((x W) (h U) + h V), the sum written into the last product from the second step on."""
+    generator = np.random.default_rng(0)
+    shapes = {"w": (D, H), "u": (H, H), "v": (H, H), "h": (1, H)}
+    known = {k: generator.standard_normal(s).astype(np.float32) / 2 for k, s in shapes.items()}
+    net = Network(is_given=False, num_steps=T)
+    x, rows, h = net.input("z", T, 1, D), list[str](), ""
+    for time in range(T):
+        drive = net.op("MatMul", at(net, x, time), named(net, known, "w"))
+        if h or is_given:
+            h = h or named(net, known, "h")
+            back = net.op("MatMul", h, named(net, known, "u"))
+            total = gemm(net, known, h, "v", net.op("Mul", drive, back))
+        else:
+            gate, product = (net.constant(known["h"] @ known[name]) for name in ("u", "v"))
+            total = net.op("Add", net.op("Mul", drive, gate), product)
+        h = net.op("Tanh", total)
+        rows.append(h)
+    return net.done(rows, rows)
+
+
+def test_a_term_that_a_constant_enters_instead_of_a_product_is_the_same_term() -> None:
+    data = {name: np.random.default_rng(1).standard_normal((T, 1, D), np.float32) for name in ("x", "z")}
+    found, given = (audit(bilinear(is_given=own), data=data, num_samples=1) for own in (False, True))
+    assert [own.num_steps for own in found.recurrences] == [T]
+    assert radii(found) == pytest.approx(radii(given), rel=1e-5)
