@@ -54,8 +54,10 @@ def _copy(graph: ir.Graph, shared: _Shared, chain: int) -> None:
 
 
 def _find_shared(graph: ir.Graph) -> _Shared | None:
-    order = Order(graph)
-    for _, uses in repeated_uses(order, Constants(graph)):
+    order, constants = Order(graph), Constants(graph)
+    for constant, uses in repeated_uses(order, constants):
+        if constants.is_uniform(constant):  # as 1 in 1 - z, which the layers of a stack may share
+            continue
         levels = own_levels(order, uses)
         count = Counter(levels)
         if any(count[level + 1] > count[level] for level in count):  # else no use is followed by two

@@ -113,3 +113,29 @@ def test_a_gated_cell_that_shares_its_first_step_gives_the_same_from_both_export
     path, args = f"{tmp_path}/outward.onnx", (torch.randn(8, 1, D), torch.randn(1, H))
     torch.onnx.export(_Outward().eval(), args, path, dynamo=dynamo, opset_version=18, verbose=False)
     assert steps_of(audit(path, num_samples=1)) == [("forward", 4), ("reverse", 5)]
+
+
+def gated_stack(num_steps: int) -> onnx.ModelProto:
+    """h' = (1 - z) tanh(x W) + z h with z = sigmoid(x + h U), read as a whole by two more, one each way."""
+    net = Unroller()
+    x, one, start = net.input("x", num_steps, 1, H), net.constant(1.0), net.weight(1, H)
+
+    def states(rows: list[str]) -> list[str]:
+        w, u, h, found = net.weight(H, H), net.weight(H, H), start, list[str]()
+        for row in rows:
+            z = net.op("Sigmoid", net.op("Add", row, net.op("MatMul", h, u)))
+            new = net.op("Mul", net.op("Sub", one, z), net.op("Tanh", net.op("MatMul", row, w)))
+            h = net.op("Add", new, net.op("Mul", z, h))
+            found.append(h)
+        return found
+
+    whole = stacked(net, states([at(net, x, time) for time in range(num_steps)]))
+    above = [at(net, whole, time) for time in range(num_steps)]
+    up, down = states(above), states(above[::-1])
+    net.output(stacked(net, [net.op("Add", *pair) for pair in zip(up, down[::-1], strict=True)]))
+    return net.model()
+
+
+def test_a_one_that_layers_of_a_stack_share_makes_no_two_layers_of_one() -> None:
+    found = audit(gated_stack(6), num_samples=1)
+    assert steps_of(found) == [("forward", 6), ("forward", 6), ("reverse", 6)]
