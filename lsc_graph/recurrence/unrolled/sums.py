@@ -18,11 +18,15 @@ Kind = tuple[Hashable, ...]
 
 @dataclass(frozen=True)
 class Operator:
-    """What an operator does to what it computes from, with these constants at these inputs."""
+    """What an operator does to what it computes from, with these constants at these inputs.
+
+    At the others are `sources`, by how they are computed from weights, as far as is known.
+    """
 
     op_type: str
     attributes: Hashable
     weights: tuple[tuple[int, Hashable], ...]
+    sources: frozenset[tuple[int, Kind]] = field(default=frozenset(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,7 @@ class Term:
     @property
     def has_weight(self) -> bool:
         """Whether it is computed with a constant."""
-        last = self.kind[-1] if self.kind else None
-        return isinstance(last, Operator) and bool(last.weights)
+        return _has_weight(self.kind)
 
     @property
     def outline(self) -> Kind | None:
@@ -53,19 +56,21 @@ class Term:
     def is_simpler(self, other: Term) -> bool:
         """Whether another term is computed by the same operator with these constants and more.
 
-        That stands in the place of this one in a step where what else enters it is constant.
+        That stands in the place of this one in a step where what else enters it is constant: what does not is
+        computed by the same weights.
         """
         if not self.kind or not other.kind or self.outline != other.outline:
             return False
         one, two = self.kind[-1], other.kind[-1]
         if not isinstance(one, Operator) or not isinstance(two, Operator):
             return False
-        return set(one.weights) < set(two.weights)
+        is_same = bool(two.sources) and two.sources <= one.sources
+        return is_same and set(one.weights) < set(two.weights)
 
     @property
     def is_read(self) -> bool:
         """Whether it is a value from elsewhere, or a part of one."""
-        return self.kind is not None and isinstance(self.kind[-1], ir.Value)
+        return _is_read(self.kind)
 
 
 @dataclass(frozen=True)
@@ -193,7 +198,7 @@ def _operand(node: ir.Node, position: int, constants: Constants) -> Sum | Term:
     return Term(value, None, _kind(value, constants))
 
 
-def _kind(value: ir.Value, constants: Constants) -> Kind:
+def _kind(value: ir.Value, constants: Constants, *, is_deep: bool = True) -> Kind:
     """How a value is computed, as far as the operator behind what only moves elements."""
     moves: list[Hashable] = []
     node = value.producer()
@@ -205,18 +210,30 @@ def _kind(value: ir.Value, constants: Constants) -> Kind:
         return (*moves, value)
     if node.op_type in _PICKING:
         return (*moves, node.op_type, node.inputs[0])
-    return (*moves, value.index(), _operator(node, constants, num_inputs=len(node.inputs)))
+    operator = _operator(node, constants, num_inputs=len(node.inputs), is_deep=is_deep)
+    return (*moves, value.index(), operator)
 
 
-def _operator(node: ir.Node, constants: Constants, *, num_inputs: int) -> Operator:
-    weights = tuple(
-        (index, constants.key(value))
-        for index, value in enumerate(node.inputs[:num_inputs])
-        if value is not None and value in constants
-    )
-    if is_plain_product(node) and num_inputs == 2:
-        return Operator("MatMul", (), weights)
-    return Operator(node.op_type, attributes_of(node), weights)
+def _operator(node: ir.Node, constants: Constants, *, num_inputs: int, is_deep: bool = False) -> Operator:
+    read = [(i, value) for i, value in enumerate(node.inputs[:num_inputs]) if value is not None]
+    weights = tuple((i, constants.key(value)) for i, value in read if value in constants)
+    is_product = is_plain_product(node) and num_inputs == 2
+    op_type, attributes = ("MatMul", ()) if is_product else (node.op_type, attributes_of(node))
+    sources = frozenset[tuple[int, Kind]]()
+    if is_deep:
+        computed = [(i, value) for i, value in read if value not in constants]
+        sources = frozenset((i, _kind(value, constants, is_deep=False)) for i, value in computed)
+        sources = frozenset(own for own in sources if _has_weight(own[1]) or _is_read(own[1]))
+    return Operator(op_type, attributes, weights, sources)
+
+
+def _has_weight(kind: Kind | None) -> bool:
+    last = kind[-1] if kind else None
+    return isinstance(last, Operator) and bool(last.weights)
+
+
+def _is_read(kind: Kind | None) -> bool:
+    return kind is not None and isinstance(kind[-1], ir.Value)
 
 
 def is_plain_product(node: ir.Node) -> bool:
