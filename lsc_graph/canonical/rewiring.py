@@ -11,7 +11,7 @@ import onnx_ir.passes.common as passes
 def inner_graphs(node: ir.Node) -> list[ir.Graph]:
     """The graphs that a node holds as attributes."""
     found: list[ir.Graph] = []
-    for attribute in node.attributes.values():
+    for attribute in node.attributes.data.values():  # asked of every node again and again: no view of a dict
         if attribute.type == ir.AttributeType.GRAPH:
             found.append(attribute.as_graph())
         elif attribute.type == ir.AttributeType.GRAPHS:
