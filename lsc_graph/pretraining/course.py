@@ -14,9 +14,9 @@ _SPEED_UP, _SLOW_DOWN = 1.2, 0.6
 # Where the largest error is so many times the one before, steps are trusted less, down to a share.
 _WORSE, _LEAST_TRUST = 1.3, 0.25
 _PATIENCE = 12
-# Where one of so few last iterations came closer than any before, only radii that are off by this share of
-# the largest error hold a fit up: others may have been pushed back by what moved the rest.
-_FEW, _NEARLY = 4, 0.9
+# Where one of so few last iterations came closer than any before, no radius holds a fit up: one that does not
+# move may have been pushed back by what moved the rest.
+_FEW = 4
 # So many largest errors are compared with as many before them: still less by this factor is progress.
 _WINDOW, _PROGRESS = 6, 0.9
 # Nearer than so many tolerances a fit is near its targets; more than so many it is far off, not by noise.
@@ -88,10 +88,9 @@ class Course:
         last = self.recent[-_WINDOW:]
         return len(last) == _WINDOW and self.since_best >= _WINDOW and min(last) > limit
 
-    def is_held_up_by(self, edge: Edge) -> bool:
-        """Whether no iteration of the last few came closer, or this edge was as far off as any at best."""
-        own = abs(self.best_errors.get(edge, 0.0))
-        return self.since_best >= _FEW or own > _NEARLY * self.best
+    def is_held_up(self) -> bool:
+        """Whether no iteration of the last few came closer."""
+        return self.since_best >= _FEW
 
     def why_over(self) -> str:
         """Why nothing is to be gained by going on."""

@@ -434,13 +434,8 @@ class _Run:
         if self.jumps >= _MOST_JUMPS:
             return []
         still = [edge for edge in self.unmoved if self._means[edge] > 1e-9]
-        still += [
-            edge
-            for edge in self.edges
-            if self.course.is_held_up_by(edge)
-            and self.trail.stands_still(edge)
-            and not self._has_come_far(edge)
-        ]
+        if self.course.is_held_up():
+            still += [e for e in self.edges if self.trail.stands_still(e) and not self._has_come_far(e)]
         off = {edge: self._means[edge] - self.problem.targets[edge] for edge in still}
         return [edge for edge in still if self.course.is_far(off[edge]) and edge not in self.tried]
 
@@ -507,7 +502,7 @@ class _Run:
         """Whether nothing can be moved, many iterations brought nothing, or they lead away."""
         if not self.edges or self.course.has_gone_astray() or self.course.is_over():
             return True
-        return any(self._is_in_vain(edge) and self.course.is_held_up_by(edge) for edge in self.edges)
+        return self.course.is_held_up() and any(map(self._is_in_vain, self.edges))
 
     def why_stuck(self) -> str:
         """Why nothing is to be gained by going on."""

@@ -58,14 +58,9 @@ def test_a_state_goes_on_where_it_was_taken() -> None:
     assert other.state() == course.state()
 
 
-def test_only_the_farthest_radius_holds_up_a_fit_that_still_comes_nearer() -> None:
-    other = ("b", "b")
-    course = course_of(0.5, 0.4)
-    course.best_errors = {EDGE: -0.4, other: 0.3}
-    assert course.is_held_up_by(EDGE)
-    assert not course.is_held_up_by(other)
-    course.since_best = 4
-    assert course.is_held_up_by(other)
+def test_a_fit_that_came_closer_lately_is_held_up_by_no_radius() -> None:
+    assert not course_of(0.5, 0.4, *[0.5] * 3).is_held_up()
+    assert course_of(0.5, 0.4, *[0.5] * 4).is_held_up()
 
 
 def test_steps_are_trusted_less_down_to_a_share() -> None:
