@@ -11,8 +11,10 @@ import torch
 
 from lsc_graph.jacobians.radius import gain_scale
 
-Joint = defaultdict[tuple[str, int], list[tuple[float, int, int]]]
-"""Frobenius norms, rows and columns of the blocks into each layer at each time."""
+Norms = tuple[float, ...]
+"""Frobenius norms of a block: its own, or those of the entries of a batch."""
+Joint = defaultdict[tuple[str, int], list[tuple[Norms, int, int]]]
+"""Norms, rows and columns (of one entry) of the blocks into each layer at each time."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class SampledNorms:
 
     target: str
     pairs: Sequence[tuple[int, int]]
-    norms: Mapping[int, float]
+    norms: Mapping[int, Norms]
     shape: tuple[int, int]
 
     @staticmethod
@@ -32,14 +34,15 @@ class SampledNorms:
         gains: torch.Tensor,
         shape: tuple[int, int],
     ) -> SampledNorms:
-        """From gains at the pairs of those numbers."""
-        norms = (gains * gain_scale(*shape)).tolist()
-        return SampledNorms(target, pairs, dict(zip(numbers, norms, strict=True)), shape)
+        """From gains [B, P] of B entries, or [P], at the pairs of those numbers; the shape is that of one."""
+        norms = (gains * gain_scale(*shape)).reshape(-1, len(numbers)).T.tolist()
+        return SampledNorms(target, pairs, dict(zip(numbers, map(tuple, norms), strict=True)), shape)
 
     @property
-    def usual(self) -> float:
-        """Their root mean square."""
-        return math.sqrt(sum(own**2 for own in self.norms.values()) / max(len(self.norms), 1))
+    def usual(self) -> Norms:
+        """Their root mean squares."""
+        by_entry = zip(*self.norms.values(), strict=True)
+        return tuple(math.hypot(*own) / math.sqrt(max(len(self.norms), 1)) for own in by_entry)
 
 
 def note_joint(joint: Joint, edges: Sequence[SampledNorms]) -> None:
@@ -55,7 +58,18 @@ def note_joint(joint: Joint, edges: Sequence[SampledNorms]) -> None:
                 joint[own.target, head].append((own.norms.get(number, usual), *own.shape))
 
 
-def joint_gain(blocks: Sequence[tuple[float, int, int]]) -> float:
-    """The gain of blocks side by side, from their Frobenius norms and shapes."""
+def joint_gain(blocks: Sequence[tuple[Norms, int, int]]) -> float | None:
+    """The gain of blocks side by side; of batches, the mean over their entries.
+
+    Where the entries of some blocks meet, all are looked at as a whole.
+
+    Returns:
+        None if they do not stand side by side.
+    """
+    if len({len(norms) for norms, _, _ in blocks}) > 1:
+        blocks = [((math.hypot(*norms),), len(norms) * m, len(norms) * n) for norms, m, n in blocks]
+    if len({rows for _, rows, _ in blocks}) > 1:
+        return None
     scale = gain_scale(blocks[0][1], sum(columns for _, _, columns in blocks))
-    return math.hypot(*(norm for norm, _, _ in blocks)) / scale
+    by_entry = [math.hypot(*own) for own in zip(*(norms for norms, _, _ in blocks), strict=True)]
+    return sum(by_entry) / len(by_entry) / scale

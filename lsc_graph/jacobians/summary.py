@@ -172,8 +172,9 @@ class Summary:
         """The gains of all edges into each layer at each time."""
         gains: defaultdict[str, list[float]] = defaultdict(list)
         for (target_id, _), blocks in sorted(joint.items(), key=lambda item: item[0]):
-            if len({rows for _, rows, _ in blocks}) == 1:
-                gains[target_id].append(joint_gain(blocks))
+            gain_of_all = joint_gain(blocks)
+            if gain_of_all is not None:
+                gains[target_id].append(gain_of_all)
         for target_id, values in gains.items():
             self._joint[target_id].append(torch.tensor(values, dtype=torch.float64))
 
@@ -216,9 +217,9 @@ class Summary:
             piece = causal_glue(source.id, target.id, depth.pairs, active, target.time_step, num_steps)
             if piece is not None:
                 self.causal.add_piece(piece)
-        norms = torch.cat([torch.linalg.matrix_norm(own.double()).cpu() for own in in_portions(active)])
-        for (_, time), norm in zip(depth.pairs, norms.tolist(), strict=True):
-            joint[target.id, time].append((norm, len(rows), len(columns)))
+        norms = torch.stack([_norms(part) for part in parts], 1)
+        for (_, time), own in zip(depth.pairs, norms.tolist(), strict=True):
+            joint[target.id, time].append((tuple(own), *parts[0].shape[1:]))
 
     def _add_units(self, layer_id: str, units: UnitBlocks, changed: UnitBlocks | None) -> None:
         """The time Jacobians of a layer whose units do not meet."""
@@ -281,7 +282,7 @@ class Summary:
                 points.block = f"all -> all, of each of {len(found)} entries {shape}"
                 for reading in found:
                     self._take(points, reading)
-                gains = torch.stack([reading.gain for reading in found]).square().mean(0).sqrt()
+                gains = torch.stack([reading.gain for reading in found])
                 each = out.shape[1], into.shape[1]
                 return SampledNorms.of(target.id, maps.pairs, numbers, gains, each)
             self.united.add((source.id, target.id))
@@ -383,7 +384,7 @@ class Summary:
                 )
                 for part, own in _beside(parts, others):
                     points.add(read(part, self._method, with_norm=True, changed=own))
-                value = gain(block.matrix)
+                value = torch.stack([gain(part[0]) for part in parts]).mean()
             else:
                 (value,) = self._probed(block.source, block.target, chain_gain(block, generator))
                 points.gain.append(value)
@@ -483,6 +484,11 @@ def _beside(parts: Sequence[Tensor], changed: Sequence[Tensor] | None) -> list[t
     """Matrices with the same ones changed, where these are known, and are as many."""
     is_same = changed is not None and [own.shape for own in parts] == [own.shape for own in changed]
     return list(zip(parts, changed if changed is not None and is_same else [None] * len(parts), strict=True))
+
+
+def _norms(blocks: Tensor) -> Tensor:
+    """Frobenius norms [P] of blocks [P, m, n], on the CPU."""
+    return torch.cat([torch.linalg.matrix_norm(own.double()).cpu() for own in in_portions(blocks)])
 
 
 def _part(blocks: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor:

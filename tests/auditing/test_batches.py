@@ -40,7 +40,7 @@ def assert_are_means(together: Analysis, apart: list[Analysis], *quantities: str
 @pytest.mark.parametrize("form", FORMS)
 def test_radii_and_gains_are_those_of_the_entries_in_every_form(form: Form) -> None:
     together, apart = together_and_apart(gru(form=form, num_steps=T).model)
-    assert_are_means(together, apart, "time_radius", "time_gain", "depth_radius")
+    assert_are_means(together, apart, "time_radius", "time_gain", "depth_radius", "depth_gain")
     assert any("a batch of 3 independent entries" in warning for warning in together.warnings)
     assert not any("batch" in warning for one in apart for warning in one.warnings)
 
@@ -51,7 +51,7 @@ def test_units_and_maps_are_taken_entry_by_entry_too(monkeypatch: pytest.MonkeyP
     monkeypatch.undo()
     monkeypatch.setattr(local, "MAX_TIME_BYTES", 0)
     together, apart = together_and_apart(gru().model)
-    assert_are_means(together, apart, "time_radius", "time_gain", "depth_radius")
+    assert_are_means(together, apart, "time_radius", "time_gain", "depth_radius", "depth_gain")
     assert any(warning.endswith("are those of single entries") for warning in together.warnings)
 
 

@@ -21,14 +21,14 @@ N, T = 4, 32
 
 def test_what_was_not_looked_at_is_as_large_as_it_usually_is() -> None:
     joint: Joint = defaultdict(list)
-    now = SampledNorms("b", [(t, t) for t in range(4)], {0: 3.0, 2: 4.0}, (5, 5))
-    past = SampledNorms("b", [(t, t + 1) for t in range(3)], {1: 1.0}, (5, 7))
+    now = SampledNorms("b", [(t, t) for t in range(4)], {0: (3.0,), 2: (4.0,)}, (5, 5))
+    past = SampledNorms("b", [(t, t + 1) for t in range(3)], {1: (1.0,)}, (5, 7))
     note_joint(joint, [now, past])
-    assert joint == {("b", 0): [(3.0, 5, 5)], ("b", 2): [(4.0, 5, 5), (1.0, 5, 7)]}
+    assert joint == {("b", 0): [((3.0,), 5, 5)], ("b", 2): [((4.0,), 5, 5), ((1.0,), 5, 7)]}
     other: Joint = defaultdict(list)
-    note_joint(other, [now, SampledNorms("b", past.pairs, {0: 1.0, 2: 2.0}, (5, 7))])
+    note_joint(other, [now, SampledNorms("b", past.pairs, {0: (1.0,), 2: (2.0,)}, (5, 7))])
     usual = math.sqrt(12.5)
-    assert other["b", 1] == [(usual, 5, 5), (1.0, 5, 7)]
+    assert other["b", 1] == [((pytest.approx(usual),), 5, 5), ((1.0,), 5, 7)]
     assert joint_gain(other["b", 1]) == pytest.approx(math.sqrt(13.5) / (5 * 12) ** 0.25)
 
 
@@ -115,4 +115,15 @@ def test_the_gain_of_edges_from_several_layers_is_that_of_their_blocks_side_by_s
 
 def test_gains_become_norms() -> None:
     found = SampledNorms.of("b", [(0, 0), (1, 1)], [1], torch.tensor([2.0]), (4, 9))
-    assert found.norms == {1: pytest.approx(2 * 6**0.5)}
+    assert found.norms == {1: (pytest.approx(2 * 6**0.5),)}
+    batch = SampledNorms.of("b", [(0, 0), (1, 1)], [1, 0], torch.tensor([[2.0, 1.0], [3.0, 4.0]]), (1, 1))
+    assert batch.norms == {1: (2.0, 3.0), 0: (1.0, 4.0)}
+    assert batch.usual == (pytest.approx(math.sqrt(2.5)), pytest.approx(math.sqrt(12.5)))
+
+
+def test_the_gain_of_batches_is_the_mean_of_that_of_their_entries_unless_these_meet() -> None:
+    apart = [((3.0, 6.0), 2, 2), ((4.0, 8.0), 2, 2)]
+    assert joint_gain(apart) == pytest.approx((5 + 10) / 2 / (2 * 4) ** 0.25)
+    met = [((3.0, 6.0), 2, 2), ((4.0,), 4, 4)]
+    assert joint_gain(met) == pytest.approx(math.sqrt(9 + 36 + 16) / (4 * 8) ** 0.25)
+    assert joint_gain([((3.0,), 2, 2), ((4.0,), 4, 4)]) is None
