@@ -16,7 +16,6 @@ import torch
 from lsc_graph.auditing.agreement import Agreement
 from lsc_graph.auditing.autograd_check import FAR_SHARE, NEAR_SHARE, Measured, check_against_autograd
 from lsc_graph.auditing.batches import batch_entries
-from lsc_graph.auditing.bypassed import bypassed_warnings
 from lsc_graph.auditing.causal_readings import causal_readings
 from lsc_graph.auditing.cuts import put_in
 from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
@@ -31,6 +30,7 @@ from lsc_graph.auditing.warnings import (
     difference_warnings,
     growth_warnings,
     known_warnings,
+    layer_warnings,
     measured_warnings,
 )
 from lsc_graph.counting.connect import connected_cells
@@ -205,7 +205,7 @@ def inspect(
         layers=bare_layers(cells, are_times_seen=are_times_seen),
         causal=causal,
         grid=_grid(cells),
-        warnings=(*known_warnings(prepared), *bypassed_warnings(prepared, cells), *unconnected, *unseen),
+        warnings=(*known_warnings(prepared), *layer_warnings(prepared, cells), *unconnected, *unseen),
     )
 
 

@@ -9,6 +9,7 @@ from lsc_graph.auditing.bypassed import bypassed_warnings
 from lsc_graph.auditing.cuts import zero_derivatives
 from lsc_graph.auditing.measure import HALF_TOLERANCE, quantization_error
 from lsc_graph.auditing.outside import parts_outside
+from lsc_graph.auditing.uneven_steps import uneven_steps
 from lsc_graph.grid.unroll import depths
 from lsc_graph.jacobians.meter import cancelled_depths
 from lsc_graph.jacobians.summary import Summary
@@ -112,7 +113,12 @@ def _held_warnings(summary: Summary) -> tuple[str, ...]:
 
 def growth_warnings(prepared: Prepared, growth: Growth, cells: CellGraph) -> tuple[str, ...]:
     """What the growth from layer to layer says nothing of."""
-    return (*bypassed_warnings(prepared, cells), *_cancelled_warnings(growth, cells))
+    return (*layer_warnings(prepared, cells), *_cancelled_warnings(growth, cells))
+
+
+def layer_warnings(prepared: Prepared, cells: CellGraph) -> tuple[str, ...]:
+    """What the layers with all edges between them leave open."""
+    return (*uneven_steps(prepared, cells), *bypassed_warnings(prepared, cells))
 
 
 def _cancelled_warnings(growth: Growth, cells: CellGraph) -> tuple[str, ...]:
