@@ -5,12 +5,15 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
+from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.trial import Trial
 
 
 def observe_shapes(model: ir.Model, trial: Trial) -> bool:
     """Run a model once, and note the shapes and types of what foreign operators of its main graph put out.
+
+    Those that hold foreign operators, as loops do, count among them.
 
     Args:
         model: with static inputs; changed in place.
@@ -25,7 +28,7 @@ def observe_shapes(model: ir.Model, trial: Trial) -> bool:
     unknown = {
         str(value.name): value
         for node in model.graph
-        if node.domain not in ("", "ai.onnx")
+        if _is_foreign(node)
         for value in node.outputs
         if value.name and (static_shape(value) is None or value.dtype is None)
     }
@@ -40,3 +43,8 @@ def observe_shapes(model: ir.Model, trial: Trial) -> bool:
             value.shape = ir.Shape(found[name].shape)
             value.type = ir.TensorType(ir.DataType.from_numpy(found[name].dtype))
     return True
+
+
+def _is_foreign(node: ir.Node) -> bool:
+    inner = (own for graph in inner_graphs(node) for own in graph.all_nodes())
+    return any(own.domain not in ("", "ai.onnx") for own in (node, *inner))
