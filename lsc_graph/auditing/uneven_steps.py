@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from lsc_graph.layers.cells import CellGraph, Layer
@@ -13,32 +14,32 @@ _FEW = 2
 
 
 def uneven_steps(prepared: Prepared, cells: CellGraph) -> tuple[str, ...]:
-    """What the difference may mean, for every such pair that no warning of the finders names.
+    """What the difference may mean, unless a warning of the finders names the shorter layer.
 
     Args:
         prepared: the model.
         cells: its layers with all edges between them.
     """
-    said = prepared.findings.warnings
     sites = zip(prepared.findings.sites, prepared.cells, strict=True)
     written = {c.layer.id: c.layer for site, own in sites if site.form is Form.UNROLLED for c in own}
-    pairs = dict.fromkeys((edge.source, edge.target) for edge in cells.depth_edges)
+    edges = dict.fromkeys((edge.source, edge.target) for edge in cells.depth_edges)
+    pairs = [[written[name] for name in ends] for ends in edges if written.keys() >= set(ends)]
+    found = (sorted(pair, key=cells.steps_of) for pair in pairs)
     return tuple(
-        _words(cells, written[source], written[target])
-        for source, target in pairs
-        if source in written
-        and target in written
-        and 0 < abs(cells.steps_of(written[source]) - cells.steps_of(written[target])) <= _FEW
-        and not any(_is_named(written[name], said) for name in (source, target))
+        _words(cells, shorter, longer)
+        for shorter, longer in found
+        if 0 < cells.steps_of(longer) - cells.steps_of(shorter) <= _FEW
+        and not _is_named(shorter, prepared.findings.warnings)
     )
 
 
 def _is_named(layer: Layer, said: Iterable[str]) -> bool:
-    return any(name in words for words in said for name in (f"{layer.id} ", layer.name))
+    """Whether its name stands in any of the texts, and not as a part of another one."""
+    name = re.compile(rf"(?<![\w./]){re.escape(layer.name)}(?![\w./])")
+    return any(name.search(words) for words in said)
 
 
-def _words(cells: CellGraph, source: Layer, target: Layer) -> str:
-    shorter, longer = sorted((source, target), key=cells.steps_of)
+def _words(cells: CellGraph, shorter: Layer, longer: Layer) -> str:
     return (
         f"{shorter.id} ({shorter.name}) takes {cells.steps_of(shorter)} steps beside the "
         f"{cells.steps_of(longer)} of {longer.id}: if the file computes another step of it in another way, "
