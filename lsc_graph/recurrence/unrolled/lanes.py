@@ -16,6 +16,7 @@ from lsc_graph.recurrence.unrolled.slices import continues, time_slice
 
 _RADIUS = 2
 _ARITHMETIC = frozenset(("Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Relu", "Exp", "Neg"))
+_CLIPPING = frozenset(("Max", "Min"))
 _PICKING = frozenset(("Slice", "Gather", "Split"))
 _JOINING = frozenset(("Concat", "SequenceConstruct", "Sum", "Mean", "Max", "Min"))
 
@@ -448,12 +449,18 @@ class Walk:
     def _reads_the_like(self, node: ir.Node, own: ir.Node, radius: int = _RADIUS + 1) -> bool:
         """Whether what a node reads from outside is computed as what its pattern reads, some operators far.
 
-        Two gates may add one product to slices of different sequences.
+        Two gates may add one product to slices of different sequences. The range that quantised values are
+        clipped to is each step's own.
         """
-        pairs = zip(node.inputs, own.inputs, strict=True)
+        may_differ = own.op_type in _CLIPPING
+        pairs = [
+            (one, two)
+            for one, two in zip(node.inputs, own.inputs, strict=True)
+            if one is not None and not (one is two or (may_differ and self.constants.alike(one, two)))
+        ]
         # Slices of a sequence differ from step to step; where a gate lies in what holds several does not.
         picks = own.op_type in _PICKING and node.inputs[0] is own.inputs[0]
-        return all(a is b or self._is_of_kind(a, b, radius, picks=picks) for a, b in pairs if a is not None)
+        return all(self._is_of_kind(one, two, radius, picks=picks) for one, two in pairs)
 
     def _is_of_kind(self, value: ir.Value, other: ir.Value | None, radius: int, *, picks: bool) -> bool:
         if other is None or self.is_inside(value):

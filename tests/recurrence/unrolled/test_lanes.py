@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
 from unrolled_models import Network, at
 
 from lsc_graph.audit_model import audit, inspect
@@ -39,3 +43,40 @@ def test_the_last_step_is_one_where_each_reads_its_input_by_a_weight_of_its_own(
         rows.append(h)
     found = inspect(net.done(rows, rows))
     assert [own.num_steps for own in found.recurrences] == [T]
+
+
+class Calibration(CalibrationDataReader):
+    """The inputs by which a quantiser tells the ranges of values."""
+
+    def __init__(self, **shapes: tuple[int, ...]) -> None:
+        generator = np.random.default_rng(0)
+        draw = (
+            {name: 2 * generator.standard_normal(shape) for name, shape in shapes.items()} for _ in range(20)
+        )
+        self.left = [{name: value.astype(np.float32) for name, value in own.items()} for own in draw]
+
+    def get_next(self) -> dict[str, np.ndarray]:
+        return self.left.pop() if self.left else {}
+
+
+def test_the_last_step_is_one_where_each_step_clips_what_it_reads_to_a_range_of_its_own(
+    tmp_path: Path,
+) -> None:
+    """h' = tanh((x W + h U) + b) in two layers, tanh between them, quantised with QDQ."""
+    net = Network(is_given=True, num_steps=T)
+    weights = [(net.weight(H, H), net.weight(H, H), net.weight(H)) for _ in range(2)]
+    rows = [at(net, net.drives, time) for time in range(T)]
+    for layer, (w, u, b) in enumerate(weights):
+        h, states = net.start(f"h{layer}", H), list[str]()
+        for x in rows:
+            drive = net.op("Add", net.op("MatMul", x, w), net.op("MatMul", h, u))
+            h = net.op("Tanh", net.op("Add", drive, b))
+            states.append(h)
+        rows = [net.op("Tanh", h) for h in states] if not layer else states
+    whole, rounded = tmp_path / "whole.onnx", tmp_path / "rounded.onnx"
+    onnx.save(net.done(rows, rows), whole)
+    samples = Calibration(x=(T, 1, 3), h0=(1, H), h1=(1, H))
+    quantize_static(str(whole), str(rounded), samples, quant_format=QuantFormat.QDQ)
+    found = audit(rounded, num_samples=1)
+    assert [own.num_steps for own in found.recurrences] == [T, T]
+    assert not [text for text in found.warnings if "steps beside" in text]
