@@ -299,13 +299,17 @@ def _is_computed(steps: Steps, constants: Constants) -> bool:
 def _beginnings(steps: Steps, writer: GraphWriter) -> Iterator[dict[ir.Value, ir.Value]]:
     """What each state may be before the earlier step: what is known, zeros, or else a constant.
 
-    An exporter that computed with the constant may have found it unchanged: -1e30 - 1 is -1e30.
+    An exporter that computed with the constant may have found it unchanged: -1e30 - 1 is -1e30. States of
+    several steps before may all start from the same.
     """
     known = {key: images[0] for key, images in steps.earlier.items() if images}
-    possible = [
-        [own] if (own := known.get(key)) is not None else [_zeros(key, writer), *_constants_for(key, steps)]
-        for key in steps.states
-    ]
+    possible = []
+    for key in steps.states:
+        if (own := known.get(key)) is not None:
+            possible.append([own])
+        else:
+            others = [value for value in known.values() if value is not None and _is_like(value, key)]
+            possible.append([*dict.fromkeys((_zeros(key, writer), *_constants_for(key, steps), *others))])
     for values in itertools.product(*possible):
         yield dict(zip(steps.states, values, strict=True))
 

@@ -255,3 +255,19 @@ def test_a_layer_that_is_found_before_the_one_below_it_and_loses_its_first_step_
     assert [own.num_steps for own in found.recurrences] == [T, T - 1]
     (told,) = [text for text in found.warnings if "computed in another way" in text]
     assert told.startswith(v)
+
+
+def test_states_of_two_steps_start_from_one_constant_where_its_product_stands_in_both_first_steps() -> None:
+    """h' = tanh(x + h U + sigmoid(g) V), g' = h, of which both start from ones."""
+    net = Network(is_given=False, num_steps=T)
+    u, v, start, rows = net.weight(H, H), net.weight(H, H), net.constant(np.ones((1, H))), list[str]()
+    h = g = start
+    first = net.op("MatMul", net.op("Sigmoid", start), v)
+    for time in range(T):
+        older = first if time < 2 else net.op("MatMul", net.op("Sigmoid", g), v)
+        drive = net.op("Add", at(net, net.drives, time), net.op("MatMul", h, u))
+        h, g = net.op("Tanh", net.op("Add", drive, older)), h
+        rows.append(h)
+    found = inspect(net.done(rows, rows))
+    assert [own.num_steps for own in found.recurrences] == [T]
+    assert not [text for text in found.warnings if "computed in another way" in text]
