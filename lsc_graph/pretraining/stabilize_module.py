@@ -26,6 +26,7 @@ from lsc_graph.writeback.parameter_map import (
     exported,
     exported_with_own,
     floats,
+    joined,
 )
 from lsc_graph.writeback.weights import with_values
 
@@ -69,13 +70,14 @@ def stabilize(
     proto, own = exported_with_own(module, arguments, dynamic_shapes)
     _check_export(module, arguments, proto)
     mapping = ParameterMap(module, arguments, dynamic_shapes, proto, own)
-    kept = [*freeze, *_kept(proto, mapping, module, target, freeze, options)]
-    found = pretrain(proto, target=target, freeze=kept, **options)
+    tied = joined(proto, mapping.copies())
+    kept = [*freeze, *_kept(tied, mapping, module, target, freeze, options)]
+    found = pretrain(tied, target=target, freeze=kept, **options)
     new = mapping.loaded(module, found.values)
     old = [parameter.detach().clone() for parameter in module.parameters()]
     _assign(module, new)
     try:
-        _verify(module, arguments, dynamic_shapes, with_values(proto, found.values))
+        _verify(module, arguments, dynamic_shapes, with_values(proto, mapping.of_copies(found.values)))
     except BaseException:
         _assign(module, old)
         raise

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
@@ -106,6 +107,17 @@ class ParameterMap:
             for part, p in zip(parts, module.parameters(), strict=True)
         ]
 
+    def copies(self) -> dict[str, str]:
+        """Initializers that hold the same elements in the same order as an earlier one, and which."""
+        first: dict[tuple[tuple[int, ...], bytes], str] = {}
+        named = [(name, (i.shape, i.tobytes())) for name, i in self.of_initializer.items()]
+        return {name: kept for name, key in named if (kept := first.setdefault(key, name)) != name}
+
+    def of_copies(self, values: Mapping[Origin, Array]) -> dict[Origin, Array]:
+        """The values of initializers, and the same for the copies of each."""
+        copies = {(name,): values[kept,] for name, kept in self.copies().items() if (kept,) in values}
+        return dict(values) | copies
+
     def inexact(self, names: Sequence[str]) -> list[str]:
         """Those of the initializers whose numbers are not copies of parameters."""
         return [name for name in names if name not in self.of_initializer]
@@ -177,6 +189,27 @@ def _program(module: nn.Module, arguments: tuple[Any, ...], dynamic_shapes: Any)
             ) from error
     assert program is not None
     return program
+
+
+def joined(proto: onnx.ModelProto, copies: Mapping[str, str]) -> onnx.ModelProto:
+    """The model with every use of a copy replaced by one of the initializer that it is a copy of.
+
+    So what is one parameter of the module is one weight of the model, wherever it is used.
+
+    Args:
+        proto: a model.
+        copies: names of initializers of the main graph, and what they are copies of, all of the same type.
+    """
+    if not copies:
+        return proto
+    model = ir.from_proto(proto)
+    initializers = model.graph.initializers
+    for copied, kept in copies.items():
+        one, other = initializers[copied], initializers[kept]
+        if one.dtype == other.dtype and not one.is_graph_output():
+            ir.convenience.replace_all_uses_with(one, other)
+            del initializers[copied]
+    return ir.to_proto(model)
 
 
 def floats(proto: onnx.ModelProto) -> dict[str, Array]:

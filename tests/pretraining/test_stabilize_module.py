@@ -12,7 +12,7 @@ from torch.func import jacrev, vmap
 
 import lsc_graph
 from lsc_graph.errors import AnalysisError, UsageError, VerificationError
-from lsc_graph.writeback.parameter_map import ParameterMap, exported, exported_with_own, floats
+from lsc_graph.writeback.parameter_map import ParameterMap, exported, exported_with_own, floats, joined
 
 D, H, T = 6, 12, 10
 Cell = Callable[[Tensor, Tensor], Tensor]
@@ -226,6 +226,40 @@ def test_parameters_that_an_export_holds_itself_are_where_the_shuffled_exports_s
     assert own.keys() == asked.keys()
     for name, numbers in own.items():
         np.testing.assert_array_equal(numbers, asked[name])
+
+
+class Held(nn.Module):
+    """h' = tanh(x + c U) with c = tanh(h U); torch exports a copy of U, which a dict holds, for each use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(D, H)
+        self.u = nn.Parameter(torch.randn(H, H) / H**0.5)
+        self.held = {"u": self.u}
+
+    def step(self, x: Tensor, h: Tensor) -> Tensor:
+        return torch.tanh(self.inner(x) + torch.tanh(h @ self.held["u"]) @ self.held["u"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        states, h = list[Tensor](), torch.zeros(1, H)
+        for time in range(T):
+            h = self.step(x[:, time], h)
+            states.append(h)
+        return torch.stack(states, 1)
+
+
+@pytest.mark.slow
+def test_a_parameter_of_which_an_export_holds_several_copies_is_trained_as_one() -> None:
+    torch.manual_seed(3)
+    module, x = Held(), torch.randn(1, T, D)
+    proto, own = exported_with_own(module, (x,))
+    copies = ParameterMap(module, (x,), None, proto, own).copies()
+    assert len(copies) == len(floats(joined(proto, {}))) - len(floats(joined(proto, copies))) > 0
+    before = module.u.detach().clone()
+    report = lsc_graph.stabilize(module, x, "half")
+    assert report.is_reached
+    assert not torch.equal(module.u, before)
+    assert radii([module.step], 64, 2)["time 0"] == pytest.approx(0.5, abs=0.03)
 
 
 class WithConstant(nn.Module):
