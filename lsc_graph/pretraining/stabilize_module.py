@@ -26,7 +26,6 @@ from lsc_graph.writeback.parameter_map import (
     exported,
     exported_with_own,
     floats,
-    joined,
 )
 from lsc_graph.writeback.weights import with_values
 
@@ -70,14 +69,13 @@ def stabilize(
     proto, own = exported_with_own(module, arguments, dynamic_shapes)
     _check_export(module, arguments, proto)
     mapping = ParameterMap(module, arguments, dynamic_shapes, proto, own)
-    tied = joined(proto, mapping.copies())
-    kept = [*freeze, *_kept(tied, mapping, module, target, freeze, options)]
-    found = pretrain(tied, target=target, freeze=kept, **options)
+    kept = [*freeze, *_kept(proto, mapping, module, target, freeze, options)]
+    found = pretrain(proto, target=target, freeze=kept, **options)
     new = mapping.loaded(module, found.values)
     old = [parameter.detach().clone() for parameter in module.parameters()]
     _assign(module, new)
     try:
-        _verify(module, arguments, dynamic_shapes, with_values(proto, mapping.of_copies(found.values)))
+        _verify(module, arguments, dynamic_shapes, with_values(proto, found.values))
     except BaseException:
         _assign(module, old)
         raise

@@ -107,17 +107,6 @@ class ParameterMap:
             for part, p in zip(parts, module.parameters(), strict=True)
         ]
 
-    def copies(self) -> dict[str, str]:
-        """Initializers that hold the same elements in the same order as an earlier one, and which."""
-        first: dict[tuple[tuple[int, ...], bytes], str] = {}
-        named = [(name, (i.shape, i.tobytes())) for name, i in self.of_initializer.items()]
-        return {name: kept for name, key in named if (kept := first.setdefault(key, name)) != name}
-
-    def of_copies(self, values: Mapping[Origin, Array]) -> dict[Origin, Array]:
-        """The values of initializers, and the same for the copies of each."""
-        copies = {(name,): values[kept,] for name, kept in self.copies().items() if (kept,) in values}
-        return dict(values) | copies
-
     def inexact(self, names: Sequence[str]) -> list[str]:
         """Those of the initializers whose numbers are not copies of parameters."""
         return [name for name in names if name not in self.of_initializer]
@@ -143,11 +132,26 @@ def exported_with_own(
 ) -> tuple[onnx.ModelProto, dict[str, Indices] | None]:
     """The module as ONNX, and the element numbers of those initializers that are its parameters themselves.
 
-    None instead of these where another initializer may be a copy of parameters.
+    None instead of these where another initializer may be a copy of parameters. What the exporter writes
+    again for each use of one parameter is one initializer here, so that it is trained as one.
     """
     program = _program(module, arguments, dynamic_shapes)
     proto: onnx.ModelProto = program.model_proto
-    return proto, _own(module, program, floats(proto))
+    own = _own(module, program, floats(proto))
+    return (_joined(proto, own), own) if own is not None else (proto, None)
+
+
+def _joined(proto: onnx.ModelProto, own: Mapping[str, Indices]) -> onnx.ModelProto:
+    """The model with one initializer for each parameter: the first of those that are this parameter."""
+    model = ir.from_proto(proto)
+    initializers, first = model.graph.initializers, dict[tuple[tuple[int, ...], bytes], ir.Value]()
+    for name, numbers in own.items():
+        value = initializers[name]
+        kept = first.setdefault((numbers.shape, numbers.tobytes()), value)
+        if kept is not value and not value.is_graph_output():
+            ir.convenience.replace_all_uses_with(value, kept)
+            del initializers[name]
+    return ir.to_proto(model) if len(initializers) < len(proto.graph.initializer) else proto
 
 
 def _own(module: nn.Module, program: Any, values: Mapping[str, Array]) -> dict[str, Indices] | None:
@@ -189,27 +193,6 @@ def _program(module: nn.Module, arguments: tuple[Any, ...], dynamic_shapes: Any)
             ) from error
     assert program is not None
     return program
-
-
-def joined(proto: onnx.ModelProto, copies: Mapping[str, str]) -> onnx.ModelProto:
-    """The model with every use of a copy replaced by one of the initializer that it is a copy of.
-
-    So what is one parameter of the module is one weight of the model, wherever it is used.
-
-    Args:
-        proto: a model.
-        copies: names of initializers of the main graph, and what they are copies of, all of the same type.
-    """
-    if not copies:
-        return proto
-    model = ir.from_proto(proto)
-    initializers = model.graph.initializers
-    for copied, kept in copies.items():
-        one, other = initializers[copied], initializers[kept]
-        if one.dtype == other.dtype and not one.is_graph_output():
-            ir.convenience.replace_all_uses_with(one, other)
-            del initializers[copied]
-    return ir.to_proto(model)
 
 
 def floats(proto: onnx.ModelProto) -> dict[str, Array]:
