@@ -17,7 +17,7 @@ from lsc_graph.canonical.precision import in_single_precision, is_half
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import AnalysisError, InputError, NoLayersError, UnsupportedOpsetError, UsageError
 from lsc_graph.layers.cells import Cell, CellGraph, cells_of_site, depth_edges_within
-from lsc_graph.layers.chain import Chain, find_chain
+from lsc_graph.layers.chain import Chain, find_chain, why_no_chain
 from lsc_graph.layers.exposure import structural_depth_edges
 from lsc_graph.model_file.load import LoadedModel, load
 from lsc_graph.quantized.dequantize import dequantized, is_quantized
@@ -220,16 +220,24 @@ def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | N
     if not layers:
         chain = find_chain(findings.model)
         if not chain.boundaries:
-            raise NoLayersError(
-                "Neither a recurrence nor a block with weights was found",
-                got="; ".join(f"{r.candidate}: {r.reason}" for r in findings.refusals) or None,
-                expected="a recurrent model, or one with a chain of weighted blocks from inputs to outputs",
-                do="declare a streaming state with --state INPUT:OUTPUT",
-            )
+            raise _no_layers(findings)
         return (), chain, chain.cells
     within = tuple(edge for own in cells for edge in depth_edges_within(own))
     edges = within + structural_depth_edges(findings, [own for own in cells if own])
     return tuple(cells), None, CellGraph(layers, edges, longest)
+
+
+def _no_layers(findings: Findings) -> NoLayersError:
+    """The error for a model without any layer: where weights are, and why they make none."""
+    reasons = [f"{r.candidate}: {r.reason}" for r in findings.refusals]
+    return NoLayersError(
+        "Neither a recurrence nor a block with weights was found",
+        where=", ".join(str(value.name) for value in findings.model.graph.outputs),
+        got="; ".join([*why_no_chain(findings.model), *reasons]),
+        expected="a recurrent model, or one with a chain of weighted blocks from inputs to outputs",
+        do="declare a streaming state with --state INPUT:OUTPUT; for a part of a feed-forward model, audit a "
+        "copy of it that ends there",
+    )
 
 
 def _check_steps(findings: Findings, request: Request, planner: _Planner, plan: InputPlan) -> None:

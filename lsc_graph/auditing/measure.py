@@ -307,7 +307,7 @@ class FeedForward(_AtOnce):
     ) -> None:
         super().__init__(prepared, device, generator, black_box)
         assert prepared.chain is not None
-        program = ChainProgram(prepared.findings.model, prepared.chain.boundaries, self.parameters)
+        program = ChainProgram(prepared.findings.model, prepared.chain, self.parameters)
         self.program = program.to(device)
         self.boundaries = prepared.chain.boundaries
         known = {name for node in prepared.normalized.graph.node for name in node.output}

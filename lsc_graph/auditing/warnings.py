@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lsc_graph.auditing.alternatives import alternative_warnings
+from lsc_graph.auditing.beside_chain import beside_chain
 from lsc_graph.auditing.bypassed import bypassed_warnings
 from lsc_graph.auditing.cuts import zero_derivatives
 from lsc_graph.auditing.measure import HALF_TOLERANCE, quantization_error
@@ -29,6 +30,7 @@ def known_warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[
         *prepared.remarks,
         *prepared.findings.warnings,
         *parts_outside(prepared),
+        *beside_chain(prepared),
         *alternative_warnings(prepared, samples),
     ]
     if prepared.dequantized and not samples:

@@ -21,6 +21,7 @@ from lsc_graph.auditing.measure import Sequences
 from lsc_graph.jacobians.cell import flat_from
 from lsc_graph.jacobians.depth import Glue, Pairs, Port, glue_of, ports_of, time_pairs
 from lsc_graph.layers.cells import Cell, CellGraph, DepthEdge, Layer, depth_edges_within
+from lsc_graph.layers.gradient_flow import GradientFlow
 from lsc_graph.prepare import Prepared, is_streaming
 from lsc_graph.recurrence.dataflow import body_values, direct_sources
 from lsc_graph.running.sampling import make_samples
@@ -106,9 +107,27 @@ def _terminal(id_: str, kind: str) -> Layer:
 
 
 def _chain_terminals(prepared: Prepared) -> tuple[DepthEdge, ...]:
-    graph, layers = prepared.findings.model.graph, prepared.cell_graph.layers
-    inputs = [DepthEdge(INPUT + str(v.name), layers[0].id) for v in graph.inputs if _is_float(v)]
-    return (*inputs, *(DepthEdge(layers[-1].id, OUTPUT + str(value.name)) for value in graph.outputs))
+    """Which layers gradients reach inputs from, and which layers and inputs they reach from outputs."""
+    assert prepared.chain is not None
+    graph, flow = prepared.findings.model.graph, GradientFlow(prepared.findings.model.graph)
+    floats = {str(value.name): INPUT + str(value.name) for value in graph.inputs if _is_float(value)}
+    layer_of = dict(
+        zip(prepared.chain.boundaries, (own.id for own in prepared.cell_graph.layers), strict=True)
+    )
+    stops = {**floats, **layer_of}
+    into = [
+        DepthEdge(floats[name], layer)
+        for boundary, layer in layer_of.items()
+        for name in floats
+        if name in flow.stops_before(boundary, stops)
+    ]
+    return (*into, *_chain_outputs(flow, stops))
+
+
+def _chain_outputs(flow: GradientFlow, stops: Mapping[str, str]) -> Iterator[DepthEdge]:
+    for name in flow.outputs:
+        found = {name} if name in stops else flow.stops_before(name, stops)
+        yield from (DepthEdge(id_, OUTPUT + name) for own, id_ in stops.items() if own in found)
 
 
 def _is_float(value: object) -> bool:

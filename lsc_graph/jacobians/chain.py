@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from lsc_graph.grid.unroll import GridNode
@@ -42,7 +42,7 @@ def chain_blocks(program: ChainProgram, run: Run, cells: CellGraph) -> tuple[Cha
     """The depth Jacobian of every block but the first, at one sample."""
     layers = [layer.id for layer in cells.layers]
     return tuple(
-        _block(program.blocks[index], run.boundaries[index - 1], layers[index - 1], layers[index])
+        _block(program.block(index, run), run.boundaries[index - 1], layers[index - 1], layers[index])
         for index in range(1, len(layers))
     )
 
@@ -50,12 +50,12 @@ def chain_blocks(program: ChainProgram, run: Run, cells: CellGraph) -> tuple[Cha
 def input_blocks(
     program: ChainProgram, inputs: Mapping[str, Tensor], cells: CellGraph
 ) -> list[tuple[ChainBlock, tuple[int, ...]]]:
-    """The first block with respect to each floating-point input of the model, and the input's shape.
+    """The first block with respect to each floating-point input of the chain, and the input's shape.
 
     They are no edges between layers: whether they are causal over time is asked of them.
     """
     found = []
-    for name in program.input_names:
+    for name in program.chain.inputs:
         if inputs[name].is_floating_point():
 
             def module(value: Tensor, name: str = name) -> Sequence[Tensor]:
@@ -77,7 +77,7 @@ def _block(module: Callable[..., Sequence[Tensor]], state: Tensor, source: str, 
     shape = (num_out, state.numel())
     if shape[0] * shape[1] <= MAX_DENSE_ELEMENTS:
         (matrix,) = batched_jacobians(function, [state[None]], [0])
-        flat = matrix[0].flatten(1)
+        flat = matrix[0].reshape(shape)
         return ChainBlock(source, target, shape, flat, dense(flat.cpu()))
     _, pullback, *_ = vjp(function, state)
 
@@ -101,12 +101,16 @@ def pushed_blocks(program: ChainProgram, run: Run, cells: CellGraph) -> tuple[Pu
     """The depth Jacobian of every block but the first by products with directions."""
     layers = [layer.id for layer in cells.layers]
     return tuple(
-        _pushed(program.blocks[index], run.boundaries[index - 1 : index + 1], *layers[index - 1 : index + 1])
+        _pushed(
+            program.block(index, run), run.boundaries[index - 1 : index + 1], *layers[index - 1 : index + 1]
+        )
         for index in range(1, len(layers))
     )
 
 
-def _pushed(block: nn.Module, ends: Sequence[Tensor], source: str, target: str) -> Pushes:
+def _pushed(
+    block: Callable[[Tensor], Sequence[Tensor]], ends: Sequence[Tensor], source: str, target: str
+) -> Pushes:
     state, other = ends
 
     def function(value: Tensor) -> Tensor:

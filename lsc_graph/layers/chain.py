@@ -2,26 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-import networkx as nx
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.layers.cells import CellGraph, DepthEdge, Layer, size
+from lsc_graph.layers.gradient_flow import FromInputs, GradientFlow
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.site import StateVariable
 
-_SOURCE, _SINK = "<inputs>", "<outputs>"
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
 class Chain:
-    """Values that every path from the inputs to the outputs passes, one after each block with weights."""
+    """Values that every gradient from some inputs to one output passes, one after each block with weights.
+
+    Args:
+        boundaries: names of these values, in order.
+        cells: a layer for each.
+        inputs: the inputs that these gradients lead to; what is computed from others alone is held.
+        output: where they lead.
+        sides: for each block, and at last for what computes all outputs, the values that it reads past the
+            boundary before it; the first block reads inputs.
+    """
 
     boundaries: tuple[str, ...]
     cells: CellGraph
+    inputs: tuple[str, ...]
+    output: str | None
+    sides: tuple[tuple[str, ...], ...]
 
 
 def find_chain(model: ir.Model) -> Chain:
@@ -29,97 +42,136 @@ def find_chain(model: ir.Model) -> Chain:
 
     A block is cut off where the next dominating value is computed with weights (floating-point matrices
     or kernels), so that a linear operator and the nonlinearity behind it form one layer. Padding belongs to
-    the block that it prepares.
+    the block that it prepares. Of several outputs the first with the most blocks before it is followed, and
+    of several inputs all, unless there are more blocks behind a single one of them. Whatever is chosen, the
+    derivatives between the boundaries are those of the model, with all else held.
     """
-    graph = model.graph
-    flow = _dataflow(graph)
-    values = {str(value.name): value for node in graph for value in node.outputs}
-    chain = [name for name in _dominators(flow) if name in values and _is_float(values[name])]
-    boundaries: list[str] = []
-    is_open = False
-    for name in chain:
-        if _has_weights(values[name], set(chain), flow):
-            boundaries.append(name)
-            is_open = True
-        elif is_open and not _is_padded(values[name], flow):
-            boundaries[-1] = name
+    flow = GradientFlow(model.graph)
+    inputs = tuple(str(value.name) for value in model.graph.inputs)
+    best = FromInputs(flow, inputs)
+    output, boundaries = _deepest(best)
+    for name in inputs if len(inputs) > 1 else ():
+        ways = FromInputs(flow, (name,))
+        end, found = _deepest(ways)
+        if len(found) > len(boundaries):
+            best, output, boundaries = ways, end, found
+    layers = tuple(_layer(index, flow.values[name]) for index, name in enumerate(boundaries))
+    edges = tuple(DepthEdge(a.id, b.id) for a, b in pairwise(layers))
+    sides = tuple(_sides(best, boundaries)) if boundaries else ()
+    reached = flow.stops_before(boundaries[0], inputs) if boundaries else set()
+    sources = tuple(name for name in best.sources if name in reached)
+    return Chain(tuple(boundaries), CellGraph(layers, edges, 1), sources, output, sides)
+
+
+def _deepest(ways: FromInputs) -> tuple[str | None, list[str]]:
+    """The output with the most blocks before it, and their boundaries."""
+    found = [(name, _boundaries(ways, name)) for name in ways.flow.outputs]
+    return max(found, key=lambda own: len(own[1]), default=(None, []))
+
+
+def why_no_chain(model: ir.Model) -> Iterator[str]:
+    """Why no value with weights before it is on all ways to any output, where that is so."""
+    flow = GradientFlow(model.graph)
+    weighted = [name for name in flow.values if flow.depends_on_input(name) and flow.reads_weights(name)]
+    if not weighted:
+        yield "no floating-point matrix or kernel of the file is read on the way from inputs to outputs"
+        return
+    unshaped = [name for name in weighted if static_shape(flow.values[name]) is None]
+    held = [name for name in weighted if name not in flow.carrying]
+    rest = [name for name in weighted if name not in {*unshaped, *held}]
+    for words, names in (
+        ("weights enter a value whose size is not known", unshaped),
+        ("weights are read by integers alone", held),
+        ("weights enter on no way to an output that gradients take", rest),
+    ):
+        if names:
+            yield f"{words}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+
+
+def _boundaries(ways: FromInputs, output: str) -> list[str]:
+    flow = ways.flow
+    found: list[str] = []
+    is_open = has_weights = False
+    for name in ways.dominators_of(output):
+        has_weights |= ways.has_weights(name)
+        value = flow.values.get(name)
+        if value is None or name not in flow.carrying or static_shape(value) is None:
+            continue
+        if has_weights:
+            found.append(name)
+            is_open, has_weights = True, False
+        elif is_open and not _is_padded(value, flow):
+            found[-1] = name
         else:
             is_open = False
-    layers = tuple(_layer(index, values[name]) for index, name in enumerate(boundaries))
-    edges = tuple(DepthEdge(a.id, b.id) for a, b in pairwise(layers))
-    return Chain(tuple(boundaries), CellGraph(layers, edges, 1))
+    return found
 
 
-def _dataflow(graph: ir.Graph) -> nx.DiGraph[str]:
-    """Values that depend on the inputs, and who is computed from whom."""
-    flow: nx.DiGraph[str] = nx.DiGraph()
-    flow.add_node(_SINK)
-    flow.add_edges_from((_SOURCE, str(value.name)) for value in graph.inputs)
-    for node in graph:
-        sources = [str(value.name) for value in inputs_of(node) if value.name in flow]
-        flow.add_edges_from((source, str(out.name)) for source in sources for out in node.outputs)
-    flow.add_edges_from((str(value.name), _SINK) for value in graph.outputs if value.name in flow)
-    return flow
-
-
-def _dominators(flow: nx.DiGraph[str]) -> list[str]:
-    """The values on every path from source to sink, in order."""
-    above = nx.immediate_dominators(flow, _SOURCE)
-    chain, name = [], above.get(_SINK)
-    while name is not None and name != _SOURCE:
-        chain.append(name)
-        name = above.get(name)
-    return chain[::-1]
-
-
-def _is_float(value: ir.Value) -> bool:
-    is_float = value.dtype is not None and value.dtype.is_floating_point()
-    return is_float and static_shape(value) is not None
-
-
-def _has_weights(value: ir.Value, chain: set[str], flow: nx.DiGraph[str]) -> bool:
-    """Whether a weight enters between the dominator before `value` and `value`."""
-    pending, seen = [value.producer()], set()
-    while pending:
-        node = pending.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        for source in inputs_of(node):
-            if source.name not in flow:
-                if _is_weight(source):
-                    return True
-            elif source.name not in chain:
-                pending.append(source.producer())
-    return False
-
-
-def _is_padded(value: ir.Value, flow: nx.DiGraph[str]) -> bool:
+def _is_padded(value: ir.Value, flow: GradientFlow) -> bool:
     """Whether a value is another one between constants."""
     node = value.producer()
     if node is None or node.op_type not in ("Pad", "Concat"):
         return False
-    return node.op_type == "Pad" or sum(source.name in flow for source in inputs_of(node)) == 1
+    return node.op_type == "Pad" or sum(flow.depends_on_input(str(own.name)) for own in inputs_of(node)) == 1
 
 
-def _is_filled(value: ir.Value) -> bool:
-    """Whether all elements are one number that is no weight, as in the zeros of a padding."""
-    node = value.producer()
-    while node is not None and node.op_type in ("Cast", "CastLike", "Expand", "Identity", "Reshape"):
-        source = node.inputs[0]
-        node = source.producer() if source is not None else None
-    return node is not None and node.op_type == "ConstantOfShape"
+def _sides(ways: FromInputs, boundaries: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """What each block reads past the boundary before it, in the order of the graph."""
+    flow = ways.flow
+    order = {name: number for number, name in enumerate((*sorted(flow.inputs), *flow.values))}
+    yield ()
+    for before, after in pairwise(boundaries):
+        yield tuple(sorted(_Block(ways, before).held(after), key=order.__getitem__))
+    known = {*flow.inputs, *boundaries[:-1]}
+    ends = [name for name in flow.outputs if name != boundaries[-1] and flow.depends_on_input(name)]
+    yield tuple(sorted(_read_of(flow, known, ends, boundaries[-1]), key=order.__getitem__))
 
 
-def _is_weight(value: ir.Value) -> bool:
-    """A floating-point matrix or kernel: an initializer or computed from initializers alone."""
-    if _is_filled(value):
-        return False
-    shape = (
-        value.shape if value.shape is not None else (value.const_value.shape if value.const_value else None)
-    )
-    is_float = value.dtype is not None and value.dtype.is_floating_point()
-    return is_float and shape is not None and sum(dim != 1 for dim in shape) >= 2
+def _read_of(flow: GradientFlow, known: set[str], ends: Sequence[str], start: str) -> set[str]:
+    """The known values that `ends` are computed from, without `start` and what comes before these."""
+    seen, pending = {start, *ends}, list(ends)
+    while pending:
+        name = pending.pop()
+        for source in () if name in known else flow.sources(name):
+            if source not in seen:
+                seen.add(source)
+                pending.append(source)
+    return seen & known
+
+
+class _Block:
+    """What is computed from the boundary before a block alone, and what else the block reads."""
+
+    def __init__(self, ways: FromInputs, start: str) -> None:
+        self._ways, self._flow, self._inside = ways, ways.flow, {start}
+
+    def held(self, end: str) -> set[str]:
+        """The values nearest to `end` that are held: no gradient comes to them through the boundary."""
+        found, seen, pending = set[str](), {end, *self._inside}, [end]
+        while pending:
+            name = pending.pop()
+            before = set(self._flow.before(name))
+            for source in self._flow.sources(name) - seen:
+                # All that is differentiated by the sources of the chain comes from the boundary.
+                if (source in before and self._ways.reach(source)) or self._is_inside(source):
+                    seen.add(source)
+                    pending.append(source)
+                else:
+                    found.add(source)
+        return found
+
+    def _is_inside(self, name: str) -> bool:
+        """Whether no input reaches a value but through the boundary."""
+        seen, pending = {name}, [name]
+        while pending:
+            current = pending.pop()
+            if current in self._flow.inputs:
+                return False
+            for source in self._flow.sources(current) - self._inside - seen:
+                seen.add(source)
+                pending.append(source)
+        self._inside |= seen
+        return True
 
 
 def _layer(index: int, value: ir.Value) -> Layer:

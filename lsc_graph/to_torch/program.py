@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from torch import Tensor, nn
 
+from lsc_graph.errors import AnalysisError
 from lsc_graph.layers.cells import Cell
+from lsc_graph.layers.chain import Chain
 from lsc_graph.recurrence.dataflow import body_values, direct_sources
 from lsc_graph.recurrence.find import Findings
 from lsc_graph.recurrence.site import RecurrentSite
@@ -21,13 +23,15 @@ class Run:
     """One sample through a program: its outputs by name, and a trajectory per site.
 
     Outputs of a streaming program have time first. `values` are the main-graph values that were computed
-    on the way; `boundaries` are a feed-forward program's layer outputs.
+    on the way; `boundaries` are a feed-forward program's layer outputs, `sides` what each of its blocks
+    reads past the one before it.
     """
 
     outputs: dict[str, Tensor]
     trajectories: tuple[Trajectory, ...] = ()
     values: dict[str, Tensor] | None = None
     boundaries: tuple[Tensor, ...] = ()
+    sides: tuple[tuple[Tensor, ...], ...] = ()
 
     def mapped(self, function: Callable[[Tensor], Tensor]) -> Run:
         """The same with a function of every tensor in its place."""
@@ -36,6 +40,7 @@ class Run:
             tuple(trajectory.mapped(function) for trajectory in self.trajectories),
             None if self.values is None else mapped(self.values, function),
             tuple(function(value) for value in self.boundaries),
+            tuple(tuple(function(value) for value in own) for own in self.sides),
         )
 
     def detached(self) -> Run:
@@ -153,41 +158,86 @@ class ChainProgram(nn.Module):
 
     Args:
         model: normalised model.
-        boundaries: names of the values between the blocks, first to last.
+        chain: its blocks.
         parameters: shared store of the floating-point initializers.
     """
 
-    def __init__(self, model: ir.Model, boundaries: Sequence[str], parameters: Parameters) -> None:
+    def __init__(self, model: ir.Model, chain: Chain, parameters: Parameters) -> None:
         super().__init__()
         graph, opsets = model.graph, dict(model.opset_imports)
         self.input_names = [str(value.name) for value in graph.inputs]
         self.output_names = [str(value.name) for value in graph.outputs]
-        sources = [self.input_names, *([name] for name in boundaries)]
-        targets = [*([name] for name in boundaries), self.output_names]
+        self.chain = chain
+        sources = [self.input_names, *([name] for name in chain.boundaries)]
+        targets = [*([name] for name in chain.boundaries), self.output_names]
         self.blocks = nn.ModuleList(
-            Segment(graph, source, target, opsets=opsets, parameters=parameters)
-            for source, target in zip(sources, targets, strict=True)
+            Block(graph, [*source, *own], target, opsets=opsets, parameters=parameters)
+            for source, target, own in zip(sources, targets, chain.sides, strict=True)
         )
+        known, parts = list(self.input_names), []
+        for own, boundary in zip(chain.sides, (*chain.boundaries, ""), strict=True):
+            new = [name for name in own if name not in known]
+            parts.append(Segment(graph, known, new, opsets=opsets, parameters=parameters))
+            known = [*known, *new, boundary]
+        self.side_parts = nn.ModuleList(parts)
         self.shifts: Sequence[Tensor] | None = None
         """What is added to the value at each boundary, for derivatives by it."""
 
     def forward(self, inputs: Values) -> Run:
         """Run one sample; `inputs` by name, in the model's own shapes."""
-        values: tuple[Tensor, ...] = tuple(inputs[name] for name in self.input_names)
-        boundaries = []
-        for number, block in enumerate(self.blocks[:-1]):
-            values = tuple(own_tensor(value) for value in block(*values))
-            if self.shifts is not None:
-                values = (values[0] + self.shifts[number],)
-            boundaries.append(values[0])
-        outputs = self.blocks[-1](*values)
-        return Run(dict(zip(self.output_names, outputs, strict=True)), boundaries=tuple(boundaries))
+        values = dict(inputs)
+        given: tuple[Tensor, ...] = tuple(inputs[name] for name in self.input_names)
+        sides = [self._sides(0, values)]
+        for number, name in enumerate(self.chain.boundaries):
+            (value,) = (own_tensor(own) for own in self.blocks[number](*given, *sides[number]))
+            values[name] = value if self.shifts is None else value + self.shifts[number]
+            given = (values[name],)
+            sides.append(self._sides(number + 1, values))
+        outputs = dict(zip(self.output_names, self.blocks[-1](*given, *sides[-1]), strict=True))
+        boundaries = tuple(values[name] for name in self.chain.boundaries)
+        return Run(outputs, boundaries=boundaries, sides=tuple(sides))
+
+    def _sides(self, number: int, values: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """What a block reads beside the boundary before it; kept in `values`."""
+        part = self.side_parts[number]
+        assert isinstance(part, Segment)
+        if not part.is_empty:
+            values |= compute(part, values)
+        return tuple(values[name] for name in self.chain.sides[number])
+
+    def block(self, number: int, run: Run) -> Callable[[Tensor], Sequence[Tensor]]:
+        """A block behind the first as a function of the boundary before it; all else is as in a run."""
+
+        def function(value: Tensor) -> Sequence[Tensor]:
+            result: Sequence[Tensor] = self.blocks[number](value, *(run.sides[number] if run.sides else ()))
+            return result
+
+        return function
 
     def calls(self, run: Run, inputs: Values) -> Iterator[Call]:
         """What a run on these inputs computed, block by block."""
         first = tuple(inputs[name] for name in self.input_names)
         given = [first, *((boundary,) for boundary in run.boundaries)]
-        return (Call(f"blocks.{number}", own) for number, own in enumerate(given))
+        sides = run.sides or ((),) * len(given)
+        return (
+            Call(f"blocks.{number}", (*own, *beside))
+            for number, (own, beside) in enumerate(zip(given, sides, strict=True))
+        )
+
+
+class Block(Segment):
+    """A part of a chain: of the boundary before it, and of what it reads beside that."""
+
+    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
+        if len(values) != len(self.inputs):
+            raise AnalysisError(
+                "This layer reads more than the layer before it, which only `audit` takes into account yet",
+                where=", ".join(self.outputs[:3]),
+                got=f"{', '.join(self.inputs[len(values) :][:3])} beside {self.inputs[0]}",
+                expected="feed-forward layers that each read the layer before them alone",
+                do="export the model with these values as constants, or audit it alone",
+            )
+        return super().forward(*values)
 
 
 def _computed_from(graph: ir.Graph, names: Sequence[str], sources: Sequence[str]) -> tuple[str, ...]:
