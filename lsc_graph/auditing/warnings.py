@@ -23,6 +23,7 @@ from lsc_graph.to_torch.differences import Differences
 
 # Where error bars are a larger part of a derivative than this, gains and growth are those of errors, too.
 _WIDE = 0.1
+_SHOWN = 3
 
 
 def known_warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[str, ...]:
@@ -87,9 +88,18 @@ def _batch_warnings(summary: Summary) -> tuple[str, ...]:
     united = sorted(
         {source if source == target else f"{source} -> {target}" for source, target in summary.united}
     )
-    but = f", but for those of {', '.join(united)}, which are those of the whole batch" if united else ""
-    words = "radii and gains are those of single entries"
-    return (f"The states are a batch of {count} independent entries: {words}{but}",)
+    if not united:
+        words = "radii and gains are those of single entries"
+        return (f"The states are a batch of {count} independent entries: {words}",)
+    edges = ", ".join(united[:_SHOWN]) + (f" and {len(united) - _SHOWN} more" * (len(united) > _SHOWN))
+    return (
+        f"The states hold {count} entries, such as samples or positions, which the model treats alike: where "
+        "those of the inputs change place, those of the states do. Radii and gains are those of single "
+        f"entries, but not within or between {edges}: there entries are computed from each other, as by "
+        f"attention or a mean over them, and radii and gains are those of all {count} together. If the "
+        "entries are samples, audit one alone (--input-shape or --data with a batch of one); if they are "
+        "positions of one sequence, this is what is to be measured",
+    )
 
 
 def _probed_warnings(summary: Summary) -> tuple[str, ...]:

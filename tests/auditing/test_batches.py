@@ -81,7 +81,9 @@ def test_a_batch_whose_entries_meet_is_looked_at_as_a_whole(mixes: bool) -> None
     analysis = audit(program.model_proto, data={"x": x.numpy()}, num_samples=1)
     (layer,) = analysis.layers
     (warning,) = [warning for warning in analysis.warnings if "batch" in warning]
-    assert ("but for those of layer_0" in warning) == mixes
+    assert ("independent entries" in warning) != mixes
+    assert ("not within or between layer_0: there entries are computed from each other" in warning) == mixes
+    assert ("audit one alone (--input-shape or --data with a batch of one)" in warning) == mixes
     assert layer.time_radius is not None
     assert layer.time_radius.num_points == (T - 1) * (1 if mixes else B)
 
