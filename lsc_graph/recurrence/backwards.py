@@ -7,7 +7,6 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.loops.decided import array_of
 from lsc_graph.recurrence.unflipped import flipped, operand_axes
 
@@ -72,7 +71,7 @@ def _of_scan(node: ir.Node, value: ir.Value, axis: int) -> list[Source] | None:
     return [
         (
             own,
-            _entry(node, "scan_input_axes", i) % len(static_shape(own) or (0,)),
+            _entry(node, "scan_input_axes", i) % max(1, _rank(own)),
             _entry(node, "scan_input_directions", i) != is_written_back,
         )
         for i, own in enumerate(sequences)
@@ -101,13 +100,15 @@ def _of_concat(node: ir.Node, axis: int) -> list[Source] | None:
 
 def _of_slice(node: ir.Node, axis: int) -> list[Source] | None:
     """Also some of the times, in their order or in the reverse of it."""
-    rank = len(static_shape(node.outputs[0]) or ())
+    rank = _rank(node.outputs[0])
     axes, steps = (array_of(node.inputs[i]) if len(node.inputs) > i else None for i in (3, 4))
     value = node.inputs[0]
-    if value is None or axes is None:
+    if value is None or axes is None or (rank == 0 and (axes < 0).any()):
         return None
     strides = [1] * axes.size if steps is None else steps.reshape(-1).tolist()
-    stride = dict(zip((axes.reshape(-1) % rank).tolist(), strides, strict=True)).get(axis, 1)
+    stride = dict(zip(np.where(axes < 0, axes + rank, axes).reshape(-1).tolist(), strides, strict=True)).get(
+        axis, 1
+    )
     return [(value, axis, stride < 0)]
 
 
@@ -115,8 +116,18 @@ def _of_gather(node: ir.Node, axis: int) -> list[Source] | None:
     value, indices = node.inputs[0], array_of(node.inputs[1])
     if value is None or indices is None or indices.ndim != 1 or axis != node.attributes.get_int("axis", 0):
         return None
-    ways = set(np.sign(np.diff(indices % (static_shape(value) or (1,))[axis])).tolist())
+    if (indices < 0).any() and not (indices < 0).all():
+        length = value.shape[axis] if value.shape is not None and axis < _rank(value) else None
+        if not isinstance(length, int):
+            return None
+        indices = indices % length
+    ways = set(np.sign(np.diff(indices)).tolist())
     return [(value, axis, ways == {-1})] if ways in ({1}, {-1}) else None
+
+
+def _rank(value: ir.Value) -> int:
+    """The number of axes, also where their sizes are open; 0 where nothing is known."""
+    return len(value.shape) if value.shape is not None else 0
 
 
 _IN_ORDER: dict[str, Callable[[ir.Node, int], list[Source] | None]] = {

@@ -61,3 +61,17 @@ def test_channels_of_a_convolution_are_in_no_order() -> None:
     net = Unroller()
     value = net.op("Conv", flip(net, net.input("x", 1, T, 5)), net.weight(T, T, 1))
     assert found(net, value, 1) is None
+
+
+@pytest.mark.parametrize(("indices", "expected"), [([1, 2], False), ([-1, -2], True), ([1, -1], None)])
+@pytest.mark.parametrize("shape", [(None, None), None])
+def test_open_sizes_leave_the_order_of_a_gather_known(
+    indices: list[int], expected: bool | None, shape: tuple[None, None] | None
+) -> None:
+    x = ir.Value(
+        name="x", shape=None if shape is None else ir.Shape(shape), type=ir.TensorType(ir.DataType.FLOAT)
+    )
+    chosen = ir.Value(name="i", const_value=ir.tensor(indices, dtype=ir.DataType.INT64, name="i"))
+    node = ir.node("Gather", [x, chosen], attributes={"axis": 1})
+    ir.Graph([x], node.outputs, nodes=[node], initializers=[chosen], opset_imports={"": 18})
+    assert runs_backwards(node.outputs[0], 1) is expected
