@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from lsc_graph.canonical.normalize import normalize_open, upgraded
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.errors import AnalysisError, ParityError, UsageError
 from lsc_graph.files import write_bytes
 from lsc_graph.memory import memory_errors_named
@@ -172,4 +173,21 @@ def _facts(own: RolledSteps) -> Rerolled:
         is_reverse=reads_in_reverse(own.rolled.scan),
         over_depth=own.over_depth,
         chosen=own.made.texts,
+        apart=_apart(own) if own.num_apart else None,
+    )
+
+
+def _apart(own: RolledSteps) -> str:
+    """Which steps stay before the Scan, and why."""
+    count = own.num_apart
+    stay = "the first stays" if count == 1 else f"the first {count} stay"
+    words = f"of {own.num_steps + count} steps {stay} before the Scan, computed in another way"
+    starts = own.rolled.scan.inputs[: len(own.rolled.state_names)]
+    is_open = any(start is None or static_shape(start) is None for start in starts)
+    if not is_open:
+        return f"{words}, which no known start explains"
+    return (
+        f"{words}: a start that explains it would have a size that the file leaves open. `lsc-graph inspect` "
+        "and `audit` fix all sizes, and may count it as a step like the others; export with fixed sizes to "
+        "have it in the Scan"
     )

@@ -462,7 +462,8 @@ class Inspection:
 class Rerolled:
     """An unrolled recurrence that was rewritten as Scan: `num_nodes` for each of `num_steps` steps.
 
-    `chosen` is what a person said of its states, as after --state.
+    `chosen` is what a person said of its states, as after --state; `apart` which first steps stay before the
+    Scan and why, if any do.
     """
 
     name: str
@@ -473,6 +474,7 @@ class Rerolled:
     is_reverse: bool
     over_depth: bool
     chosen: tuple[str, ...]
+    apart: str | None = None
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from lsc_graph.models.gru import gru
-from unrolled_models import Unroller, layer, stacked, tanh_cell
+from unrolled_models import Unroller, at, layer, stacked, tanh_cell
 
 from lsc_graph import rerolling
-from lsc_graph.audit_model import audit
+from lsc_graph.audit_model import audit, inspect
 from lsc_graph.canonical.normalize import normalize
 from lsc_graph.errors import AnalysisError, ParityError, UsageError
 from lsc_graph.recurrence.unrolled.roll import roll_steps
@@ -137,3 +137,30 @@ def test_models_that_differ_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(rerolling, "Reference", Wrong)
     with pytest.raises(ParityError, match="nothing was written"):
         rerolling._largest_difference(proto, proto, feeds)
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_first_step_that_stays_before_the_scan_is_named_with_the_reason(is_open: bool) -> None:
+    """h[0] = tanh(x[0] W + b): a step from zeros, which take a size that the file may leave open."""
+    net = Unroller()
+    w, u, b = net.weight(D, H), net.weight(H, H), net.weight(H)
+    sequence, state = net.input("x", 4, 2, D), ""
+    for step in range(4):
+        read = net.op("MatMul", at(net, sequence, step), w)
+        state = net.op("Tanh", net.op("Add", net.sum(read, state and net.op("MatMul", state, u)), b))
+    net.output(state)
+    proto = net.model()
+    if is_open:
+        for value in (*proto.graph.input, *proto.graph.output):
+            axis = value.type.tensor_type.shape.dim[1 if value.name == "x" else 0]
+            axis.dim_param = "batch"
+        del proto.graph.value_info[:]
+    (own,) = reroll(proto).recurrences
+    (seen,) = inspect(proto).recurrences
+    assert seen.num_steps == 4
+    if is_open:
+        assert own.num_steps == 3
+        assert own.apart is not None
+        assert own.apart.startswith("of 4 steps the first stays before the Scan, computed in another way: a")
+    else:
+        assert (own.num_steps, own.apart) == (4, None)

@@ -88,6 +88,8 @@ def render_rerolling(rerolling: Rerolling, console: Console) -> None:
         words = f"{own.num_steps} steps of {own.num_nodes} nodes, {direction}, are one Scan"
         chosen = f"; as chosen: {_options(own.chosen)}" if own.chosen else ""
         labelled(console, "rerolled", f"{own.name}: {words}; states {', '.join(own.states)}{chosen}")
+        if own.apart is not None:
+            labelled(console, "", f"{own.name}: {own.apart}")
     labelled(console, "nodes", f"{rerolling.num_nodes_before:,} -> {rerolling.num_nodes_after:,}")
     labelled(
         console,
