@@ -288,12 +288,13 @@ def _domain(value: ir.Value) -> Domain:
             return found
         if node.op_type == "OneHot" and index == 0 and (depth := constant(node.inputs[1])) is not None:
             return _indices(np.arange(int(depth.item())), int(depth.item()), "", _compared(value))
-    compared = _compared(value)
+    compared, is_mask = _compared(value), _MASK.search(str(value.name)) is not None
+    if is_mask and not compared.any():  # compared with 0 alone, if at all: zeros would hide everything
+        return Domain(np.array([1]), "1, as a mask")
     if compared.size:
         return Domain(compared, f"{_few(compared)}, which it is compared with")
     is_length = _LENGTH.search(str(value.name)) is not None
-    is_told = is_length or _MASK.search(str(value.name)) is not None
-    if value.dtype in _SMALL and not is_told and value.shape and not says_where(value):
+    if value.dtype in _SMALL and not is_length and value.shape and not says_where(value):
         return _any_of(value.dtype)
     return Domain(np.array([1]), "1", is_length=is_length)
 

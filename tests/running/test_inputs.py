@@ -164,3 +164,14 @@ def test_the_first_sizes_that_run_are_taken_and_none_is_an_error() -> None:
     assert first_that_runs(iter({"n": n} for n in (1, 3, 5)), runs) == {"n": 3}
     with pytest.raises(InputError, match="n = 5"):
         first_that_runs(iter({"n": n} for n in (1, 5)), runs)
+
+
+@pytest.mark.parametrize(("name", "expected"), [("attention_mask", [1]), ("kind", [0])])
+def test_a_mask_of_integers_that_is_compared_with_zero_hides_nothing(name: str, expected: list[int]) -> None:
+    nodes = [
+        helper.make_node("Equal", [name, "zero"], ["is_hidden"]),
+        helper.make_node("Cast", ["is_hidden"], ["y"], to=TensorProto.FLOAT),
+    ]
+    (domain,) = domains(model_of({name: (TensorProto.INT64, [1, 5])}, nodes)).values()
+    assert domain.choices is not None
+    assert domain.choices.tolist() == expected
