@@ -57,13 +57,14 @@ def detached(tree: Tree) -> Tree:
 def recorded(run: Run) -> Tree:
     """What local Jacobians need to know of a run."""
     sites = [{name: dict(getattr(t, name)) for name in _KEPT} for t in run.trajectories]
-    return {"sites": sites, "boundaries": list(run.boundaries)}
+    return {"sites": sites, "boundaries": list(run.boundaries), "beside": [list(own) for own in run.sides]}
 
 
 def run_of(tree: Tree) -> Run:
     """A run that holds what was recorded of it."""
     sites = tuple(Trajectory(**site, outputs={}, final={}) for site in tree["sites"])
-    return Run({}, sites, boundaries=tuple(tree["boundaries"]))
+    beside = tuple(tuple(own) for own in tree["beside"])
+    return Run({}, sites, boundaries=tuple(tree["boundaries"]), sides=beside)
 
 
 def tensors_of(tree: Tree) -> list[Tensor]:

@@ -353,14 +353,14 @@ class Reader:
         assert isinstance(self.model, FeedForward)
         program, layers = self.model.program, list(self.layers.values())
         feeds = stacked([self.model.feed(sample) for sample in samples])
-        boundaries = self._together.each(lambda feed: recorded(program(*feed)), feeds)["boundaries"]
+        tree = self._together.each(lambda feed: recorded(program(*feed)), feeds)
         used = {
             target.id: torch.cat([self._looks(source, target, generator) for generator in generators])
             for source, target in itertools.pairwise(layers)
         }
         with torch.no_grad():
             pulled = pull_chain(
-                program, detached(boundaries), layers, lambda source, target: used[target.id], self._wanted
+                program, run_of(detached(tree)), layers, lambda _, target: used[target.id], self._wanted
             )
         if not with_derivative:
             whole = [
@@ -381,7 +381,7 @@ class Reader:
             edge.target: torch.cat([padded(own[number], self.layers[edge.target]) for own in blocks])
             for number, edge in enumerate(pulled)
         }
-        pulled = pull_chain(program, boundaries, layers, lambda source, target: rows[target.id], self._wanted)
+        pulled = pull_chain(program, run_of(tree), layers, lambda _, target: rows[target.id], self._wanted)
         return [
             _differentiable(dense[k], blocks[k], [edge.rows[k : k + 1] for edge in pulled])
             for k in range(len(samples))

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from torch import Tensor, nn
 
-from lsc_graph.errors import AnalysisError
 from lsc_graph.layers.cells import Cell
 from lsc_graph.layers.chain import Chain
 from lsc_graph.recurrence.dataflow import body_values, direct_sources
@@ -171,7 +170,7 @@ class ChainProgram(nn.Module):
         sources = [self.input_names, *([name] for name in chain.boundaries)]
         targets = [*([name] for name in chain.boundaries), self.output_names]
         self.blocks = nn.ModuleList(
-            Block(graph, [*source, *own], target, opsets=opsets, parameters=parameters)
+            Segment(graph, [*source, *own], target, opsets=opsets, parameters=parameters)
             for source, target, own in zip(sources, targets, chain.sides, strict=True)
         )
         known, parts = list(self.input_names), []
@@ -223,21 +222,6 @@ class ChainProgram(nn.Module):
             Call(f"blocks.{number}", (*own, *beside))
             for number, (own, beside) in enumerate(zip(given, sides, strict=True))
         )
-
-
-class Block(Segment):
-    """A part of a chain: of the boundary before it, and of what it reads beside that."""
-
-    def forward(self, *values: Tensor) -> tuple[Tensor, ...]:
-        if len(values) != len(self.inputs):
-            raise AnalysisError(
-                "This layer reads more than the layer before it, which only `audit` takes into account yet",
-                where=", ".join(self.outputs[:3]),
-                got=f"{', '.join(self.inputs[len(values) :][:3])} beside {self.inputs[0]}",
-                expected="feed-forward layers that each read the layer before them alone",
-                do="export the model with these values as constants, or audit it alone",
-            )
-        return super().forward(*values)
 
 
 def _computed_from(graph: ir.Graph, names: Sequence[str], sources: Sequence[str]) -> tuple[str, ...]:

@@ -2,50 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
 import pytest
 import torch
+from chain_models import masked_chain
 from torch.func import jacrev
 
 from lsc_graph.audit_model import audit
 from lsc_graph.auditing.measure import FeedForward
-from lsc_graph.errors import AnalysisError
 from lsc_graph.jacobians.chain import chain_blocks
 from lsc_graph.prepare import Request, prepare
-from lsc_graph.to_torch.segment import BlackBoxUse, Segment
-
-TEXT = """<ir_version: 8, opset_import: ["" : 18]>
-g (float[1, 4] x, float[1, 4] context, float low, int64[1, 4] keep) => (float[1, 4] y, float[1, 4] z)
-<float[1, 4] places = {0, 1, 2, 3}, float zero = {0}> {
-    h1 = MatMul(x, w)
-    k = MatMul(context, u)
-    a1 = Add(h1, k)
-    s1 = Tanh(a1)
-    h2 = MatMul(s1, u)
-    a2 = Add(h2, k)
-    t2 = Tanh(a2)
-    s2 = Add(t2, s1)
-    mask = Cast<to=1>(keep)
-    m2 = Mul(s2, mask)
-    h3 = MatMul(m2, w)
-    is_kept = GreaterOrEqual(places, low)
-    s3 = Where(is_kept, h3, zero)
-    h4 = MatMul(s3, u)
-    y = Tanh(h4)
-    both = Add(s3, s1)
-    z = MatMul(both, u)
-}"""
+from lsc_graph.to_torch.segment import Segment
 
 
 @pytest.fixture
 def model() -> onnx.ModelProto:
-    proto = onnx.parser.parse_model(TEXT)
-    generator = np.random.default_rng(0)
-    for name in "wu":
-        values = generator.normal(size=(4, 4)).astype(np.float32)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    return proto
+    return masked_chain()
 
 
 def request() -> Request:
@@ -92,9 +64,3 @@ def test_an_audit_agrees_with_onnx_runtime_and_says_what_is_beside_the_layers(
     assert (
         "2 operator(s) with weights stand beside the layers or behind the last (MatMul k, MatMul z)" in said
     )
-
-
-def test_a_block_that_is_not_given_all_that_it_reads_says_so(model: onnx.ModelProto) -> None:
-    view = FeedForward(prepare(model, request()), "cpu", torch.Generator(), BlackBoxUse.NEVER)
-    with pytest.raises(AnalysisError, match="This layer reads more than the layer before it"):
-        view.program.blocks[1](torch.zeros(1, 4))
