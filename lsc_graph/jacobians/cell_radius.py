@@ -28,11 +28,10 @@ from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.choose import (
     cascade,
     completed,
-    confirmed,
     group_size,
     radius_estimate,
-    unless_refuted,
 )
+from lsc_graph.spectra.confirming import confirmed, unless_refuted
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.krylov_powers import krylov_power_radius
 from lsc_graph.spectra.operator import Operator, dense_operator
@@ -115,8 +114,8 @@ def point_radii(
         operator = _Sparing(operator, dense, torch.arange(operator.num_points)).as_operator()
     if not is_auto:
         found = arnoldi_radius(operator, tolerance=tolerance, max_restarts=_MAX_RESTARTS)
-        return unless_refuted(found, at, tolerance) if size <= MAX_DENSE else found
-    found = confirmed(krylov_power_radius(operator, tolerance=tolerance), at, tolerance)
+        return unless_refuted(found, operator, at, tolerance) if size <= MAX_DENSE else found
+    found = confirmed(krylov_power_radius(operator, tolerance=tolerance), operator, at, tolerance)
     return completed(found, size, dense, tolerance)
 
 

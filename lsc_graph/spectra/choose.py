@@ -11,12 +11,12 @@ from torch import Tensor
 from lsc_graph.errors import UsageError
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, MAX_BASIS, arnoldi_radius
 from lsc_graph.spectra.arnoldi_once import arnoldi_once
+from lsc_graph.spectra.confirming import confirmed, unless_refuted
 from lsc_graph.spectra.dense import dense_radius
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.krylov_powers import krylov_power_radius
 from lsc_graph.spectra.operator import dense_operator, in_single
-from lsc_graph.spectra.orbit import orbit_growth
 from lsc_graph.spectra.powers import power_radius
 from lsc_graph.spectra.squaring import squaring_radius
 
@@ -26,8 +26,6 @@ SQUARING_FROM = {"cpu": 48, "cuda": 20}
 POWERS_FROM = {"cpu": 136, "cuda": 1400}
 ARNOLDI_FROM = {"cpu": 224}
 MAX_BATCH_BYTES = 512 * 2**20
-# An eigenvalue that is resolved to this relative error stands alone: no slow transient looks like that.
-_CERTAIN = 1e-5
 # Powers of a badly conditioned matrix are rounding errors.
 _BY_POWERS = (Method.SQUARING, Method.POWERS)
 # Matrices that are built at once: so many bytes of them, or so many where these are large. Off the CPU the
@@ -98,63 +96,24 @@ def _by_name(matrices: Tensor, method: Method, tolerance: float) -> Estimate:
     if matrices.device.type != "cpu":
         return arnoldi_once(matrices, tolerance=tolerance)
     unit, scales = in_single(matrices)
-    found = arnoldi_radius(dense_operator(unit), tolerance=tolerance, max_basis=_basis(unit.shape[-1]))
-    found = found if scales is None else found.scaled(scales)
-    return unless_refuted(found, lambda point: matrices[point], tolerance)
+    operator = dense_operator(unit)
+    found = arnoldi_radius(operator, tolerance=tolerance, max_basis=_basis(unit.shape[-1]))
+    found = unless_refuted(found, operator, lambda point: unit[point], tolerance)
+    return found if scales is None else found.scaled(scales)
 
 
 def _powers(matrices: Tensor, tolerance: float, *, is_long: bool = False) -> Estimate:
-    """Checked at one point; or high powers of all, also where squaring takes less time than another wait."""
+    """Checked at some points; or high powers of all, as where squaring takes less time than another wait."""
     if is_long or matrices.device.type != "cpu":
         return power_radius(matrices, tolerance=tolerance, is_long=True)
-    found = power_radius(matrices, tolerance=tolerance)
-    return unless_refuted(found, lambda point: matrices[point], tolerance)
+    unit, scales = in_single(matrices)
+    found = power_radius(unit, tolerance=tolerance)
+    found = unless_refuted(found, dense_operator(unit), lambda point: unit[point], tolerance)
+    return found if scales is None else found.scaled(scales)
 
 
 def _basis(size: int) -> int:
     return max(min(size, 64), min(MAX_BASIS, size // 3))
-
-
-def confirmed(estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: float = TOLERANCE) -> Estimate:
-    """Estimates, if powers bear out the one of them whose eigenvalue seems worst conditioned.
-
-    Far from normal matrices have approximate eigenvectors where no eigenvalue is. Where some estimates are
-    not resolved to the last digits it is one of these, and slow transients are waited for, too.
-
-    Args:
-        estimate: at all points.
-        matrix: the matrix [n, n] at a point.
-        tolerance: relative error that counts as converged.
-
-    Returns:
-        The same, or without any point converged.
-    """
-    if not bool(estimate.converged.any()):
-        return estimate
-    doubtful = estimate.converged & (estimate.errors > _CERTAIN)
-    is_long = bool(doubtful.any())
-    among = doubtful if is_long else estimate.converged
-    point = int(torch.where(among, estimate.conditions, -1.0).argmax())
-    given, error = float(estimate.values[point]), float(estimate.errors[point])
-    own = matrix(point)
-    if abs(orbit_growth(own, is_long=is_long) - given) <= (error + tolerance / 2) * given:
-        return estimate
-    other = power_radius(own[None], tolerance=tolerance, is_long=is_long)
-    allowed = (float(other.errors) + error + tolerance) * float(other.values)
-    agrees = bool(other.converged) and abs(float(other.values) - given) <= allowed
-    return estimate.where_better(torch.tensor([point]), other) if agrees else estimate.refuted()
-
-
-def unless_refuted(
-    estimate: Estimate, matrix: Callable[[int], Tensor], tolerance: float = TOLERANCE
-) -> Estimate:
-    """Estimates of one method alone, without any point converged where powers do not bear them out.
-
-    Args:
-        estimate, matrix, tolerance: as of `confirmed`.
-    """
-    checked = confirmed(estimate, matrix, tolerance)
-    return estimate if bool(checked.converged.any()) else checked
 
 
 def cascade(size: int, device: str) -> tuple[Method, ...]:
@@ -182,9 +141,10 @@ def _auto(matrices: Tensor, tolerance: float) -> Estimate:
     if first is not Method.ARNOLDI:
         return _by_others(_by_name(matrices, first, tolerance), matrices, others, tolerance)
     unit, scales = in_single(matrices)
-    found = krylov_power_radius(dense_operator(unit), tolerance=tolerance)
+    operator = dense_operator(unit)
+    found = krylov_power_radius(operator, tolerance=tolerance)
+    found = confirmed(found, operator, lambda point: unit[point], tolerance)
     found = found if scales is None else found.scaled(scales)
-    found = confirmed(found, lambda point: matrices[point], tolerance)
     return completed(
         found, matrices.shape[-1], lambda points: matrices[handed(points, matrices.device)], tolerance
     )

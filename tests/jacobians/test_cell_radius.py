@@ -86,7 +86,7 @@ def test_a_cell_without_matrices_needs_none(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("method", [Method.AUTO, Method.ARNOLDI])
-def test_a_large_cell_needs_one_matrix_to_confirm_the_others(
+def test_a_large_cell_needs_two_matrices_at_most_to_confirm_the_others(
     method: Method, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, trajectory = cell_of("tanh_rnn", 400)
@@ -98,11 +98,12 @@ def test_a_large_cell_needs_one_matrix_to_confirm_the_others(
 
     monkeypatch.setattr(GatedJacobians, "dense", counted)
     found = time_radii(module, trajectory, torch.Generator().manual_seed(0), method)
-    assert built == [1]
+    assert built in ([1], [1, 1])
     assert bool(found.converged.all())
+    built.clear()
     monkeypatch.setattr(cell_radius, "MAX_DENSE", 100)
     found = time_radii(module, trajectory, torch.Generator().manual_seed(0), method)
-    assert built == [1]
+    assert built == []
     assert found.counts() == {"arnoldi": STEPS}
 
 

@@ -8,10 +8,8 @@ import torch
 from spectra_cases import HARD, SPECTRA, batch
 
 from lsc_graph.errors import UsageError
-from lsc_graph.spectra.arnoldi import arnoldi_radius
-from lsc_graph.spectra.choose import cascade, confirmed, method_of, radius_estimate
+from lsc_graph.spectra.choose import cascade, method_of, radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Method
-from lsc_graph.spectra.operator import dense_operator
 
 BY_NAME = (Method.DENSE, Method.SQUARING, Method.ARNOLDI)
 
@@ -100,27 +98,6 @@ def test_what_is_given_as_converged_is_right(name: str, size: int, dtype: torch.
         if bool(found.converged):
             allowed = TOLERANCE * exact
             assert abs(float(found.values) - exact) <= allowed, (method, found)
-
-
-def test_a_jordan_block_that_krylov_spaces_take_for_a_circulant_is_refuted() -> None:
-    build, exact = HARD["jordan, turned"]
-    matrix = build(300).float()
-    alone = arnoldi_radius(dense_operator(matrix[None]), max_restarts=8)
-    assert float(alone.values) > 1.5 > exact
-    assert not bool(confirmed(alone, lambda point: matrix).converged)
-    ordinary = batch("gated", 300).float()
-    found = arnoldi_radius(dense_operator(ordinary), max_restarts=8)
-    assert bool(confirmed(found, lambda point: ordinary[point]).converged.all())
-
-
-def test_a_slow_transient_among_ordinary_points_is_not_given_as_converged() -> None:
-    build, exact = HARD["leaky cascade"]
-    matrices = torch.cat([batch("gaussian", 260), build(260)[None], batch("rotations", 260)]).float()
-    found = radius_estimate(matrices)
-    assert not bool(found.converged[3]) or float(found.values[3]) == pytest.approx(exact, rel=5e-3)
-    others = torch.arange(7) != 3
-    assert bool(found.converged[others].all())
-    assert found.values[others].numpy() == pytest.approx(oracle(matrices.double())[others.numpy()], rel=5e-3)
 
 
 def test_no_matrices_are_no_estimates() -> None:
