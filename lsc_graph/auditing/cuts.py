@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from lsc_graph.auditing.discrete import jumps
 from lsc_graph.prepare import Prepared
 from lsc_graph.recurrence.dataflow import body_values
 from lsc_graph.recurrence.site import RecurrentSite
@@ -16,8 +17,9 @@ from lsc_graph.to_torch.surrogates import DOMAIN, Surrogate, use_surrogate
 
 
 def zero_derivatives(prepared: Prepared) -> list[ir.Node]:
-    """Thresholds and roundings between states, or on the way through a feed-forward model."""
-    found = [node for model, sources, _ in _ways(prepared) for node in cut_points(model.graph, sources)]
+    """Thresholds, roundings and other jumps between states, or on the way through a feed-forward model."""
+    ways = [(model.graph, sources) for model, sources, _ in _ways(prepared)]
+    found = [node for own in ways for find in (cut_points, jumps) for node in find(*own)]
     return list(dict.fromkeys(found))
 
 

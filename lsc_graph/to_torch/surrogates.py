@@ -174,6 +174,8 @@ class _Numbers:
         found = False
         for use in list(flag.uses()):
             node = use.node
+            if node.graph is None:
+                continue  # it read the flag twice
             output = node.outputs[0]
             if node.op_type == "Cast":
                 found |= self._cast(node, number)
@@ -186,7 +188,14 @@ class _Numbers:
                 found |= self.replace_uses(output, self._insert(node, node.op_type, inputs, node.attributes))
             elif node.op_type == "Where" and use.idx == 0:
                 found |= self._selected(node, number)
+            self._remove_unread(node)
         return found
+
+    def _remove_unread(self, node: ir.Node) -> None:
+        """Logic that nothing reads any longer: it would make a number of the next threshold that it reads."""
+        output = node.outputs[0]
+        if node.graph is not None and not output.uses() and not output.is_graph_output():
+            self.graph.remove(node, safe=True)
 
     def _cast(self, node: ir.Node, number: ir.Value) -> bool:
         """A cast of 0 or 1 to a float, perhaps by way of integers."""

@@ -10,6 +10,7 @@ import torch
 
 from lsc_graph.canonical.normalize import normalize
 from lsc_graph.errors import UsageError
+from lsc_graph.recurrence.thresholds import cut_points
 from lsc_graph.running.reference import Reference
 from lsc_graph.to_torch.segment import Parameters, Segment
 from lsc_graph.to_torch.surrogates import DEFAULTS, DOMAIN, Shape, Surrogate, parse_surrogate, use_surrogate
@@ -97,6 +98,16 @@ def test_what_is_no_threshold_is_left_alone(body: str) -> None:
     before = ir.to_proto(model).SerializeToString()
     assert use_surrogate(model.graph, model.graph.inputs, SURROGATE) == ()
     assert ir.to_proto(model).SerializeToString() == before
+
+
+@pytest.mark.parametrize(
+    "logic", ["a = And(s, t)", "a = Or(s, t)", "r = Xor(s, t)  a = Not(r)", "a = And(s, s)"]
+)
+def test_no_threshold_that_has_a_derivative_is_left_behind(logic: str) -> None:
+    body = f"s = Greater(x, theta)  t = Less(x, one)  {logic}  y = Cast<to = 1>(a)"
+    model = normalize(model_of(body), {"x": (4,)}, {})
+    assert use_surrogate(model.graph, model.graph.inputs, SURROGATE)
+    assert cut_points(model.graph, model.graph.inputs) == []
 
 
 def test_defaults_belong_to_a_shape_and_may_be_overruled() -> None:
