@@ -48,7 +48,8 @@ def test_the_report_says_that_winners_cut_the_gradient() -> None:
     winners (float[8, 1, 3] x) => (float[8, 1, 3] y)
     <float[1, 3] start = {0.1, 0.2, 0.3}>
     {
-        last, y = Scan<num_scan_inputs = 1, body = step (float[1, 3] h, float[1, 3] u) => (float[1, 3] n, float[1, 3] o)
+        last, y = Scan<num_scan_inputs = 1,
+          body = step (float[1, 3] h, float[1, 3] u) => (float[1, 3] n, float[1, 3] o)
         {
             half = Constant<value = float {0.5}>()
             sum = Add(h, u)
