@@ -145,16 +145,32 @@ def audit(
     prepared = prepare(model, request)
     surrogates = put_in(prepared, stand_in) if stand_in is not None else None
     clock.lap("prepare")
+    draw = partial(_samples, prepared, given, seed)
     limit = num_given(prepared.plan, given, is_streaming=is_streaming(prepared))
+    only_one = limit is None and _are_alike(draw)
+    num_samples, limit, told = (1, 1, _only_one(num_samples)) if only_one else (num_samples, limit, ())
 
     def measure(use: BlackBoxUse) -> Analysis:
         most = min(max_samples, limit or max_samples)
         rounds = Rounds(precision, num_samples, most, max_seconds, clock.start)
-        fitting = FittingSamples(prepared, partial(_samples, prepared, given, seed), limit)
+        fitting = FittingSamples(prepared, draw, limit)
         return _measure(prepared, fitting, rounds, where, seed, time_axis, method, use, say, clock)
 
     with torch.no_grad():
-        return replace(_with_black_boxes(measure, black_box), surrogate=surrogates)
+        found = _with_black_boxes(measure, black_box)
+    return replace(found, surrogate=surrogates, warnings=(*told, *found.warnings))
+
+
+def _are_alike(draw: Callable[[int, int], tuple[Sample, ...]]) -> bool:
+    """Whether data and values that were given leave nothing to draw: more samples would tell nothing more."""
+    first, second = draw(0, 2)
+    return first.is_like(second)
+
+
+def _only_one(num_wanted: int) -> tuple[str, ...]:
+    if num_wanted == 1:
+        return ()
+    return ("1 sample was measured, since all would be the same: data has no first axis that counts samples",)
 
 
 def _with_black_boxes(measure: Callable[[BlackBoxUse], Analysis], wanted: str) -> Analysis:

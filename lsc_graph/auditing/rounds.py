@@ -86,9 +86,9 @@ class Rounds:
             return
         self._worst = max(standard_errors(layers), key=lambda item: item[1], default=("", 0.0))
         error = self._worst[1]
-        if error <= self._precision:
-            # One sample cannot show how samples differ, if there was no time for another.
-            self._limit = self._limit if self._taken == 1 else ""
+        # One sample cannot show how samples differ.
+        if error <= self._precision and self._taken > 1:
+            self._limit = ""
         elif self._limit:
             return
         elif is_last:

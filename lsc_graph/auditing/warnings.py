@@ -158,9 +158,11 @@ def difference_warnings(found: Differences) -> tuple[str, ...]:
 
 
 def _precision_warning(precision: Precision) -> str:
+    is_known = precision.num_samples > 1 or precision.largest_std_error > 0
+    error = f"{precision.largest_std_error:.2g}" if is_known else "unknown"
     return (
         f"The requested precision {precision.requested:g} was not reached: the standard error of "
-        f"{precision.where} is {precision.largest_std_error:.2g} after {precision.num_samples} samples; "
+        f"{precision.where} is {error} after {precision.num_samples} samples; "
         f"{precision.limit}"
     )
 

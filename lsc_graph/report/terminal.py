@@ -286,7 +286,10 @@ def _causal(readings: Sequence[CausalReading], console: Console) -> None:
 
 
 def _number(value: Statistics | None) -> str:
-    return "-" if value is None else f"{value.mean:.3f} ±{value.std_error:.3f}"
+    if value is None:
+        return "-"
+    # A single point has no standard error.
+    return f"{value.mean:.3f} ±{value.std_error:.3f}" if value.num_points > 1 else f"{value.mean:.3f}"
 
 
 def _short(value: Statistics | None) -> str:

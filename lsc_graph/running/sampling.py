@@ -20,6 +20,11 @@ class Sample:
     inputs: dict[str, Array]
     initial: dict[str, Array]
 
+    def is_like(self, other: Sample) -> bool:
+        """Whether a run of the other one would be the same."""
+        own, others = self.inputs | self.initial, other.inputs | other.initial
+        return all(np.array_equal(own[name], others[name]) for name in own)
+
 
 def read_data(source: Mapping[str, Array] | str | os.PathLike[str]) -> dict[str, Array]:
     """Arrays by input name, from a mapping or an .npz file.

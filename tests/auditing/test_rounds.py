@@ -121,6 +121,34 @@ def test_one_sample_is_not_precise_where_there_was_no_time_for_another() -> None
     assert rounds.next == 0
 
 
+@pytest.mark.parametrize("error", [0.0, 0.01])
+def test_one_sample_is_not_precise_where_no_other_was_allowed(error: float) -> None:
+    """A single point has no standard error at all, which is given as zero."""
+    rounds = Rounds(0.1, 1, 1, 60.0)
+    rounds.note(layer(error))
+    result = rounds.result()
+    assert result is not None
+    assert not result.is_reached
+    assert result.limit == "1 samples were allowed"
+    assert rounds.next == 0
+
+
+def test_samples_that_would_all_be_the_same_are_not_counted_as_independent() -> None:
+    values = np.random.default_rng(0).standard_normal((12, 1, 8)).astype(np.float32)
+    found = audited("gru", data={"x": values})
+    alone = audited("gru", data={"x": values}, num_samples=1)
+    assert found.layers == alone.layers
+    radius = found.layers[0].time_radius
+    assert radius is not None
+    assert radius.num_points == 11
+    assert radius.std_error > 0
+    assert any("all would be the same" in warning for warning in found.warnings)
+    assert not any("all would be the same" in warning for warning in alone.warnings)
+    precise = audited("gru", data={"x": values}, precision=1e-6)
+    assert precise.precision is not None
+    assert not precise.precision.is_reached
+
+
 def test_without_a_limit_all_samples_begin(monkeypatch: pytest.MonkeyPatch) -> None:
     of_seconds(monkeypatch, *(1000.0 * number for number in range(5)))
     rounds = Rounds(None, 4, 9, None)

@@ -38,6 +38,13 @@ def test_the_verdict_its_reasons_and_the_three_factors_are_printed() -> None:
     assert "Recommended target radius" in text
 
 
+def test_a_single_point_is_shown_without_a_standard_error() -> None:
+    buffer = io.StringIO()
+    render(audit(registry.build("lstm"), num_steps=2, num_samples=1), Console(file=buffer, width=100))
+    (row,) = (line for line in buffer.getvalue().splitlines() if line.startswith("0 "))
+    assert "±" not in row
+
+
 def test_of_black_boxes_the_error_of_differences_stands_beside_that_of_the_estimator() -> None:
     buffer = io.StringIO()
     found = audit(registry.build("gru", hidden_size=4), num_steps=4, num_samples=1, black_box="always")
