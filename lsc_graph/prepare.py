@@ -26,6 +26,7 @@ from lsc_graph.recurrence.layered.write_out import write_out_layers
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import length_of
 from lsc_graph.recurrence.observed_shapes import observe_shapes
+from lsc_graph.recurrence.streaming import UNDECIDED
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, has_steps
 from lsc_graph.recurrence.written.reads import read_what_was_written
@@ -219,24 +220,31 @@ def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | N
     layers = tuple(cell.layer for own in cells for cell in own)
     if not layers:
         chain = find_chain(findings.model)
-        if not chain.boundaries:
-            raise _no_layers(findings)
+        if not chain.boundaries or _holds_state(findings, chain):
+            raise _no_layers(findings, chain)
         return (), chain, chain.cells
     within = tuple(edge for own in cells for edge in depth_edges_within(own))
     edges = within + structural_depth_edges(findings, [own for own in cells if own])
     return tuple(cells), None, CellGraph(layers, edges, longest)
 
 
-def _no_layers(findings: Findings) -> NoLayersError:
-    """The error for a model without any layer: where weights are, and why they make none."""
+def _holds_state(findings: Findings, chain: Chain) -> bool:
+    """Whether an input that the chain holds may be a state, of which nothing but its shape says so."""
+    undecided = [own.candidate for own in findings.refusals if own.reason.startswith(UNDECIDED)]
+    return bool({name.partition(" -> ")[0] for name in undecided} - set(chain.inputs))
+
+
+def _no_layers(findings: Findings, chain: Chain) -> NoLayersError:
+    """The error for a model without any layer that is known: where weights are, and why they make none."""
     reasons = [f"{r.candidate}: {r.reason}" for r in findings.refusals]
+    weights = () if chain.boundaries else why_no_chain(findings.model)
     return NoLayersError(
-        "Neither a recurrence nor a block with weights was found",
+        "Neither a recurrence nor a chain of blocks with weights was found",
         where=", ".join(str(value.name) for value in findings.model.graph.outputs),
-        got="; ".join([*why_no_chain(findings.model), *reasons]),
+        got="; ".join([*weights, *reasons]),
         expected="a recurrent model, or one with a chain of weighted blocks from inputs to outputs",
-        do="declare a streaming state with --state INPUT:OUTPUT; for a part of a feed-forward model, audit a "
-        "copy of it that ends there",
+        do="declare a streaming state with --state INPUT:OUTPUT, or with --state none that there is none; "
+        "for a part of a feed-forward model, audit a copy of it that ends there",
     )
 
 

@@ -82,6 +82,7 @@ _Pair = tuple[ir.Value, ir.Value]
 _BY_HAND = "declared by hand"
 _NAMES = "names alone"
 UNRELATED = "its names speak of a state, but it is not computed from it"
+UNDECIDED = "same type and shape, but nothing says that it is a state"
 NO_STATE = ("none", "")
 """Declared in place of pairs: the model has no state."""
 
@@ -151,9 +152,7 @@ def find_state_pairs(
     ]
     refusals += [_refuse(*pair, UNRELATED) for pair in unrelated if pair not in delays]
     refusals += [
-        _refuse(*pair, "same type and shape, but nothing says that it is a state")
-        for pair, named in found
-        if named is None and pair[0].name not in known
+        _refuse(*pair, UNDECIDED) for pair, named in found if named is None and pair[0].name not in known
     ]
     if assignment is None:
         refusals += [_refuse(*pair, "several inputs fit this output") for pair in candidates]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import networkx as nx
+import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from lsc_graph.models import registry
 
 from lsc_graph.canonical.normalize import normalize
+from lsc_graph.errors import NoLayersError
 from lsc_graph.layers.chain import Chain, find_chain, why_no_chain
+from lsc_graph.prepare import Request, prepare
 from lsc_graph.recurrence.dataflow import inputs_of
 
 
@@ -152,3 +155,27 @@ def test_why_there_is_no_block_is_said() -> None:
     text = '<ir_version: 8, opset_import: ["" : 17]> g (float[1, 2] x) => (float[1, 2] y) { y = Tanh(x) }'
     (words,) = why_no_chain(normalize(onnx.parser.parse_model(text), {"x": (1, 2)}, {}))
     assert words.startswith("no floating-point matrix or kernel of the file is read")
+
+
+def test_a_held_input_that_may_be_a_state_is_asked_for() -> None:
+    """A step h' = tanh(h U), z = tanh(x W) V + h V: on the way from x alone, h would be held."""
+    text = """<ir_version: 8, opset_import: ["" : 18]>
+    g (float[1, 3] x, float[1, 5] h) => (float[1, 2] z, float[1, 5] g) {
+        a = MatMul(x, w)
+        b = Tanh(a)
+        c = MatMul(b, v)
+        d = MatMul(h, v)
+        z = Add(c, d)
+        e = MatMul(h, u)
+        g = Tanh(e)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    generator = np.random.default_rng(0)
+    for name, shape in {"w": (3, 5), "v": (5, 2), "u": (5, 5)}.items():
+        values = generator.normal(size=shape).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    with pytest.raises(NoLayersError, match="--state h:g if it is one"):
+        prepare(proto, Request(None, {}, {}, (), {}))
+    stateless = prepare(proto, Request(None, {}, {}, (("none", ""),), {}))
+    assert stateless.chain is not None
+    assert stateless.chain.inputs == ("x",)
