@@ -133,12 +133,10 @@ def audit(
         UsageError: the request is wrong.
         AnalysisError: the model cannot be analysed; `ParityError` if the torch view disagrees.
     """
-    say = progress or (lambda stage, fraction: None)
-    clock = _Clock()
+    say, clock = progress or (lambda stage, fraction: None), _Clock()
     method, where = method_of(radius_method), device_of(device)
     stand_in = parse_surrogate(surrogate, surrogate_dampening, surrogate_sharpness)
-    if num_samples < 1 or (num_steps is not None and num_steps < 1):
-        raise UsageError("--steps and --samples must be at least 1", got=f"{num_steps}, {num_samples}")
+    _check_numbers(num_steps, num_samples)
     say("Loading and finding recurrences", 0.0)
     given = read_data(data) if data is not None else {}
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), given)
@@ -146,9 +144,7 @@ def audit(
     surrogates = put_in(prepared, stand_in) if stand_in is not None else None
     clock.lap("prepare")
     draw = partial(_samples, prepared, given, seed)
-    limit = num_given(prepared.plan, given, is_streaming=is_streaming(prepared))
-    only_one = limit is None and _are_alike(draw)
-    num_samples, limit, told = (1, 1, _only_one(num_samples)) if only_one else (num_samples, limit, ())
+    num_samples, limit, told = _different(prepared, given, draw, num_samples)
 
     def measure(use: BlackBoxUse) -> Analysis:
         most = min(max_samples, limit or max_samples)
@@ -161,16 +157,29 @@ def audit(
     return replace(found, surrogate=surrogates, warnings=(*told, *found.warnings))
 
 
-def _are_alike(draw: Callable[[int, int], tuple[Sample, ...]]) -> bool:
-    """Whether data and values that were given leave nothing to draw: more samples would tell nothing more."""
+def _different(
+    prepared: Prepared,
+    given: Mapping[str, Array],
+    draw: Callable[[int, int], tuple[Sample, ...]],
+    num_wanted: int,
+) -> tuple[int, int | None, tuple[str, ...]]:
+    """How many samples to begin with, and how many there are at most if data says so; and what to tell.
+
+    Where data and values that were given leave nothing to draw, more samples than one tell nothing more.
+    """
+    limit = num_given(prepared.plan, given, is_streaming=is_streaming(prepared))
+    if limit is not None:
+        return num_wanted, limit, ()
     first, second = draw(0, 2)
-    return first.is_like(second)
+    if not first.is_like(second):
+        return num_wanted, None, ()
+    words = "1 sample was measured, since all would be the same: data has no first axis that counts samples"
+    return 1, 1, (words,) if num_wanted > 1 else ()
 
 
-def _only_one(num_wanted: int) -> tuple[str, ...]:
-    if num_wanted == 1:
-        return ()
-    return ("1 sample was measured, since all would be the same: data has no first axis that counts samples",)
+def _check_numbers(num_steps: int | None, num_samples: int) -> None:
+    if num_samples < 1 or (num_steps is not None and num_steps < 1):
+        raise UsageError("--steps and --samples must be at least 1", got=f"{num_steps}, {num_samples}")
 
 
 def _with_black_boxes(measure: Callable[[BlackBoxUse], Analysis], wanted: str) -> Analysis:
