@@ -25,7 +25,12 @@ from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.packed import Piece, unpack
 from lsc_graph.recurrence.reversal import reads_in_reverse, turn_around
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
-from lsc_graph.recurrence.selections import read_selected_states, write_selections
+from lsc_graph.recurrence.selections import (
+    read_selected_states,
+    read_selected_states_of_step,
+    write_selections,
+    write_selections_in,
+)
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import UNRELATED, StatePair, find_state_pairs
 from lsc_graph.recurrence.totals import is_running_total
@@ -493,7 +498,10 @@ def _streaming_findings(
         chosen=tuple(f"{pair.before}:{pair.after}" for pair in pairs if pair.is_declared),
     )
     site = with_clocks(site)
-    read_new_states(model, *new_states(site))
+    write_selections_in(model.graph)
+    afters, delays = new_states(site)
+    read_selected_states_of_step(model, afters)
+    read_new_states(model, afters, delays)
     return Findings(model, (site,), tuple(carry for carry, _ in carried), refusals, tuple(warnings))
 
 

@@ -2,20 +2,34 @@
 
 A masked layer keeps its state where the mask says so, and may put out something else there, such as zeros.
 What it puts out elsewhere is its new state, and is read from it: else the layers above would seem to read
-past the state. Selections that an exporter writes as arithmetic, m a + (1 - m) b, are selections first.
+past the state. So they would where one condition selects the states of several layers: what is computed
+from a new state before it is selected, and is kept where it is, is computed from the state.
+Selections that an exporter writes as arithmetic, m a + (1 - m) b, are selections first.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.canonical.rewiring import remove_unused_in
+from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import copied, direct_sources
 
 _STANDARD = ("", "ai.onnx")
+# fmt: off
+_BY_ELEMENT = frozenset({
+    "Abs", "Add", "Cast", "Ceil", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Floor", "Gelu",
+    "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg",
+    "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign",
+    "Sqrt", "Sub", "Sum", "Tanh", "ThresholdedRelu", "Where",
+})
+# fmt: on
+_BY_ROW = frozenset(("MatMul", "Gemm", "LayerNormalization", "RMSNormalization"))
+"""Of their first input, each row gives the row of the result."""
 Mask = tuple[ir.Value, bool]
 """A condition, and whether it holds."""
 
@@ -23,23 +37,35 @@ Mask = tuple[ir.Value, bool]
 def write_selections(model: ir.Model) -> None:
     """Write the selections in the bodies of Scans as such, in place."""
     for _, body in _scans(model):
-        changed = [node for node in list(body) if _write_as_selection(body, node)]
-        if changed:
-            remove_unused_in(body)
+        write_selections_in(body)
+
+
+def write_selections_in(body: ir.Graph) -> None:
+    """The same of a single graph, such as that of a model that is one step."""
+    changed = [node for node in list(body) if _write_as_selection(body, node)]
+    if changed:
+        remove_unused_in(body)
 
 
 def read_selected_states(model: ir.Model) -> None:
     """Let what selects as a new state of a Scan does read that state, in place."""
-    changed = []
-    for num_states, body in _scans(model):
-        afters = list(dict.fromkeys(body.outputs[:num_states]))
-        read = [_read_selected(body, after, afters) for after in afters]
-        if any(read):
-            changed.append(body)
+    changed = [body for num, body in _scans(model) if _read_states(body, body.outputs[:num])]
     if changed:
         passes.TopologicalSortPass()(model)
     for body in changed:
         remove_unused_in(body)
+
+
+def read_selected_states_of_step(model: ir.Model, afters: Sequence[ir.Value]) -> None:
+    """The same of a model that is one step, with the outputs that are its new states."""
+    if _read_states(model.graph, afters):
+        passes.TopologicalSortPass()(model)
+
+
+def _read_states(body: ir.Graph, outputs: Sequence[ir.Value]) -> bool:
+    afters = list(dict.fromkeys(outputs))
+    read = [_read_selected(body, after, afters) for after in afters]
+    return any(read)
 
 
 def _scans(model: ir.Model) -> Iterator[tuple[int, ir.Graph]]:
@@ -99,7 +125,8 @@ def _read_selected(body: ir.Graph, after: ir.Value, afters: Sequence[ir.Value]) 
     node = selected.producer()
     if node is None or node.op_type != "Where" or node.inputs[0] is None:
         return False
-    is_changed = False
+    before = [_read_before(body, node, selected, chosen) for chosen in (0, 1)]
+    is_changed = any(before)
     for chosen in (0, 1):
         value = _branches(node)[chosen]
         for other in [use.node for use in value.uses()] if value is not None else ():
@@ -111,6 +138,69 @@ def _read_selected(body: ir.Graph, after: ir.Value, afters: Sequence[ir.Value]) 
                 other.replace_input_with(index, selected)
                 is_changed = True
     return is_changed
+
+
+def _read_before(body: ir.Graph, node: ir.Node, selected: ir.Value, chosen: int) -> bool:
+    """Where(m, a, f(b)) as Where(m, a, f(s)), where the new state s is Where(m, c, b)."""
+    value = _branches(node)[chosen]
+    if value is None or value.producer() is None or static_shape(value) != static_shape(selected):
+        return False
+    where = _Where(body, node, chosen)
+    is_changed = False
+    for use in list(value.uses()):
+        results = use.node.outputs
+        if where.is_kept(use.node, use.idx) or not where.holds_all_of(use.node, use.idx, value):
+            continue
+        if not direct_sources(node.outputs[0], set(results)):
+            use.node.replace_input_with(use.idx, selected)
+            is_changed = True
+    return is_changed
+
+
+class _Where:
+    """The elements at which a selection takes one of its branches."""
+
+    def __init__(self, body: ir.Graph, node: ir.Node, chosen: int) -> None:
+        self.body, self.node, self.chosen = body, node, chosen
+        assert node.inputs[0] is not None
+        self.mask = static_shape(node.inputs[0])
+
+    def is_kept(self, node: ir.Node, index: int) -> bool:
+        """Whether a node takes its input of this index there and nowhere else."""
+        if node.op_type != "Where" or node.graph is not self.body or index == 0:
+            return False
+        is_same = _condition_of(node) is _condition_of(self.node)
+        operand = node.inputs[index]
+        return is_same and operand is not None and _branches(node)[1 - self.chosen] is not operand
+
+    def holds_all_of(self, node: ir.Node, index: int, value: ir.Value) -> bool:
+        """Whether all that a node computes from an input is taken there only, from elements there."""
+        seen, pending = {(node, index)}, [(node, index)]
+        while pending:
+            reader, operand = pending.pop()
+            if reader.graph is not self.body or not self._keeps_places(reader, operand, value):
+                return False
+            if any(result.is_graph_output() for result in reader.outputs):
+                return False
+            uses = {(use.node, use.idx) for result in reader.outputs for use in result.uses()} - seen
+            seen |= uses
+            pending += [use for use in uses if not self.is_kept(*use)]
+        return True
+
+    def _keeps_places(self, node: ir.Node, index: int, value: ir.Value) -> bool:
+        """Whether elements that the condition selects apart are computed apart."""
+        if self.mask is None:
+            return False
+        if math.prod(self.mask) == 1:
+            return True
+        before, shape = static_shape(value), static_shape(node.outputs[0])
+        if node.domain not in _STANDARD or before is None or shape is None:
+            return False
+        if node.op_type in _BY_ELEMENT:
+            return shape == before or (self.mask[-1] == 1 and shape[:-1] == before[:-1])
+        is_by_row = node.op_type in _BY_ROW and index == 0 and not node.attributes.get_int("transA", 0)
+        has_rows = self.mask[-1] == 1 and len(self.mask) == len(before) and shape[:-1] == before[:-1]
+        return is_by_row and has_rows and node.attributes.get_int("axis", -1) in (-1, len(before) - 1)
 
 
 def _condition_of(where: ir.Node) -> ir.Value | None:

@@ -1,0 +1,92 @@
+"""One condition that selects the states of several layers leaves them the layers that they are without it."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from lsc_graph.audit_model import audit
+from lsc_graph.results import Analysis
+
+T, H = 6, 3
+STATE = f"float[B, {H}]"
+CELLS = """
+    a = MatMul({x}, W0) b = MatMul({h}, U0) c = Add(a, b) {h_new} = Tanh(c)
+    d = MatMul({h_new}, W1) e = MatMul({g}, U1) f = Add(d, e) {g_new} = Tanh(f)
+"""
+STEP = CELLS.format(x="x_t", h="h0", g="h1", h_new="k0", g_new="k1")
+SINGLE = "s = ReduceSum<keepdims=0>(x_t) m = Less(s, level)"
+KEPT = {
+    "no condition": CELLS.format(x="x_t", h="h0", g="h1", h_new="h0_out", g_new="h1_out"),
+    "Where": f"{SINGLE} {STEP} h0_out = Where(m, k0, h0) h1_out = Where(m, k1, h1)",
+    "Where, by row": "axes = Constant<value = int64[1] {1}>() s = ReduceSum<keepdims=1>(x_t, axes) "
+    f"m = Less(s, level) {STEP} h0_out = Where(m, k0, h0) h1_out = Where(m, k1, h1)",
+    "arithmetic": f"{SINGLE} {STEP} yes = Cast<to = 1>(m) n = Not(m) no = Cast<to = 1>(n) a0 = Mul(yes, k0) "
+    "b0 = Mul(no, h0) h0_out = Add(a0, b0) a1 = Mul(yes, k1) b1 = Mul(no, h1) h1_out = Add(a1, b1)",
+    "If": f"{SINGLE} h0_out, h1_out = If (m) <then_branch = new () => ({STATE} k0, {STATE} k1) {{{STEP}}}, "
+    f"else_branch = old () => ({STATE} o0, {STATE} o1) {{o0 = Identity(h0) o1 = Identity(h1)}}>",
+    "one cell or another": f"{SINGLE} h0_out, h1_out = If (m) <then_branch = new () => "
+    f"({STATE} k0, {STATE} k1) {{{STEP}}}, else_branch = other () => ({STATE} p0, {STATE} p1) {{"
+    + STEP.replace("k0", "p0").replace("k1", "p1").replace("Tanh", "Sigmoid")
+    + "}>",
+}
+MIXED = {
+    "mean over rows": "first = Constant<value = int64[1] {0}>() "
+    + KEPT["Where, by row"]
+    .replace("Tanh(c)", "Tanh(c) mean = ReduceMean(k0, first)")
+    .replace("MatMul(k0, W1)", "MatMul(mean, W1)")
+}
+
+
+def scanned(kept: str, batch: int) -> onnx.ModelProto:
+    body = f"step ({STATE} h0, {STATE} h1, {STATE} x_t) => ({STATE} h0_out, {STATE} h1_out, {STATE} y)"
+    nodes = f"{(KEPT | MIXED)[kept]} y = Identity(h1_out)"
+    text = f"h0_last, h1_last, ys = Scan<num_scan_inputs = 1, body = {body} {{{nodes}}}>"
+    return model_of(
+        f"(float[{T}, {batch}, {H}] x) => (float[{T}, {batch}, {H}] ys)", f"{text} (z, z, x)", batch
+    )
+
+
+def streaming(kept: str, batch: int) -> onnx.ModelProto:
+    state = f"float[{batch}, {H}]"
+    inputs = f"({state} x_t, {state} h0, {state} h1) => ({state} y, {state} h0_out, {state} h1_out)"
+    return model_of(inputs, f"{KEPT[kept]} y = Identity(h1_out)", batch)
+
+
+def model_of(signature: str, nodes: str, batch: int) -> onnx.ModelProto:
+    text = f'<ir_version: 10, opset_import: ["" : 18]> g {signature} {{{nodes}}}'
+    model = parser.parse_model(text)
+    draw = np.random.default_rng(0).standard_normal
+    tensors = {name: draw((H, H)).astype(np.float32) for name in ("W0", "U0", "W1", "U1")}
+    tensors |= {"z": np.zeros((batch, H), np.float32), "level": np.array(100, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(own, name) for name, own in tensors.items())
+    return model
+
+
+def figures(found: Analysis) -> list[float]:
+    values = []
+    for layer in found.layers:
+        assert layer.time_radius
+        values += [layer.state_size, layer.time_radius.mean, *(edge.gain.mean for edge in layer.depth_edges)]
+    return values
+
+
+@pytest.mark.parametrize("written", [scanned, streaming])
+@pytest.mark.parametrize("kept", [kept for kept in KEPT if kept != "no condition"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_the_layer_above_reads_the_selected_state(written: object, kept: str, batch: int) -> None:
+    assert callable(written)
+    expected, found = (
+        audit(written(how, batch), num_samples=1, num_steps=T) for how in ("no condition", kept)
+    )
+    assert [layer.depth_times for layer in found.layers] == [(), ((0,),)]
+    assert found.grid.num_gradient_paths == expected.grid.num_gradient_paths == str(T)
+    assert figures(found) == pytest.approx(figures(expected), rel=1e-5)
+
+
+def test_rows_that_a_layer_mixes_are_read_before_they_are_selected() -> None:
+    """Where the condition differs from row to row, a mean over rows is no mean of the selected state."""
+    found = audit(scanned("mean over rows", 2), num_samples=1)
+    assert found.layers[1].depth_times == ((-1,),)
