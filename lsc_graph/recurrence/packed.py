@@ -8,7 +8,7 @@ again: the states of two LSTMs as [1, 2, H, 2]. A shift register is packed whoev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.registers import origin, register_axis
+from lsc_graph.recurrence.viewed import View, seen_otherwise
 from lsc_graph.running.reference import Array
 
 _MAX_DEPTH = 8
@@ -25,17 +26,20 @@ _ELEMENTWISE = frozenset(("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Neg",
 @dataclass(frozen=True)
 class Piece:
     """A state variable: the graph input that it is read from, the value that is written for it, and where in
-    the packed state it lies, as (axis, start, end).
+    the packed state it lies, as (axis, start, end), or that it is first seen in another shape or order.
     """
 
     before: str
     after: str
-    place: tuple[tuple[int, int, int], ...] = ()
+    place: tuple[tuple[int, int, int] | View, ...] = ()
 
     def of(self, packed: Array) -> Array:
         """The piece of a packed value."""
-        for axis, start, end in self.place:
-            packed = np.take(packed, range(start, end), axis)
+        for own in self.place:
+            if isinstance(own, View):
+                packed = own.of(packed)
+            else:
+                packed = np.take(packed, range(own[1], own[2]), own[0])
         return packed
 
 
@@ -47,6 +51,10 @@ def unpack(graph: ir.Graph, before: ir.Value, after: ir.Value) -> tuple[Piece, .
     """
     split = _places(graph, before, after) or _split(graph, before, after)
     if split is None:
+        viewed = seen_otherwise(graph, before, after)
+        if viewed is not None:
+            view, old, new = viewed
+            return tuple(replace(own, place=(view, *own.place)) for own in unpack(graph, old, new))
         return (Piece(str(before.name), str(after.name)),)
     axis, offsets, pairs = split
     return tuple(

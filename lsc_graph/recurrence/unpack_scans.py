@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.packed import Piece, unpack
+from lsc_graph.recurrence.viewed import View
 from lsc_graph.recurrence.writer import GraphWriter, Names, replace_output
 
 
@@ -58,11 +59,11 @@ def _unpacked(node: ir.Node, names: Names) -> UnpackedScan | None:
             before.shape = initial.shape
     pieces = [unpack(body, before, after) for before, after in states]
     counts = tuple(len(own) for own in pieces)
-    if max(counts, default=1) == 1:
+    if not any(piece.place for own in pieces for piece in own):
         return None
     written = {str(value.name): value for inner in body for value in inner.outputs}
     body.outputs[:num_states] = [
-        written[piece.after] if len(own) > 1 else after
+        written[piece.after] if piece.place else after
         for own, (_, after) in zip(pieces, states, strict=True)
         for piece in own
     ]
@@ -99,12 +100,24 @@ class _Rewriting:
 
     def _cut(self, value: ir.Value | None, piece: Piece) -> ir.Value:
         assert value is not None
-        for axis, start, end in piece.place:
+        for own in piece.place:
+            if isinstance(own, View):
+                value = self._seen(value, own, f"{piece.before}.first")
+                continue
+            axis, start, end = own
             shape = list(static_shape(value) or ())
             shape[axis] = end - start
             bounds = [self.writer.integers([bound]) for bound in (start, end, axis)]
             value = self.writer.op("Slice", [value, *bounds], f"{piece.before}.first", shape, value.dtype)
         return value
+
+    def _seen(self, value: ir.Value, view: View, name: str) -> ir.Value:
+        if view.perm:
+            return self.writer.op(
+                "Transpose", [value], name, list(view.after), value.dtype, perm=list(view.perm)
+            )
+        shape = self.writer.integers(list(view.after))
+        return self.writer.op("Reshape", [value, shape], name, list(view.after), value.dtype)
 
     def _outputs(self, node: ir.Node, num_states: int) -> list[ir.Value]:
         """New values for the scan outputs, alike."""
@@ -122,5 +135,7 @@ class _Rewriting:
         for _, group in groups:
             inner = [(replace(piece, place=piece.place[1:]), value) for piece, value in group]
             parts.append(self._joined(inner))
-        axis = pieces[0][0].place[0][0]
-        return self.writer.op("Concat", parts, "joined", None, parts[0].dtype, axis=axis)
+        first = pieces[0][0].place[0]
+        if isinstance(first, View):
+            return self._seen(parts[0], first.undone, "joined")
+        return self.writer.op("Concat", parts, "joined", None, parts[0].dtype, axis=first[0])
