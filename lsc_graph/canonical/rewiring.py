@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
+
+_RECURRENT = frozenset(("RNN", "GRU", "LSTM"))
 
 
 def inner_graphs(node: ir.Node) -> list[ir.Graph]:
@@ -75,15 +77,29 @@ def _may_be_renamed(source: ir.Value, node: ir.Node) -> bool:
 
 
 def remove_unused(model: ir.Model) -> None:
-    """Remove nodes and initializers that nothing reads, and what only the insides of removed nodes read."""
+    """Remove nodes and initializers that nothing reads, and what only the insides of removed nodes read.
+
+    Recurrent operators that are left keep all of their outputs: states are compared by their names.
+    """
+    operators = [node for node in model.graph if node.op_type in _RECURRENT]
+    outputs = [[(value.name, value.type) for value in node.outputs] for node in operators]
     while True:
         holders = [node for node in model.graph.all_nodes() if inner_graphs(node)]
         passes.RemoveUnusedNodesPass()(model)
         removed = [node for node in holders if node.graph is None]
         if not removed:
-            return
+            break
         for node in removed:
             forget_insides(node)
+    for node, own in zip(operators, outputs, strict=True):
+        if node.graph is not None:
+            _show_outputs(node, own)
+
+
+def _show_outputs(node: ir.Node, outputs: Sequence[tuple[str | None, ir.TypeProtocol | None]]) -> None:
+    node.resize_outputs(len(outputs))
+    for value, (name, kind) in zip(node.outputs, outputs, strict=True):
+        value.name, value.type = value.name or name, value.type or kind
 
 
 def remove_unused_in(graph: ir.Graph) -> None:
