@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterator
 
 import networkx as nx
 import onnx_ir as ir
 
+from lsc_graph.auditing.across_positions import reads_across
 from lsc_graph.prepare import Prepared, is_streaming
 from lsc_graph.recurrence.dataflow import body_values, inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
@@ -36,7 +37,7 @@ def parts_outside(prepared: Prepared) -> tuple[str, ...]:
         values = {**body_values(graph), **dict(graph.initializers.items())}
         starts = [values[name] for site in prepared.findings.sites for name in _written(site)]
         stops = [values[name] for site in prepared.findings.sites for name in _read(site)]
-    return tuple(_described(graph, starts, stops))
+    return tuple(_described(graph, starts, stops, are_times=not is_streaming(prepared)))
 
 
 def _written(site: RecurrentSite) -> list[str]:
@@ -48,7 +49,9 @@ def _read(site: RecurrentSite) -> list[str]:
     return [*found, *site.captures.values()]
 
 
-def _described(graph: ir.Graph, starts: Iterable[ir.Value], stops: Iterable[ir.Value]) -> Iterable[str]:
+def _described(
+    graph: ir.Graph, starts: Collection[ir.Value], stops: Collection[ir.Value], *, are_times: bool
+) -> Iterator[str]:
     flow: nx.DiGraph[ir.Node] = nx.DiGraph()
     flow.add_nodes_from(graph)
     for node in graph:
@@ -59,21 +62,31 @@ def _described(graph: ir.Graph, starts: Iterable[ir.Value], stops: Iterable[ir.V
     moved = {use.node for value in graph.inputs for use in value.uses() if use.node.graph is graph} | first
     behind, moving = _downstream(flow, first), _downstream(flow, moved)
     before = _downstream(flow.reverse(copy=False), last)
-    weighted = [
+    values = {*graph.inputs, *starts, *(value for node in moving for value in node.outputs)}
+    across = {node for node in moving if node.op_type != "Scan" and reads_across(node, values)}
+    named = [
         node
         for node in graph
-        if node in moving and node.op_type != "Scan" and any(map(_is_weight, inputs_of(node)))
+        if node in across
+        or (node in moving and node.op_type != "Scan" and any(map(_is_weight, inputs_of(node))))
     ]
     groups = (
-        ("before the first layer", [n for n in weighted if n in before and n not in behind]),
-        ("behind the last layer", [n for n in weighted if n in behind and n not in before]),
-        ("beside the layers", [n for n in weighted if n not in behind and n not in before]),
+        ("before the first layer", [n for n in named if n in before and n not in behind]),
+        ("behind the last layer", [n for n in named if n in behind and n not in before]),
+        ("beside the layers", [n for n in named if n not in behind and n not in before]),
     )
     for where, nodes in groups:
-        if len(nodes) >= FEWEST_NAMED:
+        mixing = [node for node in nodes if node in across] if are_times else []
+        weighted = [node for node in nodes if any(map(_is_weight, inputs_of(node)))]
+        if len(weighted) >= FEWEST_NAMED:
             yield (
-                f"{len(nodes)} operators with weights stand {where} ({_names(nodes)}): the gradient is "
+                f"{len(weighted)} operators with weights stand {where} ({_names(weighted)}): the gradient is "
                 "followed from layer to layer, and not through these"
+            )
+        if mixing:
+            yield (
+                f"What stands {where} puts several positions together ({_names(mixing)}): where these are "
+                "times, that is a layer which is parallel over time, and which none of the numbers tells of"
             )
 
 
