@@ -7,6 +7,7 @@ then the state is carried as the step sees it, in which its parts lie side by si
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -120,11 +121,11 @@ class _Writing:
     def _node(
         self,
         op: str,
-        operands: list[ir.Value | None] | list[ir.Value],
+        operands: Sequence[ir.Value | None],
         shape: tuple[int, ...],
-        **attributes: object,
+        **attributes: int | list[int],
     ) -> ir.Value:
-        node = ir.node(op, operands, attributes, name=f"{self.name}.{self.count}")  # type: ignore[arg-type]
+        node = ir.node(op, operands, attributes, name=f"{self.name}.{self.count}")
         self.count += 1
         value, source = node.outputs[0], operands[0]
         assert source is not None

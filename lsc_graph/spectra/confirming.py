@@ -35,9 +35,9 @@ def confirmed(
 ) -> Estimate:
     """Estimates, if powers bear out those of them that seem most doubtful.
 
-    Where some estimates are not resolved to the last digits, their eigenvalues may be none: slow transients
-    are waited for at one point of each kind of these. Otherwise the one whose eigenvalue seems worst
-    conditioned is looked at.
+    The one whose eigenvalue seems worst conditioned is looked at. Where some estimates are not resolved to
+    the last digits, their eigenvalues may be none: slow transients are waited for at one point of each kind
+    of these.
 
     Args:
         estimate: at all points.
@@ -49,13 +49,11 @@ def confirmed(
         The same, or without any point converged.
     """
     doubtful = estimate.converged & (estimate.errors > _CERTAIN)
-    is_long = bool(doubtful.any())
-    if is_long:
-        points = _one_of_each_kind(estimate, operator, doubtful)
-    else:
-        points = _worst_conditioned(estimate, estimate.converged)
-    for point in points:
-        found = _borne_out(estimate, point, matrix(point), tolerance, is_long=is_long)
+    is_any = bool(doubtful.any())
+    patient = _one_of_each_kind(estimate, operator, doubtful) if is_any else []
+    worst = _worst_conditioned(estimate, doubtful if is_any else estimate.converged)
+    for point in (*patient, *(own for own in worst if own not in patient)):
+        found = _borne_out(estimate, point, matrix(point), tolerance, is_long=point in patient)
         if found is None:
             return estimate.refuted()
         estimate = found
@@ -95,13 +93,12 @@ def _borne_out(
 
 
 def _one_of_each_kind(estimate: Estimate, operator: Operator, among: Tensor) -> list[int]:
-    """Numbers of points that vouch for all: the worst conditioned one, and the most suspicious of each kind.
+    """Numbers of points that vouch for all: the most suspicious of each kind.
 
     The further the radius is above what random vectors grow by, the less of a matrix it stands for.
     """
-    (first,) = _worst_conditioned(estimate, among)
     above, kept = _looks(estimate, operator)
-    chosen, left = [first], among & ~_like(above, kept, first)
+    chosen, left = list[int](), among.clone()
     while bool(left.any()):
         point = int(torch.where(left, above, -torch.inf).argmax())
         chosen.append(point)
