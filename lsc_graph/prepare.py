@@ -219,25 +219,20 @@ def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | N
         cells.append(cells_of_site(site, sum(map(len, cells)), own))
     layers = tuple(cell.layer for own in cells for cell in own)
     if not layers:
-        chain = find_chain(findings.model)
-        if not chain.boundaries or _holds_state(findings, chain):
-            raise _no_layers(findings, chain)
+        may_have_states = any(own.reason.startswith(UNDECIDED) for own in findings.refusals)
+        chain = find_chain(findings.model, may_have_states=may_have_states)
+        if not chain.boundaries:
+            raise _no_layers(findings, may_have_states=may_have_states)
         return (), chain, chain.cells
     within = tuple(edge for own in cells for edge in depth_edges_within(own))
     edges = within + structural_depth_edges(findings, [own for own in cells if own])
     return tuple(cells), None, CellGraph(layers, edges, longest)
 
 
-def _holds_state(findings: Findings, chain: Chain) -> bool:
-    """Whether an input that the chain holds may be a state, of which nothing but its shape says so."""
-    undecided = [own.candidate for own in findings.refusals if own.reason.startswith(UNDECIDED)]
-    return bool({name.partition(" -> ")[0] for name in undecided} - set(chain.inputs))
-
-
-def _no_layers(findings: Findings, chain: Chain) -> NoLayersError:
+def _no_layers(findings: Findings, *, may_have_states: bool) -> NoLayersError:
     """The error for a model without any layer that is known: where weights are, and why they make none."""
     reasons = [f"{r.candidate}: {r.reason}" for r in findings.refusals]
-    weights = () if chain.boundaries else why_no_chain(findings.model)
+    weights = () if may_have_states else why_no_chain(findings.model)
     return NoLayersError(
         "Neither a recurrence nor a chain of blocks with weights was found",
         where=", ".join(str(value.name) for value in findings.model.graph.outputs),

@@ -37,20 +37,24 @@ class Chain:
     sides: tuple[tuple[str, ...], ...]
 
 
-def find_chain(model: ir.Model) -> Chain:
+def find_chain(model: ir.Model, *, may_have_states: bool = False) -> Chain:
     """The blocks of a normalised feed-forward model; each holds one stretch of weights, and T = 1.
 
     A block is cut off where the next dominating value is computed with weights (floating-point matrices
     or kernels), so that a linear operator and the nonlinearity behind it form one layer. Padding belongs to
     the block that it prepares. Of several outputs the first with the most blocks before it is followed, and
     of several inputs all, unless there are more blocks behind a single one of them. Whatever is chosen, the
-    derivatives between the boundaries are those of the model, with all else held.
+    derivatives between the boundaries are those of the model, with all else held. Where an input may be a
+    state nothing is chosen: the blocks are those on all ways from all inputs to all outputs.
     """
     flow = GradientFlow(model.graph)
     inputs = tuple(str(value.name) for value in model.graph.inputs)
     best = FromInputs(flow, inputs)
     output, boundaries = _deepest(best)
-    for name in inputs if len(inputs) > 1 else ():
+    if may_have_states:
+        every = [_boundaries(best, name) for name in flow.outputs]
+        boundaries = [name for name in boundaries if all(name in own for own in every)]
+    for name in inputs if len(inputs) > 1 and not may_have_states else ():
         ways = FromInputs(flow, (name,))
         end, found = _deepest(ways)
         if len(found) > len(boundaries):
