@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 import onnx_ir as ir
 
-from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.recurrence.dataflow import computed_from
 
 # What jumps, by which of the results: flags, indices, or numbers.
 _JUMPS = {
@@ -46,13 +46,8 @@ def jumps(graph: ir.Graph, sources: Iterable[ir.Value]) -> list[ir.Node]:
 
     What only chooses among values that depend on the sources keeps their gradient, and is not listed.
     """
-    dependent = set(sources)
-    found = []
-    for node in graph:
-        if any(value in dependent for value in inputs_of(node)):
-            dependent.update(node.outputs)
-            found.append(node)
-    return [node for node in found if any(_is_number(own, dependent) for own in _jumping(node))]
+    nodes, dependent = computed_from(graph, sources)
+    return [node for node in nodes if any(_is_number(own, dependent) for own in _jumping(node))]
 
 
 def _jumping(node: ir.Node) -> Iterator[ir.Value]:

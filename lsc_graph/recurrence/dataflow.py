@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -35,6 +35,17 @@ def direct_sources(value: ir.Value, stops: Collection[ir.Value]) -> set[ir.Value
             else:
                 pending.append(source.producer())
     return found
+
+
+def computed_from(graph: ir.Graph, sources: Iterable[ir.Value]) -> tuple[list[ir.Node], set[ir.Value]]:
+    """The nodes of a graph that are computed from `sources`, in order, and all that depends on these."""
+    dependent = set(sources)
+    nodes = []
+    for node in graph:
+        if any(value in dependent for value in inputs_of(node)):
+            dependent.update(node.outputs)
+            nodes.append(node)
+    return nodes, dependent
 
 
 def depends(value: ir.Value, source: ir.Value) -> bool:

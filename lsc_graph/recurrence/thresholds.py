@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 import onnx_ir as ir
 
-from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.recurrence.dataflow import computed_from
 
 COMPARISONS = frozenset(("Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Equal"))
 _STEPS = frozenset(("Sign", "Floor", "Ceil", "Round", "ArgMax", "ArgMin"))
@@ -19,12 +19,7 @@ def cut_points(graph: ir.Graph, sources: Iterable[ir.Value]) -> list[ir.Node]:
     A comparison that only selects (the condition of a Where) keeps the gradient of what it selects and
     is not listed; one that is cast to a number, as in a spiking neuron, or selects constants, is.
     """
-    dependent = set(sources)
-    nodes = []
-    for node in graph:
-        if any(value in dependent for value in inputs_of(node)):
-            dependent.update(node.outputs)
-            nodes.append(node)
+    nodes, dependent = computed_from(graph, sources)
     return [node for node in nodes if _cuts(node, dependent)]
 
 

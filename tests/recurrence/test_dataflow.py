@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from lsc_graph.recurrence.dataflow import depends, direct_sources, inputs_of
+from lsc_graph.recurrence.dataflow import computed_from, depends, direct_sources, inputs_of
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -46,3 +46,10 @@ def test_a_value_depends_on_itself_and_on_what_branches_capture() -> None:
     assert depends(g.inputs[0], g.inputs[0])
     assert depends(g.outputs[0], g.inputs[0])
     assert not depends(g.inputs[0], g.outputs[0])
+
+
+def test_what_is_computed_from_a_value_is_all_that_it_reaches_and_no_more() -> None:
+    g = graph()
+    nodes, dependent = computed_from(g, [g.inputs[1]])
+    assert [node.op_type for node in nodes] == ["Add", "If"]
+    assert {value.name for value in dependent} == {"b", "n", "y"}
