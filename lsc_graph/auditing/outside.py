@@ -63,29 +63,23 @@ def _described(
     behind, moving = _downstream(flow, first), _downstream(flow, moved)
     before = _downstream(flow.reverse(copy=False), last)
     values = {*graph.inputs, *starts, *(value for node in moving for value in node.outputs)}
-    across = {node for node in moving if node.op_type != "Scan" and reads_across(node, values)}
-    named = [
-        node
-        for node in graph
-        if node in across
-        or (node in moving and node.op_type != "Scan" and any(map(_is_weight, inputs_of(node))))
-    ]
+    outside = [node for node in graph if node in moving and node.op_type != "Scan"]
     groups = (
-        ("before the first layer", [n for n in named if n in before and n not in behind]),
-        ("behind the last layer", [n for n in named if n in behind and n not in before]),
-        ("beside the layers", [n for n in named if n not in behind and n not in before]),
+        ("before the first layer", [n for n in outside if n in before and n not in behind]),
+        ("behind the last layer", [n for n in outside if n in behind and n not in before]),
+        ("beside the layers", [n for n in outside if n not in behind and n not in before]),
     )
     for where, nodes in groups:
-        mixing = [node for node in nodes if node in across] if are_times else []
         weighted = [node for node in nodes if any(map(_is_weight, inputs_of(node)))]
         if len(weighted) >= FEWEST_NAMED:
             yield (
                 f"{len(weighted)} operators with weights stand {where} ({_names(weighted)}): the gradient is "
                 "followed from layer to layer, and not through these"
             )
-        if mixing:
+        across = [node for node in nodes if reads_across(node, values)] if are_times else []
+        if across:
             yield (
-                f"What stands {where} puts several positions together ({_names(mixing)}): where these are "
+                f"What stands {where} puts several positions together ({_names(across)}): where these are "
                 "times, that is a layer which is parallel over time, and which none of the numbers tells of"
             )
 
