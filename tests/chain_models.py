@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
+from parsed_models import parsed
 
 TEXT = """<ir_version: 8, opset_import: ["" : 18]>
 g (float[1, 4] x, float[1, 4] context, float low, int64[1, 4] keep) => (float[1, 4] y, float[1, 4] z)
@@ -30,9 +30,4 @@ g (float[1, 4] x, float[1, 4] context, float low, int64[1, 4] keep) => (float[1,
 
 def masked_chain() -> onnx.ModelProto:
     """Four layers that read masks, a held input and a bypass beside the layer before, and two heads."""
-    proto = onnx.parser.parse_model(TEXT)
-    generator = np.random.default_rng(0)
-    for name in "wu":
-        values = generator.normal(size=(4, 4)).astype(np.float32)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    return proto
+    return parsed(TEXT, w=(4, 4), u=(4, 4))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-import onnx
 import pytest
+from parsed_models import parsed
 
 from lsc_graph.auditing.outside import parts_outside
 from lsc_graph.prepare import Request, prepare
@@ -43,12 +42,7 @@ ALIKE = {
 
 
 def said(body: str) -> str:
-    proto = onnx.parser.parse_model(TEXT % body)
-    generator = np.random.default_rng(0)
-    shapes = {"w": (1, 4, 4), "r": (1, 4, 4), "u": (4, 4), "k": (4, 4, 3), "one": (4, 4, 1)}
-    for name, shape in shapes.items():
-        values = generator.normal(size=shape).astype(np.float32)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    proto = parsed(TEXT % body, w=(1, 4, 4), r=(1, 4, 4), u=(4, 4), k=(4, 4, 3), one=(4, 4, 1))
     return "\n".join(parts_outside(prepare(proto, Request(None, {}, {}, (), {}))))
 
 

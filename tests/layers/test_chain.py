@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import networkx as nx
-import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from lsc_graph.models import registry
+from parsed_models import parsed
 
 from lsc_graph.canonical.normalize import normalize
 from lsc_graph.errors import NoLayersError
@@ -169,11 +169,7 @@ def test_a_held_input_that_may_be_a_state_is_asked_for() -> None:
         e = MatMul(h, u)
         g = Tanh(e)
     }"""
-    proto = onnx.parser.parse_model(text)
-    generator = np.random.default_rng(0)
-    for name, shape in {"w": (3, 5), "v": (5, 2), "u": (5, 5)}.items():
-        values = generator.normal(size=shape).astype(np.float32)
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    proto = parsed(text, w=(3, 5), v=(5, 2), u=(5, 5))
     with pytest.raises(NoLayersError, match="--state h:g if it is one"):
         prepare(proto, Request(None, {}, {}, (), {}))
     stateless = prepare(proto, Request(None, {}, {}, (("none", ""),), {}))
