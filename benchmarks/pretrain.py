@@ -180,10 +180,10 @@ def page(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
     lines += _by_method([row for row in rows if row["part"] == "compare"], METHODS, head)
     lines += [
         "",
-        "Against rescaling by hand (`benchmarks/by_hand.py`) at 0.5: someone knows the architecture, says which",
-        "weight sets which radius, and multiplies by the ratios, until 8 points or running means say that all",
-        "are within tolerance. It is for the radii in time and from one layer to the next alone: what LRU layers",
-        "read of those further below (6 radii at 5 layers, 15 at 7) it leaves alone. Errors are at fresh points.",
+        "Against rescaling by hand (`benchmarks/by_hand.py`) at 0.5: someone knows the architecture, says",
+        "which weight sets which radius, and multiplies by the ratios, until 8 points or running means say",
+        "that all are within tolerance. It is for the radii in time and from one layer to the next: what LRU",
+        "layers read of those further below (6 radii at 5 layers, 15 at 7) it leaves alone.",
         "",
     ]
     lines += _by_method([row for row in rows if row["part"] == "hand"], ("rescale", BY_HAND), head)
