@@ -37,14 +37,15 @@ def dequantized(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[str, ...
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     replaced: list[str] = []
-    for root in (copy.graph, *copy.functions):
-        replaced += _rewrite_all(root)
+    for root, imports in ((copy.graph, copy.opset_import), *((f, f.opset_import) for f in copy.functions)):
+        opset = next((own.version for own in imports if own.domain in _STANDARD), 0)
+        replaced += _rewrite_all(root, opset)
     if replaced:
         copy.metadata_props.add(key=UNROUNDED, value="1")
     return copy, tuple(dict.fromkeys(replaced))
 
 
-def _rewrite_all(root: Scope) -> list[str]:
+def _rewrite_all(root: Scope, opset: int) -> list[str]:
     """A graph or function with the graphs inside it: outer ones first, as inner ones read their values."""
     every = [scope for scope, _ in scopes(root)]
     nodes = [node for scope in every for node in scope.node]
@@ -53,6 +54,7 @@ def _rewrite_all(root: Scope) -> list[str]:
         {name: node for node in nodes for name in node.output if name},
         _readers(nodes),
         frozenset(_results(every)),
+        opset,
     )
     pending = [root]
     while pending:

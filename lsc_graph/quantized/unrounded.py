@@ -17,6 +17,7 @@ from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 from lsc_graph.quantized.numbers import INTEGERS, ends, real_values
 from lsc_graph.running.reference import Array
 
+_CLIP_OF_INPUTS = 11
 _ROUNDINGS = ("Floor", "Round", "Ceil")
 _SMALL = (TensorProto.UINT8, TensorProto.INT8, TensorProto.UINT4, TensorProto.INT4)
 
@@ -39,6 +40,7 @@ class Unrounded:
         producers: the nodes of the original graph by the names of their outputs.
         readers: the nodes that read a value, in any nested graph, by its name.
         results: names of values that must keep their type: outputs of graphs.
+        opset: version of the standard operators.
     """
 
     def __init__(
@@ -47,8 +49,10 @@ class Unrounded:
         producers: Mapping[str, NodeProto],
         readers: Mapping[str, Sequence[NodeProto]],
         results: frozenset[str],
+        opset: int,
     ) -> None:
         self.constants, self.producers, self.readers, self.results = constants, producers, readers, results
+        self.opset = opset
         self.nodes: list[NodeProto] = []
         self.floats: dict[str, int] = {}
         self._quantized: dict[str, _Quantized] = {}
@@ -216,9 +220,10 @@ class Unrounded:
         return True
 
     def saturate(self, value: str, lowest: Array, highest: Array, output: str) -> str:
-        """Write a value kept between two numbers; Clip has had three forms, Max and Min one."""
-        above = self.emit("Max", [value, self.constant(lowest)])
-        return self.emit("Min", [above, self.constant(highest)], output)
+        """Write a value kept between two numbers: Clip, as Max and Min halve derivatives at these numbers."""
+        if self.opset < _CLIP_OF_INPUTS:
+            return self.emit("Clip", [value], output, min=float(lowest), max=float(highest))
+        return self.emit("Clip", [value, self.constant(lowest), self.constant(highest)], output)
 
     def rounded(self, node: NodeProto) -> NodeProto:
         """A node as it was, with unrounded inputs rounded before it."""

@@ -13,7 +13,7 @@ from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.counters import with_clocks, with_counters
-from lsc_graph.recurrence.dataflow import depends, direct_sources
+from lsc_graph.recurrence.dataflow import body_values, depends, direct_sources
 from lsc_graph.recurrence.delays import new_states, only_delays
 from lsc_graph.recurrence.determined import determined_warnings
 from lsc_graph.recurrence.ends import states_of_operators
@@ -172,7 +172,8 @@ def find_recurrences(
     all_sites = tuple(with_counters(site, model.graph, constants) for site in all_sites)
     sites, refused = _told_apart(model, looped, all_sites)
     given = {str(value.name) for value in model.graph.inputs}
-    warnings += tuple(warning for site in sites for warning in determined_warnings(site, given))
+    main = body_values(model.graph)
+    warnings += tuple(warning for site in sites for warning in determined_warnings(site, given, main))
     counts = tuple(loop.counted for loop in loops if loop.counted is not None)
     return Findings(model, sites, carried, refusals + refused, warnings, counts)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 
 import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.canonical.rewiring import put_in_place, remove_unread
-from lsc_graph.recurrence.backwards import runs_backwards
+from lsc_graph.recurrence.backwards import is_constant, runs_backwards
 from lsc_graph.recurrence.site import is_most_reverse
 from lsc_graph.recurrence.unflipped import flipped, unflipped
 from lsc_graph.recurrence.writer import GraphWriter, Names, replace_output
@@ -54,31 +54,61 @@ def _read_unflipped(node: ir.Node, names: Names, kept: Container[ir.Value]) -> b
 
     Where a flip cannot be taken out, as before a convolution, another one behind it gives true times.
     """
-    assert node.graph is not None
-    count = node.attributes.get_int("num_scan_inputs", 0)
-    first = len(node.inputs) - count
-    axes = node.attributes.get_ints("scan_input_axes", [0] * count)
-    before = _directions(node, "input", count)
+    before = _directions(node, "input", node.attributes.get_int("num_scan_inputs", 0))
     after = list(before)
-    for index in range(count):
-        value = node.inputs[first + index]
-        if value is None or value.shape is None:
-            continue
-        axis = axes[index] % len(value.shape)
+    for index, value, axis in _sequences(node):
         is_backwards = runs_backwards(value, axis)
         source = unflipped(value, axis) if is_backwards is not False else None
         if source is None and is_backwards:
-            writer = GraphWriter(names.unique_prefix(f"{value.name}.in_time"), value.dtype)
-            source = _turned(value, axis, writer)
-            node.graph.insert_before(node, writer.nodes)
+            source = _turned_before(node, value, axis, names)
         if source is not None:
-            node.replace_input_with(first + index, source)
-            remove_unread(value, kept)
+            _read_instead(node, index, source, kept)
             after[index] = 1 - after[index]
     if after == before:
         return False
     node.attributes["scan_input_directions"] = ir.AttrInt64s("scan_input_directions", after)
+    _let_constants_follow(node, names, kept)
     return True
+
+
+def _sequences(node: ir.Node) -> Iterator[tuple[int, ir.Value, int]]:
+    """The sequences that a Scan reads, by their numbers, with their axes of time."""
+    count = node.attributes.get_int("num_scan_inputs", 0)
+    axes = node.attributes.get_ints("scan_input_axes", [0] * count)
+    for index, value in enumerate(node.inputs[len(node.inputs) - count :]):
+        if value is not None and value.shape is not None:
+            yield index, value, axes[index] % len(value.shape)
+
+
+def _read_instead(node: ir.Node, index: int, source: ir.Value, kept: Container[ir.Value]) -> None:
+    """Let a Scan read another sequence in place of one."""
+    at = len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0) + index
+    value = node.inputs[at]
+    assert value is not None
+    node.replace_input_with(at, source)
+    remove_unread(value, kept)
+
+
+def _let_constants_follow(node: ir.Node, names: Names, kept: Container[ir.Value]) -> None:
+    """Constants of the steps, which have no time of their own, are read the way that most sequences are."""
+    directions = _directions(node, "input", node.attributes.get_int("num_scan_inputs", 0))
+    constants = [own for own in _sequences(node) if is_constant(own[1])]
+    others = [own for own in _sequences(node) if own not in constants]
+    direction = int(is_most_reverse((bool(directions[i]), value.dtype) for i, value, _ in others))
+    for index, value, axis in constants:
+        if directions[index] != direction:
+            _read_instead(node, index, _turned_before(node, value, axis, names), kept)
+            directions[index] = direction
+    node.attributes["scan_input_directions"] = ir.AttrInt64s("scan_input_directions", directions)
+
+
+def _turned_before(node: ir.Node, value: ir.Value, axis: int, names: Names) -> ir.Value:
+    """A sequence turned around, for a Scan to read."""
+    assert node.graph is not None
+    writer = GraphWriter(names.unique_prefix(f"{value.name}.in_time"), value.dtype)
+    source = _turned(value, axis, writer)
+    node.graph.insert_before(node, writer.nodes)
+    return source
 
 
 def reads_in_reverse(node: ir.Node) -> bool:

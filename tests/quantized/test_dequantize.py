@@ -11,6 +11,7 @@ import pytest
 from lsc_graph.models.gru import gru
 from lsc_graph.models.lstm import lstm
 from onnx import TensorProto, helper, numpy_helper
+from unrolled_models import Unroller, at, stacked
 
 from lsc_graph.audit_model import audit
 from lsc_graph.quantized.dequantize import dequantized, is_quantized
@@ -113,6 +114,35 @@ def test_quantised_and_dequantised_steps_are_steps(tmp_path: Path, is_given: boo
         assert one.time_radius is not None
         assert two.time_radius is not None
         assert one.time_radius.mean == pytest.approx(two.time_radius.mean, abs=0.02)
+
+
+def rectified(num_steps: int = 6, size: int = 4) -> onnx.ModelProto:
+    """h' = relu(h U + x W): its smallest value, zero, is where the integers end that it is quantised to."""
+    net = Unroller()
+    x, u = net.op("MatMul", net.input("x", num_steps, 1, 3), net.weight(3, size)), net.weight(size, size)
+    rows = [net.input("h", 1, size)]
+    for time in range(num_steps):
+        rows.append(net.op("Relu", net.op("Add", net.op("MatMul", rows[-1], u), at(net, x, time))))
+    net.output(stacked(net, rows[1:]))
+    return net.model()
+
+
+def test_values_where_the_integers_end_have_the_derivatives_of_the_float_model(tmp_path: Path) -> None:
+    """Maxima halve derivatives where both operands are equal, as for all units that are at rest."""
+    proto, draw = rectified(), np.random.default_rng(1).standard_normal
+    feed = {"x": draw((6, 1, 3)).astype(np.float32), "h": np.abs(draw((1, 4))).astype(np.float32)}
+    onnx.save(proto, tmp_path / "float.onnx")
+    quantization.quantize_static(
+        tmp_path / "float.onnx",
+        tmp_path / "int8.onnx",
+        Reader([{name: scale * value for name, value in feed.items()} for scale in (0.5, 1, 1.5)]),
+        op_types_to_quantize=["MatMul"],
+    )
+    before, after = (audit(m, data=feed, num_samples=1) for m in (proto, onnx.load(tmp_path / "int8.onnx")))
+    (one,), (two,) = before.layers, after.layers
+    assert one.time_gain is not None
+    assert two.time_gain is not None
+    assert two.time_gain.mean == pytest.approx(one.time_gain.mean, rel=0.02)
 
 
 def test_a_float_model_is_left_alone() -> None:

@@ -57,6 +57,12 @@ def test_constants_have_no_order() -> None:
     assert found(net, net.op("Add", flip(net, x), net.weight(T, 2))) is True
 
 
+def test_what_is_computed_from_constants_has_no_order_whatever_computes_it() -> None:
+    net = Unroller()
+    x, rows = net.input("x", T, 2), [net.op("Unsqueeze", net.weight(2), net.constant([0])) for _ in range(T)]
+    assert found(net, net.op("Add", flip(net, x), net.op("Concat", *rows, axis=0))) is True
+
+
 def test_channels_of_a_convolution_are_in_no_order() -> None:
     net = Unroller()
     value = net.op("Conv", flip(net, net.input("x", 1, T, 5)), net.weight(T, T, 1))

@@ -80,3 +80,27 @@ def test_a_state_that_holds_another_one_is_named(is_given: bool) -> None:
         (held,) = (warning for warning in other.warnings if "holds all of state" in warning)
         again = inspect(net.model(), states=[told(held)])
         assert [state.shape for state in again.recurrences[0].states] == [(1, H), (1, H)]
+
+
+@pytest.mark.parametrize("num_ranges", [1, T])
+def test_a_state_that_is_another_one_within_limits_is_named(num_ranges: int) -> None:
+    """h' = h + tanh(clip(h) U + x W), y = clip(h'), as quantised steps saturate: each by itself."""
+    net = Unroller()
+    x, u = net.op("MatMul", net.input("x", T, 1, D), net.weight(D, H)), net.weight(H, H)
+    rows: list[str] = []
+    h = ""
+    for time in range(T):
+        drive = at(net, x, time)
+        new = net.op("Tanh", net.op("Add", net.op("MatMul", rows[-1], u), drive) if rows else drive)
+        h = net.op("Add", h, new) if h else new
+        ends = [np.float32(end * (2 + time % num_ranges)) for end in (-1, 1)]
+        rows.append(net.op("Clip", h, *map(net.constant, ends)))
+    net.output(stacked(net, rows))
+    found = inspect(net.model())
+    (warning,) = [own for own in found.warnings if "alone" in own]
+    assert len(found.recurrences[0].states) == 2
+    if num_ranges > 1:
+        assert "cannot leave it out" in warning
+    else:
+        (other,) = inspect(net.model(), states=[told(warning)]).recurrences
+        assert len(other.states) == 1

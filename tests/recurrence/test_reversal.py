@@ -8,10 +8,12 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 from onnx.parser import parse_model
+from unrolled_models import Unroller, at, stacked
 
-from lsc_graph.audit_model import inspect
+from lsc_graph.audit_model import audit, inspect
 from lsc_graph.canonical.normalize import normalize
 from lsc_graph.recurrence.reversal import turn_around
+from lsc_graph.results import Direction
 from lsc_graph.running.reference import Reference
 
 T, H = 5, 3
@@ -83,3 +85,27 @@ def test_the_directions_of_an_operator_over_a_flipped_sequence_have_the_names_of
     proto.graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in constants.items())
     layers = inspect(proto).layers
     assert [own.name.rpartition(".")[2] for own in layers] == ["reverse", "forward"]
+
+
+def test_constants_that_each_step_has_for_itself_do_not_make_a_reverse_recurrence_a_forward_one() -> None:
+    """As quantised steps have them, which saturate within limits of their own. Readers know equal times."""
+    net, size = Unroller(), 4
+    x = net.input("x", T, 1, size)
+    flipped = net.op("Slice", x, *(net.constant([k]) for k in (-1, -(2**62), 0, -1)))
+    lower, h = net.op("MatMul", flipped, net.weight(size, size)), net.input("h", 1, size)
+    u, v = net.weight(size, size), net.weight(size, size)
+    back = []
+    for time in range(T):
+        h = net.op("Tanh", net.op("Add", at(net, lower, time), net.op("MatMul", h, u)))
+        h = net.op("Clip", h, *(net.constant(np.float32(end * (1 + time))) for end in (-1, 1)))
+        back.append(h)
+    upper, g = [], net.input("g", 1, size)
+    y = net.op("Concat", *(net.op("Unsqueeze", h, net.constant([0])) for h in back[::-1]), axis=0)
+    drive, r = net.op("MatMul", y, v), net.weight(size, size)
+    for time in range(T):
+        g = net.op("Tanh", net.op("Add", at(net, drive, time), net.op("MatMul", g, r)))
+        upper.append(g)
+    net.output(stacked(net, upper))
+    found = audit(net.model(), num_samples=1)
+    assert [own.direction for own in found.recurrences] == [Direction.REVERSE, Direction.FORWARD]
+    assert found.layers[1].depth_times == ((0,),)

@@ -16,7 +16,7 @@ from lsc_graph.recurrence.unrolled.slices import continues, time_slice
 
 _RADIUS = 2
 _ARITHMETIC = frozenset(("Add", "Sub", "Mul", "Div", "Sigmoid", "Tanh", "Relu", "Exp", "Neg"))
-_CLIPPING = frozenset(("Max", "Min"))
+_CLIPPING = frozenset(("Clip", "Max", "Min"))
 _PICKING = frozenset(("Slice", "Gather", "Split"))
 _JOINING = frozenset(("Concat", "SequenceConstruct", "Sum", "Mean", "Max", "Min"))
 
