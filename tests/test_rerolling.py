@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +165,37 @@ def test_a_first_step_that_stays_before_the_scan_is_named_with_the_reason(is_ope
         assert own.apart.startswith("of 4 steps the first stays before the Scan, computed in another way: a")
     else:
         assert (own.num_steps, own.apart) == (4, None)
+
+
+def split_into_a_list(net: Unroller, value: str) -> str:
+    """As torch's exporter writes chunk() where nothing is optimised."""
+    parts = net.op("SplitToSequence", value, net.constant([H // 2, H // 2]), axis=-1)
+    return net.op("Mul", *(net.op("SequenceAt", parts, net.constant(index)) for index in (0, 1)))
+
+
+def rounded(net: Unroller, value: str) -> str:
+    """By an operator of ONNX Runtime's, of whose results onnx knows no type."""
+    step, zero = net.constant(np.float32(2**-7)), "zero"
+    net.initializers[zero] = np.array(0, np.int8)
+    for op_type in ("QuantizeLinear", "DequantizeLinear"):
+        value = net.op(op_type, value, step, zero)
+        net.nodes[-1].domain = "com.microsoft"
+    halves = net.op("Slice", value, *(net.constant([k]) for k in (0, H // 2, 1)))
+    return net.op("Reshape", net.op("Cast", halves, to=onnx.TensorProto.FLOAT), net.constant([1, H // 2]))
+
+
+@pytest.mark.parametrize("through", [split_into_a_list, rounded])
+def test_steps_keep_the_types_of_their_values_whatever_these_are(
+    through: Callable[[Unroller, str], str],
+) -> None:
+    net = Unroller()
+    x, w, u = net.input("x", 6, 1, D), net.weight(D, H), net.weight(H // 2, H)
+    rows = [net.input("h", 1, H // 2)]
+    for step in range(6):
+        summed = net.op("Add", net.op("MatMul", at(net, x, step), w), net.op("MatMul", rows[-1], u))
+        rows.append(net.op("Tanh", through(net, net.op("Tanh", summed))))
+    net.output(stacked(net, rows[1:]))
+    proto = net.model()
+    found = reroll(proto)
+    assert [own.num_steps for own in found.recurrences] == [6]
+    assert found.max_abs_error < 1e-5

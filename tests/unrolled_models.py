@@ -68,7 +68,9 @@ class Unroller:
             self.outputs,
             [numpy_helper.from_array(array, name) for name, array in self.initializers.items()],
         )
-        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        others = sorted({node.domain for node in self.nodes if node.domain})
+        imports = [helper.make_opsetid("", 18), *(helper.make_opsetid(domain, 1) for domain in others)]
+        proto = helper.make_model(graph, opset_imports=imports, ir_version=10)
         proto = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
         onnx.checker.check_model(proto)
         return proto

@@ -109,6 +109,8 @@ class GraphWriter:
         """Append copies of nodes that read what `known` has for their inputs; it grows by their outputs."""
         for node in nodes:
             outputs = [self.value(str(v.name), v.shape, v.dtype) for v in node.outputs]
+            for own, original in zip(outputs, node.outputs, strict=True):
+                own.type = original.type  # a list of tensors stays one, and what is not known stays unknown
             copy = ir.Node(
                 node.domain,
                 node.op_type,
