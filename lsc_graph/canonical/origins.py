@@ -14,6 +14,7 @@ import onnx_ir as ir
 from onnx import GraphProto, ModelProto, TensorProto
 
 from lsc_graph.model_file.proto_walk import Scope, attribute_tensors, inner_graphs
+from lsc_graph.model_file.provenance import STANDS_FOR
 
 KEY = "lsc_graph.origin"
 _PLACE = "lsc_graph.place"
@@ -84,7 +85,10 @@ def _mark(graph: ir.Graph | ir.Function, initializers: Iterable[ir.Value], path:
         value.metadata_props[KEY] = json.dumps((*path, value.name))
     for node in graph:
         if node.op_type == "Constant":
-            node.outputs[0].metadata_props[KEY] = json.dumps((*path, node.outputs[0].name))
+            noted = node.outputs[0].metadata_props
+            noted[KEY] = json.dumps((*path, node.outputs[0].name))
+            if STANDS_FOR in node.metadata_props:
+                noted[STANDS_FOR] = node.metadata_props[STANDS_FOR]
         for name, inner in _inner_graphs(node):
             holder = next((value.name for value in node.outputs if value.name), "")
             _mark(inner, inner.initializers.values(), (*path, str(holder), name))

@@ -7,3 +7,6 @@ PROVENANCE = "lsc_graph.pretrain"
 
 UNROUNDED = "lsc_graph.unrounded"
 """They stand for integers: each tensor was rounded by itself, those that were computed from others, too."""
+
+STANDS_FOR = "lsc_graph.stands_for"
+"""Noted on a Constant of floats: the integers of the file that these stand for, by the tensor's name."""

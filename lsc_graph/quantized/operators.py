@@ -128,7 +128,8 @@ def _bias(to: Unrounded, name: str, *scales: str, alpha: float = 1.0) -> list[st
     if len(known) < len(parts):
         return None
     steps, first, second = known
-    return [to.constant((steps * (alpha * first * second)).astype(np.float32), to.named_after(name))]
+    floats = (steps * (alpha * first * second)).astype(np.float32)
+    return [to.constant(floats, to.named_after(name), of=name)]
 
 
 def _qlinear_matmul(to: Unrounded, node: NodeProto) -> bool:
@@ -219,7 +220,8 @@ def _dynamic_quantize_lstm(to: Unrounded, node: NodeProto) -> bool:
         if known is None or factor is None:
             return False
         floats = np.ascontiguousarray(by_direction(known, factor, offset).transpose(0, 2, 1))
-        inputs[position] = to.constant(floats, f"{node.output[0] or node.name}.{'WR'[position - 1]}.floats")
+        name = f"{node.output[0] or node.name}.{'WR'[position - 1]}.floats"
+        inputs[position] = to.constant(floats, name, of=inputs[position])
     lstm = NodeProto(op_type="LSTM", name=node.name, input=inputs[:_LSTM_INPUTS], output=node.output)
     known_names = {"activation_alpha", "activation_beta", "activations", "clip", "direction", "hidden_size"}
     lstm.attribute.extend(a for a in node.attribute if a.name in known_names | {"input_forget"})

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from onnx import AttributeProto, NodeProto, TensorProto, helper, numpy_helper
 
+from lsc_graph.model_file.provenance import STANDS_FOR
 from lsc_graph.quantized.numbers import INTEGERS, ends, real_values
 from lsc_graph.running.reference import Array
 
@@ -85,14 +86,16 @@ class Unrounded:
         self.nodes[-1].attribute.extend(a for a in node.attribute if a.name in _ATTRIBUTES[op_type])
         return made
 
-    def constant(self, array: Array, name: str = "") -> str:
-        """Write a constant."""
+    def constant(self, array: Array, name: str = "", *, of: str = "") -> str:
+        """Write a constant; if it stands for a tensor `of` the file, that one is noted."""
         array = np.asarray(array)
         self._count += 1
         name = name or f"unrounded.{self._count}.constant"
         self.constants[name] = array
         value = numpy_helper.from_array(array, name)
         self.nodes.append(helper.make_node("Constant", [], [name], name=name, value=value))
+        if of:
+            self.nodes[-1].metadata_props.add(key=STANDS_FOR, value=of)
         return name
 
     def named_after(self, name: str) -> str:
@@ -130,7 +133,7 @@ class Unrounded:
             return name
         kind = np.dtype(np.float32) if dtype is None else dtype.dtype
         if (known := self.constants.get(name)) is not None:
-            return self.constant(known.astype(kind), self.named_after(name))
+            return self.constant(known.astype(kind), self.named_after(name), of=name)
         cast = self.producers.get(name)
         if cast is not None and cast.op_type == "Cast":
             rounding = self.producers.get(cast.input[0])
@@ -143,7 +146,7 @@ class Unrounded:
         known, offset = self.constants.get(name), self.constants.get(zero)
         if known is not None and (not zero or offset is not None):
             steps = real_values(known, np.ones(1, np.float32), offset, axis)
-            return self.constant(steps, self.named_after(name))
+            return self.constant(steps, self.named_after(name), of=name)
         if self.has_no_zero(zero):
             return self.as_float(name)
         if offset is not None and offset.size > 1:
@@ -160,8 +163,8 @@ class Unrounded:
         known, factor = self.constants.get(name), self.constants.get(scale)
         offset = self.constants.get(zero)
         if known is not None and factor is not None and (not zero or offset is not None):
-            name = output or self.named_after(name)
-            return self.constant(real_values(known, factor, offset, axis), name)
+            floats = output or self.named_after(name)
+            return self.constant(real_values(known, factor, offset, axis), floats, of=name)
         if name not in self.floats or (factor is not None and factor.size > 1):
             return None
         if self._is_undone(name, factor, offset if zero else np.zeros(())):

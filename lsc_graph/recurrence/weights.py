@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 import onnx_ir as ir
 
 from lsc_graph.canonical.origins import label_of, origin_of, place_of
+from lsc_graph.model_file.provenance import STANDS_FOR
 from lsc_graph.recurrence.dataflow import body_values, copied, inputs_of
 from lsc_graph.recurrence.not_weights import running_statistics, why_not_a_weight
 from lsc_graph.recurrence.site import RecurrentSite
@@ -127,4 +128,6 @@ def _is_trained(value: ir.Value, statistics: Collection[str]) -> bool:
 
 def _name_in_file(value: ir.Value) -> str:
     origin = origin_of(value)
-    return label_of(origin[-1:], place_of(value)) if origin else str(value.name)
+    if origin is None:
+        return str(value.name)
+    return label_of((value.metadata_props.get(STANDS_FOR, origin[-1]),), place_of(value))

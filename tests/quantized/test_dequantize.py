@@ -15,7 +15,7 @@ from unrolled_models import Unroller, at, stacked
 
 from lsc_graph.audit_model import audit
 from lsc_graph.quantized.dequantize import dequantized, is_quantized
-from lsc_graph.results import Form
+from lsc_graph.results import Analysis, Form
 from lsc_graph.running.reference import Reference
 
 X = np.random.default_rng(0).standard_normal((6, 1, 8)).astype(np.float32)
@@ -68,6 +68,13 @@ def quantized_by_pairs(tmp_path: Path, *, is_given: bool) -> tuple[onnx.ModelPro
     return proto, onnx.load(tmp_path / "int8.onnx")
 
 
+def assert_weights_are_in(proto: onnx.ModelProto, analysis: Analysis) -> None:
+    """Weights are called by their names in the file, not by those of the floats that they stand for."""
+    weights = [name for own in analysis.recurrences for name in own.weights]
+    assert weights
+    assert set(weights) <= {tensor.name for tensor in proto.graph.initializer}
+
+
 @pytest.mark.parametrize("per_channel", [False, True])
 def test_a_quantised_lstm_becomes_an_lstm_with_nearly_the_same_weights(
     tmp_path: Path, per_channel: bool
@@ -96,6 +103,7 @@ def test_a_quantised_lstm_has_nearly_the_radii_of_the_float_one(tmp_path: Path) 
         assert one.time_radius is not None
         assert two.time_radius is not None
         assert one.time_radius.mean == pytest.approx(two.time_radius.mean, abs=0.01)
+    assert_weights_are_in(int8, after)
 
 
 @pytest.mark.parametrize("is_given", [True, False])
@@ -109,6 +117,7 @@ def test_quantised_and_dequantised_steps_are_steps(tmp_path: Path, is_given: boo
     assert [own.form for own in after.recurrences] == [own.form for own in before.recurrences]
     assert [layer.state_size for layer in after.layers] == [16, 16]
     assert after.grid == before.grid
+    assert_weights_are_in(int8, after)
     assert any("quantised" in warning for warning in after.warnings)
     for one, two in zip(before.layers, after.layers, strict=True):
         assert one.time_radius is not None
