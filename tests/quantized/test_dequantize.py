@@ -228,3 +228,20 @@ def test_a_node_that_is_named_as_the_output_that_was_dequantised_does_not_clash(
     floats, _ = dequantized(onnx.load(tmp_path / "int8.onnx"))
     (found,) = Reference(floats).run({"x": given}).values()
     np.testing.assert_allclose(found, given, atol=0.02)
+
+
+@pytest.mark.parametrize("opset", [10, 11, 21])
+def test_values_saturate_in_every_operator_set_that_can_quantise(opset: int) -> None:
+    """Clip has its limits as attributes in the oldest one, as inputs in the others."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+    ]
+    stored = [numpy_helper.from_array(np.float32(0.1), "scale"), numpy_helper.from_array(np.uint8(0), "zero")]
+    graph = helper.make_graph(nodes, "main", [x], [y], stored)
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=6)
+    floats, _ = dequantized(proto)
+    onnx.checker.check_model(floats, full_check=True)
+    (found,) = Reference(floats).run({"x": np.array([-1, 0, 3.01, 40], np.float32)}).values()
+    np.testing.assert_allclose(found, [0, 0, 3.01, 25.55], rtol=1e-6)
