@@ -51,17 +51,26 @@ def unpack(graph: ir.Graph, before: ir.Value, after: ir.Value) -> tuple[Piece, .
     """
     split = _places(graph, before, after) or _split(graph, before, after)
     if split is None:
-        viewed = seen_otherwise(graph, before, after)
-        if viewed is not None:
-            view, old, new = viewed
-            return tuple(replace(own, place=(view, *own.place)) for own in unpack(graph, old, new))
-        return (Piece(str(before.name), str(after.name)),)
+        return _seen_apart(graph, before, after) or (Piece(str(before.name), str(after.name)),)
     axis, offsets, pairs = split
     return tuple(
         Piece(inner.before, inner.after, ((axis, start, end), *inner.place))
         for (old, new), start, end in zip(pairs, offsets[:-1], offsets[1:], strict=True)
         for inner in unpack(graph, old, new)
     )
+
+
+def _seen_apart(graph: ir.Graph, before: ir.Value, after: ir.Value) -> tuple[Piece, ...]:
+    """The pieces of a state that comes apart as its readers see it; none if it does not."""
+    seen = seen_otherwise(graph, before, after)
+    if seen is None:
+        return ()
+    pieces = unpack(graph, seen.before, seen.after)
+    if len(pieces) == 1:
+        seen.undo()
+        return ()
+    seen.keep()
+    return tuple(replace(own, place=(seen.view, *own.place)) for own in pieces)
 
 
 def _places(

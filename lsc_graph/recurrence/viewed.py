@@ -38,19 +38,40 @@ class View:
         return View(self.after, self.before, tuple(int(axis) for axis in np.argsort(self.perm)))
 
 
-def seen_otherwise(
-    graph: ir.Graph, before: ir.Value, after: ir.Value
-) -> tuple[View, ir.Value, ir.Value] | None:
-    """How all readers of a state see it, and the input and the value in its place; None if they do not.
+@dataclass(frozen=True)
+class Seen:
+    """A state as all of its readers see it: the graph's input and the value that is written, in that view."""
 
-    What is written must come apart in that view. The readers are rewritten in place.
+    view: View
+    before: ir.Value
+    after: ir.Value
+    readers: tuple[ir.Node, ...]
+
+    def keep(self) -> None:
+        """Remove what gave the state that view."""
+        for node in self.readers:
+            _graph_of(node).remove(node, safe=True)
+
+    def undo(self) -> None:
+        """Let the graph read the state as it did."""
+        first = self.readers[0]
+        graph, state = _graph_of(first), first.inputs[0]
+        assert state is not None
+        ir.convenience.replace_all_uses_with(self.before, first.outputs[0])
+        graph.inputs[graph.inputs.index(self.before)] = state
+
+
+def seen_otherwise(graph: ir.Graph, before: ir.Value, after: ir.Value) -> Seen | None:
+    """How all readers of a state see it; None if they do not see it alike, or it is not written so.
+
+    The graph then reads it so, until that is undone.
     """
     readers = [use.node for use in before.uses() if use.idx == 0]
     views = {_view(node) for node in readers}
     view = next(iter(views), None)
     if len(views) != 1 or view is None or len(readers) < len(list(before.uses())) or before in graph.outputs:
         return None
-    if any(node.outputs[0].is_graph_output() for node in readers):
+    if any(node.graph is not graph or node.outputs[0].is_graph_output() for node in readers):
         return None
     written = _Writing(graph, f"{after.name}.seen").seen(after, view)
     if written is None:
@@ -58,9 +79,13 @@ def seen_otherwise(
     old = ir.val(f"{before.name}.seen", dtype=before.dtype, shape=list(view.after))
     graph.inputs[graph.inputs.index(before)] = old
     for node in readers:
-        ir.convenience.replace_all_uses_with(node.outputs[0], old, replace_graph_outputs=True)
-        graph.remove(node, safe=True)
-    return view, old, written
+        ir.convenience.replace_all_uses_with(node.outputs[0], old)
+    return Seen(view, old, written, tuple(readers))
+
+
+def _graph_of(node: ir.Node) -> ir.Graph:
+    assert isinstance(node.graph, ir.Graph)
+    return node.graph
 
 
 def _view(node: ir.Node) -> View | None:
@@ -92,7 +117,7 @@ class _Writing:
         own, source = _view(node), node.inputs[0] if node.inputs else None
         if own is None or source is None:
             return None
-        if view.undone == own or (not view.perm and not own.perm and own.before == view.after):
+        if view.undone == own:
             return source
         return None if view.perm or own.perm else self.seen(source, View(own.before, view.after))
 

@@ -113,3 +113,46 @@ def test_what_is_seen_otherwise_is_seen_as_it_was(view: View) -> None:
     value = np.random.default_rng(0).standard_normal(view.before)
     assert view.of(value).shape == view.after
     assert np.array_equal(view.undone.of(view.of(value)), value)
+
+
+HELD = {
+    "what the step reads": "Reshape(x_t, flat)",
+    "another state": "Reshape(h, flat)",
+    "a constant": "Reshape(one_row, flat)",
+    "itself": "Reshape(rows, flat)",
+    "the new state": "Reshape(h_new, flat)",
+}
+
+
+def with_held(written: str) -> onnx.ModelProto:
+    row = f"float[1, {H}]"
+    body = f"step (float[{H}] s, {row} h, {row} x_t) => (float[{H}] s_out, {row} h_new)"
+    nodes = (
+        f"row = Constant<value_ints = [1, {H}]>() rows = Reshape(s, row) "
+        f"flat = Constant<value_ints = [{H}]>() "
+        f"one_row = MatMul(z, W0) a = Add(x_t, rows) b = MatMul(h, U0) c = Add(a, b) h_new = Tanh(c) "
+        f"s_out = {HELD[written]}"
+    )
+    text = f"""
+        z = Constant<value = float[1, {H}] {{0.1, 0.2, 0.3}}>()
+        s_last, h_last = Scan<num_scan_inputs = 1, body = {body} {{{nodes}}}> (start, z, x)
+        """
+    return model_of(f"(float[{T}, 1, {H}] x) => (float[{H}] s_last, float[1, {H}] h_last)", text, (H,))
+
+
+@pytest.mark.parametrize("written", HELD)
+def test_a_state_seen_otherwise_that_holds_a_single_value_is_carried_as_it_is(written: str) -> None:
+    (found,) = audit(with_held(written), num_samples=1).recurrences
+    assert {state.shape for state in found.states} <= {(H,), (1, H)}
+    assert not any(state.name.endswith(".seen") for state in found.states)
+
+
+def test_a_single_state_that_is_seen_otherwise_keeps_its_name_and_shape() -> None:
+    nodes = f"""
+        row = Constant<value_ints = [1, {H}]>() flat = Constant<value_ints = [{H}]>()
+        h = Reshape(state, row) a = Add(x_t, h) b = MatMul(a, U0) y = Tanh(b) state_out = Reshape(y, flat)
+        """
+    signature = f"(float[1, {H}] x_t, float[{H}] state) => (float[1, {H}] y, float[{H}] state_out)"
+    model = model_of(signature, nodes, ())
+    (found,) = audit(model, num_samples=1, num_steps=T).recurrences
+    assert [(state.name, state.shape) for state in found.states] == [("state", (H,))]
