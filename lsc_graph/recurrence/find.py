@@ -25,12 +25,7 @@ from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.packed import Piece, unpack
 from lsc_graph.recurrence.reversal import reads_in_reverse, turn_around
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
-from lsc_graph.recurrence.selections import (
-    read_selected_states,
-    read_selected_states_of_step,
-    write_selections,
-    write_selections_in,
-)
+from lsc_graph.recurrence.selections import read_selected_states, read_selected_states_of_step
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import UNRELATED, StatePair, find_state_pairs
 from lsc_graph.recurrence.totals import is_running_total
@@ -44,6 +39,7 @@ from lsc_graph.recurrence.unrolled.roll import MAX_TRIMMED, RolledSteps, roll_st
 from lsc_graph.recurrence.unrolled.start_search import ASSUMED, SOLVED
 from lsc_graph.recurrence.unrolled.unrecognised import find_unrecognised
 from lsc_graph.recurrence.weights import trained_tensors
+from lsc_graph.recurrence.written_selections import write_selections, write_selections_in
 from lsc_graph.results import Direction, Form, Refusal
 
 BRANCHES = "branches"

@@ -4,13 +4,12 @@ A masked layer keeps its state where the mask says so, and may put out something
 What it puts out elsewhere is its new state, and is read from it: else the layers above would seem to read
 past the state. So they would where one condition selects the states of several layers: what is computed
 from a new state before it is selected, and is kept where it is, is computed from the state.
-Selections that an exporter writes as arithmetic, m a + (1 - m) b, are selections first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
@@ -18,6 +17,8 @@ import onnx_ir.passes.common as passes
 from lsc_graph.canonical.rewiring import remove_unused_in
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import copied, direct_sources
+from lsc_graph.recurrence.singular import may_be_singular
+from lsc_graph.recurrence.written_selections import scans_of, without_negations
 
 _STANDARD = ("", "ai.onnx")
 # fmt: off
@@ -30,26 +31,11 @@ _BY_ELEMENT = frozenset({
 # fmt: on
 _BY_ROW = frozenset(("MatMul", "Gemm", "LayerNormalization", "RMSNormalization"))
 """Of their first input, each row gives the row of the result."""
-Mask = tuple[ir.Value, bool]
-"""A condition, and whether it holds."""
-
-
-def write_selections(model: ir.Model) -> None:
-    """Write the selections in the bodies of Scans as such, in place."""
-    for _, body in _scans(model):
-        write_selections_in(body)
-
-
-def write_selections_in(body: ir.Graph) -> None:
-    """The same of a single graph, such as that of a model that is one step."""
-    changed = [node for node in list(body) if _write_as_selection(body, node)]
-    if changed:
-        remove_unused_in(body)
 
 
 def read_selected_states(model: ir.Model) -> None:
     """Let what selects as a new state of a Scan does read that state, in place."""
-    changed = [body for num, body in _scans(model) if _read_states(body, body.outputs[:num])]
+    changed = [body for num, body in scans_of(model) if _read_states(body, body.outputs[:num])]
     if changed:
         passes.TopologicalSortPass()(model)
     for body in changed:
@@ -66,55 +52,6 @@ def _read_states(body: ir.Graph, outputs: Sequence[ir.Value]) -> bool:
     afters = list(dict.fromkeys(outputs))
     read = [_read_selected(body, after, afters) for after in afters]
     return any(read)
-
-
-def _scans(model: ir.Model) -> Iterator[tuple[int, ir.Graph]]:
-    """The Scans of the main graph: how many states they have, and their bodies."""
-    for node in model.graph:
-        if node.op_type == "Scan" and node.domain in _STANDARD:
-            num_states = len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0)
-            yield num_states, node.attributes["body"].as_graph()
-
-
-def _write_as_selection(body: ir.Graph, add: ir.Node) -> bool:
-    """m a + (1 - m) b, m being a condition turned into numbers, as Where(m, a, b)."""
-    if add.op_type != "Add" or add.domain not in _STANDARD:
-        return False
-    terms = [_masked(value) for value in add.inputs]
-    if terms[0] is None or terms[1] is None:
-        return False
-    (one, first), (other, second) = terms[0], terms[1]
-    if one[0] is not other[0] or one[1] == other[1]:
-        return False
-    branches = (first, second) if one[1] else (second, first)
-    where = ir.node("Where", [one[0], *branches], name=f"{add.name or add.outputs[0].name}.selection")
-    old, new = add.outputs[0], where.outputs[0]
-    new.type, new.shape = old.type, old.shape
-    body.insert_before(add, where)
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    new.name, old.name = old.name, f"{old.name}.sum"
-    return True
-
-
-def _masked(value: ir.Value | None) -> tuple[Mask, ir.Value] | None:
-    """A product of a condition and something else."""
-    node = value.producer() if value is not None else None
-    if node is None or node.op_type != "Mul" or node.domain not in _STANDARD:
-        return None
-    for factor, other in (node.inputs, node.inputs[::-1]):
-        cast = factor.producer() if factor is not None else None
-        source = cast.inputs[0] if cast is not None and cast.op_type == "Cast" else None
-        if source is not None and other is not None and source.dtype is ir.DataType.BOOL:
-            return _condition(source), other
-    return None
-
-
-def _condition(value: ir.Value) -> Mask:
-    """A condition without the negations before it."""
-    holds = True
-    while (node := value.producer()) is not None and node.op_type == "Not" and node.inputs[0] is not None:
-        value, holds = node.inputs[0], not holds
-    return value, holds
 
 
 def _read_selected(body: ir.Graph, after: ir.Value, afters: Sequence[ir.Value]) -> bool:
@@ -188,8 +125,11 @@ class _Where:
         return True
 
     def _keeps_places(self, node: ir.Node, index: int, value: ir.Value) -> bool:
-        """Whether elements that the condition selects apart are computed apart."""
-        if self.mask is None:
+        """Whether elements that the condition selects apart are computed apart.
+
+        Those that it does not select hold the old state then, at which there may be no gradient.
+        """
+        if self.mask is None or may_be_singular(node, index, value):
             return False
         if math.prod(self.mask) == 1:
             return True
@@ -204,12 +144,12 @@ class _Where:
 
 
 def _condition_of(where: ir.Node) -> ir.Value | None:
-    return _condition(where.inputs[0])[0] if where.inputs[0] is not None else None
+    return without_negations(where.inputs[0])[0] if where.inputs[0] is not None else None
 
 
 def _branches(where: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
     """What is selected if the condition without its negations holds, and if not."""
-    is_plain = where.inputs[0] is not None and _condition(where.inputs[0])[1]
+    is_plain = where.inputs[0] is not None and without_negations(where.inputs[0])[1]
     return (where.inputs[1], where.inputs[2]) if is_plain else (where.inputs[2], where.inputs[1])
 
 

@@ -25,6 +25,13 @@ KEPT = {
     f"m = Less(s, level) {STEP} h0_out = Where(m, k0, h0) h1_out = Where(m, k1, h1)",
     "arithmetic": f"{SINGLE} {STEP} yes = Cast<to = 1>(m) n = Not(m) no = Cast<to = 1>(n) a0 = Mul(yes, k0) "
     "b0 = Mul(no, h0) h0_out = Add(a0, b0) a1 = Mul(yes, k1) b1 = Mul(no, h1) h1_out = Add(a1, b1)",
+    "arithmetic, one minus": f"{SINGLE} {STEP} yes = Cast<to = 1>(m) i = Constant<value = float {{1.0}}>() "
+    "no = Sub(i, yes) a0 = Mul(yes, k0) b0 = Mul(no, h0) h0_out = Add(a0, b0) a1 = Mul(yes, k1) "
+    "b1 = Mul(no, h1) h1_out = Add(b1, a1)",
+    "a step towards": f"{SINGLE} {STEP} yes = Cast<to = 1>(m) a0 = Sub(k0, h0) b0 = Mul(yes, a0) "
+    "h0_out = Add(h0, b0) a1 = Sub(k1, h1) b1 = Mul(a1, yes) h1_out = Add(b1, h1)",
+    "a step back": f"{SINGLE} {STEP} n = Not(m) no = Cast<to = 1>(n) a0 = Sub(h0, k0) b0 = Mul(no, a0) "
+    "h0_out = Add(k0, b0) a1 = Sub(h1, k1) b1 = Mul(a1, no) h1_out = Add(b1, k1)",
     "If": f"{SINGLE} h0_out, h1_out = If (m) <then_branch = new () => ({STATE} k0, {STATE} k1) {{{STEP}}}, "
     f"else_branch = old () => ({STATE} o0, {STATE} o1) {{o0 = Identity(h0) o1 = Identity(h1)}}>",
     "one cell or another": f"{SINGLE} h0_out, h1_out = If (m) <then_branch = new () => "
@@ -42,7 +49,7 @@ MIXED = {
 
 def scanned(kept: str, batch: int) -> onnx.ModelProto:
     body = f"step ({STATE} h0, {STATE} h1, {STATE} x_t) => ({STATE} h0_out, {STATE} h1_out, {STATE} y)"
-    nodes = f"{(KEPT | MIXED)[kept]} y = Identity(h1_out)"
+    nodes = f"{(KEPT | MIXED).get(kept, kept)} y = Identity(h1_out)"
     text = f"h0_last, h1_last, ys = Scan<num_scan_inputs = 1, body = {body} {{{nodes}}}>"
     return model_of(
         f"(float[{T}, {batch}, {H}] x) => (float[{T}, {batch}, {H}] ys)", f"{text} (z, z, x)", batch
@@ -52,7 +59,7 @@ def scanned(kept: str, batch: int) -> onnx.ModelProto:
 def streaming(kept: str, batch: int) -> onnx.ModelProto:
     state = f"float[{batch}, {H}]"
     inputs = f"({state} x_t, {state} h0, {state} h1) => ({state} y, {state} h0_out, {state} h1_out)"
-    return model_of(inputs, f"{KEPT[kept]} y = Identity(h1_out)", batch)
+    return model_of(inputs, f"{KEPT.get(kept, kept)} y = Identity(h1_out)", batch)
 
 
 def model_of(signature: str, nodes: str, batch: int) -> onnx.ModelProto:
@@ -90,3 +97,16 @@ def test_rows_that_a_layer_mixes_are_read_before_they_are_selected() -> None:
     """Where the condition differs from row to row, a mean over rows is no mean of the selected state."""
     found = audit(scanned("mean over rows", 2), num_samples=1)
     assert found.layers[1].depth_times == ((-1,),)
+
+
+@pytest.mark.parametrize("written", [scanned, streaming])
+@pytest.mark.parametrize("bound", ["Log(k0)", "Sqrt(k0)", "Div(one, k0)"])
+def test_what_has_no_gradient_at_the_old_state_is_not_read_from_it(written: object, bound: str) -> None:
+    """The old state is zero where a first step is skipped: there is no logarithm of it, nor a gradient."""
+    assert callable(written)
+    cell = KEPT["Where"].replace("Tanh(c)", f"Exp(c) one = Constant<value_float = 1.0>() r = {bound}")
+    model = written(cell.replace("MatMul(k0, W1)", "MatMul(r, W1)"), 1)
+    (level,) = (own for own in model.graph.initializer if own.name == "level")
+    level.CopyFrom(numpy_helper.from_array(np.array(-100, np.float32), "level"))
+    found = audit(model, num_samples=1, num_steps=T)
+    assert [layer.state_size for layer in found.layers] == [H, H]
