@@ -30,7 +30,7 @@ from lsc_graph.recurrence.streaming import UNDECIDED
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, has_steps
 from lsc_graph.recurrence.written.reads import read_what_was_written
-from lsc_graph.results import Form
+from lsc_graph.results import Form, Refusal
 from lsc_graph.running.inputs import (
     Domain,
     InputPlan,
@@ -231,16 +231,21 @@ def _layers(findings: Findings) -> tuple[tuple[tuple[Cell, ...], ...], Chain | N
 
 def _no_layers(findings: Findings, *, may_have_states: bool) -> NoLayersError:
     """The error for a model without any layer that is known: where weights are, and why they make none."""
-    reasons = [f"{r.candidate}: {r.reason}" for r in findings.refusals]
+    looped = [r for r in findings.refusals if r.finder == "loop"]  # what these hold has no known size
+    others = [r for r in findings.refusals if r not in looped]
     weights = () if may_have_states else why_no_chain(findings.model)
     return NoLayersError(
         "Neither a recurrence nor a chain of blocks with weights was found",
         where=", ".join(str(value.name) for value in findings.model.graph.outputs),
-        got="; ".join([*weights, *reasons]),
+        got="; ".join([*map(_words, looped), *weights, *map(_words, others)]),
         expected="a recurrent model, or one with a chain of weighted blocks from inputs to outputs",
         do="declare a streaming state with --state INPUT:OUTPUT, or with --state none that there is none; "
         "for a part of a feed-forward model, audit a copy of it that ends there",
     )
+
+
+def _words(refusal: Refusal) -> str:
+    return f"{refusal.candidate}: {refusal.reason}"
 
 
 def _check_steps(findings: Findings, request: Request, planner: _Planner, plan: InputPlan) -> None:

@@ -49,11 +49,18 @@ def select_open_branches(model: ir.Model) -> bool:
 def _can_be_selected(node: ir.Node) -> bool:
     if node.op_type != "If" or node.domain or node.inputs[0] is None or _condition(node) is not None:
         return False
+    return why_not_selected(node) is None
+
+
+def why_not_selected(node: ir.Node) -> str | None:
+    """Why the branches of an If cannot both be computed and one of them be selected; None if they can."""
     branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
-    if any(_may_not_end(inner) for branch in branches for inner in branch.all_nodes()):
-        return False
+    endless = next((own for branch in branches for own in branch.all_nodes() if _may_not_end(own)), None)
+    if endless is not None:
+        name = endless.name or endless.outputs[0].name
+        return f"how often Loop {name} may run is not known before the branch is taken"
     pairs = zip(*(branch.outputs for branch in branches), strict=True)
-    return all(_are_alike(one, other) for one, other in pairs)
+    return next((_why_unlike(one, other) for one, other in pairs if not _are_alike(one, other)), None)
 
 
 def _may_not_end(node: ir.Node) -> bool:
@@ -62,6 +69,17 @@ def _may_not_end(node: ir.Node) -> bool:
         return False
     bound = node.inputs[0].const_value if node.inputs[0] is not None else None
     return bound is None or bound.size != 1 or int(bound.numpy().item()) > MAX_TRIPS
+
+
+def _why_unlike(one: ir.Value, other: ir.Value) -> str:
+    if not all(isinstance(value.type, ir.TensorType) for value in (one, other)):
+        return f"they give {one.name} or {other.name}, which are no tensors"
+    if one.dtype != other.dtype:
+        return f"they give {one.name} of {one.dtype} or {other.name} of {other.dtype}"
+    unknown = [value.name for value in (one, other) if static_shape(value) is None]
+    if unknown:
+        return f"the size of their result {' or '.join(map(str, unknown))} is not known"
+    return f"they give {one.name} of shape {static_shape(one)} or {other.name} of {static_shape(other)}"
 
 
 def _are_alike(one: ir.Value, other: ir.Value) -> bool:

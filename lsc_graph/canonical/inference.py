@@ -114,6 +114,53 @@ def _scan_length(node: ir.Node, num_states: int) -> int | None:
     return None
 
 
+def infer_loops(model: ir.Model) -> bool:
+    """Give the outputs of Loop nodes in other graphs than the main one the shapes that their bodies imply,
+    where constants alone say how often they run; True if any was open.
+
+    Those of the main graph become Scans, or are refused.
+    """
+    inner = (node for node in model.graph.all_nodes() if node.graph is not model.graph)
+    loops = [node for node in inner if node.op_type == "Loop" and not node.domain]
+    return sum(_infer_loop(node) for node in loops) > 0
+
+
+def _infer_loop(node: ir.Node) -> bool:
+    body, num_carried = node.attributes["body"].as_graph(), len(node.inputs) - 2
+    num_steps = _loop_length(node, body)
+    is_changed = False
+    for index, (element, output) in enumerate(zip(body.outputs[1:], node.outputs, strict=True)):
+        shape = static_shape(element) if isinstance(element.type, ir.TensorType) else None
+        if shape is None or static_shape(output) is not None:
+            continue
+        if index >= num_carried and num_steps is not None:
+            dims = [num_steps, *shape]
+        elif index < num_carried and static_shape(node.inputs[index + 2]) == shape:
+            dims = list(shape)
+        else:
+            continue
+        output.shape, output.type, is_changed = ir.Shape(dims), output.type or element.type, True
+    return is_changed
+
+
+def _loop_length(node: ir.Node, body: ir.Graph) -> int | None:
+    """How often a Loop runs, where only a constant decides that."""
+    limit, condition, *_ = (*node.inputs, None, None)
+    bound, starts, goes_on = _constant(limit), _constant(condition), body.outputs[0]
+    while (own := goes_on.producer()) is not None and own.op_type == "Identity" and own.inputs[0] is not None:
+        goes_on = own.inputs[0]
+    is_open = starts is None and condition is not None
+    if bound is None or is_open or not (goes_on is body.inputs[1] or _constant(goes_on)):
+        return None
+    return max(0, int(bound)) if starts is None or starts else 0
+
+
+def _constant(value: ir.Value | None) -> int | None:
+    """The number, or truth value, that a value of one element always is."""
+    tensor = value.const_value if value is not None else None
+    return int(tensor.numpy().item()) if tensor is not None and tensor.size == 1 else None
+
+
 def root_cause(error: BaseException) -> str:
     """The message of the first of a chain of errors, on one line: those above it only say where."""
     while error.__cause__ is not None:

@@ -19,7 +19,7 @@ from lsc_graph.canonical.branches import select_open_branches, take_decided_bran
 from lsc_graph.canonical.folding import fold_constants
 from lsc_graph.canonical.fused_products import write_out_fused_products
 from lsc_graph.canonical.indices import count_indices_from_the_front
-from lsc_graph.canonical.inference import infer_scans, infer_shapes, root_cause
+from lsc_graph.canonical.inference import infer_loops, infer_scans, infer_shapes, root_cause
 from lsc_graph.canonical.made import note_made
 from lsc_graph.canonical.origins import mark_origins
 from lsc_graph.canonical.rewiring import cast_to_known_types, lift_constants, remove_identities, remove_unused
@@ -167,7 +167,8 @@ def simplify(model: ir.Model) -> None:
         infer_shapes(model)
         cast_to_known_types(model)
         is_folded, is_taken = fold_constants(model), take_decided_branches(model)
-        if not (is_folded or is_taken or infer_scans(model) or select_open_branches(model)):
+        is_simpler = is_folded or is_taken or infer_scans(model) or infer_loops(model)
+        if not (is_simpler or select_open_branches(model)):
             count_indices_from_the_front(model)
             return
         _tidy(model)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
+from lsc_graph.canonical.branches import why_not_selected
 from lsc_graph.canonical.normalize import simplify
 from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
@@ -331,10 +332,8 @@ def _repeats_weights(branch: ir.Graph) -> bool:
 def _why_unread(holder: ir.Node) -> str:
     name = f"{holder.op_type} {holder.name or holder.outputs[0].name}"
     if holder.op_type == "If":
-        return (
-            f"it lies in a branch of {name}, which the data decide, and both cannot be computed: their "
-            "results differ in shape, or a Loop has no bound"
-        )
+        reason = why_not_selected(holder) or "it lies in a graph that is not looked into"
+        return f"it lies in a branch of {name}, which the data decide, and both cannot be computed: {reason}"
     return f"it runs inside every step of {name}: its steps are part of that step, its states no layer"
 
 

@@ -216,12 +216,18 @@ def _is_used(value: ir.Value) -> bool:
 def _check_shapes(carried: Sequence[Carried]) -> None:
     for each in carried:
         if not isinstance(each.before.type, ir.TensorType):
-            raise CannotRollError(f"it carries {each.before.name}, which is no tensor")
+            raise CannotRollError(
+                f"it carries {each.before.name}, which is no tensor but a list: only tensors are followed "
+                "from step to step; let the loop carry each of them by itself"
+            )
         start, after = static_shape(each.start), static_shape(each.after)
         if start is None:
             raise CannotRollError(f"the shape of {each.start.name}, which it starts from, is not known")
         if after is not None and after != start:
-            raise CannotRollError(f"{each.before.name} changes its shape from {start} to {after}")
+            raise CannotRollError(
+                f"{each.before.name} changes its shape from {start} to {after}, and a state keeps its own: "
+                "let the loop carry what the next step reads alone, and put out what else it gathers"
+            )
 
 
 def _count_trips(model: ir.Model, node: ir.Node, name: str, trials: Sequence[Trial]) -> TripCount:

@@ -370,6 +370,20 @@ def test_a_loop_whose_state_grows_is_refused() -> None:
     assert "changes its shape" in refusals[0].reason
 
 
+def test_a_loop_that_carries_a_list_is_refused_with_what_to_do() -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]> g (float[2] x) => (float[2] y) {
+        n = Constant<value_int = 3>() zero = Constant<value_int = 0>() yes = Constant<value = bool {1}>()
+        start = SequenceConstruct(x)
+        last = Loop<body = step (int64 i, bool c, seq(float[2]) q) => (bool go, seq(float[2]) q_out) {
+            h = SequenceAt(q, zero) t = Tanh(h) q_out = SequenceConstruct(t) go = Identity(c)
+        }> (n, yes, start)
+        y = SequenceAt(last, zero)
+    }"""
+    _, loops, refusals = lowered(onnx.parser.parse_model(text))
+    assert not loops
+    assert "which is no tensor but a list" in refusals[0].reason
+
+
 def test_a_loop_that_would_run_for_ever_is_refused_before_it_runs() -> None:
     body = helper.make_graph(
         [helper.make_node("Identity", ["c"], ["c_out"]), helper.make_node("Tanh", ["h"], ["h_out"])],
