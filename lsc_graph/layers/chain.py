@@ -80,11 +80,14 @@ def why_no_chain(model: ir.Model) -> Iterator[str]:
     if not weighted:
         yield "no floating-point matrix or kernel of the file is read on the way from inputs to outputs"
         return
-    unshaped = [name for name in weighted if static_shape(flow.values[name]) is None]
+    shapes = {name: static_shape(flow.values[name]) for name in weighted}
+    unshaped = [name for name, shape in shapes.items() if shape is None]
+    empty = [name for name, shape in shapes.items() if shape is not None and size(shape) == 0]
     held = [name for name in weighted if name not in flow.carrying]
-    rest = [name for name in weighted if name not in {*unshaped, *held}]
+    rest = [name for name in weighted if name not in {*unshaped, *empty, *held}]
     for words, names in (
         ("weights enter a value whose size is not known", unshaped),
+        ("weights enter a value without any element", empty),
         ("weights are read by integers alone", held),
         ("weights enter on no way to an output that gradients take", rest),
     ):
@@ -99,7 +102,8 @@ def _boundaries(ways: FromInputs, output: str) -> list[str]:
     for name in ways.dominators_of(output):
         has_weights |= ways.has_weights(name)
         value = flow.values.get(name)
-        if value is None or name not in flow.carrying or static_shape(value) is None:
+        shape = static_shape(value) if value is not None else None
+        if value is None or name not in flow.carrying or shape is None or size(shape) == 0:
             continue
         if has_weights:
             found.append(name)

@@ -175,3 +175,22 @@ def test_a_held_input_that_may_be_a_state_is_asked_for() -> None:
     stateless = prepare(proto, Request(None, {}, {}, (("none", ""),), {}))
     assert stateless.chain is not None
     assert stateless.chain.inputs == ("x",)
+
+
+EMPTY = """g (float[1, 2] x) => (float[0, 2] y) <float[2, 2] w = {1, 2, 3, 4}, int64[1] none = {0}> {
+    %s
+    cut = Slice(h, none, none, none)
+    k = MatMul(cut, w)
+    y = Tanh(k)
+}"""
+
+
+def test_a_value_without_elements_ends_no_block() -> None:
+    assert chain_of(EMPTY % "a = MatMul(x, w) h = Tanh(a)", {"x": (1, 2)}).boundaries == ("h",)
+
+
+def test_weights_that_only_such_values_meet_are_told() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 18]> ' + EMPTY % "h = Tanh(x)"
+    model = normalize(onnx.parser.parse_model(text), {"x": (1, 2)}, {})
+    assert find_chain(model).boundaries == ()
+    assert list(why_no_chain(model)) == ["weights enter a value without any element: k"]
