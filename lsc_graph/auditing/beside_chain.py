@@ -6,8 +6,7 @@ from collections.abc import Iterator
 
 from lsc_graph.layers.gradient_flow import FromInputs, GradientFlow
 from lsc_graph.prepare import Prepared
-
-_SHOWN = 3
+from lsc_graph.wording import few
 
 
 def beside_chain(prepared: Prepared) -> tuple[str, ...]:
@@ -31,7 +30,7 @@ def _held(flow: GradientFlow, sources: tuple[str, ...]) -> Iterator[str]:
     if names:
         verb = "is" if len(names) == 1 else "are"
         yield (
-            f"The layers are those on the way from {', '.join(sources)}: {_few(names)} {verb} read past the "
+            f"The layers are those on the way from {', '.join(sources)}: {few(names)} {verb} read past the "
             "first layer and held, so the gradient is not followed there"
         )
 
@@ -44,7 +43,7 @@ def _parting(flow: GradientFlow, layer_of: dict[str, str], followed: str | None)
             continue
         places = [layer_of[own] for own in layer_of if own in read] + sorted(read - set(layer_of))
         yield (
-            f"Output {name} is computed from {_few(places)}, not from the last layer alone: the layers are "
+            f"Output {name} is computed from {few(places)}, not from the last layer alone: the layers are "
             f"those on the way to {followed}, the first output with the most of them; to analyse the other "
             f"one, audit a copy of the model in which {name} is the only output"
         )
@@ -61,7 +60,7 @@ def _outside(flow: GradientFlow, layer_of: dict[str, str], ways: FromInputs) -> 
     outside = [name for name in flow.values if name not in inside and flow.depends_on_input(name)]
     weighted = [name for name in outside if flow.reads_weights(name)]
     if weighted:
-        shown = _few([_words(flow, name) for name in weighted])
+        shown = few([_words(flow, name) for name in weighted])
         yield (
             f"{len(weighted)} operator(s) with weights stand beside the layers or behind the last ({shown}): "
             "the gradient is followed from layer to layer, and not through these"
@@ -71,7 +70,3 @@ def _outside(flow: GradientFlow, layer_of: dict[str, str], ways: FromInputs) -> 
 def _words(flow: GradientFlow, name: str) -> str:
     node = flow.values[name].producer()
     return f"{node.op_type if node is not None else ''} {name}".strip()
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

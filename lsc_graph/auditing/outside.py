@@ -11,11 +11,11 @@ from lsc_graph.auditing.across_positions import reads_across
 from lsc_graph.prepare import Prepared, is_streaming
 from lsc_graph.recurrence.dataflow import body_values, inputs_of
 from lsc_graph.recurrence.site import RecurrentSite
+from lsc_graph.wording import few
 
 MIN_AXES = 2
 FEWEST_NAMED = 2
 """A single operator in front (an embedding) or behind (a head) goes without saying."""
-_SHOWN = 3
 
 
 def parts_outside(prepared: Prepared) -> tuple[str, ...]:
@@ -89,8 +89,7 @@ def _downstream(flow: nx.DiGraph[ir.Node], starts: set[ir.Node]) -> set[ir.Node]
 
 
 def _names(nodes: list[ir.Node]) -> str:
-    shown = [f"{node.op_type} {node.name or node.outputs[0].name}" for node in nodes[:_SHOWN]]
-    return ", ".join([*shown, *(["..."] if len(nodes) > _SHOWN else [])])
+    return few(f"{node.op_type} {node.name or node.outputs[0].name}" for node in nodes)
 
 
 def _is_weight(value: ir.Value) -> bool:

@@ -20,6 +20,7 @@ from lsc_graph.results import Growth, Precision, RadiusOutcome
 from lsc_graph.running.sampling import Sample
 from lsc_graph.spectra.outcome import outcome_warnings
 from lsc_graph.to_torch.differences import Differences
+from lsc_graph.wording import few
 
 # Where error bars are a larger part of a derivative than this, gains and growth are those of errors, too.
 _WIDE = 0.1
@@ -177,5 +178,4 @@ def _quantization_warning(prepared: Prepared, sample: Sample) -> str:
 
 def _quantized_words(prepared: Prepared) -> str:
     names = prepared.dequantized
-    shown = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    return f"The model is quantised: {len(names)} weights or operators are audited as floats ({shown})"
+    return f"The model is quantised: {len(names)} weights or operators are audited as floats ({few(names)})"

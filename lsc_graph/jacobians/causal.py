@@ -18,6 +18,7 @@ from lsc_graph.jacobians.chain import ChainBlock
 from lsc_graph.jacobians.radius import gain, spectral_radius
 from lsc_graph.jacobians.statistics import statistics_of_series
 from lsc_graph.results import Statistics, TimeParallel
+from lsc_graph.wording import few
 
 MIN_STEPS = 3
 MAX_TIMES = 16
@@ -301,10 +302,10 @@ class CausalSummary:
 
 
 def _left_out_words(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_MAX_NAMES]) + (", ..." if len(names) > _MAX_NAMES else "")
     return (
-        f"Left out of {len(names)} layer(s) that may be causal over time ({shown}), where derivatives are "
-        "known by their products alone: whether they are, and their Jacobians at equal and neighbouring times"
+        f"Left out of {len(names)} layer(s) that may be causal over time ({few(names, _MAX_NAMES)}), where "
+        "derivatives are known by their products alone: whether they are, and their Jacobians at equal and "
+        "neighbouring times"
     )
 
 

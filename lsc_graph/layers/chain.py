@@ -13,8 +13,7 @@ from lsc_graph.layers.cells import CellGraph, DepthEdge, Layer, size
 from lsc_graph.layers.gradient_flow import FromInputs, GradientFlow
 from lsc_graph.recurrence.dataflow import inputs_of
 from lsc_graph.recurrence.site import StateVariable
-
-_SHOWN = 3
+from lsc_graph.wording import few
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def why_no_chain(model: ir.Model) -> Iterator[str]:
         ("weights enter on no way to an output that gradients take", rest),
     ):
         if names:
-            yield f"{words}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+            yield f"{words}: {few(names)}"
 
 
 def _boundaries(ways: FromInputs, output: str) -> list[str]:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from lsc_graph.results import Analysis, CovarianceDecay, Growth, Statistics
+from lsc_graph.wording import few
 
 _KINDS = {"time_radius": "time radius", "depth_radius": "depth radius"}
 
@@ -40,7 +41,7 @@ def _covariance(analysis: Analysis) -> str:
         return ""
     parts = []
     for outcome, own in names.items():
-        shown = "all" if len(names) == 1 else ", ".join(own[:4]) + (", ..." if len(own) > 4 else "")
+        shown = "all" if len(names) == 1 else few(own, 4)
         steps = f" (below 1/e within {slowest} steps)" if outcome is CovarianceDecay.HOLDS else ""
         parts.append(f"{shown}: {outcome}{steps}")
     return f"decaying covariance of the radii over {analysis.grid.num_steps} steps: {'; '.join(parts)}"

@@ -36,6 +36,7 @@ from lsc_graph.results import (
     TimeParallel,
     Verdict,
 )
+from lsc_graph.wording import few
 
 MAX_LAYERS = 40
 _MAX_TIMES = 4
@@ -224,18 +225,16 @@ def _by_differences(outcomes: Sequence[RadiusOutcome], black_box: BlackBoxFacts)
     )
     if not rest:
         return words
-    edges = [own.source if own.source == own.target else f"{own.source} -> {own.target}" for own in rest[:3]]
-    named = ", ".join(edges) + (", ..." if len(rest) > 3 else "")
+    edges = [own.source if own.source == own.target else f"{own.source} -> {own.target}" for own in rest]
     beside = f"{black_box.max_relative_error:.0e} of a Jacobian's norm"
-    return f"{words}; how far they ({beside}) move those of {named} is not known"
+    return f"{words}; how far they ({beside}) move those of {few(edges)} is not known"
 
 
 def _black_box(facts: BlackBoxFacts | None, console: Console) -> None:
     if facts is None:
         return
     title(console, "Black box (finite differences in ONNX Runtime)")
-    shown = "; ".join(facts.parts[:3]) + ("; ..." if len(facts.parts) > 3 else "")
-    console.print(Text(f"{shown}, because: {facts.reason}"))
+    console.print(Text(f"{few(facts.parts, separator='; ')}, because: {facts.reason}"))
     words = f"{facts.num_runs:,} runs in {facts.precision}; relative error of a Jacobian at most "
     console.print(Text(f"{words}{facts.max_relative_error:.1g}"))
 

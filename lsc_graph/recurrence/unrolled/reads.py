@@ -15,6 +15,7 @@ from lsc_graph.recurrence.unrolled.constants import Constants, is_offset
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError, is_alike
 from lsc_graph.recurrence.unrolled.slices import TimeSlice, size_along, slices_behind, time_slice
 from lsc_graph.recurrence.unrolled.steps import Images, Steps
+from lsc_graph.wording import few
 
 OTHER_WEIGHTS = "the steps use different weights"
 _MAX_LIFTED_DEPTH = 200
@@ -282,16 +283,12 @@ def _whole(key: ir.Value, lane: Images, constants: Constants) -> list[ir.Value]:
     if all(value is None or constants.same(value, key) for value in lane):
         return [key] * len(lane)
     if constants.is_matrix(key) and all(value is None or value in constants for value in lane):
-        names = _names([value for value in lane if value is not None])
+        names = few(value.name for value in lane if value is not None)
         raise StepsDifferError((), f"{OTHER_WEIGHTS}: {names}")
     lacking = [step for step, value in enumerate(lane) if value is None]
     if lacking:
         raise StepsDifferError(lacking, f"nothing stands for {key.name} there")
     return [value for value in lane if value is not None]
-
-
-def _names(values: Sequence[ir.Value]) -> str:
-    return ", ".join(str(value.name) for value in values[:3]) + (", ..." if len(values) > 3 else "")
 
 
 class _Reading:
