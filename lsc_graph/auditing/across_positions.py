@@ -19,6 +19,8 @@ _ACROSS = frozenset(
         "CausalConvWithState",
         "MultiHeadAttention",
         "GroupQueryAttention",
+        "InstanceNormalization",
+        "GroupNormalization",
     )
 )
 _WINDOWED = frozenset(("Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"))
@@ -29,7 +31,8 @@ _MOST_BETWEEN = 6
 def reads_across(node: ir.Node, moving: Collection[ir.Value]) -> bool:
     """Whether a node puts values of several positions together.
 
-    Windows and running sums do, attention, and what is shifted against itself, as in a scan by doubling.
+    Windows and running sums do, attention, statistics over positions, and what is shifted against itself, as
+    in a scan by doubling.
 
     Args:
         node: any node.
@@ -39,7 +42,7 @@ def reads_across(node: ir.Node, moving: Collection[ir.Value]) -> bool:
         return True
     if node.op_type in _WINDOWED:
         return _window(node) > 1
-    if node.op_type == "MatMul":
+    if node.op_type in ("MatMul", "Einsum"):
         given = list(inputs_of(node))
         return all(own in moving for own in given) and any(map(_is_softmax, given))
     if node.op_type in ("Pad", "Concat"):

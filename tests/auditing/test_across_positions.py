@@ -25,6 +25,12 @@ ACROSS = {
     "polyphase": "s = Slice(x, zero, six, zero, two)\np = Slice(x, first, six, zero, two)\nz = Add(s, p)",
     "convolution": CONV % ("<pads = [2, 0]>", "k"),
     "total": "z = CumSum(x, axis)",
+    "statistics": """t = Transpose <perm = [1, 2, 0]> (x)
+    n = InstanceNormalization(t, b, b)
+    z = Transpose <perm = [2, 0, 1]> (n)""",
+    "attention, by Einsum": """s = Einsum <equation = "tbd,sbd->bts"> (x, x)
+    p = Softmax(s)
+    z = Einsum <equation = "bts,sbd->tbd"> (p, x)""",
     "attention": """q = Transpose <perm = [1, 0, 2]> (x)
     t = Transpose <perm = [1, 2, 0]> (x)
     s = MatMul(q, t)
@@ -42,7 +48,9 @@ ALIKE = {
 
 
 def said(body: str) -> str:
-    proto = parsed(TEXT % body, w=(1, 4, 4), r=(1, 4, 4), u=(4, 4), k=(4, 4, 3), one=(4, 4, 1))
+    proto = parsed(
+        TEXT % body, w=(1, 4, 4), r=(1, 4, 4), u=(4, 4), k=(4, 4, 3), one=(4, 4, 1), all=(6, 6), b=(4,)
+    )
     return "\n".join(parts_outside(prepare(proto, Request(None, {}, {}, (), {}))))
 
 
