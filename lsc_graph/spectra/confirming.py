@@ -1,9 +1,10 @@
-"""What confirms or refutes estimates by Krylov spaces: powers of some points, which vouch for those alike.
+"""What confirms or refutes estimates by Krylov spaces at some points, which vouch for those alike.
 
 Far from normal matrices have approximate eigenvectors where no eigenvalue is, and no number of products below
-their size tells them from others: only high powers do, which take longer than everything else. So they are
-looked at for one point of each kind. What a map does to random vectors tells which points are of one kind:
-how far it lengthens them, and how far it leaves their direction, both next to the radius that was found.
+their size tells them from others: eigenvectors on both sides do, where the eigenvalue is well conditioned, or
+else high powers, either of which takes longer than everything else. So they are looked at for one point of
+each kind. What a map does to random vectors tells which points are of one kind: how far it lengthens them,
+and how far it leaves their direction, both next to the radius that was found.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from lsc_graph.spectra.handed import handed
 from lsc_graph.spectra.operator import Operator
 from lsc_graph.spectra.orbit import orbit_growth
 from lsc_graph.spectra.powers import power_radius
+from lsc_graph.spectra.witness import has_eigenvalue
 
 # An eigenvalue that is resolved to this relative error stands alone: no slow transient looks like that.
 _CERTAIN = 1e-5
@@ -33,11 +35,11 @@ def confirmed(
     matrix: Callable[[int], Tensor],
     tolerance: float = TOLERANCE,
 ) -> Estimate:
-    """Estimates, if powers bear out those of them that seem most doubtful.
+    """Estimates, if eigenvectors or powers bear out those of them that seem most doubtful.
 
     The one whose eigenvalue seems worst conditioned is looked at. Where some estimates are not resolved to
-    the last digits, their eigenvalues may be none: slow transients are waited for at one point of each kind
-    of these.
+    the last digits, their eigenvalues may be none: one point of each kind of these is looked at, and slow
+    transients are waited for there, unless its eigenvectors tell.
 
     Args:
         estimate: at all points.
@@ -82,8 +84,10 @@ def _worst_conditioned(estimate: Estimate, among: Tensor) -> list[int]:
 def _borne_out(
     estimate: Estimate, point: int, own: Tensor, tolerance: float, *, is_long: bool
 ) -> Estimate | None:
-    """Estimates, the one of a point by its powers where these know better; None if they contradict it."""
+    """Estimates, the one of a point by its powers where these know better; None if nothing bears it out."""
     given, error = float(estimate.values[point]), float(estimate.errors[point])
+    if has_eigenvalue(own, given, error + tolerance / 2):
+        return estimate
     if abs(orbit_growth(own, is_long=is_long) - given) <= (error + tolerance / 2) * given:
         return estimate
     other = power_radius(own[None], tolerance=tolerance, is_long=is_long)

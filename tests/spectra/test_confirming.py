@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from spectra_cases import HARD, batch
+from spectra_cases import HARD, SPECTRA, batch
 
+from lsc_graph.spectra import confirming
 from lsc_graph.spectra.arnoldi import arnoldi_radius
 from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.confirming import confirmed
 from lsc_graph.spectra.estimate import Method
+from lsc_graph.spectra.krylov_powers import krylov_power_radius
 from lsc_graph.spectra.operator import dense_operator
 
 
@@ -29,6 +31,25 @@ def test_a_jordan_block_that_krylov_spaces_take_for_a_circulant_is_refuted() -> 
     ordinary = batch("gated", 300).float()
     found = arnoldi_radius(dense_operator(ordinary), max_restarts=8)
     assert bool(confirmed(found, dense_operator(ordinary), lambda point: ordinary[point]).converged.all())
+
+
+@pytest.mark.parametrize("name", [name for name in SPECTRA if name != "transient"])
+def test_powers_are_not_waited_for_where_an_eigenvalue_is_found(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    matrices = batch(name, 300).float()
+    operator = dense_operator(matrices)
+    found = krylov_power_radius(operator)
+    assert bool(found.converged.any())
+
+    def unexpected(*_: object, **__: object) -> float:
+        raise AssertionError("powers were computed")
+
+    monkeypatch.setattr(confirming, "orbit_growth", unexpected)
+    monkeypatch.setattr(confirming, "power_radius", unexpected)
+    assert bool(
+        (confirmed(found, operator, lambda point: matrices[point]).converged == found.converged).all()
+    )
 
 
 def test_a_slow_transient_among_ordinary_points_is_not_given_as_converged() -> None:
