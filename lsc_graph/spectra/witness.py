@@ -28,6 +28,7 @@ from lsc_graph.spectra.operator import dense_operator
 _NUM_STEPS, _BASIS = 128, 32
 # Vectors iterated at once, and how often in single and, at most, in double precision.
 _NUM_VECTORS, _NUM_ROUNDS, _NUM_REFINED = 16, 8, 8
+_ROWS = 128
 # Errors by residuals alone, relative to the eigenvalue: below this one, over the size, it is one (a twentieth
 # of what a chain makes whose radius is overestimated by half a percent), and above the other there is none.
 _EXACT, _HOPELESS = 4e-4, 0.1
@@ -94,9 +95,12 @@ class _Resolvent:
     def of(matrix: Tensor, shift: complex) -> _Resolvent:
         """Of a real matrix [n, n]."""
         is_real = shift.imag == 0
-        shifted = matrix.clone() if is_real else matrix.to(torch.complex64)
-        shifted.diagonal().sub_(shift.real if is_real else shift)
-        factors, pivots, _ = torch.linalg.lu_factor_ex(shifted)
+        dtype = matrix.dtype if is_real else torch.complex64
+        # Column by column, as LAPACK has it: factors then take the place of the matrix.
+        factors = matrix.mT.to(dtype, copy=True, memory_format=torch.contiguous_format).mT
+        factors.diagonal().sub_(shift.real if is_real else shift)
+        pivots, info = (torch.empty(0, dtype=torch.int32) for _ in range(2))
+        torch.linalg.lu_factor_ex(factors, out=(factors, pivots, info))
         return _Resolvent(factors, pivots)
 
     def __call__(self, vectors: Tensor, *, adjoint: bool) -> Tensor:
@@ -122,10 +126,9 @@ def _nearest(
     start = torch.randn(len(matrix), _NUM_VECTORS, generator=generator, dtype=torch.float64)
     start = start.to(resolvent.factors.dtype)
     left, right = (_iterated(resolvent, start, adjoint=adjoint) for adjoint in (True, False))
-    double = matrix.double()
     for _ in range(_NUM_REFINED):
         left, right = (torch.linalg.qr(own.to(torch.complex128).nan_to_num())[0] for own in (left, right))
-        times_left, times_right = _times(double.mT, left), _times(double, right)
+        times_left, times_right = _times(matrix.mT, left), _times(matrix, right)
         gram = left.mH @ right
         projected, info = torch.linalg.solve_ex(gram, left.mH @ times_right)
         if int(info) or not bool(projected.isfinite().all()):
@@ -152,5 +155,7 @@ def _iterated(resolvent: _Resolvent, vectors: Tensor, *, adjoint: bool) -> Tenso
 
 
 def _times(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """A real matrix [n, n] times complex vectors [n, k]."""
-    return torch.complex(*(matrix @ torch.cat([vectors.real, vectors.imag], 1)).chunk(2, 1))
+    """A real matrix [n, n] times complex vectors [n, k], in double precision without a copy of it in that."""
+    parts = torch.cat([vectors.real, vectors.imag], 1)
+    rows = torch.cat([own.double() @ parts for own in torch.split(matrix, _ROWS)])
+    return torch.complex(*rows.chunk(2, 1))
