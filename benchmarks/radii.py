@@ -49,8 +49,8 @@ Those of `slstm` at 64 have eigenvalues of condition numbers from 10^3 to 10^4 a
 single precision of the elements leaves their radii unknown. Processor time of one thread.
 
 Ours takes {ours} points in each row, as many as an audit takes from a sample by default. One of
-each kind and the worst conditioned one are confirmed by both eigenvectors, or else by their powers. The
-baseline takes {few},
+each kind and the worst conditioned one are confirmed, from 768 rows on by both eigenvectors, or else by their
+powers. The baseline takes {few},
 spread evenly over them, since all eigenvalues of one matrix of 2048 take some seconds; errors are those at
 these points. With fewer points of ours, what is done once for all of them weighs more. What takes less than
 half a second is taken up to ten times, and the least counts, on either side. All rows were measured beside

@@ -2,9 +2,9 @@
 
 Far from normal matrices have approximate eigenvectors where no eigenvalue is, and no number of products below
 their size tells them from others: eigenvectors on both sides do, where the eigenvalue is well conditioned, or
-else high powers, either of which takes longer than everything else. So they are looked at for one point of
-each kind. What a map does to random vectors tells which points are of one kind: how far it lengthens them,
-and how far it leaves their direction, both next to the radius that was found.
+else high powers, either of which takes longer than everything else, powers of large matrices most of all. So
+they are looked at for one point of each kind. What a map does to random vectors tells which are of one
+kind: how far it lengthens them, and how far it leaves their direction, next to the radius that was found.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ _CERTAIN = 1e-5
 # What is left of a direction, relative to the radius, may differ by so much between points of one kind; it is
 # known to some 1 / sqrt(n).
 _ALIKE = 0.3
+# Of smaller matrices powers take less time than eigenvectors.
+_LARGE = 768
 _NUM_VECTORS = 4
 
 
@@ -86,7 +88,7 @@ def _borne_out(
 ) -> Estimate | None:
     """Estimates, the one of a point by its powers where these know better; None if nothing bears it out."""
     given, error = float(estimate.values[point]), float(estimate.errors[point])
-    if has_eigenvalue(own, given, error + tolerance / 2):
+    if len(own) >= _LARGE and has_eigenvalue(own, given, error + tolerance / 2):
         return estimate
     if abs(orbit_growth(own, is_long=is_long) - given) <= (error + tolerance / 2) * given:
         return estimate

@@ -45,6 +45,7 @@ def test_powers_are_not_waited_for_where_an_eigenvalue_is_found(
     def unexpected(*_: object, **__: object) -> float:
         raise AssertionError("powers were computed")
 
+    monkeypatch.setattr(confirming, "_LARGE", 0)
     monkeypatch.setattr(confirming, "orbit_growth", unexpected)
     monkeypatch.setattr(confirming, "power_radius", unexpected)
     assert bool(
