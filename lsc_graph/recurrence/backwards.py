@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from lsc_graph.canonical.rewiring import inner_graphs
+from lsc_graph.recurrence.dataflow import ancestors
 from lsc_graph.recurrence.loops.decided import array_of
 from lsc_graph.recurrence.unflipped import flipped, operand_axes
 
@@ -44,20 +44,7 @@ def runs_backwards(value: ir.Value, axis: int) -> bool | None:
 
 def is_constant(value: ir.Value) -> bool:
     """Whether a value is computed from no input: then its order is no order of time."""
-    seen, pending = set[ir.Value](), [value]
-    while pending:
-        own = pending.pop()
-        if own in seen:
-            continue
-        seen.add(own)
-        node = own.producer()
-        if len(seen) > _MOST_NODES or (node is None and not own.is_initializer()):
-            return False
-        if node is not None:
-            if inner_graphs(node):
-                return False
-            pending += [operand for operand in node.inputs if operand is not None]
-    return True
+    return all(own.producer() is not None or own.is_initializer() for own in ancestors(value))
 
 
 def _sources(value: ir.Value, axis: int) -> list[Source] | None:

@@ -19,6 +19,18 @@ def inputs_of(node: ir.Node) -> Iterator[ir.Value]:
         yield from (value for value in read if value not in inner)
 
 
+def ancestors(value: ir.Value) -> Iterator[ir.Value]:
+    """A value, and all that it is computed from, each of them once."""
+    seen, pending = {value}, [value]
+    while pending:
+        own = pending.pop()
+        yield own
+        node = own.producer()
+        more = dict.fromkeys(inputs_of(node)) if node is not None else {}
+        pending += (source for source in more if source not in seen)
+        seen |= more.keys()
+
+
 def direct_sources(value: ir.Value, stops: Collection[ir.Value]) -> set[ir.Value]:
     """The members of `stops` that `value` is computed from without passing through another one."""
     found: set[ir.Value] = set()

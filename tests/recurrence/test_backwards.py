@@ -63,6 +63,13 @@ def test_what_is_computed_from_constants_has_no_order_whatever_computes_it() -> 
     assert found(net, net.op("Add", flip(net, x), net.op("Concat", *rows, axis=0))) is True
 
 
+def test_a_sequence_that_may_run_in_any_order_is_no_constant() -> None:
+    net = Unroller()
+    x = net.input("x", T, 2)
+    rows = [net.op("Unsqueeze", net.op("ReduceSum", x, net.constant([0]), keepdims=0), net.constant([0]))] * T
+    assert found(net, net.op("Add", flip(net, x), net.op("Concat", *rows, axis=0))) is None
+
+
 def test_channels_of_a_convolution_are_in_no_order() -> None:
     net = Unroller()
     value = net.op("Conv", flip(net, net.input("x", 1, T, 5)), net.weight(T, T, 1))

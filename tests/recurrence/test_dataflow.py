@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from lsc_graph.recurrence.dataflow import computed_from, depends, direct_sources, inputs_of
+from lsc_graph.recurrence.dataflow import ancestors, computed_from, depends, direct_sources, inputs_of
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -39,6 +39,13 @@ def test_direct_sources_stop_at_the_first_stop_on_each_way() -> None:
     assert {v.name for v in direct_sources(values["y"], stops)} == {"n", "a"}
     assert {v.name for v in direct_sources(values["n"], stops)} == {"a"}
     assert direct_sources(values["a"], stops) == set()
+
+
+def test_all_that_a_value_is_computed_from_is_named_once_with_what_branches_capture() -> None:
+    g = graph()
+    found = [value.name for value in ancestors(g.outputs[0])]
+    assert sorted(map(str, found)) == ["a", "b", "go", "m", "n", "y"]
+    assert [value.name for value in ancestors(g.inputs[0])] == ["a"]
 
 
 def test_a_value_depends_on_itself_and_on_what_branches_capture() -> None:
