@@ -33,6 +33,23 @@ def test_a_jordan_block_that_krylov_spaces_take_for_a_circulant_is_refuted() -> 
     assert bool(confirmed(found, dense_operator(ordinary), lambda point: ordinary[point]).converged.all())
 
 
+@pytest.mark.parametrize("size", [300, 1000])
+def test_eigenvectors_are_looked_up_where_that_takes_less_time(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+
+    def lookup(matrix: torch.Tensor, *_: object) -> bool:
+        looked.append(len(matrix))
+        return False
+
+    monkeypatch.setattr(confirming, "has_eigenvalue", lookup)
+    matrix = batch("gated", size).float()[:1]
+    operator = dense_operator(matrix)
+    assert bool(confirmed(krylov_power_radius(operator), operator, lambda point: matrix[point]).converged)
+    assert bool(looked) == (size >= 768)
+
+
 @pytest.mark.parametrize("name", [name for name in SPECTRA if name != "transient"])
 def test_powers_are_not_waited_for_where_an_eigenvalue_is_found(
     name: str, monkeypatch: pytest.MonkeyPatch
