@@ -14,7 +14,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,19 +165,14 @@ def page(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
         "the reason. A degree sign marks what was measured with an earlier state of the code.",
         f"torch {head['torch']}, {head['machine']}, one thread.",
         "",
-        "| model | 0.5 | 0.7071 | 1 |",
-        "|---|---|---|---|",
     ]
-    table = [row for row in rows if row["part"] == "table"]
-    for name in dict.fromkeys(map(name_of, table)):
-        own = {row["target"]: outcome(row) + mark(row, head) for row in table if name_of(row) == name}
-        lines.append(f"| {name} | " + " | ".join(own.get(target, "-") for target in TARGETS) + " |")
+    lines += _table(rows, "table", "target", {name: f"{value:.4g}" for name, value in TARGETS.items()}, head)
     lines += [
         "",
         "The same models, weights and points by each method (`--method`), at most 300 iterations:",
         "",
     ]
-    lines += _by_method([row for row in rows if row["part"] == "compare"], METHODS, head)
+    lines += _table(rows, "compare", "method", {name: name for name in METHODS}, head)
     lines += [
         "",
         "Against rescaling by hand (`benchmarks/by_hand.py`) at 0.5: someone knows the architecture, says",
@@ -186,17 +181,19 @@ def page(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
         "layers read of those further below (6 radii at 5 layers, 15 at 7) it leaves alone.",
         "",
     ]
-    lines += _by_method([row for row in rows if row["part"] == "hand"], ("rescale", BY_HAND), head)
+    lines += _table(rows, "hand", "method", {name: name for name in ("rescale", BY_HAND)}, head)
     return "\n".join(lines) + "\n"
 
 
-def _by_method(rows: list[dict[str, Any]], methods: Sequence[str], head: dict[str, Any]) -> list[str]:
-    """A table of models and methods."""
-    lines = ["| model | " + " | ".join(methods) + " |", "|---" * (1 + len(methods)) + "|"]
-    for name in dict.fromkeys(map(name_of, rows)):
-        own = [row for row in rows if name_of(row) == name]
-        found = {row["method"]: outcome(row) + mark(row, head) for row in own}
-        lines.append(f"| {name} | " + " | ".join(found.get(method, "-") for method in methods) + " |")
+def _table(
+    rows: list[dict[str, Any]], part: str, key: str, columns: dict[str, str], head: dict[str, Any]
+) -> list[str]:
+    """The models of a part, a line each; its columns by their values of a key, with their titles."""
+    lines = ["| model | " + " | ".join(columns.values()) + " |", "|---" * (1 + len(columns)) + "|"]
+    chosen = [row for row in rows if row["part"] == part]
+    for name in dict.fromkeys(map(name_of, chosen)):
+        own = {row[key]: outcome(row) + mark(row, head) for row in chosen if name_of(row) == name}
+        lines.append(f"| {name} | " + " | ".join(own.get(column, "-") for column in columns) + " |")
     return lines
 
 
