@@ -219,7 +219,11 @@ def inspect(
     request = Request(num_steps, dict(inputs or {}), dict(input_shapes or {}), tuple(states), {})
     prepared = prepare(model, request)
     cells, are_times_seen, unconnected = _connected(prepared)
-    causal, unseen = causal_readings(prepared, _samples(prepared, {}, 0, 0, 1)[0], time_axis)
+    sample = _samples(prepared, {}, 0, 0, 1)[0]
+    causal, unseen = causal_readings(prepared, sample, time_axis)
+    known = known_warnings(
+        prepared, example=sample if _num_elements(prepared) <= MAX_INSPECTED_ELEMENTS else None
+    )
     return Inspection(
         schema_version=SCHEMA_VERSION,
         tool=tool(),
@@ -230,7 +234,7 @@ def inspect(
         layers=bare_layers(cells, are_times_seen=are_times_seen),
         causal=causal,
         grid=_grid(cells),
-        warnings=(*known_warnings(prepared), *layer_warnings(prepared, cells), *unconnected, *unseen),
+        warnings=(*known, *layer_warnings(prepared, cells), *unconnected, *unseen),
     )
 
 
@@ -239,7 +243,7 @@ def _connected(prepared: Prepared) -> tuple[CellGraph, bool, tuple[str, ...]]:
     cells = prepared.cell_graph
     if len(prepared.findings.sites) < 2 or not cells.has_one_length:
         return cells, False, ()
-    size = sum(math.prod(shape) for shape in prepared.plan.shapes.values())
+    size = _num_elements(prepared)
     reason = f"its inputs have {size:,} elements, which only an audit runs"
     if size <= MAX_INSPECTED_ELEMENTS:
         try:
@@ -247,6 +251,11 @@ def _connected(prepared: Prepared) -> tuple[CellGraph, bool, tuple[str, ...]]:
         except AnalysisError as error:
             reason = " ".join(str(error).split())
     return cells, False, (f"when recurrences read each other is assumed, not seen in a run: {reason}",)
+
+
+def _num_elements(prepared: Prepared) -> int:
+    """Of all inputs together."""
+    return sum(math.prod(shape) for shape in prepared.plan.shapes.values())
 
 
 class _Clock:

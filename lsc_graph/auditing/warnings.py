@@ -27,11 +27,20 @@ _WIDE = 0.1
 _SHOWN = 3
 
 
-def known_warnings(prepared: Prepared, samples: Sequence[Sample] = ()) -> tuple[str, ...]:
+def known_warnings(
+    prepared: Prepared, samples: Sequence[Sample] = (), example: Sample | None = None
+) -> tuple[str, ...]:
+    """What is known of a model before it is measured.
+
+    Args:
+        prepared: the model.
+        samples: those that were measured.
+        example: what it may be run on; none where a run is too dear.
+    """
     found = [
         *prepared.remarks,
         *prepared.findings.warnings,
-        *parts_outside(prepared),
+        *parts_outside(prepared, example),
         *beside_chain(prepared),
         *alternative_warnings(prepared, samples),
     ]
@@ -62,7 +71,7 @@ def measured_warnings(
     precision: Precision | None,
 ) -> tuple[str, ...]:
     """What was known before anything was measured, and what the measurement has shown."""
-    warnings = known_warnings(prepared, samples)
+    warnings = known_warnings(prepared, samples, samples[0])
     if summary.is_cut:
         warnings += (
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
