@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -82,6 +82,7 @@ _Pair = tuple[ir.Value, ir.Value]
 _BY_HAND = "declared by hand"
 _NAMES = "names alone"
 UNRELATED = "its names speak of a state, but it is not computed from it"
+BESIDE_STATES = "named alike, but not computed from it: a delay, or data of two kinds"
 UNDECIDED = "same type and shape, but nothing says that it is a state"
 NO_STATE = ("none", "")
 """Declared in place of pairs: the model has no state."""
@@ -156,7 +157,21 @@ def find_state_pairs(
     ]
     if assignment is None:
         refusals += [_refuse(*pair, "several inputs fit this output") for pair in candidates]
+    if pairs:
+        told = {refusal.candidate for refusal in refusals}
+        alike = [_refuse(*pair, BESIDE_STATES) for pair in _named_alike(model, known)]
+        refusals += [refusal for refusal in alike if refusal.candidate not in told]
     return tuple(pairs), (*refusals, *_growing(model))
+
+
+def _named_alike(model: ir.Model, taken: Collection[str]) -> Iterator[_Pair]:
+    """Pairs that share a name and a type, though neither says that they are a state."""
+    for before, after in itertools.product(model.graph.inputs, model.graph.outputs):
+        if {before.name, after.name} & {*taken} or not _same_type(before, after):
+            continue
+        stem = re.sub(r"[^a-z]+", "", _common_stem(str(before.name), str(after.name)) or "")
+        if stem and stem not in _DATA_WORDS and before.shape:
+            yield before, after
 
 
 def _delays(unrelated: Sequence[_Pair]) -> list[_Pair]:

@@ -228,3 +228,17 @@ def test_beside_a_state_names_tell_a_delay_of_what_a_step_reads() -> None:
     pairs, refusals = find_state_pairs(model)
     assert {(p.before, p.after) for p in pairs} == {("h", "hn"), ("c", "cn")}
     assert not any("not computed from it" in refusal.reason for refusal in refusals)
+
+
+def test_beside_a_state_what_is_only_named_alike_is_refused_with_what_to_say() -> None:
+    sources = {"h_out": ("h", "p0"), "p0_out": ("u",)}
+    pairs, refusals = find_state_pairs(step_model({"h": [1, 3], "p0": [1, 3], "u": [1, 3]}, sources))
+    assert [pair.before for pair in pairs] == ["h"]
+    told = {refusal.candidate: refusal.reason for refusal in refusals}
+    assert "named alike" in told["p0 -> p0_out"]
+    assert "--state p0:p0_out" in told["p0 -> p0_out"]
+
+
+def test_without_a_state_things_named_alike_are_no_candidates() -> None:
+    _, refusals = find_state_pairs(step_model({"p0": [1, 3], "u": [1, 3]}, {"p0_out": ("u",)}))
+    assert not any("named alike" in refusal.reason for refusal in refusals)
