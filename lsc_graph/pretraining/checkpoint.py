@@ -19,6 +19,7 @@ from lsc_graph.files import replaced
 from lsc_graph.pretraining.shards import rank
 
 State = dict[str, Any]
+_KEYS = ("version", "digest", "state")
 
 
 class Checkpoint:
@@ -49,13 +50,8 @@ class Checkpoint:
         """
         if not self.path.exists():
             return None
-        try:
-            found = torch.load(self.path, weights_only=True)
-            written_by, digest, state = found["version"], found["digest"], found["state"]
-        except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
-            raise UsageError(
-                "The checkpoint cannot be read", where=str(self.path), got=" ".join(str(error).split())[:200]
-            ) from error
+        found = _read(self.path)
+        written_by, digest, state = (found[key] for key in _KEYS)
         if written_by != code_version():
             raise UsageError(
                 "The checkpoint was written by another version of lsc-graph",
@@ -73,10 +69,46 @@ class Checkpoint:
             )
         return dict(state)
 
-    def remove(self) -> None:
-        """The fit is done."""
-        if rank() == 0:
-            self.path.unlink(missing_ok=True)
+
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Refuse, before anything is computed, a place where no checkpoint can be kept.
+
+    Raises:
+        UsageError: there is no such folder, or another file than a checkpoint stands there.
+    """
+    place = Path(path)
+    if not place.parent.is_dir():
+        raise UsageError("There is no such folder for the checkpoint", where=str(place.parent))
+    if place.exists():
+        _read(place, "cpu")
+
+
+def _read(path: Path, device: str | None = None) -> dict[str, Any]:
+    try:
+        found = torch.load(path, weights_only=True, map_location=device)
+    except pickle.UnpicklingError as error:
+        raise _unreadable(path, "a file of another kind") from error
+    except (OSError, RuntimeError, ValueError, EOFError) as error:
+        raise _unreadable(path, " ".join(str(error).split())[:200]) from error
+    if not isinstance(found, dict) or not found.keys() >= set(_KEYS):
+        raise _unreadable(path, "a file of another kind")
+    return found
+
+
+def _unreadable(path: Path, got: str) -> UsageError:
+    return UsageError(
+        "The checkpoint cannot be read",
+        where=str(path),
+        got=got,
+        expected="a file that an earlier fit has kept its state in, or none",
+        do="name another file: this one is left alone",
+    )
+
+
+def remove(path: str | os.PathLike[str]) -> None:
+    """What a checkpoint was kept for is done; of several processes, the first one removes it."""
+    if rank() == 0:
+        Path(path).unlink(missing_ok=True)
 
 
 @cache

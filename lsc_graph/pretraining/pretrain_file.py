@@ -8,14 +8,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from onnx import ModelProto
+
 from lsc_graph.audit_model import Source, audit
 from lsc_graph.errors import UsageError, VerificationError
 from lsc_graph.model_file.load import load
 from lsc_graph.pretrain_results import PretrainReport, Radius, RadiusChange
+from lsc_graph.pretraining.checkpoint import remove
 from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.pretraining.shards import rank
 from lsc_graph.results import LayerFacts, Statistics
 from lsc_graph.writeback import weights_file
+from lsc_graph.writeback.apart import check_apart
 from lsc_graph.writeback.weights import check_target, written
 
 _AUDIT_SEED = 3_000_017
@@ -53,7 +57,16 @@ def pretrain_file(
         weights_file.saver()
         if not Path(save_weights).parent.is_dir():
             raise UsageError("There is no such folder to write to", where=str(Path(save_weights).parent))
-    found = pretrain(model, **options)
+    checkpoint = options.get("checkpoint")
+    check_apart(
+        {
+            "the model": None if isinstance(model, bytes | ModelProto) else model,
+            "--data": options.get("data"),
+        },
+        {"--output": output, "--save-weights": save_weights, "--checkpoint": checkpoint},
+    )
+    # A fit is worth keeping until what it was for stands in its place.
+    found = pretrain(model, keep_checkpoint=True, **options)
     chosen = {name: options[name] for name in (*_AUDITED, *_SURROGATE) if name in options}
     note = provenance(found.report)
     if rank() != 0:
@@ -63,6 +76,8 @@ def pretrain_file(
         report = audited(temporary, found.report, chosen)
     if save_weights is not None:
         weights_file.save_weights(save_weights, output, list(found.named))
+    if checkpoint is not None:
+        remove(checkpoint)
     return report
 
 

@@ -15,7 +15,7 @@ from lsc_graph.canonical.origins import Origin
 from lsc_graph.errors import UsageError
 from lsc_graph.memory import memory_errors_named
 from lsc_graph.pretrain_results import PretrainReport
-from lsc_graph.pretraining.checkpoint import Checkpoint
+from lsc_graph.pretraining.checkpoint import Checkpoint, check_place, remove
 from lsc_graph.pretraining.fit import Progress
 from lsc_graph.pretraining.job import Job, prepare_job
 from lsc_graph.pretraining.methods import MAX_ITERATIONS, check_method, fit
@@ -27,6 +27,8 @@ from lsc_graph.to_torch.device import whole_single_precision
 from lsc_graph.to_torch.surrogates import parse_surrogate
 
 _BEFORE, _AFTER = 1_000_003, 2_000_003
+# Other seeds are made from it by adding, and torch takes 64 bits of them.
+_SEEDS = 2**62
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def pretrain(
     surrogate_sharpness: float | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    keep_checkpoint: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Pretrained:
     """Move a model's weights until the mean radius of every layer, in time and depth, is at its target.
@@ -98,6 +101,7 @@ def pretrain(
         surrogate, surrogate_dampening, surrogate_sharpness: as in `audit`.
         checkpoint: a file that the state of the fit is kept in while it runs.
         resume: go on from `checkpoint`, if it is there; the outcome is that of a fit without interruption.
+        keep_checkpoint: leave that file where it is, for a caller that has yet to write what was fitted.
         progress: called after every iteration.
 
     Returns:
@@ -107,7 +111,7 @@ def pretrain(
         UsageError: the request is wrong.
         AnalysisError: the model cannot be analysed or trained; `ParityError` if the torch view disagrees.
     """
-    _check_options(method, tolerance, max_iterations)
+    _check_options(method, tolerance, max_iterations, seed)
     _check_resumable(checkpoint, resume)
     started = time.perf_counter()
     job = prepare_job(
@@ -128,7 +132,10 @@ def pretrain(
     kept = None if checkpoint is None else Checkpoint(checkpoint, job.request(method))
     most = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
     say = progress or (lambda _: None)
-    return _fitted(job, method, most, kept, say, is_resumed=resume, started=started)
+    found = _fitted(job, method, most, kept, say, is_resumed=resume, started=started)
+    if checkpoint is not None and not keep_checkpoint:
+        remove(checkpoint)
+    return found
 
 
 def _fitted(
@@ -150,18 +157,20 @@ def _fitted(
     stored = job.stored(fit_found.values)
     after = job.measure(job.as_stored(stored), _AFTER, job.problem.tolerance / 4)
     report = report_of(job, method, before, after, fit_found, time.perf_counter() - started)
-    if kept is not None:
-        kept.remove()
     return Pretrained(stored, report, partial(job.check_written, stored))
 
 
 def _check_resumable(checkpoint: str | os.PathLike[str] | None, resume: bool) -> None:
     if resume and checkpoint is None:
         raise UsageError("--resume needs the file to go on from", do="give it with --checkpoint")
+    if checkpoint is not None:
+        check_place(checkpoint)
 
 
-def _check_options(method: str, tolerance: float, max_iterations: int | None) -> None:
+def _check_options(method: str, tolerance: float, max_iterations: int | None, seed: int) -> None:
     check_method(method)
+    if not 0 <= seed < _SEEDS:
+        raise UsageError("There is no such seed", got=str(seed), expected=f"0 to {_SEEDS - 1}")
     if not 0 < tolerance < 1 or (max_iterations is not None and max_iterations < 0):
         raise UsageError(
             "The tolerance must be between 0 and 1, and iterations cannot be negative",

@@ -89,6 +89,8 @@ def test_a_radius_that_is_not_reached_is_named_and_the_exit_code_says_so(
         ["--train", "nothing"],
         ["--tolerance", "0"],
         ["--resume"],
+        ["--seed", "-1"],
+        ["--seed", str(2**64)],
     ],
 )
 def test_wrong_requests_exit_with_2_and_write_nothing(zoo: Path, tmp_path: Path, options: list[str]) -> None:

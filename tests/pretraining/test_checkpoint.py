@@ -77,5 +77,36 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path, data: bytes) ->
         Checkpoint(file, {}).load()
 
 
+@pytest.mark.parametrize("content", [torch.zeros(3), [1], {"state": 1}])
+def test_a_file_of_torch_that_is_no_checkpoint_is_refused(tmp_path: Path, content: object) -> None:
+    file = tmp_path / "weights.pt"
+    torch.save(content, file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        Checkpoint(file, {}).load()
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_another_file_is_not_written_over_by_a_checkpoint(tmp_path: Path, is_resumed: bool) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_bytes(b"not a checkpoint")
+    with pytest.raises(UsageError, match="another file"):
+        pretrain(build("gru"), checkpoint=file, resume=is_resumed, **OPTIONS)
+    assert file.read_bytes() == b"not a checkpoint"
+
+
+def test_a_folder_that_is_not_there_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder for the checkpoint"):
+        pretrain(build("gru"), checkpoint=tmp_path / "no" / "fit.ckpt", **OPTIONS)
+
+
+def test_a_checkpoint_can_be_kept_for_what_follows_the_fit(tmp_path: Path) -> None:
+    file = tmp_path / "fit.ckpt"
+    first = pretrain(build("gru"), checkpoint=file, keep_checkpoint=True, **OPTIONS)
+    again = pretrain(build("gru"), checkpoint=file, resume=True, **OPTIONS)
+    for name, value in first.named.items():
+        np.testing.assert_array_equal(again.named[name], value)
+    assert not file.exists()
+
+
 def test_no_file_means_a_fresh_start(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path / "none", {}).load() is None

@@ -80,6 +80,34 @@ def test_what_cannot_be_written_is_said_before_anything_is_trained(
         pretrain_file(model, paths.pop("output"), num_steps=8, **paths)
 
 
+def test_a_fit_is_kept_until_its_file_is_written(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, checkpoint = tmp_path / "out.onnx", tmp_path / "fit.ckpt"
+    options = {"num_steps": 8, "tolerance": 0.005, "max_iterations": 3, "checkpoint": checkpoint}
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "audited", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            pretrain_file(model, output, **options)
+    assert checkpoint.exists()
+    assert not output.exists()
+    report = pretrain_file(model, output, resume=True, **options)
+    assert report.iterations == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["gru.onnx", "out.onnx"]
+
+
+@pytest.mark.parametrize("option", ["save_weights", "checkpoint"])
+def test_the_model_is_not_replaced_by_what_is_no_model(model: Path, tmp_path: Path, option: str) -> None:
+    before = model.read_bytes()
+    with pytest.raises(UsageError, match="would be written over the model"):
+        pretrain_file(model, tmp_path / "out.onnx", num_steps=8, **{option: model})
+    assert model.read_bytes() == before
+
+
 def test_the_model_itself_is_overwritten_only_if_asked(model: Path) -> None:
     before = model.read_bytes()
     with pytest.raises(UsageError, match="the input itself"):
