@@ -66,6 +66,7 @@ class Job:
         """What a fit depends on: a checkpoint belongs to it alone."""
         weights = {w.label: sha256(w.value.cpu().numpy().tobytes()).hexdigest() for w in self.choice.weights}
         return {
+            "model": self.prepared.loaded.sha256,
             "weights": weights,
             "targets": sorted((*edge, value) for edge, value in self.targets.of_edge.items()),
             "method": method,

@@ -15,6 +15,7 @@ from torch.utils import _pytree
 from lsc_graph.errors import AnalysisError, LscGraphError, VerificationError
 from lsc_graph.memory import memory_errors_named
 from lsc_graph.pretrain_results import PretrainReport
+from lsc_graph.pretraining.checkpoint import remove
 from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.running.reference import Reference
 from lsc_graph.to_torch.device import whole_single_precision
@@ -28,6 +29,8 @@ from lsc_graph.writeback.parameter_map import (
     floats,
 )
 from lsc_graph.writeback.weights import with_values
+
+_OF_STEPS = ("checkpoint", "resume", "keep_checkpoint", "progress")
 
 
 @whole_single_precision()
@@ -70,7 +73,7 @@ def stabilize(
     _check_export(module, arguments, proto)
     mapping = ParameterMap(module, arguments, dynamic_shapes, proto, own)
     kept = [*freeze, *_kept(proto, mapping, module, target, freeze, options)]
-    found = pretrain(proto, target=target, freeze=kept, **options)
+    found = pretrain(proto, target=target, freeze=kept, **options | {"keep_checkpoint": True})
     new = mapping.loaded(module, found.values)
     old = [parameter.detach().clone() for parameter in module.parameters()]
     _assign(module, new)
@@ -79,6 +82,8 @@ def stabilize(
     except BaseException:
         _assign(module, old)
         raise
+    if options.get("checkpoint") is not None and not options.get("keep_checkpoint"):
+        remove(options["checkpoint"])
     return found.report
 
 
@@ -107,7 +112,8 @@ def _kept(
     unwanted = {*mapping.inexact(list(floats(proto))), *mapping.frozen(module)}
     if not unwanted:
         return []
-    looked = dict(options) | {"max_iterations": 0}
+    # A look takes no steps: what is kept of those, and said of them, is the fit's.
+    looked = {name: options[name] for name in options if name not in _OF_STEPS} | {"max_iterations": 0}
     trained = pretrain(proto, target=target, freeze=freeze, **looked).report.trained
     whole = {name.partition("[")[0] for name in trained if name not in unwanted}
     return [glob.escape(name) for name in sorted(unwanted & {*trained, *whole})]

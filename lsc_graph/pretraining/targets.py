@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -47,7 +47,7 @@ def resolve(wish: Wish, cells: CellGraph, edges: Sequence[tuple[str, str]], auto
         auto: the balanced target for the coherence that was measured, 2^(-1/p) with p = 2/(1 + kappa).
 
     Raises:
-        UsageError: there is no such name, a target is not positive, or an override fits nothing.
+        UsageError: there is no such name, a target is not positive, or an override fits no radius.
     """
     time, depth = _pair(wish, cells, auto)
     time = time if wish.time is None else wish.time
@@ -57,13 +57,15 @@ def resolve(wish: Wish, cells: CellGraph, edges: Sequence[tuple[str, str]], auto
             raise UsageError("A target radius must be positive", got=str(value))
     layers = {layer.id: layer for layer in cells.layers}
     _check_overrides(wish, cells.layers)
-    chosen = {}
+    chosen, used = {}, set()
     for source, target in edges:
         kind = "time" if source == target else "depth"
         chosen[source, target] = time if kind == "time" else depth
         for pattern, only, value in wish.overrides:
             if _fits(layers[target], pattern) and only in (None, kind):
                 chosen[source, target] = value
+                used.add((pattern, only))
+    _check_used(wish, used, chosen, layers)
     return Targets(time, depth, chosen)
 
 
@@ -96,3 +98,25 @@ def _check_overrides(wish: Wish, layers: Sequence[Layer]) -> None:
         if not any(_fits(layer, pattern) for layer in layers):
             names = ", ".join(f"{layer.id} ({layer.name})" for layer in layers[:8])
             raise UsageError("A target fits no layer", got=pattern, expected=names)
+
+
+def _check_used(
+    wish: Wish,
+    used: Collection[tuple[str, str | None]],
+    edges: Iterable[tuple[str, str]],
+    layers: Mapping[str, Layer],
+) -> None:
+    """An override of layers that have no radius of its kind would change nothing, and nobody would know."""
+    for pattern, kind, _ in wish.overrides:
+        if (pattern, kind) not in used:
+            own = [layer for layer in layers.values() if _fits(layer, pattern)]
+            raise UsageError(
+                f"A target fits layers without a radius{'' if kind is None else f' in {kind}'}",
+                got=f"{pattern}, which fits {', '.join(f'{layer.id} ({layer.name})' for layer in own[:8])}",
+                expected=f"a pattern of one of these radii: {_shown(edges)}",
+            )
+
+
+def _shown(edges: Iterable[tuple[str, str]]) -> str:
+    kinds = [f"{target}:{'time' if source == target else 'depth'}" for source, target in edges]
+    return ", ".join(list(dict.fromkeys(kinds))[:12])

@@ -35,7 +35,7 @@ def _facts(report: PretrainReport) -> list[tuple[str, str]]:
     stand_in = report.surrogate
     found = [
         ("method", f"{report.method}, {report.iterations} iteration(s), {report.seconds:.1f} s"),
-        ("targets", f"{report.target_time:.4g} in time, {report.target_depth:.4g} in depth"),
+        ("targets", _targets(report)),
         ("horizon", f"{report.num_steps} step(s)"),
         ("trained", f"{len(report.trained)} tensor(s)"),
         ("stopped", report.stop_reason),
@@ -45,6 +45,13 @@ def _facts(report: PretrainReport) -> list[tuple[str, str]]:
         text = f"{stand_in.shape} for the derivative of {len(stand_in.nodes)} threshold(s)"
         found.append(("surrogate", text))
     return found
+
+
+def _targets(report: PretrainReport) -> str:
+    """Of the kinds of radii that there are."""
+    of_kind = {"time": report.target_time, "depth": report.target_depth}
+    kinds = {change.kind for change in report.radii}
+    return ", ".join(f"{value:.4g} in {kind}" for kind, value in of_kind.items() if kind in kinds)
 
 
 def _table(report: PretrainReport) -> Table:

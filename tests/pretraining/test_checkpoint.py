@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from lsc_graph.models.registry import build
@@ -53,6 +54,16 @@ def test_a_checkpoint_of_another_request_is_refused(tmp_path: Path) -> None:
     assert Checkpoint(file, {"seed": 1}).load() == {"iterations": 2}
     with pytest.raises(UsageError, match="another request"):
         Checkpoint(file, {"seed": 2}).load()
+
+
+def test_a_checkpoint_of_another_model_with_the_same_weights_is_refused(tmp_path: Path) -> None:
+    model, file = build("tanh_rnn"), tmp_path / "fit.ckpt"
+    pretrain(model, checkpoint=file, keep_checkpoint=True, **OPTIONS)
+    other = onnx.ModelProto.FromString(model.SerializeToString())
+    for attribute in (a for node in other.graph.node for a in node.attribute if a.name == "activations"):
+        attribute.strings[0] = b"Softsign"
+    with pytest.raises(UsageError, match="another request"):
+        pretrain(other, checkpoint=file, resume=True, **OPTIONS)
 
 
 @pytest.mark.parametrize("earlier", [1, "0.0.1, code 00000000"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch.func import jacrev, vmap
 
 import lsc_graph
 from lsc_graph.errors import AnalysisError, UsageError, VerificationError
+from lsc_graph.pretraining.fit import Progress
 from lsc_graph.writeback.parameter_map import ParameterMap, exported, exported_with_own, floats
 
 D, H, T = 6, 12, 10
@@ -285,6 +287,31 @@ def test_buffers_are_not_trained() -> None:
     report = lsc_graph.stabilize(module, torch.randn(1, 4), max_iterations=3)
     assert "fixed" not in report.trained
     assert torch.equal(module.get_buffer("fixed"), fixed)
+
+
+def test_an_interrupted_fit_of_a_module_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    def module() -> nn.Module:
+        torch.manual_seed(2)
+        return Computed()
+
+    file, x = tmp_path / "fit.ckpt", torch.randn(1, 4)
+    options = {"max_iterations": 4, "tolerance": 1e-3}
+    whole = module()
+    lsc_graph.stabilize(whole, x, **options)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.iteration == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lsc_graph.stabilize(module(), x, checkpoint=file, progress=interrupt, **options)
+    assert file.exists()
+    resumed, seen = module(), list[int]()
+    say = lambda progress: seen.append(progress.iteration)  # noqa: E731
+    lsc_graph.stabilize(resumed, x, checkpoint=file, resume=True, progress=say, **options)
+    assert seen[0] == 2
+    assert all(map(torch.equal, resumed.parameters(), whole.parameters()))
+    assert not file.exists()
 
 
 def test_values_that_are_no_copies_of_parameters_are_refused() -> None:

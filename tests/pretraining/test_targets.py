@@ -54,3 +54,14 @@ def test_given_numbers_go_before_names_and_overrides_before_both() -> None:
 def test_what_makes_no_sense_is_refused(wish: Wish) -> None:
     with pytest.raises(UsageError):
         resolve(wish, stack(2), EDGES, auto=None)
+
+
+@pytest.mark.parametrize("override", [("l0", "depth", 0.3), ("name of l0", "depth", 0.3)])
+def test_an_override_of_a_radius_that_is_not_there_is_refused_with_those_that_are(
+    override: tuple[str, str, float],
+) -> None:
+    with pytest.raises(UsageError, match="without a radius in depth") as caught:
+        resolve(Wish("half", overrides=[override]), stack(2), EDGES, auto=None)
+    assert "l0:time, l1:time, l1:depth" in str(caught.value)
+    wide = Wish("half", overrides=[("*", "depth", 0.3)])
+    assert resolve(wide, stack(2), EDGES, auto=None).of_edge[EDGES[2]] == 0.3
