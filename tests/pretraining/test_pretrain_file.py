@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import pytest
@@ -11,8 +14,10 @@ from lsc_graph.models.registry import build
 
 from lsc_graph.errors import UsageError, VerificationError
 from lsc_graph.model_file.provenance import PROVENANCE
+from lsc_graph.pretrain_results import Radius, RadiusChange
 from lsc_graph.pretraining import pretrain_file as module
 from lsc_graph.pretraining.pretrain_file import pretrain_file
+from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.writeback.difference import differences
 
 
@@ -78,6 +83,50 @@ def test_what_cannot_be_written_is_said_before_anything_is_trained(
     paths |= {name: tmp_path / path for name, path in options.items()}
     with pytest.raises(UsageError):
         pretrain_file(model, paths.pop("output"), num_steps=8, **paths)
+
+
+def claimed(mean: float) -> RadiusChange:
+    radius = Radius(mean, 0.001, 800)
+    return RadiusChange(
+        "layer_0", "cell", "layer_0", "time", "spectral radius", 0.5, radius, radius, True, None
+    )
+
+
+@pytest.mark.parametrize(
+    ("found", "num_audits", "is_reached"),
+    [([0.52], 1, True), ([0.56, 0.51], 2, True), ([0.56, 0.56, 0.55], 3, False)],
+)
+def test_what_an_audit_contradicts_is_looked_at_closer_and_then_not_claimed(
+    model: Path, monkeypatch: pytest.MonkeyPatch, found: list[float], num_audits: int, is_reached: bool
+) -> None:
+    asked: list[int] = []
+
+    def audit(path: Path, *, num_samples: int, **_: object) -> SimpleNamespace:
+        mean = found[len(asked)]
+        asked.append(num_samples)
+        facts = SimpleNamespace(mean=mean, std_error=0.01, num_points=30 * num_samples)
+        return SimpleNamespace(layers=[SimpleNamespace(id="layer_0", time_radius=facts, depth_edges=())])
+
+    monkeypatch.setattr(module, "audit", audit)
+    report = replace(
+        pretrain(model, num_steps=8, max_iterations=0).report, radii=(claimed(0.51),), is_reached=True
+    )
+    audited = module.audited(model, report, {})
+    assert (len(asked), audited.is_reached) == (num_audits, is_reached)
+    assert asked == sorted(set(asked))
+    assert (audited.radii[0].reason is None) is is_reached
+    assert is_reached or "0.550 (± 0.010) at 1920 others" in str(audited.radii[0].reason)
+
+
+def test_a_radius_that_is_no_number_is_not_what_was_fitted(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    facts = SimpleNamespace(mean=math.nan, std_error=0.01, num_points=30)
+    layers = [SimpleNamespace(id="layer_0", time_radius=facts, depth_edges=())]
+    monkeypatch.setattr(module, "audit", lambda *_, **__: SimpleNamespace(layers=layers))
+    report = replace(pretrain(model, num_steps=8, max_iterations=0).report, radii=(claimed(0.51),))
+    with pytest.raises(VerificationError, match="not the one that was fitted"):
+        module.audited(model, report, {})
 
 
 def test_a_fit_is_kept_until_its_file_is_written(
