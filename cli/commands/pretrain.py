@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 TARGETS = ("half", "one", "sqrt", "auto", "unbalanced")
 METHODS = ("rescale", "gradient", "both", "paper")
-DEFAULT_ITERATIONS = 100
 Override = tuple[str, str | None, float]
 
 
@@ -38,22 +37,35 @@ def overrides(context: click.Context, parameter: click.Parameter, texts: tuple[s
     return found
 
 
+class FitProgress:
+    """The line of progress, in terms of a fit of at most so many iterations."""
+
+    def __init__(self, show: Callable[[str, float], None], most: int) -> None:
+        self._show, self._most = show, most
+        self._start, self._count, self._done, self._where = time.monotonic(), 0, 0.0, ""
+
+    def __call__(self, step: Progress) -> None:
+        """After an iteration."""
+        self._count += 1  # not the iterations: those before an interruption took no time here
+        left = (self._most - step.iteration) * (time.monotonic() - self._start) / self._count
+        self._done = step.iteration / max(1, self._most)
+        self._where = f"Iteration {step.iteration}, {step.largest_error:.3f} from target"
+        self._show(f"{self._where}, {left:.0f} s at most", self._done)
+
+    def stage(self, text: str) -> None:
+        """Between iterations, before the first one and after the last one."""
+        self._show(f"{self._where}. {text}" if self._where else text, self._done)
+
+
 @contextmanager
-def fit_progress(max_iterations: int | None) -> Iterator[Callable[[Progress], None]]:
-    """The line of progress, in terms of a fit."""
+def fit_progress(most: int, *, is_shown: bool = True) -> Iterator[FitProgress]:
+    """Where the progress of a fit goes."""
+    if not is_shown:
+        yield FitProgress(lambda text, fraction: None, most)
+        return
     with progress() as show:
         show("Finding the layers, and what moves their radii", 0.0)
-        most = DEFAULT_ITERATIONS if max_iterations is None else max_iterations
-        start, count = time.monotonic(), 0
-
-        def say(step: Progress) -> None:
-            nonlocal count
-            count += 1  # not the iterations: those before an interruption took no time here
-            left = (most - step.iteration) * (time.monotonic() - start) / count
-            text = f"Iteration {step.iteration}, {step.largest_error:.3f} from target, {left:.0f} s at most"
-            show(text, step.iteration / max(1, most))
-
-        yield say
+        yield FitProgress(show, most)
 
 
 @click.command("pretrain", context_settings={"help_option_names": ["-h", "--help"]})
@@ -99,6 +111,7 @@ def command(
     steps: int | None,
     values: tuple[tuple[str, str], ...],
     max_iterations: int | None,
+    method: str,
     form: str,
     **options: Any,
 ) -> int:
@@ -107,19 +120,23 @@ def command(
     Only bytes of trained tensors change. Exit code 1 means that the file was written, but a radius is not at
     its target: the report says which, and why.
     """
+    from lsc_graph.pretraining.methods import MAX_ITERATIONS
     from lsc_graph.pretraining.pretrain_file import pretrain_file
     from lsc_graph.pretraining.shards import rank
     from lsc_graph.report.pretrain_terminal import render_pretraining
     from lsc_graph.report.to_json import to_json
 
-    with fit_progress(max_iterations) as show:
+    most = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
+    with fit_progress(most, is_shown=rank() == 0) as show:
         report = pretrain_file(
             model,
             output,
             num_steps=steps,
             inputs=dict(values),
             max_iterations=max_iterations,
+            method=method,
             progress=show,
+            stage=show.stage,
             **options,
         )
     if rank() == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from lsc_graph.model_file.load import load
 from lsc_graph.pretrain_results import PretrainReport, Radius, RadiusChange
 from lsc_graph.pretraining.checkpoint import remove
 from lsc_graph.pretraining.pretrain_model import pretrain
+from lsc_graph.pretraining.problem import silent
 from lsc_graph.pretraining.shards import rank
 from lsc_graph.results import LayerFacts, Statistics
 from lsc_graph.writeback import weights_file
@@ -73,6 +74,9 @@ def pretrain_file(
     note = provenance(found.report)
     if rank() != 0:
         return found.report
+    say: Callable[[str], None] = options.get("stage") or silent
+    say("Writing the model, and running what was written")
+    chosen["progress"] = lambda text, _: say(f"Audit of the written file: {text}")
     with written(model, Path(output), found.values, note, is_in_place_allowed=in_place) as temporary:
         found.check_written(load(temporary).proto)
         report = audited(temporary, found.report, chosen)

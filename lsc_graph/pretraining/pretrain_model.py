@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import onnx
@@ -19,6 +19,7 @@ from lsc_graph.pretraining.checkpoint import Checkpoint, check_place, remove
 from lsc_graph.pretraining.fit import Progress
 from lsc_graph.pretraining.job import Job, prepare_job
 from lsc_graph.pretraining.methods import MAX_ITERATIONS, check_method, fit
+from lsc_graph.pretraining.problem import silent
 from lsc_graph.pretraining.reporting import report_of
 from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trainable import as_trained
@@ -77,6 +78,7 @@ def pretrain(
     resume: bool = False,
     keep_checkpoint: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    stage: Callable[[str], None] | None = None,
 ) -> Pretrained:
     """Move a model's weights until the mean radius of every layer, in time and depth, is at its target.
 
@@ -103,6 +105,7 @@ def pretrain(
         resume: go on from `checkpoint`, if it is there; the outcome is that of a fit without interruption.
         keep_checkpoint: leave that file where it is, for a caller that has yet to write what was fitted.
         progress: called after every iteration.
+        stage: called with what is being done between iterations, before them and afterwards.
 
     Returns:
         New values, and a report with the reason for every radius that was not reached.
@@ -129,6 +132,7 @@ def pretrain(
         device=device,
         surrogate=parse_surrogate(surrogate, surrogate_dampening, surrogate_sharpness),
     )
+    job = replace(job, problem=replace(job.problem, say=stage or silent))
     kept = None if checkpoint is None else Checkpoint(checkpoint, job.request(method))
     most = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
     say = progress or (lambda _: None)

@@ -26,6 +26,11 @@ _CLEAR, _SHARP = 2, 6
 # A confirmation ends at a mean that is off by so many standard errors more, known from so many samples.
 _SURELY, _LEAST_SAMPLES = 4, 32
 Draw = Callable[[int, int], Sequence[Sample]]
+Say = Callable[[str], None]
+
+
+def silent(stage: str) -> None:
+    """Where nobody wants to know what is being done."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Problem:
         tolerance: how far a radius may be from its target.
         seed: of points and samples.
         effort: points per iteration.
+        say: called with what is being done, where that may take longer than an iteration.
     """
 
     reader: Reader
@@ -77,6 +83,7 @@ class Problem:
     tolerance: float
     seed: int
     effort: Effort = Effort()
+    say: Say = silent
 
     @property
     def widths(self) -> set[int]:
@@ -150,9 +157,13 @@ class Problem:
         def is_off(reading: Reading) -> bool:
             return until_off and reading.edge in self.targets and self.is_surely_off(reading)
 
+        def draw(seed: int, count: int) -> Sequence[Sample]:
+            self.say(f"Looking at {count} fresh samples")
+            return self.draw(seed, count)
+
         named = by_name(self.weights, values)
         num_times = 1 if until_off else FIRST_TIMES
-        readings = estimate(self.reader, named, self.draw, seed, is_sharp, is_off, only, num_times=num_times)
+        readings = estimate(self.reader, named, draw, seed, is_sharp, is_off, only, num_times=num_times)
         return {reading.edge: reading for reading in readings if reading.edge in self.targets}
 
     def _is_clear(self, reading: Reading) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lsc_graph.pretraining.candidates import Average, Candidate, Candidates, missed
 from lsc_graph.pretraining.course import Course
-from lsc_graph.pretraining.fit import Fit, Progress, Report, how_sure, why_missed, why_unmoved
+from lsc_graph.pretraining.fit import Fit, Progress, Report, how_sure, later, why_missed, why_unmoved
 from lsc_graph.pretraining.gauss_newton import (
     Tracker,
     least_norm_step,
@@ -100,22 +100,21 @@ def rescale(
         if resumed is not None:
             run.restore(resumed)
             resumed = None
-        fit = _finished(run, max_iterations, report, keep)
+        fit = _finished(run, max_iterations, later(report, run.earlier[0]), keep)
         if fit.is_reached:
             return run.with_earlier(fit)
         lost, in_the_way = run.lost(), run.in_the_way()
-        if not (lost or in_the_way) or fit.iterations >= max_iterations:
+        if not (lost or in_the_way) or run.earlier[0] + fit.iterations >= max_iterations:
             return run.with_earlier(fit)
         given_up |= lost or in_the_way
         held = run.any_held or any(map(run.is_held, lost or in_the_way))
         values, tried, jumps = run.start if lost else fit.values, run.tried, run.jumps
         earlier = (run.earlier[0] + fit.iterations, run.earlier[1] + fit.seconds)
-        report(run.history[-1])
 
 
 def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None) -> Fit:
     try:
-        for iteration in range(run.iterations, max_iterations):
+        for iteration in range(run.iterations, max_iterations - run.earlier[0]):
             run.iterate(iteration)
             report(run.history[-1])
             if run.jumps_off(iteration):

@@ -51,8 +51,10 @@ def _own_gpu(local_rank: int, num_gpus: int) -> int:
 
 
 def rank() -> int:
-    """This process's number; 0 when alone."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    """This process's number; 0 when alone. Before it has joined a group, that which torchrun has given it."""
+    if dist.is_initialized():
+        return dist.get_rank()
+    return int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
 
 
 def num_processes() -> int:

@@ -30,7 +30,7 @@ from lsc_graph.writeback.parameter_map import (
 )
 from lsc_graph.writeback.weights import with_values
 
-_OF_STEPS = ("checkpoint", "resume", "keep_checkpoint", "progress")
+_OF_STEPS = ("checkpoint", "resume", "keep_checkpoint", "progress", "stage")
 
 
 @whole_single_precision()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -42,6 +44,48 @@ def test_the_time_left_follows_from_the_iterations_of_this_run_alone(monkeypatch
         "0.80 Iteration 40, 0.250 from target, 30 s at most",
         "0.82 Iteration 41, 0.125 from target, 27 s at most",
     ]
+
+
+def test_the_time_left_is_that_of_the_iterations_that_the_method_is_given(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fractions: list[float] = []
+    monkeypatch.setattr(
+        pretrain, "progress", lambda: nullcontext(lambda _, fraction: fractions.append(fraction))
+    )
+
+    def stop(*_: object, progress: Callable[[Progress], None], **__: object) -> None:
+        progress(Progress(250, {}, 0.25, seconds=1.0))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lsc_graph.pretraining.pretrain_file.pretrain_file", stop)
+    run(["pretrain", str(zoo / "gru.onnx"), "-o", str(tmp_path / "out.onnx"), "--method", "gradient"])
+    assert fractions == [0.0, 0.25]
+
+
+def test_what_takes_long_between_iterations_is_shown_too(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(pretrain, "progress", lambda: nullcontext(lambda text, _: shown.append(text)))
+    assert run(["pretrain", str(zoo / "gru.onnx"), "-o", str(tmp_path / "out.onnx"), "--steps", "8"]) == 0
+    kinds = ["Looking at 8 fresh samples", "Iteration 1, ", "Writing the model", "Audit of the written file"]
+    first = [next(i for i, text in enumerate(shown) if kind in text) for kind in kinds]
+    assert first == sorted(first)
+    last = next(text for text in reversed(shown) if "fresh samples" in text)
+    assert last.startswith("Iteration ")
+
+
+def test_one_process_of_a_group_shows_its_progress(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pretrain, "progress", lambda: pytest.fail("another one does"))
+    monkeypatch.setattr(
+        "lsc_graph.pretraining.pretrain_file.pretrain_file", lambda *_, **__: SimpleNamespace(is_reached=True)
+    )
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert run(["pretrain", str(zoo / "gru.onnx"), "-o", str(tmp_path / "out.onnx")]) == 0
 
 
 def test_a_model_is_written_and_the_radii_shown(

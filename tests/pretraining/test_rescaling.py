@@ -10,14 +10,19 @@ from typing import Any, cast
 
 import pytest
 import torch
+from lsc_graph.models.registry import build
 from torch import Tensor
 
+from lsc_graph.pretraining import rescaling
 from lsc_graph.pretraining.candidates import Candidates
 from lsc_graph.pretraining.fit import Progress
+from lsc_graph.pretraining.job import prepare_job
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.reading import Edge, Reading
 from lsc_graph.pretraining.rescaling import _REACHED, _finished, _Run
+from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trail import Trail
+from lsc_graph.pretraining.trainable import as_trained
 
 FITTED, LEFT_OUT = ("a", "a"), ("a", "b")
 FIRST, BEST, LAST = torch.zeros(1), torch.ones(1), 2 * torch.ones(1)
@@ -182,3 +187,16 @@ def test_where_steps_do_what_they_should_one_comes_before_a_confirmation_at_the_
     monkeypatch.setattr(run, "is_confirmed", lambda iteration, is_moved=False: True)
     assert _finished(run, 5, lambda progress: None, None).is_reached
     assert len(moves) == steps
+
+
+def test_iterations_are_counted_over_all_fits_that_leave_out_radii(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first fit gives up a radius after three iterations; the next one is given what is left."""
+    seen: list[int] = []
+    problem = prepare_job(build("tanh_rnn"), Wish("half"), tolerance=1e-4, num_steps=4).problem
+    monkeypatch.setattr(rescaling._Run, "is_stuck", lambda run: run.earlier[0] == 0 and run.iterations == 3)
+    monkeypatch.setattr(rescaling._Run, "goes_on", lambda run: False)
+    monkeypatch.setattr(rescaling._Run, "in_the_way", lambda run: {run.edges[0]: "in the way"})
+    values = as_trained(problem.weights)
+    fit = rescaling.rescale(problem, values, 5, lambda progress: seen.append(progress.iteration))
+    assert seen == [1, 2, 3, 4, 5]
+    assert fit.iterations == 5
