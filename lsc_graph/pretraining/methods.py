@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +13,13 @@ from lsc_graph.pretraining.fit import Fit, Report, later
 from lsc_graph.pretraining.gradient import Descent
 from lsc_graph.pretraining.paper import PaperDescent
 from lsc_graph.pretraining.problem import Problem
+from lsc_graph.pretraining.reading import Edge
 from lsc_graph.pretraining.restarts import rescale_with_restarts
 
 State = dict[str, Any]
 Keep = Callable[[State], None]
+First = tuple[Mapping[Edge, str], float]
+"""Of a fit that another method goes on from: the reasons for what it did not reach, and its seconds."""
 MAX_ITERATIONS = {"rescale": 100, "gradient": 1000, "both": 500, "paper": 1000}
 """Methods, and how many iterations each is given where nobody says."""
 
@@ -57,28 +60,28 @@ def fit(
         descent = Descent(problem, values) if method == "gradient" else PaperDescent(problem, values)
         return descent.fit(max_iterations, report, _kept(keep, "descent"), state)
     before = 0 if resumed is None else resumed["iterations"]
-    first: Fit | None = None
+    reasons: Mapping[Edge, str]
+    reasons, seconds = ({}, 0.0) if resumed is None else resumed["first"]
     if not is_polishing:
         kept = _kept(keep, "rescale")
-        first = rescale_with_restarts(problem, values, max_iterations, report, kept, state)
+        first: Fit = rescale_with_restarts(problem, values, max_iterations, report, kept, state)
         before = first.iterations
         if method == "rescale" or first.is_reached or before >= max_iterations:
             return first
-        values, state = first.values, None
+        values, state, reasons, seconds = first.values, None, first.reasons, first.seconds
     polish = Descent(problem, values)
-    kept = _kept(keep, "polish", before)
+    kept = _kept(keep, "polish", before, (reasons, seconds))
     second = polish.fit(max_iterations - before, later(report, before), kept, state)
-    return _joined(first, second, before)
+    return replace(
+        second,
+        iterations=before + second.iterations,
+        seconds=seconds + second.seconds,
+        reasons={} if second.is_reached else dict(reasons),
+    )
 
 
-def _kept(keep: Keep | None, phase: str, iterations: int = 0) -> Keep | None:
-    """States with the phase that they belong to."""
+def _kept(keep: Keep | None, phase: str, iterations: int = 0, first: First = ({}, 0.0)) -> Keep | None:
+    """States with the phase that they belong to, and what is needed of the one before it."""
     if keep is None:
         return None
-    return lambda state: keep({"phase": phase, "iterations": iterations, "state": state})
-
-
-def _joined(first: Fit | None, second: Fit, before: int) -> Fit:
-    reasons = {} if second.is_reached or first is None else first.reasons
-    seconds = second.seconds + (first.seconds if first is not None else 0.0)
-    return replace(second, iterations=before + second.iterations, seconds=seconds, reasons=reasons)
+    return lambda state: keep({"phase": phase, "iterations": iterations, "first": first, "state": state})

@@ -11,9 +11,14 @@ import torch
 from lsc_graph.models.registry import build
 
 from lsc_graph.errors import UsageError
+from lsc_graph.pretraining import methods
 from lsc_graph.pretraining.checkpoint import Checkpoint, code_version
-from lsc_graph.pretraining.fit import Progress
+from lsc_graph.pretraining.fit import Fit, Progress
+from lsc_graph.pretraining.job import prepare_job
+from lsc_graph.pretraining.methods import State
 from lsc_graph.pretraining.pretrain_model import pretrain
+from lsc_graph.pretraining.targets import Wish
+from lsc_graph.pretraining.trainable import as_trained
 
 OPTIONS = {"num_steps": 8, "tolerance": 0.005, "max_iterations": 6}
 
@@ -46,6 +51,20 @@ def test_a_fit_that_was_interrupted_ends_with_the_same_weights(method: str, tmp_
     for name, value in whole.named.items():
         np.testing.assert_array_equal(resumed.named[name], value)
     assert not file.exists()
+
+
+def test_a_polish_that_was_interrupted_knows_what_the_fit_before_it_did_not_reach(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    problem = prepare_job(build("gru"), Wish("half"), tolerance=1e-4, num_steps=4).problem
+    values, reasons = as_trained(problem.weights), dict.fromkeys(problem.targets, "held")
+    stuck = Fit(values, 2, False, 50.0, "stuck", reasons)
+    monkeypatch.setattr(methods, "rescale_with_restarts", lambda *_: stuck)
+    states: list[State] = []
+    methods.fit(problem, "both", values, 3, lambda _: None, states.append)
+    resumed = methods.fit(problem, "both", values, 4, lambda _: None, None, states[0])
+    assert (resumed.iterations, resumed.reasons) == (4, reasons)
+    assert resumed.seconds > 50
 
 
 def test_a_checkpoint_of_another_request_is_refused(tmp_path: Path) -> None:
