@@ -71,6 +71,15 @@ def test_a_larger_eigenvalue_is_seen_though_the_modulus_is_that_of_one() -> None
     assert not has_eigenvalue(both, 0.9 * radius_of(matrix), _ALLOWED)
 
 
+def test_one_larger_eigenvalue_beside_many_that_crowd_is_seen_whatever_the_vectors() -> None:
+    circle = torch.linalg.qr(torch.randn(299, 299, generator=torch.Generator().manual_seed(0)))[0]
+    matrix = torch.block_diag(torch.ones(1, 1), 0.98 * circle)
+    turn = torch.linalg.qr(torch.randn(300, 300, generator=torch.Generator().manual_seed(1)))[0]
+    turned = turn @ matrix @ turn.T
+    assert not any(has_eigenvalue(turned, 0.98, _ALLOWED, seed=seed) for seed in range(10))
+    assert has_eigenvalue(turned, 1.0, _ALLOWED)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_scales_do_not_matter(scale: float) -> None:
     matrix = batch("rotations", 200)[1]
