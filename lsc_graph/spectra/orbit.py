@@ -9,10 +9,12 @@ orbit, for any d that matters to a radius. A few squarings first take less time 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lsc_graph.spectra.arnoldi import ILL_CONDITIONED
 from lsc_graph.spectra.handed import handed
 
 _SQUARINGS = 4
@@ -27,9 +29,23 @@ _MAX_PRODUCTS = 256
 _MAX_ROUNDING = 1e-3
 
 
+class Growth(NamedTuple):
+    """By how much a power of a matrix exceeds the one before, and about the condition number of that.
+
+    High powers of a matrix are as large, over the radius to that power, as its eigenvalue's condition number,
+    of which a random vector of n elements shows a part of 1 / sqrt(n). Where powers still grow like those of
+    a Jordan block, by k to the power n - 1, the rate is above the radius by about n / k of it: `excess`, or 0
+    where that is not so.
+    """
+
+    rate: float
+    condition: float
+    excess: float = 0.0
+
+
 @torch.no_grad()
-def orbit_growth(matrix: Tensor, *, is_long: bool = False, seed: int = 0) -> float:
-    """By how much a power of a matrix [n, n] exceeds the one before, once transients are over.
+def orbit_growth(matrix: Tensor, *, is_long: bool = False, seed: int = 0) -> Growth:
+    """How the powers of a matrix [n, n] grow once transients are over.
 
     On CUDA the host waits for the device once.
 
@@ -101,11 +117,15 @@ def orbit_fall(matrix: Tensor, radius: Tensor) -> Tensor:
     return (torch.stack(logs).amax(0) - log).exp().nan_to_num(math.inf)
 
 
-def _rate(found: Tensor, size: int, step: int, start: int) -> float:
+def _rate(found: Tensor, size: int, step: int, start: int) -> Growth:
     """From what each product does to the length, `start` on, and the logarithm of the matrix's own scale."""
     logs = found[:-1].log() + found[-1]
     rate = float(logs[start:].mean())
     grown = (logs - rate).cumsum(0)
     rounding = torch.finfo(torch.float32).eps * math.exp(min(float(grown.max() - grown[-1]), 700.0))
     is_known = math.isfinite(rate) and rounding * size**0.5 <= _MAX_ROUNDING
-    return math.exp(rate / step) if is_known else math.nan
+    if not is_known:
+        return Growth(math.nan, math.nan)
+    condition = math.exp(min(float(grown[-1]), 700.0)) * size**0.5
+    middle = step * (start + 1 + len(logs)) / 2
+    return Growth(math.exp(rate / step), condition, size / middle if condition > ILL_CONDITIONED else 0.0)

@@ -39,8 +39,8 @@ _MAX_ROUNDING = 1e-3
 
 
 @torch.no_grad()
-def has_eigenvalue(matrix: Tensor, radius: float, allowed: float, *, seed: int = 1) -> bool:
-    """Whether a matrix [n, n] (float32, on the CPU) has an eigenvalue of that modulus for certain.
+def condition_at(matrix: Tensor, radius: float, allowed: float, *, seed: int = 1) -> float | None:
+    """The condition number of an eigenvalue that a matrix [n, n] (float32, on the CPU) has for certain.
 
     Nor may random vectors, after some hundred steps, see a larger one.
 
@@ -49,25 +49,29 @@ def has_eigenvalue(matrix: Tensor, radius: float, allowed: float, *, seed: int =
         radius: the modulus.
         allowed: how far the eigenvalue's may be from it, relative to it.
         seed: of the vectors.
+
+    Returns:
+        None where no eigenvalue of that modulus was found.
     """
     if not (math.isfinite(radius) and radius > 0) or len(matrix) <= _BASIS:
-        return False
+        return None
     unit = (matrix / radius).float()
     generator = torch.Generator().manual_seed(seed)
     tops = [_top(unit, generator) for _ in range(_NUM_LOOKS)]
     top = max(tops, key=abs)
     if not all(0 < abs(own) <= 1 + allowed for own in tops):
-        return False
+        return None
     # Where eigenvalues crowd, the outermost ones are looked for: estimates fall short of these.
     shift = top / abs(top) * (1 + allowed / 4)
     for values, errors, conditions in _nearest(unit, shift, generator):
         rounding = conditions * torch.finfo(unit.dtype).eps * torch.linalg.matrix_norm(unit) / values.abs()
         is_known = (errors <= _EXACT / len(matrix)) & (rounding <= _MAX_ROUNDING)
-        if bool((is_known & ((values.abs() - 1).abs() <= allowed)).any()):
-            return True
+        is_one = is_known & ((values.abs() - 1).abs() <= allowed)
+        if bool(is_one.any()):
+            return float(conditions[is_one].max())
         if not bool((errors <= _HOPELESS).any()):
             break
-    return False
+    return None
 
 
 def _top(matrix: Tensor, generator: torch.Generator) -> complex:

@@ -14,6 +14,7 @@ from lsc_graph.spectra.confirming import confirmed
 from lsc_graph.spectra.estimate import Method
 from lsc_graph.spectra.krylov_powers import krylov_power_radius
 from lsc_graph.spectra.operator import dense_operator
+from lsc_graph.spectra.orbit import Growth
 
 
 def cascades(size: int, leaks: list[float]) -> torch.Tensor:
@@ -39,11 +40,10 @@ def test_eigenvectors_are_looked_up_where_that_takes_less_time(
 ) -> None:
     looked = []
 
-    def lookup(matrix: torch.Tensor, *_: object) -> bool:
+    def lookup(matrix: torch.Tensor, *_: object) -> None:
         looked.append(len(matrix))
-        return False
 
-    monkeypatch.setattr(confirming, "has_eigenvalue", lookup)
+    monkeypatch.setattr(confirming, "condition_at", lookup)
     matrix = batch("gated", size).float()[:1]
     operator = dense_operator(matrix)
     assert bool(confirmed(krylov_power_radius(operator), operator, lambda point: matrix[point]).converged)
@@ -98,3 +98,52 @@ def test_ordinary_points_vouch_for_no_slow_transient(method: Method) -> None:
     matrices = torch.cat([batch("gaussian", 200).float(), cascades(200, [0.1]), units])
     found = radius_estimate(matrices, method)
     assert not bool(found.converged[3]) or float(found.values[3]) == pytest.approx(0.9, rel=5e-3)
+
+
+def noisy_cascades(size: int, leak: float, noise: list[float]) -> torch.Tensor:
+    """The same chain at every point, in which single precision holds noise of any size."""
+    generator = torch.Generator().manual_seed(0)
+    parts = [part * torch.randn(size, size, generator=generator) / size**0.5 for part in noise]
+    return cascades(size, [leak]).float() + torch.stack(parts)
+
+
+@pytest.mark.parametrize(
+    ("size", "leak", "noise"),
+    [
+        (300, 0.01, [1e-6, 0.0, 1e-3, 0.0]),
+        (300, 0.05, [1e-3, 0.0, 0.0]),
+        (400, 0.2, [1e-6, 1e-6, 1e-9]),
+        (224, 0.01, [0.0, 1e-6, 0.0]),
+        (400, 0.01, [0.0]),
+    ],
+)
+def test_chains_that_noise_closes_vouch_for_none_that_it_does_not(
+    size: int, leak: float, noise: list[float]
+) -> None:
+    matrices = noisy_cascades(size, leak, noise)
+    found = radius_estimate(matrices)
+    exact = np.abs(np.linalg.eigvals(matrices.double().numpy())).max(axis=1)
+    exact = np.where(np.array(noise) == 0, 1 - leak, exact)
+    off = np.abs(found.values.numpy() / exact - 1)
+    assert (off <= np.maximum(5e-3, found.errors.numpy()))[found.converged.numpy()].all(), (off, found.errors)
+
+
+def test_points_alike_are_vouched_for_by_one_though_other_units_are_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As those of ReLU are, at every point others."""
+    looked = []
+    own = confirming.orbit_growth
+
+    def counted(matrix: torch.Tensor, *, is_long: bool) -> Growth:
+        looked.append(is_long)
+        return own(matrix, is_long=is_long)
+
+    monkeypatch.setattr(confirming, "orbit_growth", counted)
+    weight = batch("gaussian", 300).float()[0]
+    on = torch.rand(8, 300, generator=torch.Generator().manual_seed(0)) < 0.7
+    matrices = on[:, :, None] * weight
+    operator = dense_operator(matrices)
+    found = krylov_power_radius(operator)
+    assert bool(confirmed(found, operator, lambda point: matrices[point]).converged.any())
+    assert len(looked) <= 2
