@@ -27,7 +27,7 @@ from lsc_graph.spectra.operator import dense_operator
 # Steps of a random vector, and further ones whose span tells where on its circle the eigenvalue is.
 _NUM_STEPS, _BASIS = 128, 32
 # Of one vector by chance next to nothing may lie along an eigenvector.
-_NUM_LOOKS = 3
+_NUM_LOOKS = 2
 # Vectors iterated at once, and how often in single and, at most, in double precision.
 _NUM_VECTORS, _NUM_ROUNDS, _NUM_REFINED = 16, 8, 8
 _ROWS = 128
