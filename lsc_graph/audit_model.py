@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
@@ -19,6 +20,7 @@ from lsc_graph.auditing.batches import batch_entries
 from lsc_graph.auditing.causal_readings import causal_readings
 from lsc_graph.auditing.cuts import put_in
 from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
+from lsc_graph.auditing.flat_steps import flat_steps
 from lsc_graph.auditing.forward_check import check_against_pushes
 from lsc_graph.auditing.lengths import FittingSamples
 from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming, measured_model
@@ -66,6 +68,7 @@ from lsc_graph.to_torch.differences import Differences
 from lsc_graph.to_torch.program import Run
 from lsc_graph.to_torch.segment import BlackBoxUse
 from lsc_graph.to_torch.surrogates import parse_surrogate
+from lsc_graph.wording import few
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, float], None]
@@ -294,6 +297,7 @@ def _measure(
     meter: GrowthMeter | None = None
     cells = prepared.cell_graph
     samples: list[Sample] = []
+    flat: tuple[str, ...] = ()
     while rounds.next:
         new = fitting.next(rounds.next)
         say("Comparing with ONNX Runtime", 0.2)
@@ -310,7 +314,9 @@ def _measure(
             if meter is None:
                 cells = found
                 again = partial(_edges_again, model, sample, run, summary, seed)
-                meter = _confirmed_meter(model, sample, cells, edges, again, generator, seed)
+                flat = flat_steps(model.program, run, model.feed(sample)[0])
+                with _as_rounding(flat):
+                    meter = _confirmed_meter(model, sample, cells, edges, again, generator, seed)
             elif (more := united(cells, found)) is not cells:
                 cells = more
                 meter.regard(cells, unroll(cells))
@@ -327,7 +333,7 @@ def _measure(
     growth = meter.growth(EdgeFactors(layers))
     differences = model.parameters.differences
     hardly_known = (*difference_warnings(differences), *rounds.warnings)
-    warnings = (*measured_warnings(prepared, samples, summary, radii, precision), *hardly_known)
+    warnings = (*measured_warnings(prepared, samples, summary, radii, precision, flat), *hardly_known)
     analysis = Analysis(
         schema_version=SCHEMA_VERSION,
         tool=tool(),
@@ -392,6 +398,23 @@ def _confirmed_meter(
     for start, share in ((meter.random_start(1), FAR_SHARE), (near, NEAR_SHARE)):
         check_against_autograd(model, sample, edges, meter.order, start, share, again)
     return meter
+
+
+@contextmanager
+def _as_rounding(flat: tuple[str, ...]) -> Iterator[None]:
+    """Where a gradient that is cut does not agree with itself, what is left of it is rounding."""
+    try:
+        yield
+    except AnalysisError as error:
+        if not flat:
+            raise
+        raise AnalysisError(
+            "The gradient is cut, and what is left of it is rounding, so nothing is reported",
+            where=few(flat),
+            got="derivatives that are zero wherever they were taken, of values that change",
+            expected="a derivative",
+            do="write it as a comparison, for which --surrogate gives a derivative",
+        ) from error
 
 
 def _forward_meter(

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from lsc_graph.auditing.discrete import jumps
 from lsc_graph.prepare import Prepared
-from lsc_graph.recurrence.dataflow import body_values
+from lsc_graph.recurrence.dataflow import body_values, computed_from
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.recurrence.thresholds import cut_points
 from lsc_graph.results import Form, SurrogateFacts
@@ -33,11 +33,12 @@ def put_in(prepared: Prepared, surrogate: Surrogate) -> SurrogateFacts:
         shape=surrogate.shape.value,
         dampening=surrogate.dampening,
         sharpness=surrogate.sharpness,
-        nodes=tuple(dict.fromkeys(_name(node) for node in found)),
+        nodes=tuple(dict.fromkeys(named(node) for node in found)),
     )
 
 
-def _name(node: ir.Node) -> str:
+def named(node: ir.Node) -> str:
+    """A node as reports name it."""
     return f"{node.name or node.outputs[0].name} ({node.op_type})"
 
 
@@ -54,9 +55,22 @@ def _ways(
         yield model, [values[name] for name in prepared.chain.boundaries], {}
     for site in sites:
         inside = body_values(site.body.graph)
-        yield site.body, [inside[state.before] for state in site.states], _captured(model.graph, site)
+        below = [inside[name] for name in _from_sites(prepared, site)]
+        yield site.body, [*(inside[own.before] for own in site.states), *below], _captured(model.graph, site)
         if site.form is not Form.STREAMING:
             yield model, [values[name] for name in writes_of(site)], {}
+
+
+def _from_sites(prepared: Prepared, site: RecurrentSite) -> Iterator[str]:
+    """Inputs of the body of a recurrence that are computed from what others wrote."""
+    graph = prepared.findings.model.graph
+    values = body_values(graph)
+    others = [own for own in prepared.findings.sites if own is not site and own.form is not Form.STREAMING]
+    written = [values[name] for own in others for name in writes_of(own)]
+    _, dependent = computed_from(graph, written)
+    moving = {str(value.name) for value in (*written, *dependent)}
+    yield from (own.body for own in site.inputs if own.main in moving)
+    yield from (inner for inner, main in site.captures.items() if main in moving)
 
 
 def _captured(graph: ir.Graph, site: RecurrentSite) -> dict[str, ir.TensorProtocol]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from lsc_graph.auditing.alternatives import alternative_warnings
 from lsc_graph.auditing.beside_chain import beside_chain
 from lsc_graph.auditing.bypassed import bypassed_warnings
-from lsc_graph.auditing.cuts import zero_derivatives
+from lsc_graph.auditing.cuts import named, zero_derivatives
 from lsc_graph.auditing.measure import HALF_TOLERANCE, quantization_error
 from lsc_graph.auditing.outside import parts_outside
 from lsc_graph.auditing.uneven_steps import uneven_steps
@@ -52,8 +52,7 @@ def known_warnings(
         if refusal.finder in ("loop", "scan")
     ]
     found += [
-        f"{node.name or node.outputs[0].name} ({node.op_type}) has zero derivative: the gradient is cut there"
-        for node in zero_derivatives(prepared)
+        f"{named(node)} has zero derivative: the gradient is cut there" for node in zero_derivatives(prepared)
     ]
     if prepared.is_half:
         found.append(
@@ -69,9 +68,22 @@ def measured_warnings(
     summary: Summary,
     radii: tuple[RadiusOutcome, ...],
     precision: Precision | None,
+    flat: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """What was known before anything was measured, and what the measurement has shown."""
+    """What was known before anything was measured, and what the measurement has shown.
+
+    Args:
+        prepared, samples, summary, radii, precision: the measurement.
+        flat: nodes that change with the states, but were seen to have no derivative.
+    """
     warnings = known_warnings(prepared, samples, samples[0])
+    known = {named(node) for node in zero_derivatives(prepared)}
+    warnings += tuple(
+        f"{own} changes with the states, but its derivative is zero wherever it was taken: the gradient is "
+        "cut there, as by a threshold"
+        for own in flat
+        if own not in known
+    )
     if summary.is_cut:
         warnings += (
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
