@@ -30,6 +30,8 @@ Program = SequenceProgram | StreamingProgram | ChainProgram
 _DISTANCES = (0.0, 0.03, 0.1, 0.3, 1.0, 1.0, 2.0, 4.0)
 # At fewer of them nothing is said. Derivatives over the spread below this part of what values move are none.
 _LEAST, _NOTHING = 4, 1e-8
+# Parts that read more elements are not looked at: twice their values would be held in double precision.
+_MAX_ELEMENTS = 2**25
 # Of differences, over the spread.
 _STEP = 1e-6
 
@@ -51,7 +53,7 @@ def flat_steps(program: Program, run: Run, inputs: dict[str, Tensor]) -> tuple[s
         part = program.get_submodule(path)
         graph = _graph_of(part)
         moving = _moving(program, path, part)
-        if graph is not None and any(moving):
+        if graph is not None and any(moving) and _num_elements(graph, own[0].given) <= _MAX_ELEMENTS:
             found += _Part(graph, own[len(own) // 2].given, moving).flat()
     return tuple(dict.fromkeys(found))
 
@@ -62,6 +64,10 @@ def _graph_of(part: nn.Module) -> torch.fx.GraphModule | None:
     if not isinstance(segment, Segment) or segment.is_empty or not isinstance(segment.module, Converted):
         return None
     return segment.module.graph
+
+
+def _num_elements(graph: torch.fx.GraphModule, given: tuple[Tensor, ...]) -> int:
+    return sum(own.numel() for own in (*given, *graph.parameters(), *graph.buffers()))
 
 
 def _moving(program: Program, path: str, part: nn.Module) -> list[bool]:
