@@ -1,6 +1,7 @@
-"""Finite changes of single unknowns, tried by measurement, where derivatives see no way.
+"""Finite changes, tried by measurement, where derivatives see no way.
 
-A radius may stand on a plateau: one branch of a maximum decides it, and nothing small reaches the other.
+A radius may stand on a plateau: one branch of a maximum decides it, and nothing small reaches the other. Or
+gates are saturated, so that nothing small is felt at all: then all weights are made smaller together.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _SIZES = {
     Change.SCALE: (-_FACTOR, _FACTOR),
     Change.TRANSITION: (-_FACTOR, _FACTOR),
 }
+# Of all weights together: the first one that helps, for of small weights nothing is left to train.
+_JOINT = (-1.0, -2.0, -4.0)
 # So often the way to a change that goes too far is halved.
 _HALVINGS = 6
 _POINTS = (2, 2)
@@ -50,7 +53,7 @@ def best_probe(
     seed: int,
     most: float = math.inf,
 ) -> Probed:
-    """The change of a single unknown that brings some radii nearest to their targets.
+    """The change that brings some radii nearest to their targets: of a single unknown, or of all.
 
     Args:
         problem: what is fitted.
@@ -67,12 +70,16 @@ def best_probe(
         return [math.log(max(r.mean, 1e-12) / problem.targets[r.edge]) for r in found]
 
     at_first = logs(torch.zeros(len(unknowns)))
-    if not len(unknowns) or not at_first or not _react(at_first, logs(_shaken(len(unknowns)))):
+    if not len(unknowns) or not at_first:
+        return Probed(0, None)
+    is_felt = _react(at_first, logs(_shaken(len(unknowns))))
+    turns = [*_turns(unknowns)] if is_felt else _together(unknowns)
+    if not is_felt and not _react(at_first, logs(turns[-1][0])):
         return Probed(0, None)
     most = min(most, _size((at_first, torch.zeros(0))))
     left = min(_MOST, int(_MOST_WORK / work_of(problem.reader, *_POINTS, still)))
     count = 0
-    for steps in _turns(unknowns):
+    for steps in turns:
         tried = [(logs(step), step) for step in steps[:left]]
         count, left = count + len(tried), left - len(tried)
         too_far = [item for item in tried if item[0] and sum(item[0]) * sum(at_first) < 0]
@@ -129,6 +136,12 @@ def _turns(unknowns: Unknowns) -> Iterator[list[Tensor]]:
                 steps.append(torch.zeros(len(unknowns)))
                 steps[-1][index] = sizes[turn]
         yield steps
+
+
+def _together(unknowns: Unknowns) -> list[list[Tensor]]:
+    """Steps that make every weight smaller, one in each turn."""
+    is_scale = torch.tensor([float(unknown.change is Change.SCALE) for unknown in unknowns.list])
+    return [[size * is_scale] for size in _JOINT]
 
 
 def _read(problem: Problem, values: Sequence[Tensor], edges: Collection[Edge], seed: int) -> list[Reading]:

@@ -44,6 +44,23 @@ def test_nothing_is_tried_where_no_trained_weight_reaches() -> None:
     assert (found.count, found.values) == (0, None)
 
 
+def test_saturated_gates_are_left_by_weights_that_are_smaller_together_but_not_gone() -> None:
+    problem, edge = problem_of("lstm"), ("layer_0", "layer_0")
+    names = [weight.names[0] for weight in problem.weights]
+    saturated = [
+        value + 30.0 * ("bias" in name)
+        for value, name in zip(as_trained(problem.weights), names, strict=True)
+    ]
+    unknowns = Unknowns(problem.weights, problem.widths, {})
+    assert mean_of(problem, saturated, edge) > 0.999
+    found = best_probe(problem, unknowns, saturated, [edge], 3)
+    assert found.values is not None
+    assert mean_of(problem, found.values, edge) < 0.95
+    assert all(
+        bool((new.abs() > 1e-3 * old.abs()).any()) for new, old in zip(found.values, saturated, strict=True)
+    )
+
+
 def test_skips_hold_a_radius_at_one_without_any_weight() -> None:
     problem = problem_of("residual_mlp")
     bare = radii_without_weights(problem, as_trained(problem.weights), list(problem.targets), 3)
