@@ -126,7 +126,7 @@ def test_silero_is_pre_trained_and_runs_in_its_own_package(tmp_path: Path) -> No
     """A streaming model with its weights inside the branches of an If."""
     path, output = real_model("silero_vad.onnx"), tmp_path / "silero.onnx"
     shapes = {"input": (1, 576)}
-    report = pretrain_file(path, output, num_steps=8, inputs={"sr": "16000"}, input_shapes=shapes)
+    report = pretrain_file(path, output, num_steps=16, inputs={"sr": "16000"}, input_shapes=shapes)
     assert report.is_reached
     assert_reached(report)
     assert all(abs(change.before.mean - change.target) > 0.4 for change in report.radii)
