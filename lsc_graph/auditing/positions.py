@@ -14,15 +14,16 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from lsc_graph.auditing.changes import moved
 from lsc_graph.prepare import Prepared
 from lsc_graph.running.inputs import synthetic
 from lsc_graph.running.reference import Array, Reference, with_outputs
 from lsc_graph.running.sampling import Sample
 
-MOST_CHANGED = 4
-"""Positions of an axis that are changed, one at a time, from the first to the last."""
-_ROUNDING = 1e-6
 _GROWN = 1.5
+_TRIES = 8
+"""Draws of a few tokens may give the same ones."""
+_OF_SHAPES = frozenset(("Shape", "Size"))
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,16 @@ class Place:
 
 
 class Kind(Enum):
-    """What a change of one position of something changes of something else."""
+    """What a change of one position of something changes of something else; first what tells most."""
 
-    APART = "one position"
-    SEVERAL = "several positions"
-    ALL = "all positions"
+    APART = "positions that read no other one"
+    SEVERAL = "several positions that read others, too"
+    JOINED = "one position that reads others, too"
+    ALL = "all positions, as others do"
+    ONE = "all positions, as no other does"
+
+
+_TOLD = frozenset((Kind.APART, Kind.SEVERAL, Kind.JOINED))
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,16 @@ class Mixing:
     num_changed: int
     num_positions: int
     target_axis: int
+
+
+@dataclass(frozen=True)
+class _Effect:
+    """What a value does to another along one of its axes, its shape being this."""
+
+    kind: Kind
+    axis: int
+    shape: tuple[int, ...]
+    mixing: Mixing | None
 
 
 @dataclass(frozen=True)
@@ -102,13 +118,13 @@ class Positions:
         for target in dict.fromkeys(own for own in targets if own.name in self._targets):
             found = [self._between(source, target) for source in dict.fromkeys(sources)]
             known = [own for own in found if own is not None]
-            is_told = any(kind is Kind.APART for kind, _ in known)
-            for kind, mixing in known:
-                if kind is Kind.SEVERAL or (kind is Kind.ALL and mixing is not None and not is_told):
-                    assert mixing is not None
-                    mixings.append(mixing)
+            told = [own for own in known if own.kind in _TOLD]
+            is_settled &= bool(known) or self._is_apart(sources, target)
+            for own in known:
+                if own.mixing is not None and (own.kind is Kind.SEVERAL or _is_time(own, told)):
+                    mixings.append(own.mixing)
                 else:
-                    is_settled &= kind is Kind.APART
+                    is_settled &= own.kind is Kind.APART
         return Seen(is_settled, tuple(mixings))
 
     def grown_at(self, mixing: Mixing) -> list[str]:
@@ -120,86 +136,126 @@ class Positions:
         if changed is None:
             return []
         first, second = model.run(self._feed, names), model.run(changed, names)
-        share = {name: float(_moved(first[name], second[name]).mean()) for name in names}
+        share = {name: float(moved(first[name], second[name]).mean()) for name in names}
         most = _GROWN / self._feed[mixing.source].shape[mixing.axis]
         wide = {name for name in names if share[name] > most}
         return [name for node in nodes if not wide & {*node.input} for name in node.output if name in wide]
 
-    def _between(self, source: Place, target: Place) -> tuple[Kind, Mixing | None] | None:
-        """What a value does to another, along the axes that tell most; None if nothing."""
-        found: dict[Kind, Mixing | None] = {}
+    def _between(self, source: Place, target: Place) -> _Effect | None:
+        """What a value does to another, along the axis that tells most; None if nothing."""
         every = range(self._feed[source.name].ndim)
         axes = every if source.axis is None else [source.axis]
         if source.axis is None and target.axis is None:
             axes = self._time_axes(source) or every
-        for axis in axes:
-            for kind, mixing in self._along(source, axis, target):
-                found[kind] = found.get(kind) or mixing
-        return next(((kind, found[kind]) for kind in Kind if kind in found), None)
+        found = [effect for axis in axes for effect in self._along(source, axis, target)]
+        return min(found, key=lambda own: ([*Kind].index(own.kind), own.mixing is None), default=None)
 
     def _time_axes(self, source: Place) -> list[int]:
         """The axes along which times of what layers read follow it, else those with as many elements."""
         shape = self._feed[source.name].shape
         read = [place for place in self.read if place.axis is not None]
-        told = {a: [k for own in read for k, _ in self._along(source, a, own)] for a in range(len(shape))}
-        followed = [axis for axis, kinds in told.items() if any(kind is not Kind.ALL for kind in kinds)]
+        told = {a: [k.kind for own in read for k in self._along(source, a, own)] for a in range(len(shape))}
+        followed = [axis for axis, kinds in told.items() if any(kind in _TOLD for kind in kinds)]
         return followed or [axis for axis, size in enumerate(shape) if size in self._lengths]
 
-    def _along(self, source: Place, axis: int, target: Place) -> Iterator[tuple[Kind, Mixing | None]]:
+    def _along(self, source: Place, axis: int, target: Place) -> Iterator[_Effect]:
         """What changes along an axis do along each axis of another value that may be the same one.
 
         Of an axis that changes everywhere it is only known by its length to be positions, too.
         """
-        length = self._feed[source.name].shape[axis]
-        if length < 2 or target.name not in self._targets:
+        shape = self._feed[source.name].shape
+        if shape[axis] < 2 or target.name not in self._targets:
             return
-        indices = [int(i) for i in np.unique(np.linspace(0, length - 1, MOST_CHANGED).astype(int))]
-        moved = [own for i in indices if (own := self._moved_by(source, axis, i, target.name)) is not None]
-        if not any(own.any() for own in moved):
+        found = {i: self._moved_by(source, axis, i, target.name) for i in _indices(shape[axis])}
+        moved = {i: own for i, own in found.items() if own is not None and own.any()}
+        if not moved:
             return
-        shape = self._base[target.name].shape
-        axes = [target.axis] if target.axis is not None else [b for b, n in enumerate(shape) if n == length]
+        sizes = self._base[target.name].shape
+        alike = [own for own, size in enumerate(sizes) if size == shape[axis]]
+        axes = [target.axis] if target.axis is not None else alike
         if not axes:
-            yield Kind.ALL, None
+            yield _Effect(Kind.ALL, axis, shape, None)
         for own_axis in axes:
-            counts = [int(_along_axis(own, own_axis).sum()) for own in moved]
-            size = shape[own_axis]
-            kind = _kind(counts, size)
-            index = indices[max(range(len(counts)), key=counts.__getitem__)]
-            mixing = Mixing(source.name, target.name, axis, index, max(counts), size, own_axis)
-            yield kind, mixing if kind is not Kind.ALL or size == length else None
+            at = {i: _along_axis(own, own_axis) for i, own in moved.items()}
+            index = max(at, key=lambda i: int(at[i].sum()))
+            most, size = int(at[index].sum()), sizes[own_axis]
+            kind = self._kind(source, axis, target.name, own_axis, at)
+            mixing = Mixing(source.name, target.name, axis, index, most, size, own_axis)
+            is_named = kind is Kind.SEVERAL or (kind is Kind.ALL and size == shape[axis])
+            yield _Effect(kind, axis, shape, mixing if is_named else None)
+
+    def _kind(self, source: Place, axis: int, target: str, target_axis: int, at: Mapping[int, Array]) -> Kind:
+        """Told by what else moves the positions of another value that one position moves."""
+        is_everywhere = all(own.all() for own in at.values()) and next(iter(at.values())).size > 1
+        joined = [i for i in at if self._reads_more(source, axis, i, target, target_axis, at[i])]
+        if is_everywhere:
+            return Kind.ALL if joined else Kind.ONE
+        if any(at[i].sum() > 1 for i in joined):
+            return Kind.SEVERAL
+        return Kind.JOINED if joined else Kind.APART
+
+    def _reads_more(
+        self, source: Place, axis: int, index: int, target: str, target_axis: int, moved: Array
+    ) -> bool:
+        """Whether any of the positions that one position moves is also moved by the others."""
+        others = self._moved_by(source, axis, ~index, target)
+        return others is not None and bool((_along_axis(others, target_axis) & moved).any())
 
     def _moved_by(self, source: Place, axis: int, index: int, target: str) -> Array | None:
+        """What a change at one position moves, or, of the inverse of its index, at all others."""
         key = (source.name, axis, index)
         if key not in self._found:
             changed = self._changed(source, axis, index)
             found = self._run(changed) if changed is not None else {}
-            self._found[key] = {name: _moved(self._base[name], own) for name, own in found.items()}
+            self._found[key] = {name: moved(self._base[name], own) for name, own in found.items()}
         return self._found[key].get(target)
 
     def _changed(self, source: Place, axis: int, index: int) -> dict[str, Array] | None:
-        """What the model is given, with another value at one position; None where there is no other."""
+        """What the model is given, with other values there; None where there are none."""
         value = self._feed[source.name]
-        generator = np.random.default_rng((axis, index))
-        place = (slice(None),) * axis + (index,)
-        shape = value[place].shape
-        other = value.copy()
+        generator = np.random.default_rng((axis, max(index, ~index)))
+        is_there = np.arange(value.shape[axis]) == max(index, ~index)
+        is_there = (is_there if index >= 0 else ~is_there).reshape(-1, *[1] * (value.ndim - axis - 1))
+        for _ in range(_TRIES):
+            other = self._others(source.name, generator)
+            changed = value if other is None else np.where(is_there, other, value)
+            if not np.array_equal(changed, value):
+                return self._feed | {source.name: changed}
+        return None
+
+    def _others(self, name: str, generator: np.random.Generator) -> Array | None:
+        value = self._feed[name]
         if np.issubdtype(value.dtype, np.floating):
-            other[place] += (float(value.std()) or 1.0) * generator.standard_normal(shape)
-        elif source.name in self._domains:
-            other[place] = synthetic(self._domains[source.name], shape, value.dtype, generator)
-        return None if np.array_equal(other, value) else self._feed | {source.name: other}
+            noise = (float(value.std()) or 1.0) * generator.standard_normal(value.shape)
+            return np.asarray(value + noise, value.dtype)
+        domain = self._domains.get(name)
+        return None if domain is None else synthetic(domain, value.shape, value.dtype, generator)
+
+    def _is_apart(self, sources: Sequence[Place], target: Place) -> bool:
+        """Whether nothing leads from some values to another one."""
+        names = {source.name for source in sources}
+        for node in self._proto.graph.node:
+            if node.op_type not in _OF_SHAPES and names & {*node.input}:
+                names |= {*node.output}
+        return target.name not in names
 
     def _run(self, feed: Mapping[str, Array]) -> dict[str, Array]:
         return self._model.run(feed, self._targets) if self._model is not None else {}
 
 
-def _kind(counts: Sequence[int], size: int) -> Kind:
-    """Of how many positions were changed each time, out of so many."""
-    told = [count for count in counts if count]
-    if all(count == size for count in told) and size > 1:
-        return Kind.ALL
-    return Kind.SEVERAL if max(told) > 1 else Kind.APART
+def _indices(length: int) -> list[int]:
+    """The first, the last, and neighbours in the middle, for not every position is read by as many."""
+    middle = length // 2
+    return sorted({0, max(middle - 1, 0), middle, min(middle + 1, length - 1), length - 1})
+
+
+def _is_time(effect: _Effect, told: Sequence[_Effect]) -> bool:
+    """Whether an axis that changes everything is time: that of something like it is, or nothing else is."""
+    if effect.kind is not Kind.ALL:
+        return False
+    alike = [own for own in told if (len(own.shape), own.axis) == (len(effect.shape), effect.axis)]
+    length = effect.shape[effect.axis]
+    return not told or any(own.shape[own.axis] == length for own in alike)
 
 
 def _without(
@@ -222,17 +278,6 @@ def _without(
         for name, value in given.items()
     )
     return left
-
-
-def _moved(first: Array, second: Array) -> Array:
-    """Which elements are others, by more than rounding; of values that changed their shape, all."""
-    if first.shape != second.shape:
-        return np.ones(first.shape, bool)
-    if not np.issubdtype(first.dtype, np.floating):
-        return np.asarray(first != second)
-    scale = float(np.abs(first[np.isfinite(first)]).max(initial=0.0))
-    with np.errstate(invalid="ignore"):
-        return np.asarray(~np.isclose(first, second, rtol=0.0, atol=_ROUNDING * scale, equal_nan=True))
 
 
 def _along_axis(moved: Array, axis: int) -> Array:

@@ -14,7 +14,9 @@ g (%s) => (float%s y)
 <int64[1] zero = {0}, int64[1] one = {1}, int64[1] two = {2}, int64[1] last = {-1}, int64[1] low = {-9},
  int64[1] four = {4}, int64[6] back = {5, 0, 1, 2, 3, 4}, int64[2] flat = {6, 4},
  int64[3] folded = {6, 1, 4},
- int64[3] wide = {1, 1, 24}, int64[3] many = {6, 1, 1}, int64[4] image = {1, 1, 6, 4}> {
+ int64[3] wide = {1, 1, 24}, int64[3] many = {6, 1, 1}, int64[4] image = {1, 1, 6, 4},
+ int64[2] first = {1, 4}, int64[3] pixels = {24, 1, 1}, int64[3] doubled = {12, 1, 4},
+ int64[4] pairs = {6, 2, 1, 4}, float[4] masked = {0.0, 0.0, 0.0, -1000000000.0}> {
     %s
 }"""
 INPUT = "float[6, 1, 4] x"
@@ -24,6 +26,9 @@ SHAPES = {
     "r": (1, 4, 4),
     "u": (4, 4),
     "k": (4, 4, 3),
+    "nine": (4, 4, 9),
+    "six": (4, 6),
+    "other_w": (1, 4, 1),
     "across_time": (6, 6),
     "along_features": (1, 1, 1, 3),
     "along_time": (1, 1, 3, 1),
@@ -53,6 +58,9 @@ APART = {
     c = Conv <pads = [0, 1, 0, 1]> (i, along_features)
     z = Reshape(c, folded)""",
 }
+
+
+STRIDED = "t = Transpose <perm = [1, 2, 0]> (x)\nc = Conv <strides = [%d]> (t, %s)\n"
 
 
 def said(body: str, given: str = INPUT, out: str = "[6, 1, 1, 4]") -> str:
@@ -119,3 +127,38 @@ def test_the_last_step_alone_is_no_layer_over_time() -> None:
     assert "several positions" not in said(body, out="[1, 1, 4]")
     pooled = "o = RNN <hidden_size=4> (x, w, r)\ny = ReduceMean(o, zero)"
     assert "several positions" not in said(pooled, out="[1, 1, 1, 4]")
+
+
+def test_windows_that_overlap_only_at_some_positions_are_told() -> None:
+    end = f"z = Transpose <perm = [2, 0, 1]> (c)\n{RNN}"
+    few, many = "float[12, 1, 4] x", "float[73, 1, 4] x"
+    assert "several positions together (changing" in said(STRIDED % (2, "k") + end, few, "[5, 1, 1, 4]")
+    assert "several positions together (Conv" in said(STRIDED % (8, "nine") + end, many, "[9, 1, 1, 4]")
+
+
+def test_a_position_that_several_read_alone_is_not_put_together_with_others() -> None:
+    image = f"z = Reshape(x, pixels)\n{RNN.replace('w, r', 'other_w, r')}"
+    assert "several positions" not in said(image, "float[6, 4] x", "[24, 1, 1, 4]")
+    twice = f"o = Unsqueeze(x, one)\ne = Expand(o, pairs)\nz = Reshape(e, doubled)\n{RNN}"
+    assert "several positions" not in said(twice, out="[12, 1, 1, 4]")
+
+
+def test_as_many_classes_as_steps_are_no_times() -> None:
+    step = "o = RNN <hidden_size=4> (x, w, r)\nl = Gather <axis = 0> (o, last)\nf = Reshape(l, first)"
+    assert "several positions" not in said(f"{step}\ny = MatMul(f, six)", out="[1, 6]")
+
+
+def test_numbers_that_a_mask_adds_hide_no_change() -> None:
+    body = f"o = RNN <hidden_size=4> (v, w, r)\nx = Squeeze(o, one)\n{MIXED['the mean over time']}"
+    assert "(changing" in said(f"{body}\ny = Add(z, masked)", "float[6, 1, 4] v", "[6, 1, 4]")
+
+
+def test_the_mean_of_one_input_is_told_where_another_is_read_step_by_step() -> None:
+    body = f"m = ReduceMean(c, zero)\nz = Add(x, m)\n{RNN}"
+    assert "changes 6 of the 6 positions of z" in said(body, f"{INPUT}, float[6, 1, 4] c")
+
+
+def test_where_no_change_can_be_made_operators_are_looked_for() -> None:
+    numbers = "f = Cast <to = 1> (x)\nt = Transpose <perm = [1, 2, 0]> (f)\nc = Conv <pads = [2, 0]> (t, k)"
+    body = f"{numbers}\nz = Transpose <perm = [2, 0, 1]> (c)\n{RNN}"
+    assert "several positions together (Conv" in said(body, "bool[6, 1, 4] x")
