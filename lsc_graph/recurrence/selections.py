@@ -31,6 +31,8 @@ _BY_ELEMENT = frozenset({
 # fmt: on
 _BY_ROW = frozenset(("MatMul", "Gemm", "LayerNormalization", "RMSNormalization"))
 """Of their first input, each row gives the row of the result."""
+_ALONG_ROWS = frozenset(("Concat", "LogSoftmax", "Slice", "Softmax", "Split"))
+"""So it does of any input, where their axis runs along rows."""
 
 
 def read_selected_states(model: ir.Model) -> None:
@@ -138,9 +140,26 @@ class _Where:
             return False
         if node.op_type in _BY_ELEMENT:
             return shape == before or (self.mask[-1] == 1 and shape[:-1] == before[:-1])
+        if self.mask[-1] != 1 or len(self.mask) != len(before) or shape[:-1] != before[:-1]:
+            return False
         is_by_row = node.op_type in _BY_ROW and index == 0 and not node.attributes.get_int("transA", 0)
-        has_rows = self.mask[-1] == 1 and len(self.mask) == len(before) and shape[:-1] == before[:-1]
-        return is_by_row and has_rows and node.attributes.get_int("axis", -1) in (-1, len(before) - 1)
+        return (is_by_row or node.op_type in _ALONG_ROWS) and _is_last(node, len(before))
+
+
+def _is_last(node: ir.Node, rank: int) -> bool:
+    """Whether a node works along the last axis alone."""
+    default = 0 if node.op_type == "Split" else -1
+    axes = [node.attributes.get_int("axis", default)]
+    if node.op_type == "Slice":
+        given = node.inputs[3] if len(node.inputs) > 3 else None
+        axes = (
+            [*range(rank)]
+            if given is None
+            else [*given.const_value.numpy()]
+            if given.const_value is not None
+            else []
+        )
+    return bool(axes) and {axis % rank for axis in axes} == {rank - 1}
 
 
 def _condition_of(where: ir.Node) -> ir.Value | None:

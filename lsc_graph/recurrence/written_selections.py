@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.rewiring import remove_unused_in
 
 _STANDARD = ("", "ai.onnx")
+_COMPARISONS = {
+    "Greater": (False, True),
+    "LessOrEqual": (False, False),
+    "Less": (True, True),
+    "GreaterOrEqual": (True, False),
+}
+"""Whether the operands are swapped, and whether it is asked if the first is greater then."""
 Mask = tuple[ir.Value, bool]
 """A condition, and whether it holds."""
 Selection = tuple[ir.Value, ir.Value, ir.Value]
@@ -26,6 +34,7 @@ def write_selections_in(body: ir.Graph) -> None:
     changed = [node for node in list(body) if _write_as_selection(body, node)]
     if changed:
         remove_unused_in(body)
+        body.sort()
 
 
 def scans_of(model: ir.Model) -> Iterator[tuple[int, ir.Graph]]:
@@ -95,7 +104,9 @@ def _mask(factor: ir.Value | None) -> Mask | None:
         found = _mask(node.inputs[1])
         return (found[0], not found[1]) if found is not None else None
     source = node.inputs[0] if node.op_type == "Cast" else None
-    return without_negations(source) if source is not None and source.dtype is ir.DataType.BOOL else None
+    if source is not None and source.dtype is ir.DataType.BOOL:
+        return without_negations(source)
+    return _mask(source)
 
 
 def _is_one(value: ir.Value | None) -> bool:
@@ -103,9 +114,38 @@ def _is_one(value: ir.Value | None) -> bool:
     return tensor is not None and tensor.size == 1 and bool((tensor.numpy() == 1).all())
 
 
+def _asked(node: ir.Node | None) -> tuple[ir.Value, ir.Value, bool] | None:
+    """Two values, of which a comparison tells whether the first is greater than the second, or is not."""
+    if node is None or node.domain not in _STANDARD or node.op_type not in _COMPARISONS:
+        return None
+    one, other = node.inputs
+    if one is None or other is None:
+        return None
+    is_swapped, is_greater = _COMPARISONS[node.op_type]
+    return (other, one, is_greater) if is_swapped else (one, other, is_greater)
+
+
+def _is_same(one: ir.Value, other: ir.Value) -> bool:
+    first, second = one.const_value, other.const_value
+    if one is other or first is None or second is None:
+        return one is other
+    return first.dtype == second.dtype and np.array_equal(first.numpy(), second.numpy())
+
+
 def without_negations(value: ir.Value) -> Mask:
-    """A condition without the negations before it."""
+    """A condition without the negations before it; of comparisons of the same two values, the first one."""
     holds = True
     while (node := value.producer()) is not None and node.op_type == "Not" and node.inputs[0] is not None:
         value, holds = node.inputs[0], not holds
+    asked = _asked(node)
+    if node is None or asked is None:
+        return value, holds
+    greater, less, is_greater = asked
+    computed = greater if greater.const_value is None else less
+    for use in computed.uses():
+        other = _asked(use.node)
+        if other is None or use.node.graph is not node.graph:
+            continue
+        if _is_same(other[0], greater) and _is_same(other[1], less):
+            return use.node.outputs[0], holds == (other[2] == is_greater)
     return value, holds

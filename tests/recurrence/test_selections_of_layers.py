@@ -25,9 +25,20 @@ KEPT = {
     f"m = Less(s, level) {STEP} h0_out = Where(m, k0, h0) h1_out = Where(m, k1, h1)",
     "arithmetic": f"{SINGLE} {STEP} yes = Cast<to = 1>(m) n = Not(m) no = Cast<to = 1>(n) a0 = Mul(yes, k0) "
     "b0 = Mul(no, h0) h0_out = Add(a0, b0) a1 = Mul(yes, k1) b1 = Mul(no, h1) h1_out = Add(a1, b1)",
+    "two comparisons": f"{SINGLE} {STEP} n = GreaterOrEqual(s, level) h0_out = Where(m, k0, h0) "
+    "h1_out = Where(n, h1, k1)",
+    "two comparisons, as arithmetic": f"{SINGLE} {STEP} yes = Cast<to = 1>(m) n = LessOrEqual(level, s) "
+    "no = Cast<to = 1>(n) a0 = Mul(yes, k0) b0 = Mul(no, h0) h0_out = Add(a0, b0) a1 = Mul(yes, k1) "
+    "b1 = Mul(no, h1) h1_out = Add(a1, b1)",
+    "two comparisons with equal numbers": f"i = Constant<value = float {{100.0}}>() {SINGLE} {STEP} "
+    "n = Not(m) no = Cast<to = 1>(n) o = Greater(i, s) yes = Cast<to = 1>(o) a0 = Mul(yes, k0) "
+    "b0 = Mul(no, h0) h0_out = Add(a0, b0) h1_out = Where(o, k1, h1)",
     "arithmetic, one minus": f"{SINGLE} {STEP} yes = Cast<to = 1>(m) i = Constant<value = float {{1.0}}>() "
     "no = Sub(i, yes) a0 = Mul(yes, k0) b0 = Mul(no, h0) h0_out = Add(a0, b0) a1 = Mul(yes, k1) "
     "b1 = Mul(no, h1) h1_out = Add(b1, a1)",
+    "arithmetic, one minus a whole number": f"{SINGLE} {STEP} w = Cast<to = 7>(m) yes = Cast<to = 1>(w) "
+    "i = Constant<value = int64 {1}>() v = Sub(i, w) no = Cast<to = 1>(v) a0 = Mul(yes, k0) "
+    "b0 = Mul(no, h0) h0_out = Add(a0, b0) a1 = Mul(yes, k1) b1 = Mul(no, h1) h1_out = Add(b1, a1)",
     "a step towards": f"{SINGLE} {STEP} yes = Cast<to = 1>(m) a0 = Sub(k0, h0) b0 = Mul(yes, a0) "
     "h0_out = Add(h0, b0) a1 = Sub(k1, h1) b1 = Mul(a1, yes) h1_out = Add(b1, h1)",
     "a step back": f"{SINGLE} {STEP} n = Not(m) no = Cast<to = 1>(n) a0 = Sub(h0, k0) b0 = Mul(no, a0) "
@@ -91,6 +102,39 @@ def test_the_layer_above_reads_the_selected_state(written: object, kept: str, ba
     assert [layer.depth_times for layer in found.layers] == [(), ((0,),)]
     assert found.grid.num_gradient_paths == expected.grid.num_gradient_paths == str(T)
     assert figures(found) == pytest.approx(figures(expected), rel=1e-5)
+
+
+CUT = {
+    "Split": "p, q = Split<axis = 1, num_outputs = 2>(d2)",
+    "Slice": "zero = Constant<value = int64[1] {0}>() half = Constant<value = int64[1] {3}>() "
+    "full = Constant<value = int64[1] {6}>() last = Constant<value = int64[1] {-1}>() "
+    "p = Slice(d2, zero, half, last) q = Slice(d2, half, full, last)",
+    "Softmax": "p = Softmax(k0) q = LogSoftmax<axis = 1>(k0)",
+}
+
+
+@pytest.mark.parametrize("written", [scanned, streaming])
+@pytest.mark.parametrize("how", CUT)
+@pytest.mark.parametrize("kept", ["no condition", "Where, by row"])
+def test_rows_that_are_joined_or_cut_into_gates_are_read_from_the_selected_state(
+    written: object, how: str, kept: str
+) -> None:
+    assert callable(written)
+    gates = f"d2 = Concat<axis = -1>(k0, x_t) {CUT[how]} d1 = Mul(p, q) d = MatMul(d1, W1)"
+    found = audit(written(KEPT[kept].replace("d = MatMul(k0, W1)", gates), 2), num_samples=1, num_steps=T)
+    assert [layer.depth_times for layer in found.layers] == [(), ((0,),)]
+
+
+def test_rows_that_change_places_are_not() -> None:
+    """The other row may hold an old state where this one is selected."""
+    turned = "zero = Constant<value = int64[1] {-1}>() low = Constant<value = int64[1] {-9}>() "
+    turned += (
+        "first = Constant<value = int64[1] {0}>() p = Slice(k0, zero, low, first, zero) d = MatMul(p, W1)"
+    )
+    found = audit(
+        scanned(KEPT["Where, by row"].replace("d = MatMul(k0, W1)", turned), 2), num_samples=1, num_steps=T
+    )
+    assert found.layers[1].depth_times == ((-1,),)
 
 
 def test_rows_that_a_layer_mixes_are_read_before_they_are_selected() -> None:
