@@ -395,13 +395,19 @@ class _Planner:
                 self.known[name] = Domain(np.array([length]), f"{length}, the whole sequence")
 
     def _constants(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-        """Integer and boolean inputs of a single element: their value decides what the graph does."""
+        """Integer and boolean inputs of a single element: their value decides what the graph does.
+
+        Not so a token, which only picks a row of a table.
+        """
         constants = {}
         for value in self.inputs:
             shape = shapes[value.name]
             if np.issubdtype(value.dtype, np.floating) or int(np.prod(shape)) != 1:
                 continue
-            choices = self.known[value.name].choices
+            domain = self.known[value.name]
+            if domain.is_token and value.name not in self.fixed:
+                continue
+            choices = domain.choices
             given = self.request.data.get(value.name, self.fixed.get(value.name))
             if given is not None:
                 choices = _the_same(value.name, given)

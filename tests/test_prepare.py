@@ -117,6 +117,27 @@ def with_weights(text: str, weights: dict[str, tuple[int, ...]]) -> onnx.ModelPr
     return proto
 
 
+TOKENS = """(int64[1] x, float[1, 4] h) => (float[1, 4] h_out) {{
+    {picked} c = MatMul(e, w) d = MatMul(h, u) a = Add(c, d) h_out = Tanh(a) }}"""
+PICKED = "e = Gather(table, x)"
+SIZES = {"table": (9, 4), "w": (4, 4), "u": (4, 4)}
+
+
+def test_a_single_token_is_no_number_that_decides_what_the_graph_does() -> None:
+    model = with_weights(TOKENS.format(picked=PICKED), SIZES)
+    tokens = np.array([[3], [5], [3], [7]])
+    prepared = prepare(model, Request(4, {}, {}, (), {"x": tokens}))
+    assert "x" not in prepared.plan.constants
+    assert not prepare(model, request(4)).plan.constants
+    assert prepare(model, Request(4, {"x": "3"}, {}, (), {})).plan.constants == {"x": [3]}
+
+
+def test_a_single_number_that_is_computed_with_is_no_token() -> None:
+    counted = f"{PICKED.replace('e =', 'f =')} g = Cast<to = 1>(x) e = Mul(f, g)"
+    prepared = prepare(with_weights(TOKENS.format(picked=counted), SIZES), request(4))
+    assert list(prepared.plan.constants) == ["x"]
+
+
 def test_the_sides_of_an_image_are_not_tried_as_long_as_the_flattened_image() -> None:
     """A square of 640,000 pixels by 640,000 fits no memory."""
     proto = with_weights(

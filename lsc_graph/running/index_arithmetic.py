@@ -86,6 +86,14 @@ def says_where(value: ir.Value) -> bool:
     return any(index in _PLACES.get(node.op_type, ()) for node, index in readers(value, with_arithmetic=True))
 
 
+def only_picks_rows(value: ir.Value) -> bool:
+    """Whether a value does nothing but pick rows of a table of the file, as tokens do."""
+    ends = [node for node, index in readers(value) if index > 0 or not _moves(node)]
+    tables = [constant(node.inputs[0]) for node in ends if node.op_type == "Gather"]
+    is_table = [own is not None and own.ndim > 1 and np.issubdtype(own.dtype, np.floating) for own in tables]
+    return bool(ends) and len(tables) == len(ends) and all(is_table)
+
+
 def is_held_against_steps(node: ir.Node, index: int) -> bool:
     """Whether a node compares one of its inputs with the numbers 0, 1, ... as masks of lengths do."""
     if node.op_type not in _ORDERINGS:

@@ -22,6 +22,7 @@ from lsc_graph.running.index_arithmetic import (
     choices_for,
     constant,
     is_held_against_steps,
+    only_picks_rows,
     readers,
     says_where,
 )
@@ -253,12 +254,14 @@ def first_that_runs(
 class Domain:
     """Which values an input may take: `choices` if it is compared or indexed, else any number.
 
-    `is_length` marks sequence lengths, which are settled once the number of steps is known.
+    `is_length` marks sequence lengths, which are settled once the number of steps is known, `is_token` what
+    is a number of a row and nothing else.
     """
 
     choices: Array | None
     words: str
     is_length: bool = False
+    is_token: bool = False
 
 
 def domains(proto: onnx.ModelProto) -> dict[str, Domain]:
@@ -285,7 +288,7 @@ def _domain(value: ir.Value) -> Domain:
         if is_of_operator or is_held_against_steps(node, index):
             return Domain(np.array([1]), "sequence lengths", is_length=True)
         if node.op_type == "Gather" and index == 1 and (found := _table_indices(value, node)) is not None:
-            return found
+            return replace(found, is_token=only_picks_rows(value))
         if node.op_type == "OneHot" and index == 0 and (depth := constant(node.inputs[1])) is not None:
             return _indices(np.arange(int(depth.item())), int(depth.item()), "", _compared(value))
     compared, is_mask = _compared(value), _MASK.search(str(value.name)) is not None
