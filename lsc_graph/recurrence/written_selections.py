@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -100,7 +100,11 @@ def _mask(factor: ir.Value | None) -> Mask | None:
     node = factor.producer() if factor is not None else None
     if node is None or node.domain not in _STANDARD:
         return None
-    if node.op_type == "Sub" and _is_one(node.inputs[0]):
+    if node.op_type == "Where" and node.inputs[0] is not None:
+        value, holds = without_negations(node.inputs[0])
+        is_plain, is_turned = (_are(node.inputs[1:], own) for own in ((1, 0), (0, 1)))
+        return (value, holds == is_plain) if is_plain or is_turned else None
+    if node.op_type == "Sub" and _are(node.inputs[:1], (1,)):
         found = _mask(node.inputs[1])
         return (found[0], not found[1]) if found is not None else None
     source = node.inputs[0] if node.op_type == "Cast" else None
@@ -109,9 +113,13 @@ def _mask(factor: ir.Value | None) -> Mask | None:
     return _mask(source)
 
 
-def _is_one(value: ir.Value | None) -> bool:
-    tensor = value.const_value if value is not None else None
-    return tensor is not None and tensor.size == 1 and bool((tensor.numpy() == 1).all())
+def _are(values: Sequence[ir.Value | None], numbers: Sequence[int]) -> bool:
+    """Whether values are these numbers."""
+    tensors = [value.const_value if value is not None else None for value in values]
+    return all(
+        tensor is not None and tensor.size == 1 and bool((tensor.numpy() == number).all())
+        for tensor, number in zip(tensors, numbers, strict=True)
+    )
 
 
 def _asked(node: ir.Node | None) -> tuple[ir.Value, ir.Value, bool] | None:

@@ -39,6 +39,10 @@ KEPT = {
     "arithmetic, one minus a whole number": f"{SINGLE} {STEP} w = Cast<to = 7>(m) yes = Cast<to = 1>(w) "
     "i = Constant<value = int64 {1}>() v = Sub(i, w) no = Cast<to = 1>(v) a0 = Mul(yes, k0) "
     "b0 = Mul(no, h0) h0_out = Add(a0, b0) a1 = Mul(yes, k1) b1 = Mul(no, h1) h1_out = Add(b1, a1)",
+    "arithmetic, numbers chosen": f"{SINGLE} {STEP} i = Constant<value = float {{1.0}}>() "
+    "o = Constant<value = float {0.0}>() n = Not(m) yes = Where(m, i, o) no = Where(n, i, o) "
+    "a0 = Mul(yes, k0) b0 = Mul(no, h0) h0_out = Add(a0, b0) v = Where(m, o, i) u = Sub(i, v) "
+    "a1 = Mul(u, k1) b1 = Mul(v, h1) h1_out = Add(b1, a1)",
     "a step towards": f"{SINGLE} {STEP} yes = Cast<to = 1>(m) a0 = Sub(k0, h0) b0 = Mul(yes, a0) "
     "h0_out = Add(h0, b0) a1 = Sub(k1, h1) b1 = Mul(a1, yes) h1_out = Add(b1, h1)",
     "a step back": f"{SINGLE} {STEP} n = Not(m) no = Cast<to = 1>(n) a0 = Sub(h0, k0) b0 = Mul(no, a0) "
