@@ -14,14 +14,13 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from lsc_graph.canonical.rewiring import inner_graphs, put_in_place, remove_unused_in
+from lsc_graph.canonical.rewiring import put_in_place, remove_unused_in
 from lsc_graph.recurrence.dataflow import direct_sources
-from lsc_graph.recurrence.unrolled.constants import Constants, attributes_of
+from lsc_graph.recurrence.unrolled.constants import Constants
+from lsc_graph.recurrence.value_keys import ValueKeys, held
 from lsc_graph.recurrence.writer import replace_output
 
 Watched = tuple[tuple[str | None, ...], ...]
-_RANDOM = ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomUniform", "RandomNormalLike",
-           "RandomUniformLike")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,9 +60,10 @@ def _firsts(node: ir.Node, constants: Constants) -> list[int]:
     """For each state the first one that is equal to it."""
     body = node.attributes["body"].as_graph()
     num_states = len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0)
-    classes = _numbered([_start(value, constants) for value in node.inputs[:num_states]])
+    classes = _numbered([held(value, constants) for value in node.inputs[:num_states]])
     while True:
-        keys = _Keys(node, body, classes, constants)
+        bound = {value: ("state", own) for value, own in zip(body.inputs, classes, strict=False)}
+        keys = ValueKeys(body, bound, constants)
         refined = _numbered(
             [(own, keys.of(after)) for own, after in zip(classes, body.outputs, strict=False)]
         )
@@ -75,46 +75,6 @@ def _firsts(node: ir.Node, constants: Constants) -> list[int]:
 def _numbered(keys: Sequence[Hashable]) -> list[int]:
     numbers: dict[Hashable, int] = {}
     return [numbers.setdefault(key, len(numbers)) for key in keys]
-
-
-def _start(value: ir.Value | None, constants: Constants) -> Hashable:
-    """Equal for values that hold the same: here two tensors of zeros do."""
-    if value is None:
-        return None
-    array = constants.array(value)
-    return id(value) if array is None else (str(array.dtype), array.shape, array.tobytes())
-
-
-class _Keys:
-    """What body values are computed from, as keys that are equal for equal values."""
-
-    def __init__(self, node: ir.Node, body: ir.Graph, classes: Sequence[int], constants: Constants) -> None:
-        self.constants = constants
-        self.keys: dict[ir.Value, Hashable] = {}
-        self.numbers: dict[Hashable, int] = {}
-        for value, own in zip(body.inputs, classes, strict=False):
-            self.keys[value] = self._number(("state", own))
-        for inner in body:
-            self._add(inner)
-
-    def of(self, value: ir.Value) -> Hashable:
-        """A value's key; values from outside the steps, and slices, are only equal to themselves."""
-        if value not in self.keys:
-            self.keys[value] = self._number(_start(value, self.constants))
-        return self.keys[value]
-
-    def _add(self, node: ir.Node) -> None:
-        inputs = tuple(self.of(value) if value is not None else None for value in node.inputs)
-        alone = node.op_type in _RANDOM or inner_graphs(node)
-        what: Hashable = id(node) if alone else (node.domain, node.op_type, attributes_of(node), inputs)
-        if node.op_type == "Constant":
-            what = _start(node.outputs[0], self.constants)  # large tensors have short texts
-        copied = node.op_type == "Identity" and not node.domain
-        for index, value in enumerate(node.outputs):
-            self.keys[value] = inputs[0] if copied else self._number((what, index))
-
-    def _number(self, key: Hashable) -> int:
-        return self.numbers.setdefault(key, len(self.numbers))
 
 
 def _needed(node: ir.Node, first: Sequence[int]) -> tuple[int, ...]:

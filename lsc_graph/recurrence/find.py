@@ -26,6 +26,7 @@ from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.packed import Piece, unpack
 from lsc_graph.recurrence.reversal import reads_in_reverse, turn_around
 from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
+from lsc_graph.recurrence.selected_sequences import read_selected_sequences
 from lsc_graph.recurrence.selections import read_selected_states, read_selected_states_of_step
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import UNRELATED, StatePair, find_state_pairs
@@ -135,6 +136,7 @@ def find_recurrences(
     loops = tuple(_rewritten_loop(loop, merged) for loop in loops)
     rolled = tuple(_rewritten_steps(steps, merged) for steps in rolled)
     read_selected_states(model)
+    read_selected_sequences(model)
     looped = [node for node in model.graph if node.op_type == "Scan"]
     pairs, refused = find_state_pairs(model, states, of_operators)
     refusals += refused

@@ -58,20 +58,18 @@ def _read_states(body: ir.Graph, outputs: Sequence[ir.Value]) -> bool:
 
 def _read_selected(body: ir.Graph, after: ir.Value, afters: Sequence[ir.Value]) -> bool:
     """Where(m, a, z) as Where(m, s, z), where the new state s is Where(m, a, b)."""
-    selected = after
-    while (source := copied(selected)) is not None:
-        selected = source
-    node = selected.producer()
-    if node is None or node.op_type != "Where" or node.inputs[0] is None:
+    node = selecting(after)
+    if node is None:
         return False
+    selected = node.outputs[0]
     before = [_read_before(body, node, selected, chosen) for chosen in (0, 1)]
     is_changed = any(before)
     for chosen in (0, 1):
-        value = _branches(node)[chosen]
+        value = branches_of(node)[chosen]
         for other in [use.node for use in value.uses()] if value is not None else ():
             if other is node or other.op_type != "Where" or other.graph is not body:
                 continue
-            is_alike = _condition_of(other) is _condition_of(node) and _branches(other)[chosen] is value
+            is_alike = condition_of(other) is condition_of(node) and branches_of(other)[chosen] is value
             if is_alike and not _is_before(other, node, afters):
                 index = next(i for i in (1, 2) if other.inputs[i] is value)
                 other.replace_input_with(index, selected)
@@ -81,10 +79,10 @@ def _read_selected(body: ir.Graph, after: ir.Value, afters: Sequence[ir.Value]) 
 
 def _read_before(body: ir.Graph, node: ir.Node, selected: ir.Value, chosen: int) -> bool:
     """Where(m, a, f(b)) as Where(m, a, f(s)), where the new state s is Where(m, c, b)."""
-    value = _branches(node)[chosen]
+    value = branches_of(node)[chosen]
     if value is None or value.producer() is None or static_shape(value) != static_shape(selected):
         return False
-    where = _Where(body, node, chosen)
+    where = SelectedPlaces(body, node, chosen)
     is_changed = False
     for use in list(value.uses()):
         results = use.node.outputs
@@ -96,7 +94,15 @@ def _read_before(body: ir.Graph, node: ir.Node, selected: ir.Value, chosen: int)
     return is_changed
 
 
-class _Where:
+def selecting(after: ir.Value) -> ir.Node | None:
+    """The Where that a new state is the result of."""
+    while (source := copied(after)) is not None:
+        after = source
+    node = after.producer()
+    return node if node is not None and node.op_type == "Where" and node.inputs[0] is not None else None
+
+
+class SelectedPlaces:
     """The elements at which a selection takes one of its branches."""
 
     def __init__(self, body: ir.Graph, node: ir.Node, chosen: int) -> None:
@@ -108,23 +114,29 @@ class _Where:
         """Whether a node takes its input of this index there and nowhere else."""
         if node.op_type != "Where" or node.graph is not self.body or index == 0:
             return False
-        is_same = _condition_of(node) is _condition_of(self.node)
+        is_same = condition_of(node) is condition_of(self.node)
         operand = node.inputs[index]
-        return is_same and operand is not None and _branches(node)[1 - self.chosen] is not operand
+        return is_same and operand is not None and branches_of(node)[1 - self.chosen] is not operand
 
     def holds_all_of(self, node: ir.Node, index: int, value: ir.Value) -> bool:
         """Whether all that a node computes from an input is taken there only, from elements there."""
-        seen, pending = {(node, index)}, [(node, index)]
+        return self.put_out_of(node, index, value) == set()
+
+    def put_out_of(self, node: ir.Node, index: int, value: ir.Value) -> set[ir.Value] | None:
+        """The outputs of the body that a node's input is computed into, with elements there kept apart.
+
+        None where they are not, or where something in the body takes others than those.
+        """
+        seen, pending, found = {(node, index)}, [(node, index)], set[ir.Value]()
         while pending:
             reader, operand = pending.pop()
             if reader.graph is not self.body or not self._keeps_places(reader, operand, value):
-                return False
-            if any(result.is_graph_output() for result in reader.outputs):
-                return False
+                return None
+            found |= {result for result in reader.outputs if result.is_graph_output()}
             uses = {(use.node, use.idx) for result in reader.outputs for use in result.uses()} - seen
             seen |= uses
             pending += [use for use in uses if not self.is_kept(*use)]
-        return True
+        return found
 
     def _keeps_places(self, node: ir.Node, index: int, value: ir.Value) -> bool:
         """Whether elements that the condition selects apart are computed apart.
@@ -162,11 +174,12 @@ def _is_last(node: ir.Node, rank: int) -> bool:
     return bool(axes) and {axis % rank for axis in axes} == {rank - 1}
 
 
-def _condition_of(where: ir.Node) -> ir.Value | None:
+def condition_of(where: ir.Node) -> ir.Value | None:
+    """The condition of a Where, without its negations."""
     return without_negations(where.inputs[0])[0] if where.inputs[0] is not None else None
 
 
-def _branches(where: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
+def branches_of(where: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
     """What is selected if the condition without its negations holds, and if not."""
     is_plain = where.inputs[0] is not None and without_negations(where.inputs[0])[1]
     return (where.inputs[1], where.inputs[2]) if is_plain else (where.inputs[2], where.inputs[1])

@@ -122,7 +122,7 @@ def _are(values: Sequence[ir.Value | None], numbers: Sequence[int]) -> bool:
     )
 
 
-def _asked(node: ir.Node | None) -> tuple[ir.Value, ir.Value, bool] | None:
+def asked(node: ir.Node | None) -> tuple[ir.Value, ir.Value, bool] | None:
     """Two values, of which a comparison tells whether the first is greater than the second, or is not."""
     if node is None or node.domain not in _STANDARD or node.op_type not in _COMPARISONS:
         return None
@@ -145,13 +145,13 @@ def without_negations(value: ir.Value) -> Mask:
     holds = True
     while (node := value.producer()) is not None and node.op_type == "Not" and node.inputs[0] is not None:
         value, holds = node.inputs[0], not holds
-    asked = _asked(node)
-    if node is None or asked is None:
+    found = asked(node)
+    if node is None or found is None:
         return value, holds
-    greater, less, is_greater = asked
+    greater, less, is_greater = found
     computed = greater if greater.const_value is None else less
     for use in computed.uses():
-        other = _asked(use.node)
+        other = asked(use.node)
         if other is None or use.node.graph is not node.graph:
             continue
         if _is_same(other[0], greater) and _is_same(other[1], less):

@@ -77,6 +77,31 @@ def streaming(kept: str, batch: int) -> onnx.ModelProto:
     return model_of(inputs, f"{KEPT.get(kept, kept)} y = Identity(h1_out)", batch)
 
 
+def unrolled(kept: str, batch: int) -> onnx.ModelProto:
+    """The steps one after another in the main graph."""
+    step = streaming(kept, batch).graph
+    fixed = {tensor.name: tensor.name for tensor in step.initializer}
+    slices = " ".join(f"x_{t} = Gather<axis = 0>(x, at_{t})" for t in range(T))
+    rows = ", ".join(f"y.{t}" for t in range(T))
+    signature = f"(float[{T}, {batch}, {H}] x) => (float[{T * batch}, {H}] ys)"
+    model = model_of(signature, f"{slices} ys = Concat<axis = 0>({rows.replace('.', '_')})", batch)
+    model.graph.initializer.extend(numpy_helper.from_array(np.array(t), f"at_{t}") for t in range(T))
+    *gathers, joined = model.graph.node
+    last, nodes = {"h0": "z", "h1": "z"}, list(gathers)
+    for t in range(T):
+        names = fixed | last | {"x_t": f"x_{t}"}
+        for node in step.node:
+            own = onnx.NodeProto()
+            own.CopyFrom(node)
+            own.input[:] = [names.get(name, f"{name}_{t}") for name in node.input]
+            own.output[:] = [f"{name}_{t}" for name in node.output]
+            nodes.append(own)
+        last = {"h0": f"h0_out_{t}", "h1": f"h1_out_{t}"}
+    del model.graph.node[:]
+    model.graph.node.extend([*nodes, joined])
+    return model
+
+
 def model_of(signature: str, nodes: str, batch: int) -> onnx.ModelProto:
     text = f'<ir_version: 10, opset_import: ["" : 18]> g {signature} {{{nodes}}}'
     model = parser.parse_model(text)
@@ -103,6 +128,16 @@ def test_the_layer_above_reads_the_selected_state(written: object, kept: str, ba
     expected, found = (
         audit(written(how, batch), num_samples=1, num_steps=T) for how in ("no condition", kept)
     )
+    assert [layer.depth_times for layer in found.layers] == [(), ((0,),)]
+    assert found.grid.num_gradient_paths == expected.grid.num_gradient_paths == str(T)
+    assert figures(found) == pytest.approx(figures(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("kept", [kept for kept in KEPT if "If" not in KEPT[kept]])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_so_it_does_where_steps_are_written_out(kept: str, batch: int) -> None:
+    expected = audit(scanned("no condition", batch), num_samples=1)
+    found = audit(unrolled(kept, batch), num_samples=1)
     assert [layer.depth_times for layer in found.layers] == [(), ((0,),)]
     assert found.grid.num_gradient_paths == expected.grid.num_gradient_paths == str(T)
     assert figures(found) == pytest.approx(figures(expected), rel=1e-5)

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import inputs_of
+from lsc_graph.recurrence.layered.row_ways import ELEMENTWISE
 from lsc_graph.recurrence.unrolled.constants import Constants, is_offset
 from lsc_graph.recurrence.unrolled.lanes import StepsDifferError, is_alike
 from lsc_graph.recurrence.unrolled.slices import TimeSlice, size_along, slices_behind, time_slice
@@ -408,6 +409,8 @@ def _place(one: TimeSlice) -> tuple[object, ...]:
 
 def _is_shape_operand(node: ir.Node, position: int, values: Sequence[ir.Value]) -> bool:
     """Whether integers that differ between the steps say what the operator does, not what it computes on."""
+    if node.op_type in ELEMENTWISE:
+        return False
     is_integer = values[0].dtype is not None and values[0].dtype.is_integer()
     if values[0].const_value is not None:
         is_integer = values[0].const_value.dtype.is_integer()
