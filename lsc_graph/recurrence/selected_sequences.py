@@ -47,10 +47,12 @@ class _Scan:
     def of(node: ir.Node, constants: Constants, numbers: dict[Hashable, int]) -> _Scan:
         body = node.attributes["body"].as_graph()
         num_states = len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0)
-        bound: dict[ir.Value, Hashable] = {}
-        for index, (inner, outer) in enumerate(zip(body.inputs, node.inputs, strict=True)):
-            way = _way(node, "input", index - num_states)
-            bound[inner] = (id(outer), way) if index >= num_states else ("state", id(node), index)
+        bound: dict[ir.Value, Hashable] = {
+            value: ("state", id(node), index) for index, value in enumerate(body.inputs[:num_states])
+        }
+        read = zip(body.inputs[num_states:], node.inputs[num_states:], strict=True)
+        for index, (inner, outer) in enumerate(read):
+            bound[inner] = (id(outer), _way(node, "input", index))
         return _Scan(node, body, num_states, ValueKeys(body, bound, constants, numbers))
 
     @property
