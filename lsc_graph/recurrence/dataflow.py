@@ -65,6 +65,10 @@ def depends(value: ir.Value, source: ir.Value) -> bool:
     return value is source or source in direct_sources(value, {source})
 
 
+RESHAPING = frozenset(("Flatten", "Reshape", "Squeeze", "Unsqueeze"))
+"""Operators that give a value another shape, in the same order."""
+
+
 def copied(value: ir.Value) -> ir.Value | None:
     """What a value is a copy of: the input of an Identity, of a Concat of one piece, or of an idle Cast."""
     node = value.producer()

@@ -14,9 +14,8 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.recurrence.dataflow import copied
+from lsc_graph.recurrence.dataflow import RESHAPING, copied
 
-_RESHAPING = frozenset({"Flatten", "Reshape", "Squeeze", "Unsqueeze"})
 _REPEATING = frozenset({"Expand", "Tile"})
 _STANDARD = ("", "ai.onnx")
 _Chain = list[tuple[ir.Node, ir.Value]]
@@ -61,7 +60,7 @@ def _keeps_elements(node: ir.Node) -> bool:
     before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
     if node.op_type in _REPEATING:
         return before is not None and after is not None and math.prod(before) == math.prod(after)
-    return node.op_type in _RESHAPING | {"Transpose"} and before is not None
+    return node.op_type in RESHAPING | {"Transpose"} and before is not None
 
 
 class _Reading:

@@ -16,7 +16,7 @@ import onnx_ir.passes.common as passes
 
 from lsc_graph.canonical.rewiring import remove_unused_in
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.recurrence.dataflow import copied, direct_sources
+from lsc_graph.recurrence.dataflow import RESHAPING, copied, direct_sources
 from lsc_graph.recurrence.singular import may_be_singular
 from lsc_graph.recurrence.written_selections import scans_of, without_negations
 
@@ -95,10 +95,13 @@ def _read_before(body: ir.Graph, node: ir.Node, selected: ir.Value, chosen: int)
 
 
 def selecting(after: ir.Value) -> ir.Node | None:
-    """The Where that a new state is the result of."""
-    while (source := copied(after)) is not None:
-        after = source
-    node = after.producer()
+    """The Where that a new state is the result of, in whatever shape."""
+    value: ir.Value | None = after
+    while value is not None and (node := value.producer()) is not None:
+        if node.op_type not in RESHAPING and copied(value) is None:
+            break
+        value = node.inputs[0]
+    node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == "Where" and node.inputs[0] is not None else None
 
 
@@ -187,6 +190,5 @@ def branches_of(where: ir.Node) -> tuple[ir.Value | None, ir.Value | None]:
 
 def _is_before(other: ir.Node, node: ir.Node, afters: Sequence[ir.Value]) -> bool:
     """Whether a node's result is a new state itself, or what another node is computed from."""
-    result = other.outputs[0]
-    is_state = any(result is after or copied(after) is result for after in afters)
-    return is_state or bool(direct_sources(node.outputs[0], {result}))
+    is_state = any(selecting(after) is other for after in afters)
+    return is_state or bool(direct_sources(node.outputs[0], {other.outputs[0]}))

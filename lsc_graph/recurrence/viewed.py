@@ -14,10 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.shapes import static_shape
-from lsc_graph.recurrence.dataflow import original
+from lsc_graph.recurrence.dataflow import RESHAPING, original
 from lsc_graph.running.reference import Array
-
-_RESHAPING = frozenset(("Flatten", "Reshape", "Squeeze", "Unsqueeze"))
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _graph_of(node: ir.Node) -> ir.Graph:
 
 def _view(node: ir.Node) -> View | None:
     """The view that a node makes of its input."""
-    if node.domain not in ("", "ai.onnx") or node.op_type not in _RESHAPING | {"Transpose"}:
+    if node.domain not in ("", "ai.onnx") or node.op_type not in RESHAPING | {"Transpose"}:
         return None
     before, after = static_shape(node.inputs[0]), static_shape(node.outputs[0])
     if before is None or after is None:

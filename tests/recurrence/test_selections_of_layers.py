@@ -71,6 +71,21 @@ def scanned(kept: str, batch: int) -> onnx.ModelProto:
     )
 
 
+def packed(kept: str, batch: int) -> onnx.ModelProto:
+    """Both states in one tensor that every step takes apart."""
+    both, number = f"float[2, B, {H}]", "Constant<value = int64 {%d}>()"
+    body = f"step ({both} h, {STATE} x_t) => ({both} h_out, {STATE} y)"
+    apart = f"n0 = {number % 0} n1 = {number % 1} h0 = Gather<axis = 0>(h, n0) h1 = Gather<axis = 0>(h, n1)"
+    one = "first = Constant<value = int64[1] {0}>()"
+    joined = (
+        f"{one} p0 = Unsqueeze(h0_out, first) p1 = Unsqueeze(h1_out, first) h_out = Concat<axis = 0>(p0, p1)"
+    )
+    nodes = f"{apart} {KEPT.get(kept, kept)} {joined} y = Identity(h1_out)"
+    start = f"{one.replace('first', 'ahead')} z0 = Unsqueeze(z, ahead) zs = Concat<axis = 0>(z0, z0)"
+    text = f"{start} h_last, ys = Scan<num_scan_inputs = 1, body = {body} {{{nodes}}}>(zs, x)"
+    return model_of(f"(float[{T}, {batch}, {H}] x) => (float[{T}, {batch}, {H}] ys)", text, batch)
+
+
 def streaming(kept: str, batch: int) -> onnx.ModelProto:
     state = f"float[{batch}, {H}]"
     inputs = f"({state} x_t, {state} h0, {state} h1) => ({state} y, {state} h0_out, {state} h1_out)"
@@ -120,7 +135,7 @@ def figures(found: Analysis) -> list[float]:
     return values
 
 
-@pytest.mark.parametrize("written", [scanned, streaming])
+@pytest.mark.parametrize("written", [scanned, packed, streaming])
 @pytest.mark.parametrize("kept", [kept for kept in KEPT if kept != "no condition"])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_the_layer_above_reads_the_selected_state(written: object, kept: str, batch: int) -> None:
