@@ -8,6 +8,7 @@ One thread; all methods start from the same weights.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -30,6 +31,9 @@ from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trainable import as_trained
 from lsc_graph.to_torch.surrogates import parse_surrogate
+
+NOT_RUN = ("checkpoint.py", "pretrain_file.py", "pretrain_model.py", "reporting.py", "stabilize_module.py")
+"""What handles files and modules around a fit, and takes no part in one."""
 
 RESULTS = Path(__file__).parent / "results" / "pretrain.json"
 PAGE = Path(__file__).parents[1] / "docs" / "pretraining_table.md"
@@ -113,13 +117,14 @@ def measured(problem: Problem, case: Case, max_iterations: int) -> dict[str, Any
 def code_state() -> str:
     """What the sources of pre-training are, by git: results of other states are marked on the page."""
     found = subprocess.run(
-        ["git", "rev-parse", "HEAD:lsc_graph/pretraining"],
+        ["git", "ls-tree", "HEAD:lsc_graph/pretraining"],
         cwd=PAGE.parent,
         capture_output=True,
         text=True,
         check=True,
     )
-    return found.stdout.strip()
+    run = [line for line in found.stdout.splitlines() if line.split("\t")[1] not in NOT_RUN]
+    return hashlib.sha1("\n".join(run).encode()).hexdigest()
 
 
 def row_of(case: Case) -> dict[str, Any]:

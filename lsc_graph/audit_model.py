@@ -292,12 +292,10 @@ def _measure(
     model = measured_model(prepared, device, generator, black_box)
     clock.lap("convert")
     agreement = Agreement(model)
-    exposed = exposed_states(prepared.findings, [own for own in prepared.cells if own])
-    summary = Summary(exposed, time_axis, method)
+    summary = Summary(exposed_states(prepared.findings, [*filter(None, prepared.cells)]), time_axis, method)
     meter: GrowthMeter | None = None
     cells = prepared.cell_graph
     samples: list[Sample] = []
-    flat: tuple[str, ...] = ()
     while rounds.next:
         new = fitting.next(rounds.next)
         say("Comparing with ONNX Runtime", 0.2)
@@ -314,9 +312,8 @@ def _measure(
             if meter is None:
                 cells = found
                 again = partial(_edges_again, model, sample, run, summary, seed)
-                flat = flat_steps(model.program, run, model.feed(sample)[0])
-                with _as_rounding(flat):
-                    meter = _confirmed_meter(model, sample, cells, edges, again, generator, seed)
+                summary.flat = flat_steps(model.program, run, model.feed(sample)[0])
+                meter = _confirmed_meter(model, sample, cells, edges, again, summary.flat, generator, seed)
             elif (more := united(cells, found)) is not cells:
                 cells = more
                 meter.regard(cells, unroll(cells))
@@ -332,8 +329,8 @@ def _measure(
     layers, radii, precision = summary.layers(cells), summary.outcomes(), rounds.result()
     growth = meter.growth(EdgeFactors(layers))
     differences = model.parameters.differences
-    hardly_known = (*difference_warnings(differences), *rounds.warnings)
-    warnings = (*measured_warnings(prepared, samples, summary, radii, precision, flat), *hardly_known)
+    known = measured_warnings(prepared, samples, summary, radii, precision)
+    warnings = (*known, *difference_warnings(differences), *rounds.warnings)
     analysis = Analysis(
         schema_version=SCHEMA_VERSION,
         tool=tool(),
@@ -386,22 +383,24 @@ def _confirmed_meter(
     cells: CellGraph,
     edges: list[EdgeMap],
     again: Callable[[], list[EdgeMap]],
+    flat: Sequence[str],
     generator: torch.Generator,
     seed: int,
 ) -> GrowthMeter:
     """A meter for the growth along a grid whose gradient of one sample is that of autograd."""
-    if is_forward(edges):
-        return _forward_meter(model, sample, cells, edges, generator, seed)
-    meter = GrowthMeter(cells, unroll(cells), generator, edges)
-    # From all states too: an edge that few paths to the last ones use is seen from near by.
-    near = meter.start_everywhere(torch.Generator().manual_seed(seed))
-    for start, share in ((meter.random_start(1), FAR_SHARE), (near, NEAR_SHARE)):
-        check_against_autograd(model, sample, edges, meter.order, start, share, again)
-    return meter
+    with _as_rounding(flat):
+        if is_forward(edges):
+            return _forward_meter(model, sample, cells, edges, generator, seed)
+        meter = GrowthMeter(cells, unroll(cells), generator, edges)
+        # From all states too: an edge that few paths to the last ones use is seen from near by.
+        near = meter.start_everywhere(torch.Generator().manual_seed(seed))
+        for start, share in ((meter.random_start(1), FAR_SHARE), (near, NEAR_SHARE)):
+            check_against_autograd(model, sample, edges, meter.order, start, share, again)
+        return meter
 
 
 @contextmanager
-def _as_rounding(flat: tuple[str, ...]) -> Iterator[None]:
+def _as_rounding(flat: Sequence[str]) -> Iterator[None]:
     """Where a gradient that is cut does not agree with itself, what is left of it is rounding."""
     try:
         yield

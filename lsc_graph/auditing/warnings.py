@@ -68,20 +68,14 @@ def measured_warnings(
     summary: Summary,
     radii: tuple[RadiusOutcome, ...],
     precision: Precision | None,
-    flat: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """What was known before anything was measured, and what the measurement has shown.
-
-    Args:
-        prepared, samples, summary, radii, precision: the measurement.
-        flat: nodes that change with the states, but were seen to have no derivative.
-    """
+    """What was known before anything was measured, and what the measurement has shown."""
     warnings = known_warnings(prepared, samples, samples[0])
     known = {named(node) for node in zero_derivatives(prepared)}
     warnings += tuple(
         f"{own} changes with the states, but its derivative is zero wherever it was taken: the gradient is "
         "cut there, as by a threshold"
-        for own in flat
+        for own in summary.flat
         if own not in known
     )
     if summary.is_cut:

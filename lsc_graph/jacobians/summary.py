@@ -89,6 +89,7 @@ class Summary:
             gains are those of single entries, as far as these do not meet.
         united: edges between such layers (or steps of one) of which the whole batch is looked at.
         probed: by edge the largest relative standard error of a gain that random products tell.
+        flat: nodes that change with the states, but were seen to have no derivative.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Summary:
         self.entries: Mapping[str, Tensor] = {}
         self.united: set[tuple[str, str]] = set()
         self.probed: dict[tuple[str, str], float] = {}
+        self.flat: tuple[str, ...] = ()
         self.causal = CausalSummary(time_axis)
         self._time: defaultdict[str, _Points] = defaultdict(_Points)
         self._depth: defaultdict[tuple[str, str], _Points] = defaultdict(_Points)

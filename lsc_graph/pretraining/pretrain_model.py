@@ -80,9 +80,7 @@ def pretrain(
     progress: Callable[[Progress], None] | None = None,
     stage: Callable[[str], None] | None = None,
 ) -> Pretrained:
-    """Move a model's weights until the mean radius of every layer, in time and depth, is at its target.
-
-    The local stability condition of the paper (section 3), reached by rescaling or another `method`.
+    """Move a model's weights until every mean radius is at its target: the paper's condition (section 3).
 
     Args:
         model: path, bytes or ModelProto of an ONNX model; it is not changed.
@@ -94,18 +92,14 @@ def pretrain(
             "paper" (the paper's procedure; needs the extra `paper`).
         tolerance: how far a mean radius may be from its target.
         max_iterations: at most so many; by default what the method needs (`methods.MAX_ITERATIONS`).
-        train: patterns of tensor names; if there are any, nothing else is trained.
-        freeze: patterns of tensor names that are not trained.
+        train, freeze: patterns of tensor names: nothing but these is trained, and not these.
         num_steps: T; radii depend on it, so use the length that will be trained on.
-        data, inputs, input_shapes, states: as in `audit`; synthetic values where none are given.
+        data, inputs, input_shapes, states, device, surrogate, surrogate_dampening, surrogate_sharpness: as in
+            `audit`.
         seed: of samples and probes; the same seed gives the same weights.
-        device: "auto", "cpu" or "cuda".
-        surrogate, surrogate_dampening, surrogate_sharpness: as in `audit`.
-        checkpoint: a file that the state of the fit is kept in while it runs.
-        resume: go on from `checkpoint`, if it is there; the outcome is that of a fit without interruption.
-        keep_checkpoint: leave that file where it is, for a caller that has yet to write what was fitted.
-        progress: called after every iteration.
-        stage: called with what is being done between iterations, before them and afterwards.
+        checkpoint, resume: a file that the fit's state is kept in; go on from it, as without interruption.
+        keep_checkpoint: leave it at the end, for a caller that has yet to write what was fitted.
+        progress, stage: called after every iteration; and with what is being done before and between them.
 
     Returns:
         New values, and a report with the reason for every radius that was not reached.
@@ -134,9 +128,7 @@ def pretrain(
     )
     job = replace(job, problem=replace(job.problem, say=stage or silent))
     kept = None if checkpoint is None else Checkpoint(checkpoint, job.request(method))
-    most = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
-    say = progress or (lambda _: None)
-    found = _fitted(job, method, most, kept, say, is_resumed=resume, started=started)
+    found = _fitted(job, method, max_iterations, kept, progress, is_resumed=resume, started=started)
     if checkpoint is not None and not keep_checkpoint:
         remove(checkpoint)
     return found
@@ -145,19 +137,21 @@ def pretrain(
 def _fitted(
     job: Job,
     method: str,
-    max_iterations: int,
+    max_iterations: int | None,
     kept: Checkpoint | None,
-    say: Callable[[Progress], None],
+    progress: Callable[[Progress], None] | None,
     *,
     is_resumed: bool,
     started: float,
 ) -> Pretrained:
     """Measure, fit, and measure again what the file will hold."""
     values = as_trained(job.choice.weights)
+    most = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
+    say = progress or (lambda _: None)
     before = job.measure(values, _BEFORE, job.problem.tolerance)
     resumed = kept.load() if kept is not None and is_resumed else None
     save = kept.save if kept is not None else None
-    fit_found = fit(job.problem, method, values, max_iterations, say, save, resumed)
+    fit_found = fit(job.problem, method, values, most, say, save, resumed)
     stored = job.stored(fit_found.values)
     after = job.measure(job.as_stored(stored), _AFTER, job.problem.tolerance / 4)
     report = report_of(job, method, before, after, fit_found, time.perf_counter() - started)
