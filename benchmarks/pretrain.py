@@ -118,7 +118,7 @@ def code_state() -> str:
     """What the sources of pre-training are, by git: results of other states are marked on the page."""
     found = subprocess.run(
         ["git", "ls-tree", "HEAD:lsc_graph/pretraining"],
-        cwd=PAGE.parent,
+        cwd=PAGE.parents[1],
         capture_output=True,
         text=True,
         check=True,
