@@ -54,7 +54,8 @@ def flat_steps(program: Program, run: Run, inputs: dict[str, Tensor]) -> tuple[s
         graph = _graph_of(part)
         moving = _moving(program, path, part)
         if graph is not None and any(moving) and _num_elements(graph, own[0].given) <= _MAX_ELEMENTS:
-            found += _Part(graph, own[len(own) // 2].given, moving).flat()
+            given = tuple(value.detach().cpu() for value in own[len(own) // 2].given)
+            found += _Part(graph, given, moving).flat()
     return tuple(dict.fromkeys(found))
 
 
@@ -175,7 +176,7 @@ class _Part:
 
     def _moved(self, number: int, distance: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """An input some spreads of its elements away, in double precision, and a direction as long."""
-        value = self.given[number].detach().cpu()
+        value = self.given[number]
         if not value.is_floating_point() or not value.numel() or not self.moving[number]:
             return value, torch.zeros_like(value)
         value = value.double()
