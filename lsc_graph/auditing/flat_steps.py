@@ -10,7 +10,7 @@ look for, as derivatives of this kind take torch a second to get ready for.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map_only
 from lsc_graph.recurrence.site import RecurrentSite
 from lsc_graph.to_torch.converted import Converted
 from lsc_graph.to_torch.loop import Call, CellModule, SiteModule
+from lsc_graph.to_torch.parity import on_host
 from lsc_graph.to_torch.program import ChainProgram, Run, SequenceProgram, StreamingProgram, writes_of
 from lsc_graph.to_torch.segment import Segment
 
@@ -54,9 +55,17 @@ def flat_steps(program: Program, run: Run, inputs: dict[str, Tensor]) -> tuple[s
         graph = _graph_of(part)
         moving = _moving(program, path, part)
         if graph is not None and any(moving) and _num_elements(graph, own[0].given) <= _MAX_ELEMENTS:
-            given = tuple(value.detach().cpu() for value in own[len(own) // 2].given)
-            found += _Part(graph, given, moving).flat()
+            found += _Part(graph, _held(own[len(own) // 2].given), moving).flat()
     return tuple(dict.fromkeys(found))
+
+
+def _held(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Values on the host, numbers in double precision: for those it waits once."""
+    numbers = iter(on_host([value for value in values if value.is_floating_point()]))
+    return tuple(
+        torch.from_numpy(next(numbers)) if value.is_floating_point() else value.detach().cpu()
+        for value in values
+    )
 
 
 def _graph_of(part: nn.Module) -> torch.fx.GraphModule | None:
@@ -143,6 +152,7 @@ class _Part:
     graph: torch.fx.GraphModule
     given: tuple[Tensor, ...]
     moving: list[bool]
+    constants: dict[torch.fx.Node, Tensor] = field(default_factory=dict)
 
     def flat(self) -> list[str]:
         """Names of the nodes that cut the gradient of what moves."""
@@ -191,7 +201,7 @@ class _Part:
             own + _STEP * way if moves and own.is_floating_point() else own
             for own, way, moves in zip(values, along, self.moving, strict=True)
         ]
-        first, second = (_Run(self.graph).values_of(given) for given in (values, there))
+        first, second = (_Run(self.graph, self.constants).values_of(given) for given in (values, there))
         dependent = self._dependent()
         for node, value in first.items():
             if node in dependent and node in second and second[node].shape == value.shape:
@@ -212,7 +222,7 @@ class _Part:
                 _dual(own, way) if moves and own.is_floating_point() else own
                 for own, way, moves in zip(values, along, self.moving, strict=True)
             ]
-            for node, dual in _Run(self.graph).values_of(duals).items():
+            for node, dual in _Run(self.graph, self.constants).values_of(duals).items():
                 value, slope = _parts(dual)
                 if slope is not None:
                     yield node, value, slope
@@ -234,10 +244,11 @@ def _parts(dual: Tensor) -> tuple[Tensor, Tensor | None]:
 
 
 class _Run(torch.fx.Interpreter):
-    """Runs a part in double precision, and keeps every value."""
+    """Runs a part in double precision, and keeps every value; constants leave the device at the first run."""
 
-    def __init__(self, graph: torch.fx.GraphModule) -> None:
+    def __init__(self, graph: torch.fx.GraphModule, constants: dict[torch.fx.Node, Tensor]) -> None:
         super().__init__(graph)
+        self._constants = constants
         self._values: dict[torch.fx.Node, Tensor] = {}
 
     def values_of(self, given: list[Tensor]) -> dict[torch.fx.Node, Tensor]:
@@ -246,13 +257,18 @@ class _Run(torch.fx.Interpreter):
         return self._values
 
     def run_node(self, n: torch.fx.Node) -> Any:
+        if n in self._constants:
+            self._values[n] = self._constants[n]
+            return self._values[n]
         try:
             result = super().run_node(n)
         except (RuntimeError, NotImplementedError):
             result = self._unknown(n)
         if not isinstance(result, Tensor) or not result.is_floating_point():
             return result
-        self._values[n] = result.detach().cpu().double() if n.op == "get_attr" else result.double()
+        if n.op == "get_attr":
+            self._constants[n] = result = result.detach().cpu().double()
+        self._values[n] = result.double()
         return self._values[n]
 
     def _unknown(self, node: torch.fx.Node) -> Any:
