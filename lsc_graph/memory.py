@@ -50,7 +50,16 @@ def memory_errors_named() -> Iterator[None]:
         found = out_of_memory(error)
         if found is None or found is error:
             raise
+        _let_go(error)
         raise found from error
+
+
+def _let_go(error: BaseException) -> None:
+    """Forget what the functions held that an error went through: to say so takes memory, too."""
+    first: BaseException | None = error
+    while first is not None:
+        traceback.clear_frames(first.__traceback__)
+        first = first.__cause__ or first.__context__
 
 
 def _is_of_memory(error: BaseException) -> bool:

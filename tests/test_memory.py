@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,23 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
             raise error
 
     assert raised(fail) is error
+
+
+def test_what_was_held_when_memory_ran_out_is_let_go_before_it_is_said() -> None:
+    held = []
+
+    def fail() -> None:
+        large = np.zeros(3)
+        held.append(weakref.ref(large))
+        raise MemoryError
+
+    @memory_errors_named()
+    def whole() -> None:
+        fail()
+
+    error = raised(whole)
+    assert isinstance(error, OutOfMemoryError)
+    assert held[0]() is None
 
 
 def test_what_wraps_such_an_error_is_not_taken_for_another_failure() -> None:
