@@ -388,7 +388,7 @@ def _confirmed_meter(
     seed: int,
 ) -> GrowthMeter:
     """A meter for the growth along a grid whose gradient of one sample is that of autograd."""
-    with _as_rounding(flat):
+    with _cuts_named(flat):
         if is_forward(edges):
             return _forward_meter(model, sample, cells, edges, generator, seed)
         meter = GrowthMeter(cells, unroll(cells), generator, edges)
@@ -400,19 +400,21 @@ def _confirmed_meter(
 
 
 @contextmanager
-def _as_rounding(flat: Sequence[str]) -> Iterator[None]:
-    """Where a gradient that is cut does not agree with itself, what is left of it is rounding."""
+def _cuts_named(flat: Sequence[str]) -> Iterator[None]:
+    """Where gradients differ that are cut, and may be rounding for the rest, that is said, too."""
     try:
         yield
     except AnalysisError as error:
-        if not flat:
+        if not flat or type(error) is not AnalysisError:  # others are of memory, conversion or parity
             raise
         raise AnalysisError(
-            "The gradient is cut, and what is left of it is rounding, so nothing is reported",
-            where=few(flat),
-            got="derivatives that are zero wherever they were taken, of values that change",
-            expected="a derivative",
-            do="write it as a comparison, for which --surrogate gives a derivative",
+            error.what,
+            where=error.where,
+            got=error.got,
+            expected=error.expected,
+            do=f"the gradient is cut at {few(flat)}, where derivatives are zero though values change: what is "
+            "left of it may be rounding; write that as a comparison, for which --surrogate gives a derivative, "
+            f"or {error.do}",
         ) from error
 
 

@@ -239,7 +239,7 @@ def _dual(value: Tensor, tangent: Tensor) -> Tensor:
 
 def _parts(dual: Tensor) -> tuple[Tensor, Tensor | None]:
     """A value, and its derivative if it has one."""
-    value, tangent = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]
+    value, tangent = forward_ad.unpack_dual(dual)  # type: ignore[no-untyped-call]  # as above
     return value, tangent
 
 

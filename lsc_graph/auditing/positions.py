@@ -57,7 +57,6 @@ class Mixing:
     position: int
     num_changed: int
     num_positions: int
-    target_axis: int
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,8 @@ class Positions:
         if shape[axis] < 2 or target.name not in self._targets:
             return
         found = {i: self._moved_by(source, axis, i, target.name) for i in _indices(shape[axis])}
-        moved = {i: own for i, own in found.items() if own is not None and own.any()}
-        if not moved:
+        told = {i: own for i, own in found.items() if own is not None and own.any()}
+        if not told:
             return
         sizes = self._base[target.name].shape
         alike = [own for own, size in enumerate(sizes) if size == shape[axis]]
@@ -176,11 +175,11 @@ class Positions:
         if not axes:
             yield _Effect(Kind.ALL, axis, shape, None)
         for own_axis in axes:
-            at = {i: _along_axis(own, own_axis) for i, own in moved.items()}
+            at = {i: _along_axis(own, own_axis) for i, own in told.items()}
             index = max(at, key=lambda i: int(at[i].sum()))
             most, size = int(at[index].sum()), sizes[own_axis]
             kind = self._kind(source, axis, target.name, own_axis, at)
-            mixing = Mixing(source.name, target.name, axis, index, most, size, own_axis)
+            mixing = Mixing(source.name, target.name, axis, index, most, size)
             is_named = kind is Kind.SEVERAL or (kind is Kind.ALL and size == shape[axis])
             yield _Effect(kind, axis, shape, mixing if is_named else None)
 
@@ -195,11 +194,11 @@ class Positions:
         return Kind.JOINED if joined else Kind.APART
 
     def _reads_more(
-        self, source: Place, axis: int, index: int, target: str, target_axis: int, moved: Array
+        self, source: Place, axis: int, index: int, target: str, target_axis: int, at: Array
     ) -> bool:
         """Whether any of the positions that one position moves is also moved by the others."""
         others = self._moved_by(source, axis, ~index, target)
-        return others is not None and bool((_along_axis(others, target_axis) & moved).any())
+        return others is not None and bool((_along_axis(others, target_axis) & at).any())
 
     def _moved_by(self, source: Place, axis: int, index: int, target: str) -> Array | None:
         """What a change at one position moves, or, of the inverse of its index, at all others."""
@@ -280,6 +279,6 @@ def _without(
     return left
 
 
-def _along_axis(moved: Array, axis: int) -> Array:
+def _along_axis(changed: Array, axis: int) -> Array:
     """At which positions of an axis anything is changed."""
-    return np.asarray(moved.any(axis=tuple(b for b in range(moved.ndim) if b != axis)))
+    return np.asarray(changed.any(axis=tuple(b for b in range(changed.ndim) if b != axis)))

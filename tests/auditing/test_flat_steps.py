@@ -8,8 +8,9 @@ import pytest
 from lsc_graph.models import registry
 from onnx import TensorProto, helper, numpy_helper
 
+from lsc_graph import audit_model
 from lsc_graph.audit_model import audit
-from lsc_graph.errors import AnalysisError
+from lsc_graph.errors import AnalysisError, ParityError
 
 SIZE, STEPS = 6, 8
 node = helper.make_node
@@ -89,9 +90,21 @@ def test_one_on_the_way_from_layer_to_layer_is_named() -> None:
 
 
 @pytest.mark.parametrize("name", UNSTABLE)
-def test_a_gradient_that_is_rounding_is_refused_for_what_cuts_it(name: str) -> None:
-    with pytest.raises(AnalysisError, match=r"cut, and what is left of it is rounding.*last \(Div\)"):
+def test_gradients_that_differ_are_refused_with_their_numbers_and_what_cuts_them(name: str) -> None:
+    with pytest.raises(AnalysisError, match=r"(?s)gradient of norm .*gradient is cut at last \(Div\)"):
         audit(model(scan("Y", UNSTABLE[name])))
+
+
+def test_an_error_of_another_kind_is_raised_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = ParityError("differs")
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(audit_model, "check_against_autograd", fail)
+    with pytest.raises(ParityError) as caught:
+        audit(model(scan("Y", STEPWISE["Sub"])), black_box="never")
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("name", SMOOTH)
