@@ -412,9 +412,9 @@ def _cuts_named(flat: Sequence[str]) -> Iterator[None]:
             where=error.where,
             got=error.got,
             expected=error.expected,
-            do=f"the gradient is cut at {few(flat)}, where derivatives are zero though values change: what is "
-            "left of it may be rounding; write that as a comparison, for which --surrogate gives a derivative, "
-            f"or {error.do}",
+            do=f"the gradient is cut at {few(flat)}, where derivatives are zero though values change, and "
+            "what is left of it may be rounding: write that as a comparison, for which --surrogate gives a "
+            f"derivative, or {error.do}",
         ) from error
 
 

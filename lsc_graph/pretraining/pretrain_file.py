@@ -79,7 +79,7 @@ def pretrain_file(
     chosen["progress"] = lambda text, _: say(f"Audit of the written file: {text}")
     with written(model, Path(output), found.values, note, is_in_place_allowed=in_place) as temporary:
         found.check_written(load(temporary).proto)
-        report = audited(temporary, found.report, chosen)
+        report = audited(temporary, found.report, chosen, found.num_given)
     if save_weights is not None:
         weights_file.save_weights(save_weights, output, list(found.named))
     if checkpoint is not None:
@@ -111,15 +111,18 @@ def provenance(report: PretrainReport) -> dict[str, Any]:
     }
 
 
-def audited(path: Path, report: PretrainReport, options: Mapping[str, Any]) -> PretrainReport:
-    """The report with radii from an audit of a written file with fresh data.
+def audited(
+    path: Path, report: PretrainReport, options: Mapping[str, Any], most: int | None = None
+) -> PretrainReport:
+    """The report with radii from an audit of a written file with fresh data, of `most` samples at most.
 
     Raises:
         VerificationError: the file's radii are not those that were fitted.
         AnalysisError: the file cannot be analysed.
     """
     radii = report.radii
-    for number, num_samples in enumerate(_AUDIT_SAMPLES):
+    counts = dict.fromkeys(min(count, most or count) for count in _AUDIT_SAMPLES)
+    for number, num_samples in enumerate(counts):
         analysis = audit(path, seed=report.seed + _AUDIT_SEED + number, num_samples=num_samples, **options)
         layers = {layer.id: layer for layer in analysis.layers}
         radii = tuple(replace(c, written=_radius(layers[c.layer], c)) for c in report.radii)

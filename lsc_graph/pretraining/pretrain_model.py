@@ -14,6 +14,7 @@ from lsc_graph.audit_model import Source
 from lsc_graph.canonical.origins import Origin
 from lsc_graph.errors import UsageError
 from lsc_graph.memory import memory_errors_named
+from lsc_graph.prepare import is_streaming
 from lsc_graph.pretrain_results import PretrainReport
 from lsc_graph.pretraining.checkpoint import Checkpoint, check_place, remove
 from lsc_graph.pretraining.fit import Progress
@@ -24,6 +25,7 @@ from lsc_graph.pretraining.reporting import report_of
 from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trainable import as_trained
 from lsc_graph.running.reference import Array
+from lsc_graph.running.sampling import num_given
 from lsc_graph.to_torch.device import whole_single_precision
 from lsc_graph.to_torch.surrogates import parse_surrogate
 
@@ -37,12 +39,14 @@ class Pretrained:
     """New values of the trained tensors by their place in the file, and what was done.
 
     Each array has the shape and the type of the tensor that it replaces (see `lsc_graph.origins`).
-    `check_written` compares a model that has these values, in ONNX Runtime, with what was fitted.
+    `check_written` compares a model that has these values, in ONNX Runtime, with what was fitted. Of samples,
+    `num_given` are all that there are; None where there is no limit.
     """
 
     values: Mapping[Origin, Array]
     report: PretrainReport
     check_written: Callable[[onnx.ModelProto], None] = field(repr=False, compare=False)
+    num_given: int | None = None
 
     @property
     def named(self) -> dict[str, Array]:
@@ -146,16 +150,18 @@ def _fitted(
 ) -> Pretrained:
     """Measure, fit, and measure again what the file will hold."""
     values = as_trained(job.choice.weights)
-    most = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
+    limit = MAX_ITERATIONS[method] if max_iterations is None else max_iterations
     say = progress or (lambda _: None)
     before = job.measure(values, _BEFORE, job.problem.tolerance)
     resumed = kept.load() if kept is not None and is_resumed else None
     save = kept.save if kept is not None else None
-    fit_found = fit(job.problem, method, values, most, say, save, resumed)
+    fit_found = fit(job.problem, method, values, limit, say, save, resumed)
     stored = job.stored(fit_found.values)
     after = job.measure(job.as_stored(stored), _AFTER, job.problem.tolerance / 4)
     report = report_of(job, method, before, after, fit_found, time.perf_counter() - started)
-    return Pretrained(stored, report, partial(job.check_written, stored))
+    prepared = job.prepared
+    most = num_given(prepared.plan, prepared.request.data, is_streaming=is_streaming(prepared))
+    return Pretrained(stored, report, partial(job.check_written, stored), most)
 
 
 def _check_resumable(checkpoint: str | os.PathLike[str] | None, resume: bool) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import onnx
 import pytest
 from lsc_graph.models.registry import build
@@ -83,6 +84,13 @@ def test_what_cannot_be_written_is_said_before_anything_is_trained(
     paths |= {name: tmp_path / path for name, path in options.items()}
     with pytest.raises(UsageError):
         pretrain_file(model, paths.pop("output"), num_steps=8, **paths)
+
+
+def test_data_of_few_samples_is_enough(model: Path, tmp_path: Path) -> None:
+    data = {"x": np.random.default_rng(0).standard_normal((3, 8, 1, 8)).astype(np.float32)}
+    report = pretrain_file(model, tmp_path / "out.onnx", num_steps=8, data=data)
+    assert (tmp_path / "out.onnx").exists()
+    assert {c.written.num_points for c in report.radii if c.written is not None} == {3 * 7, 3 * 8}
 
 
 def claimed(mean: float) -> RadiusChange:
