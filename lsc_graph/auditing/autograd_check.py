@@ -119,7 +119,7 @@ def check_against_autograd(
                 where=f"{node.layer}, step {node.time}",
                 got=f"a gradient of norm {float(expected.norm()):.4g} over the grid",
                 expected=f"{float(given.norm()):.4g}, as backpropagation through the model gives",
-                do="please report this model",
+                do="audit it with --black-box always, by finite differences, and please report this model",
             )
 
     reached = set()

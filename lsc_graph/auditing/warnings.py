@@ -83,6 +83,7 @@ def measured_warnings(
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",
         )
     warnings += (
+        *_repeated_warnings(samples),
         *_batch_warnings(summary),
         *_held_warnings(summary),
         *_probed_warnings(summary),
@@ -94,6 +95,17 @@ def measured_warnings(
     if prepared.dequantized:
         warnings += (_quantization_warning(prepared, samples[0]),)
     return warnings
+
+
+def _repeated_warnings(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """Samples that say nothing new, which standard errors do not know."""
+    repeated = len(samples) - len({sample.digest for sample in samples})
+    if not repeated:
+        return ()
+    return (
+        f"{repeated} of the {len(samples)} samples are equal to others: standard errors count them as "
+        "independent, and are too small; give each sample once (--data, --samples)",
+    )
 
 
 def _batch_warnings(summary: Summary) -> tuple[str, ...]:

@@ -175,3 +175,11 @@ def test_differences_that_have_time_for_one_sample_give_that_one(monkeypatch: py
     found = audit(registry.build("gru"), num_steps=4, num_samples=3, max_seconds=1e3, black_box="always")
     assert found.layers[0].time_radius is not None
     assert found.layers[0].time_radius.num_points == 3
+
+
+def test_samples_that_data_repeats_are_named_for_their_standard_errors() -> None:
+    own = np.random.default_rng(0).standard_normal((2, 8, 1, 8)).astype(np.float32)
+    found = audited("gru", data={"x": own[[0, 1, 0, 0]]}, num_samples=4)
+    assert any(warning.startswith("2 of the 4 samples are equal to others") for warning in found.warnings)
+    apart = audited("gru", data={"x": own}, num_samples=2)
+    assert not any("equal to others" in warning for warning in apart.warnings)
