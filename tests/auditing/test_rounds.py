@@ -178,7 +178,7 @@ def test_differences_that_have_time_for_one_sample_give_that_one(monkeypatch: py
 
 
 def test_samples_that_data_repeats_are_named_for_their_standard_errors() -> None:
-    own = np.random.default_rng(0).standard_normal((2, 8, 1, 8)).astype(np.float32)
+    own = np.random.default_rng(0).standard_normal((2, 12, 1, 8)).astype(np.float32)
     found = audited("gru", data={"x": own[[0, 1, 0, 0]]}, num_samples=4)
     assert any(warning.startswith("2 of the 4 samples are equal to others") for warning in found.warnings)
     apart = audited("gru", data={"x": own}, num_samples=2)
