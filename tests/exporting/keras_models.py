@@ -40,6 +40,7 @@ def export(folder: Path, name: str, model, time: int | None = T) -> None:
 
 
 def main(folder: Path) -> None:
+    tf.keras.utils.set_random_seed(0)
     whole = {"return_sequences": True}
     models = {
         "lstm_2": [layers.LSTM(H, **whole), layers.LSTM(H)],
