@@ -102,14 +102,20 @@ class EdgeBlocks:
     def block(
         self,
         edge: EdgeRows,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
+        sizes: Sequence[int] | None,
         *,
         with_derivative: bool,
-        sizes: Sequence[int] | None = None,
     ) -> Block:
         """The radii of a batch of an edge's matrices, or their gains, and by which elements they are read.
 
         Of states that are batches of independent entries they are the means over the entries, as in audits.
+
+        Args:
+            edge: its matrices, sample after sample.
+            generators: each sample's.
+            sizes: how many points each sample has; None where all of them are one batch.
+            with_derivative: whether to find by which vectors the values are differentiated.
         """
         source, target = self._layers[edge.source], self._layers[edge.target]
         matrices = edge.rows.detach().cpu()
@@ -128,12 +134,12 @@ class EdgeBlocks:
         parts = None if entries is None else own_blocks(active, *entries)
         if entries is None or parts is None:
             direction = self._direction(
-                edge, active, generator, sizes, with_derivative, may_be_narrow=is_whole
+                edge, active, generators, sizes, with_derivative, may_be_narrow=is_whole
             )
             return Block(rows, columns, direction, len(rows) == len(columns))
         each = torch.stack(parts, 1).flatten(0, 1)
         sizes = None if sizes is None else [len(parts) * size for size in sizes]
-        direction = self._direction(edge, each, generator, sizes, with_derivative, may_be_narrow=False)
+        direction = self._direction(edge, each, generators, sizes, with_derivative, may_be_narrow=False)
         self.sizes[source.id, target.id] = round(self.sizes[source.id, target.id] * len(parts) ** (1 / 3))
         return Block(rows, columns, mean_direction(direction, *entries), each.shape[1] == each.shape[2])
 
@@ -159,7 +165,7 @@ class EdgeBlocks:
         self,
         edge: EdgeRows,
         matrices: Tensor,
-        generator: torch.Generator,
+        generators: Sequence[torch.Generator],
         sizes: Sequence[int] | None,
         with_derivative: bool,
         *,
@@ -169,7 +175,7 @@ class EdgeBlocks:
         key = edge.source, edge.target
         if matrices.shape[1] != matrices.shape[2]:
             self.sizes[key] = 1
-            return gain_direction(matrices, generator) if with_derivative else gains(matrices)
+            return gain_direction(matrices, generators, sizes) if with_derivative else gains(matrices)
         basis = self._basis(key, matrices)
         self.sizes[key] = matrices.shape[1] if basis is None else basis.shape[1]
         is_narrow = may_be_narrow and basis is not None and saves_much(basis)

@@ -29,14 +29,16 @@ class EdgeRows:
 
     def existing(self, times: Sequence[int], steps: range) -> EdgeRows:
         """The points that exist at chosen times, of a layer that takes such steps."""
+        return self.at(self.positions(times, steps))
+
+    def positions(self, times: Sequence[int], steps: range) -> list[int]:
+        """Which points those are."""
         if self.sources:
             width = len(self.targets) // len(times)
             counts = [len(self.sources[time]) for time in times]
-            return self.at([width * at + number for at, own in enumerate(counts) for number in range(own)])
+            return [width * at + number for at, own in enumerate(counts) for number in range(own)]
         first = set(steps[: self.lag])
-        if first.isdisjoint(times):
-            return self
-        return self.at([position for position, time in enumerate(times) if time not in first])
+        return [position for position, time in enumerate(times) if time not in first]
 
     def at(self, positions: Sequence[int]) -> EdgeRows:
         """Some of the points."""

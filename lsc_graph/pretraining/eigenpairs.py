@@ -83,7 +83,8 @@ def radii(matrices: Tensor, basis: Tensor | None = None, sizes: Sequence[int] | 
     size, device = small.shape[-1], small.device.type
     is_alone = takes_points_alone(size, device)
     tolerance = SAME if sizes is None and not is_alone else TOLERANCE
-    parts = torch.split(small, group_size(size, device) if is_alone else list(sizes or [len(small)]))
+    by_sample = [count for count in sizes or [len(small)] if count]
+    parts = torch.split(small, group_size(size, device) if is_alone else by_sample)
     found = [radius_estimate(part.double(), tolerance=tolerance).values for part in parts]
     return value_alone(torch.cat(found))
 
@@ -145,17 +146,28 @@ def _moduli(units: Tensor) -> Tensor:
     return moduli
 
 
-def gain_direction(matrices: Tensor, generator: torch.Generator) -> Direction:
+def gain_direction(
+    matrices: Tensor, generators: Sequence[torch.Generator], sizes: Sequence[int] | None = None
+) -> Direction:
     """Gain of matrices [P, n_out, n_in] with an unbiased estimate of its derivative.
 
     d ||M||_F = <M, dM> / ||M||_F, and <M, dM> = E (g^T dM) (M^T g) for standard normal g.
+
+    Args:
+        matrices: the batch.
+        generators: of g, for each sample.
+        sizes: how many points each sample has; one sample's where it is None.
     """
     matrices = matrices.double()
-    num_points, rows, columns = matrices.shape
+    rows, columns = matrices.shape[1:]
     norm = torch.linalg.matrix_norm(matrices)
     size = (rows * columns) ** 0.25
     known = norm > 0
-    probes = torch.randn(num_points, 2, rows, dtype=torch.float64, generator=generator).to(matrices)
+    drawn = [
+        torch.randn(size, 2, rows, dtype=torch.float64, generator=generator)
+        for size, generator in zip(sizes or [len(matrices)], generators, strict=True)
+    ]
+    probes = torch.cat(drawn).to(matrices)
     safe = torch.where(known, norm, torch.ones_like(norm))
     pulled = probes @ matrices / (2 * safe * size)[:, None, None]
     return Direction(norm / size, probes * known[:, None, None], pulled, known)

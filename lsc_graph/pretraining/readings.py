@@ -21,13 +21,13 @@ from lsc_graph.prepare import is_streaming
 from lsc_graph.pretraining.batches import Together, Tree, detached, part, recorded, run_of, stacked
 from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.edge_blocks import EdgeBlocks, check_finite
-from lsc_graph.pretraining.edge_rows import EdgeRows
+from lsc_graph.pretraining.edge_rows import EdgeRows, chosen
 from lsc_graph.pretraining.eigenpairs import Direction, probed_gain_direction, value_alone
 from lsc_graph.pretraining.narrow import Looks
 from lsc_graph.pretraining.parametrised import Parametrised
 from lsc_graph.pretraining.reading import Edge, Reading, joined
 from lsc_graph.pretraining.rows import RowPuller
-from lsc_graph.pretraining.slots import Block, Slots, padded
+from lsc_graph.pretraining.slots import Block, Slots, Whole, padded
 from lsc_graph.pretraining.spread_times import spread_times
 from lsc_graph.running.sampling import Sample
 from lsc_graph.to_torch.loop import CellModule, SiteModule
@@ -162,12 +162,8 @@ class Reader:
         runs = self._together.each(lambda feed: recorded(program(*feed)), feeds)
         inputs = {} if is_streaming(self.model.prepared) else feeds[0]
         self.puller(run_of(part(detached(runs), 0)), part(inputs, 0))
-        if len(samples) > 1 and not with_derivative:
-            return self._read_together(inputs, runs, times, generators)
-        return [
-            self._read_one(part(inputs, k), part(runs, k), times[k], generators[k], with_derivative)
-            for k in range(len(samples))
-        ]
+        one = self._read_differentiable if with_derivative else self._read_together
+        return one(inputs, runs, times, generators)
 
     def _identity(self, num_points: int) -> dict[str, Tensor]:
         """Cotangents that give whole Jacobians, [num_points, n, n] by layer."""
@@ -225,21 +221,61 @@ class Reader:
         generators: Sequence[torch.Generator],
     ) -> list[list[Reading]]:
         """By whole Jacobians."""
-        edges, pulled = self._pull_together(inputs, runs, times, self._identity(len(times[0])), self._wanted)
+        wholes = self._whole(inputs, runs, times, generators, with_derivative=False)
         found: list[list[Reading]] = [[] for _ in times]
-        for edge, rows in zip(edges, pulled, strict=True):
-            parts = [self._at(edge, rows[k], steps) for k, steps in enumerate(times)]
-            kept = [k for k, part in enumerate(parts) if part is not None]
-            own = [part.rows for part in parts if part is not None]
-            if not own:
-                continue
-            sizes = [len(each) for each in own]
-            is_whole = sum(sizes) == rows.shape[0] * rows.shape[1]
-            every = replace(edge, rows=rows.flatten(0, 1) if is_whole else torch.cat(own))
-            block = self.blocks.block(every, generators[0], with_derivative=False, sizes=sizes)
-            for k, values in zip(kept, torch.split(block.direction.value, sizes), strict=True):
-                found[k].append(_reading(edge, value_alone(values), is_radius=block.is_radius))
+        for whole in wholes:
+            kept = [k for k, positions in enumerate(whole.positions) if positions]
+            values = torch.split(whole.block.direction.value, whole.sizes)
+            for k, own in zip(kept, values, strict=True):
+                found[k].append(_reading(whole.edge, value_alone(own), is_radius=whole.block.is_radius))
         return found
+
+    def _whole(
+        self,
+        inputs: Tree,
+        runs: Tree,
+        times: Sequence[Sequence[int]],
+        generators: Sequence[torch.Generator],
+        *,
+        with_derivative: bool,
+    ) -> list[Whole]:
+        """How the whole Jacobians of each edge are read that has any point."""
+        identity = self._identity(len(times[0]))
+        edges, pulled = self._pull_together(inputs, detached(runs), times, identity, self._wanted)
+        found: list[Whole] = []
+        for number, (edge, rows) in enumerate(zip(edges, pulled, strict=True)):
+            positions = [edge.positions(own, self._steps[edge.target]) for own in times]
+            sizes = [len(own) for own in positions]
+            if any(sizes):
+                is_whole = sum(sizes) == rows.shape[0] * rows.shape[1]
+                own = [chosen(rows[k], positions[k]) for k in range(len(times))]
+                every = replace(edge, rows=rows.flatten(0, 1) if is_whole else torch.cat(own))
+                block = self.blocks.block(every, generators, sizes, with_derivative=with_derivative)
+                found.append(Whole(number, edge, positions, block))
+        return found
+
+    def _read_differentiable(
+        self,
+        inputs: Tree,
+        runs: Tree,
+        times: Sequence[Sequence[int]],
+        generators: Sequence[torch.Generator],
+    ) -> list[list[Reading]]:
+        """By whole Jacobians for the values, and two rows of each, with their graph, for the derivative."""
+        with torch.no_grad():
+            wholes = self._whole(inputs, runs, times, generators, with_derivative=True)
+        edges = [whole.edge for whole in wholes]
+        self._note_seen((edge.source, edge.target) for edge in edges)
+        slots = Slots(edges)
+        cotangents = slots.fill(wholes, self.layers, len(times[0]))
+        _, pulled = self._pull_together(inputs, runs, times, cotangents, self._wanted, is_each=True)
+        picked = slots.pick([pulled[whole.number] for whole in wholes])
+        return [
+            [
+                _differentiable(whole.edge, whole.sizes, whole.block, rows[whole.flat])
+                for whole, rows in zip(wholes, picked, strict=True)
+            ]
+        ]
 
     def _read_narrow(self, inputs: Tree, runs: Tree, times: Sequence[Sequence[int]]) -> list[list[Reading]]:
         """By few rows, of the edges that these suffice for."""
@@ -252,7 +288,7 @@ class Reader:
         if not looks:
             return [[] for _ in times]
         cotangents = {name: own.cotangents.expand(len(times[0]), -1, -1) for name, own in looks.items()}
-        edges, pulled = self._pull_together(inputs, runs, times, cotangents, set(narrow))
+        edges, pulled = self._pull_together(inputs, detached(runs), times, cotangents, set(narrow))
         found: list[list[Reading]] = [[] for _ in times]
         values = [
             self.blocks.narrow_radii(e, looks[e.target], rows) for e, rows in zip(edges, pulled, strict=True)
@@ -271,10 +307,14 @@ class Reader:
 
     def _at(self, edge: EdgeRows, rows: Tensor, times: Sequence[int]) -> EdgeRows | None:
         """A sample's rows of an edge; None where it has no point."""
-        assert self._puller is not None
-        steps = {layer.id: own for site in self._puller.program.sites for layer, own in _steps_of(site)}
-        found = replace(edge, rows=rows).existing(times, steps[edge.target])
+        found = replace(edge, rows=rows).existing(times, self._steps[edge.target])
         return found if found.targets else None
+
+    @property
+    def _steps(self) -> dict[str, range]:
+        """The steps of each layer, in its own order."""
+        assert self._puller is not None
+        return {layer.id: own for site in self._puller.program.sites for layer, own in _steps_of(site)}
 
     def _pull_together(
         self,
@@ -283,40 +323,30 @@ class Reader:
         times: Sequence[Sequence[int]],
         cotangents: Mapping[str, Tensor],
         wanted: Collection[Edge] | None,
+        *,
+        is_each: bool = False,
     ) -> tuple[list[EdgeRows], list[Tensor]]:
-        """The edges, and rows [S, P, R, n] of each, of several samples, each at steps of its own."""
+        """The edges, and rows [S, P, R, n] of each, of several samples, each at steps of its own.
+
+        Args:
+            inputs: of the samples.
+            runs: what they did.
+            times: the steps of each.
+            cotangents: by layer, the same [P, R, n] for all samples or, where `is_each`, [S, P, R, n].
+            wanted: the edges to pull along; all of them where it is None.
+            is_each: whether cotangents are each sample's own.
+        """
         assert self._puller is not None
         puller = self._puller
         found: list[EdgeRows] = []
 
-        def pull(given: Tree, run: Tree, steps: Tensor) -> list[Tensor]:
-            found[:] = puller.pull(run_of(run), given, steps, lambda layer: cotangents[layer.id], wanted)
+        def pull(given: Tree, run: Tree, steps: Tensor, own: Mapping[str, Tensor]) -> list[Tensor]:
+            rows_of = own or cotangents
+            found[:] = puller.pull(run_of(run), given, steps, lambda layer: rows_of[layer.id], wanted)
             return [edge.rows for edge in found]
 
-        return found, self._together.each(pull, inputs, detached(runs), torch.tensor(times))
-
-    def _read_one(
-        self,
-        inputs: Tree,
-        run: Tree,
-        times: Sequence[int],
-        generator: torch.Generator,
-        with_derivative: bool,
-    ) -> list[Reading]:
-        assert self._puller is not None
-        puller, whole = self._puller, self._identity(len(times))
-        with torch.no_grad():
-            dense = puller.pull(
-                run_of(detached(run)), inputs, times, lambda layer: whole[layer.id], self._wanted
-            )
-        blocks = [self.blocks.block(edge, generator, with_derivative=with_derivative) for edge in dense]
-        self._note_seen((edge.source, edge.target) for edge in dense)
-        if not with_derivative:
-            return _bare_all(dense, blocks)
-        slots = Slots(dense)
-        cotangents = slots.fill(dense, blocks, self.layers, len(times))
-        pulled = puller.pull(run_of(run), inputs, times, lambda layer: cotangents[layer.id], self._wanted)
-        return _differentiable(dense, blocks, slots.pick(pulled))
+        mapped = cotangents if is_each else {}
+        return found, self._together.each(pull, inputs, runs, torch.tensor(times), mapped)
 
     @property
     def is_recurrent(self) -> bool:
@@ -362,30 +392,20 @@ class Reader:
             pulled = pull_chain(
                 program, run_of(detached(tree)), layers, lambda _, target: used[target.id], self._wanted
             )
-        if not with_derivative:
-            whole = [
-                self._chain_block(edge, used[edge.target], generators[0], with_derivative=False)
-                for edge in pulled
-            ]
-            each = (1,) * len(samples)
-            return [[replace(_bare(e, b), sizes=each) for e, b in zip(pulled, whole, strict=True)]]
-        dense = [[_of_point(edge, k) for edge in pulled] for k in range(len(samples))]
+        sizes = (1,) * len(samples)
         blocks = [
-            [
-                self._chain_block(e, used[e.target][k : k + 1], generators[k], with_derivative=True)
-                for e in edges
-            ]
-            for k, edges in enumerate(dense)
+            self._chain_block(edge, used[edge.target], generators, sizes if with_derivative else None)
+            for edge in pulled
         ]
+        if not with_derivative:
+            return [[replace(_bare(e, b), sizes=sizes) for e, b in zip(pulled, blocks, strict=True)]]
         rows = {
-            edge.target: torch.cat([padded(own[number], self.layers[edge.target]) for own in blocks])
-            for number, edge in enumerate(pulled)
+            edge.target: padded(block, self.layers[edge.target])
+            for edge, block in zip(pulled, blocks, strict=True)
         }
-        pulled = pull_chain(program, run_of(tree), layers, lambda _, target: rows[target.id], self._wanted)
-        return [
-            _differentiable(dense[k], blocks[k], [edge.rows[k : k + 1] for edge in pulled])
-            for k in range(len(samples))
-        ]
+        again = pull_chain(program, run_of(tree), layers, lambda _, target: rows[target.id], self._wanted)
+        each = zip(pulled, blocks, again, strict=True)
+        return [[_differentiable(edge, sizes, block, own.rows) for edge, block, own in each]]
 
     def _looks(self, source: Layer, target: Layer, generator: torch.Generator) -> Tensor:
         """Cotangents by which a block of a chain is seen: whole, or probed where it is too large."""
@@ -394,11 +414,16 @@ class Reader:
         return torch.randn(1, NUM_PROBES, target.state_size, generator=generator)
 
     def _chain_block(
-        self, edge: EdgeRows, probes: Tensor, generator: torch.Generator, *, with_derivative: bool
+        self,
+        edge: EdgeRows,
+        probes: Tensor,
+        generators: Sequence[torch.Generator],
+        sizes: Sequence[int] | None,
     ) -> Block:
+        """With derivative where samples have sizes."""
         source, target = self.layers[edge.source], self.layers[edge.target]
         if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
-            return self.blocks.block(edge, generator, with_derivative=with_derivative)
+            return self.blocks.block(edge, generators, sizes, with_derivative=sizes is not None)
         direction = probed_gain_direction(probes, edge.rows.detach().cpu(), target.state_size)
         check_finite(direction.value, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
@@ -428,14 +453,6 @@ def _steps_of(site: nn.Module) -> list[tuple[Layer, range]]:
     return [(m.cell.layer, site.times()) for m in site.cells if isinstance(m, CellModule)]
 
 
-def _of_point(edge: EdgeRows, point: int) -> EdgeRows:
-    return EdgeRows(edge.source, edge.target, (0,), edge.rows[point : point + 1])
-
-
-def _bare_all(edges: Sequence[EdgeRows], blocks: Sequence[Block]) -> list[Reading]:
-    return [_bare(edge, block) for edge, block in zip(edges, blocks, strict=True)]
-
-
 def _bare(edge: EdgeRows, block: Block) -> Reading:
     return _reading(edge, block.direction, is_radius=block.is_radius)
 
@@ -450,15 +467,13 @@ def _from(tree: Tree, start: int, stop: int | None) -> Tree:
     return _pytree.tree_map(lambda value: value[start:stop], tree)
 
 
-def _differentiable(
-    dense: Sequence[EdgeRows], blocks: Sequence[Block], pulled: Sequence[Tensor]
-) -> list[Reading]:
-    """The readings, each with the scalar d mean = sum over points of left^T dM right / P."""
-    readings = []
-    for edge, block, rows in zip(dense, blocks, pulled, strict=True):
-        right = block.direction.right.to(rows)
-        scalar = (rows[:, :, block.columns] * right).sum()
-        known = int(block.direction.is_known.sum())
-        bare = _bare(edge, block)
-        readings.append(replace(bare, derivative=scalar / max(1, known), is_differentiable=known > 0))
-    return readings
+def _differentiable(edge: EdgeRows, sizes: Sequence[int], block: Block, rows: Tensor) -> Reading:
+    """With the scalar d mean = sum over points of left^T dM right / P, of a block's own rows [P, 2, n]."""
+    scalar = (rows[:, :, block.columns] * block.direction.right.to(rows)).sum()
+    known = int(block.direction.is_known.sum())
+    return replace(
+        _bare(edge, block),
+        sizes=tuple(sizes),
+        derivative=scalar / max(1, known),
+        is_differentiable=known > 0,
+    )

@@ -46,6 +46,9 @@ _CENTRED = 0.5
 _MOST_DOUBLINGS = 2
 # A radius that has come nearer than this share of its way at first does not stand still: it is noisy.
 _MOSTLY = 0.5
+# After a step that changes log radii by so little values alone are looked at, where they hardly scatter: so
+# often at most, while the largest error falls to this share.
+_SHORT, _MOST_LOOKS, _NEARER = 0.6, 3, 0.5
 # Radii that were left out are lost where the loss of all is so many times what it was at first.
 _LOST = 1.5
 # Finite changes are looked for so often at most.
@@ -131,7 +134,7 @@ def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None)
                     continue
                 return run.result(run.why_stuck())
             run.move()
-            if run.is_settled() and run.is_predictable() and run.is_confirmed(iteration, is_moved=True):
+            if run.arrives(iteration):
                 return run.result(_REACHED)
             _keep(run, keep)
     except NotFiniteError as error:
@@ -376,20 +379,45 @@ class _Run:
         spread = self.tracker.variance.sqrt() * self.problem.in_order(self.problem.targets, self.edges)
         return bool((errors + share * spread <= _SETTLED * self.problem.tolerance).all())
 
-    def is_confirmed(self, iteration: int, *, is_moved: bool = False) -> bool:
+    def is_confirmed(self, iteration: int, look: int = 0) -> bool:
         """Whether independent points agree that every radius that can be moved is at its target.
 
-        They also sharpen the estimates. With `is_moved` the weights are those after this iteration's step:
-        where it must have led to the targets, no more derivatives are needed to see whether it did.
+        They also sharpen the estimates. The weights are those after so many of this iteration's steps.
         """
         problem = self.problem
         if not self.edges:
             return True
-        seed = problem.seed_of(iteration, 1) + is_moved * 500_000_003
+        seed = problem.seed_of(iteration, 1) + look * 500_000_003
         chosen = problem.estimate(self.values, seed, problem.tolerance / 3, until_off=True)
         self._observe([chosen[edge] for edge in self.edges])
         self._confirmed = chosen
         return self.is_settled() and all(problem.agrees(chosen[edge]) for edge in self.edges)
+
+    def arrives(self, iteration: int) -> bool:
+        """Whether this iteration's step has led to the targets, or a few more by the same derivatives do.
+
+        Values alone cost less than derivatives: near the targets they say enough for the next step.
+        """
+        largest = math.inf
+        for look in range(1, _MOST_LOOKS + 1):
+            if not (self.is_predictable() and (self.is_settled() or self._is_worth_a_look())):
+                return False
+            if self.is_confirmed(iteration, look):
+                return True
+            before, largest = largest, float(self.errors().abs().max())
+            if look == _MOST_LOOKS or largest > _NEARER * before:
+                return False
+            self._means |= {edge: self._confirmed[edge].mean for edge in self.edges}
+            self.trail.read({edge: math.log(max(mean, 1e-12)) for edge, mean in self._means.items()})
+            self.move(is_sure=True)
+        return False
+
+    def _is_worth_a_look(self) -> bool:
+        """Whether a step was short, and leads to all targets if derivatives are right."""
+        assert self._last is not None
+        longest = max(map(abs, self._last.changes.values()), default=0.0)
+        leads = self.errors().abs() <= _SETTLED * self.problem.tolerance
+        return self._is_quiet() and longest <= _SHORT and bool(leads.all())
 
     def is_noise_left(self) -> bool:
         """Whether all that speaks against a confirmation is noise that no more points can be afforded for."""
@@ -539,12 +567,13 @@ class _Run:
             self.candidates.look_at(values, seed)
         return self.candidates.best()
 
-    def move(self) -> None:
+    def move(self, *, is_sure: bool = False) -> None:
         """One step of the unknowns."""
         assert self.unknowns is not None
         assert self.tracker.error is not None
         units = units_of(self.sensitivities)
-        step = units * least_norm_step(self.sensitivities * units, self._damped(self.tracker.error), _DAMPING)
+        errors = self.tracker.error if is_sure else self._damped(self.tracker.error)
+        step = units * least_norm_step(self.sensitivities * units, errors, _DAMPING)
         limits = self.unknowns.limits(units)
         step = step.clamp(-limits, limits)
         with torch.no_grad():

@@ -16,12 +16,36 @@ from lsc_graph.pretraining.eigenpairs import Direction
 
 @dataclass
 class Block:
-    """One edge at the points of one sample: where its active block lies, and its direction."""
+    """One edge at the points of some samples: where its active block lies, and its direction."""
 
     rows: list[int]
     columns: list[int]
     direction: Direction
     is_radius: bool
+
+
+@dataclass
+class Whole:
+    """A block with which of the points [S, P] of an edge it is of, sample after sample.
+
+    `number` is that of the edge among all that were pulled along.
+    """
+
+    number: int
+    edge: EdgeRows
+    positions: list[list[int]]
+    block: Block
+
+    @property
+    def sizes(self) -> list[int]:
+        """How many points the samples have that have any."""
+        return [len(own) for own in self.positions if own]
+
+    @property
+    def flat(self) -> list[int]:
+        """The positions among all points of all samples."""
+        width = len(self.edge.targets)
+        return [width * k + position for k, own in enumerate(self.positions) for position in own]
 
 
 def padded(block: Block, target: Layer) -> Tensor:
@@ -33,16 +57,16 @@ def padded(block: Block, target: Layer) -> Tensor:
 
 
 class Slots:
-    """Which rows of a layer's cotangents belong to which edge and point.
+    """Which rows of a layer's cotangents belong to which edge and point, the same for every sample.
 
     An edge may reach one step from several earlier ones: each occurrence has two rows of its own.
     """
 
-    def __init__(self, dense: Sequence[EdgeRows]) -> None:
+    def __init__(self, edges: Sequence[EdgeRows]) -> None:
         self.first: list[int] = []
         self.occurrence: list[list[int]] = []
         used: defaultdict[str, int] = defaultdict(int)
-        for edge in dense:
+        for edge in edges:
             seen: defaultdict[int, int] = defaultdict(int)
             numbers = []
             for target in edge.targets:
@@ -59,27 +83,27 @@ class Slots:
         return torch.stack([first, first + 1], 1)
 
     def fill(
-        self,
-        dense: Sequence[EdgeRows],
-        blocks: Sequence[Block],
-        layers: Mapping[str, Layer],
-        num_points: int,
+        self, wholes: Sequence[Whole], layers: Mapping[str, Layer], num_points: int
     ) -> dict[str, Tensor]:
-        """The cotangents of every layer by its id, [num_points, R, n]."""
+        """The cotangents of every layer by its id, [S, num_points, R, n]; zeros where there is no point."""
         found: dict[str, Tensor] = {}
-        for number, (edge, block) in enumerate(zip(dense, blocks, strict=True)):
-            cotangents = padded(block, layers[edge.target])
-            like = cotangents.new_zeros(num_points, self.num_rows[edge.target], cotangents.shape[2])
+        num_samples = len(wholes[0].positions) if wholes else 0
+        for number, whole in enumerate(wholes):
+            edge, own = whole.edge, padded(whole.block, layers[whole.edge.target])
+            every = own.new_zeros(num_samples * len(edge.targets), *own.shape[1:])
+            every[whole.flat] = own
+            like = own.new_zeros(num_samples, num_points, self.num_rows[edge.target], own.shape[2])
             full = found.setdefault(edge.target, like)
-            full[torch.tensor(edge.targets)[:, None], self.rows(number)] = cotangents
+            places = torch.tensor(edge.targets)[:, None], self.rows(number)
+            full[:, *places] = every.reshape(num_samples, -1, *own.shape[1:])
         return {
-            name: found.get(name, torch.zeros(num_points, 1, layer.state_size))
+            name: found.get(name, torch.zeros(num_samples, num_points, 1, layer.state_size))
             for name, layer in layers.items()
         }
 
-    def pick(self, pulled: Sequence[EdgeRows]) -> list[Tensor]:
-        """Each edge's own rows, [P, 2, n_source]."""
+    def pick(self, pulled: Sequence[Tensor]) -> list[Tensor]:
+        """Each edge's own rows of [S, P, R, n_source], [S P, 2, n_source]."""
         return [
-            edge.rows[torch.arange(len(edge.targets))[:, None], self.rows(number)]
-            for number, edge in enumerate(pulled)
+            rows[:, torch.arange(rows.shape[1])[:, None], self.rows(number)].flatten(0, 1)
+            for number, rows in enumerate(pulled)
         ]

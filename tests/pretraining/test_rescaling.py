@@ -17,6 +17,7 @@ from lsc_graph.pretraining import rescaling
 from lsc_graph.pretraining.candidates import Candidates
 from lsc_graph.pretraining.fit import Progress
 from lsc_graph.pretraining.job import prepare_job
+from lsc_graph.pretraining.last_step import LastStep
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.reading import Edge, Reading
 from lsc_graph.pretraining.rescaling import _REACHED, _finished, _Run
@@ -144,12 +145,64 @@ def test_a_step_that_must_have_led_to_the_targets_is_confirmed_without_more_deri
 
     monkeypatch.setattr(run, "iterate", iterate)
     monkeypatch.setattr(run, "jumps_off", lambda iteration: False)
-    monkeypatch.setattr(run, "move", lambda: None)
+    monkeypatch.setattr(run, "move", lambda **_: None)
     monkeypatch.setattr(run, "is_within", lambda: len(readings) > 1)
     monkeypatch.setattr(run, "is_predictable", lambda: is_predictable)
-    monkeypatch.setattr(run, "is_confirmed", lambda iteration, is_moved=False: True)
+    monkeypatch.setattr(run, "is_confirmed", lambda iteration, look=0: True)
     assert _finished(run, 5, lambda progress: None, None).is_reached
     assert len(readings) == num_readings
+
+
+@pytest.mark.parametrize(
+    ("found", "num_steps", "has_arrived"),
+    [
+        ([0.502], 0, True),  # where the step was to lead
+        ([0.54, 0.502], 1, True),  # one more step by the same derivatives
+        ([0.54, 0.53, 0.502], 1, False),  # no longer nearer by much: new derivatives are due
+        ([0.58, 0.535, 0.515, 0.5], 2, False),  # so often at most
+    ],
+)
+def test_after_a_short_step_values_alone_are_looked_at_as_long_as_they_lead_nearer(
+    monkeypatch: pytest.MonkeyPatch, found: list[float], num_steps: int, has_arrived: bool
+) -> None:
+    run = run_with({2.0: {FITTED: 0.6, LEFT_OUT: 0.5}})
+    run._means = {FITTED: 0.6}
+    run._std_errors = {FITTED: 0.001}
+    moves, left = [], list(found)
+
+    def move(*, is_sure: bool = False) -> None:
+        moves.append(is_sure)
+        assert run.tracker.error is not None
+        changes = -run.tracker.error
+        run._last = cast(LastStep, SimpleNamespace(changes={FITTED: float(changes[0])}))
+        run.tracker.predict(changes)
+
+    def estimate(values: Sequence[Tensor], *_: Any, until_off: bool) -> dict[Edge, Reading]:
+        return {FITTED: reading(FITTED, left.pop(0))}
+
+    monkeypatch.setattr(run, "move", move)
+    monkeypatch.setattr(run.problem, "estimate", estimate)
+    monkeypatch.setattr(run.problem, "agrees", lambda own: abs(own.mean - 0.5) <= 0.01, raising=False)
+    move()
+    assert run.arrives(0) is has_arrived
+    assert moves == [False] + [True] * num_steps
+    assert len(run.trail.logs) == num_steps
+
+
+@pytest.mark.parametrize(
+    ("std_error", "change", "is_seen"), [(0.001, 0.3, True), (0.1, 0.3, False), (0.001, 0.9, False)]
+)
+def test_steps_that_are_long_or_whose_radii_scatter_are_followed_by_derivatives(
+    monkeypatch: pytest.MonkeyPatch, std_error: float, change: float, is_seen: bool
+) -> None:
+    run = run_with({2.0: {FITTED: 0.5, LEFT_OUT: 0.5}})
+    run._means, run._std_errors = {FITTED: 0.5}, {FITTED: std_error}
+    run._last = cast(LastStep, SimpleNamespace(changes={FITTED: change}))
+    run.tracker.variance = torch.ones(1, dtype=torch.float64)
+    looks: list[int] = []
+    monkeypatch.setattr(run, "is_confirmed", lambda iteration, look: bool(looks.append(look)) or True)
+    assert run.arrives(0) is is_seen
+    assert bool(looks) is is_seen
 
 
 @pytest.mark.parametrize(("radius", "is_predictable"), [(0.6, True), (1.0, False)])
@@ -182,9 +235,9 @@ def test_where_steps_do_what_they_should_one_comes_before_a_confirmation_at_the_
     moves: list[None] = []
     monkeypatch.setattr(run, "iterate", lambda iteration: run.history.append(Progress(1, {}, error, 0.0)))
     monkeypatch.setattr(run, "jumps_off", lambda iteration: False)
-    monkeypatch.setattr(run, "move", lambda: moves.append(None))
+    monkeypatch.setattr(run, "move", lambda **_: moves.append(None))
     monkeypatch.setattr(run, "is_predictable", lambda: is_predictable)
-    monkeypatch.setattr(run, "is_confirmed", lambda iteration, is_moved=False: True)
+    monkeypatch.setattr(run, "is_confirmed", lambda iteration, look=0: True)
     assert _finished(run, 5, lambda progress: None, None).is_reached
     assert len(moves) == steps
 
