@@ -19,6 +19,7 @@ from lsc_graph.pretraining.gradient import Descent, Optimizer, State
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.reading import Edge, Reading
 from lsc_graph.pretraining.shards import total
+from lsc_graph.pretraining.slopes import UNMOVED
 
 LEARNING_RATE = 7.2e-3
 LOOKAHEAD_STEPS, LOOKAHEAD_SHARE = 6, 0.5
@@ -26,8 +27,6 @@ SMALLEST, LARGEST = 0.85, 1.15
 SHUFFLE_PROBABILITY = 0.34
 # A recurrent fit stops after so many steps with all radii this near to their targets.
 STEPS_WITHIN, WITHIN = 20, 0.08
-# What is so small a part of the changes that it sums up is their rounding error.
-_ROUNDING = 1e-5
 
 
 def adabelief_with_lookahead(values: Sequence[Tensor]) -> Optimizer:
@@ -120,12 +119,8 @@ def owners_of(values: Sequence[Tensor], readings: Sequence[Reading]) -> dict[int
                 reading.derivative, list(values), retain_graph=True, allow_unused=True
             )
         for index, (value, gradient) in enumerate(zip(values, gradients, strict=True)):
-            changes = (
-                torch.zeros(1, device=value.device) if gradient is None else (gradient * value).flatten()
-            )
-            change, parts = total(torch.stack([changes.sum(), changes.abs().sum()]).detach()).tolist()
-            size = change / max(reading.mean, 1e-12)
-            is_rounding = change <= _ROUNDING * parts
-            if size > best.get(index, (0.0, reading.edge))[0] and not is_rounding:
+            change = torch.zeros((), device=value.device) if gradient is None else (gradient * value).sum()
+            size = float(total(change.detach())) / max(reading.mean, 1e-12)
+            if size > best.get(index, (UNMOVED, reading.edge))[0]:
                 best[index] = (size, reading.edge)
     return {index: edge for index, (_, edge) in best.items()}

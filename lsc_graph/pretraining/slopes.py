@@ -11,7 +11,7 @@ from lsc_graph.pretraining.reading import NotFiniteError, Reading
 from lsc_graph.pretraining.unknowns import Unknowns
 
 # A radius that no unknown moves by more than this share is not moved at all.
-_UNMOVED = 1e-3
+UNMOVED = 1e-3
 # So many radii, or so small gradients, are computed in one pass, if they fit in so much memory.
 _MANY, _SMALL_BYTES, _MOST_BYTES = 20, 2**23, 2**28
 
@@ -25,7 +25,7 @@ def relative_slopes(readings: Sequence[Reading], slopes: Tensor) -> Tensor:
 def are_moved(readings: Sequence[Reading], slopes: Tensor) -> Tensor:
     """Which radii [R] any unknown moves."""
     means = torch.tensor([r.mean for r in readings], dtype=torch.float64)
-    found: Tensor = (relative_slopes(readings, slopes).norm(dim=1) > _UNMOVED) & (means > 1e-9)
+    found: Tensor = (relative_slopes(readings, slopes).norm(dim=1) > UNMOVED) & (means > 1e-9)
     return found
 
 
