@@ -14,8 +14,9 @@ from torch import Tensor
 
 from lsc_graph.pretraining.candidates import Candidates
 from lsc_graph.pretraining.fit import Fit, Report, later
+from lsc_graph.pretraining.fit_state import State
 from lsc_graph.pretraining.problem import Problem
-from lsc_graph.pretraining.rescaling import Keep, State, rescale
+from lsc_graph.pretraining.rescaling import Keep, rescale
 
 _MOST_STARTS = 3
 # Between the seeds of two starts: those that users choose are small.

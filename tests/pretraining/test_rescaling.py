@@ -16,11 +16,12 @@ from torch import Tensor
 from lsc_graph.pretraining import rescaling
 from lsc_graph.pretraining.candidates import Candidates
 from lsc_graph.pretraining.fit import Progress
+from lsc_graph.pretraining.fit_verdicts import REACHED
 from lsc_graph.pretraining.job import prepare_job
 from lsc_graph.pretraining.last_step import LastStep
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.reading import Edge, Reading
-from lsc_graph.pretraining.rescaling import _REACHED, _finished, _Run
+from lsc_graph.pretraining.rescaling import _finished, _Run
 from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trail import Trail
 from lsc_graph.pretraining.trainable import as_trained
@@ -61,7 +62,7 @@ def test_a_fit_that_reached_its_own_targets_has_not_succeeded_if_it_lost_another
     left_out: float, is_kept: bool
 ) -> None:
     first, last = {FITTED: 0.9, LEFT_OUT: 1.0}, {FITTED: 0.5, LEFT_OUT: left_out}
-    fit = run_with({0.0: first, 1.0: first, 2.0: last}).result(_REACHED)
+    fit = run_with({0.0: first, 1.0: first, 2.0: last}).result(REACHED)
     assert fit.is_reached is is_kept
     assert float(fit.values[0]) == (2.0 if is_kept else 0.0)
 
