@@ -112,12 +112,12 @@ def pretrain(
         UsageError: the request is wrong.
         AnalysisError: the model cannot be analysed or trained; `ParityError` if the torch view disagrees.
     """
-    _check_options(method, tolerance, max_iterations, seed)
-    _check_resumable(checkpoint, resume)
+    _check_options(method, tolerance, max_iterations, seed, checkpoint, resume=resume)
     started = time.perf_counter()
+    wish = Wish(target, target_time, target_depth, overrides)
     job = prepare_job(
         model,
-        Wish(target, target_time, target_depth, overrides),
+        wish,
         tolerance=tolerance,
         train=train,
         freeze=freeze,
@@ -132,7 +132,7 @@ def pretrain(
     )
     job = replace(job, problem=replace(job.problem, say=stage or silent))
     kept = None if checkpoint is None else Checkpoint(checkpoint, job.request(method))
-    found = _fitted(job, method, max_iterations, kept, progress, is_resumed=resume, started=started)
+    found = _fitted(job, wish, method, max_iterations, kept, progress, is_resumed=resume, started=started)
     if checkpoint is not None and not keep_checkpoint:
         remove(checkpoint)
     return found
@@ -140,6 +140,7 @@ def pretrain(
 
 def _fitted(
     job: Job,
+    wish: Wish,
     method: str,
     max_iterations: int | None,
     kept: Checkpoint | None,
@@ -158,21 +159,26 @@ def _fitted(
     fit_found = fit(job.problem, method, values, limit, say, save, resumed)
     stored = job.stored(fit_found.values)
     after = job.measure(job.as_stored(stored), _AFTER, job.problem.tolerance / 4)
-    report = report_of(job, method, before, after, fit_found, time.perf_counter() - started)
+    report = report_of(job, wish, method, before, after, fit_found, time.perf_counter() - started)
     prepared = job.prepared
     most = num_given(prepared.plan, prepared.request.data, is_streaming=is_streaming(prepared))
     return Pretrained(stored, report, partial(job.check_written, stored), most)
 
 
-def _check_resumable(checkpoint: str | os.PathLike[str] | None, resume: bool) -> None:
+def _check_options(
+    method: str,
+    tolerance: float,
+    max_iterations: int | None,
+    seed: int,
+    checkpoint: str | os.PathLike[str] | None,
+    *,
+    resume: bool,
+) -> None:
+    check_method(method)
     if resume and checkpoint is None:
         raise UsageError("--resume needs the file to go on from", do="give it with --checkpoint")
     if checkpoint is not None:
         check_place(checkpoint)
-
-
-def _check_options(method: str, tolerance: float, max_iterations: int | None, seed: int) -> None:
-    check_method(method)
     if not 0 <= seed < _SEEDS:
         raise UsageError("There is no such seed", got=str(seed), expected=f"0 to {_SEEDS - 1}")
     if not 0 < tolerance < 1 or (max_iterations is not None and max_iterations < 0):

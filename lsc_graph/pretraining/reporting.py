@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 
 from lsc_graph.pretrain_results import (
@@ -15,13 +15,16 @@ from lsc_graph.pretrain_results import (
 from lsc_graph.pretraining.fit import Fit
 from lsc_graph.pretraining.job import Job
 from lsc_graph.pretraining.reading import Edge, Reading
+from lsc_graph.pretraining.targets import Targets, Wish
 from lsc_graph.results import Tool
 
 Readings = Mapping[Edge, Reading]
+# The balanced target of gradients that are fully coherent.
+_COHERENT = 0.5
 
 
 def report_of(
-    job: Job, method: str, before: Readings, after: Readings, fit: Fit, seconds: float
+    job: Job, wish: Wish, method: str, before: Readings, after: Readings, fit: Fit, seconds: float
 ) -> PretrainReport:
     """Everything in numbers."""
     radii = tuple(_change(job, edge, before[edge], after[edge], fit) for edge in after)
@@ -48,8 +51,21 @@ def report_of(
         seconds=seconds,
         seed=job.problem.seed,
         data_digest=job.points.digest(job.problem.seed),
-        warnings=(*found.choices, *found.warnings, *found.doubts),
+        warnings=(*_without_effect(wish, job.targets), *found.choices, *found.warnings, *found.doubts),
     )
+
+
+def _without_effect(wish: Wish, targets: Targets) -> Iterator[str]:
+    """What of a wish changes nothing in this model."""
+    kinds = {"time" if source == target else "depth" for source, target in targets.of_edge}
+    for kind, value in (("time", wish.time), ("depth", wish.depth)):
+        if value is not None and kind not in kinds:
+            yield f"A target of {value:g} in {kind} changes nothing: the model has no radius in {kind}"
+    if wish.name == "auto" and "time" in kinds and wish.time is None and targets.time == _COHERENT:
+        yield (
+            f"`auto` takes {_COHERENT}: gradients are fully coherent, or, as an audit says, their coherence"
+            " could not be measured"
+        )
 
 
 def _change(job: Job, edge: Edge, before: Reading, after: Reading, fit: Fit) -> RadiusChange:

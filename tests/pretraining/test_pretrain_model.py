@@ -94,6 +94,21 @@ def test_targets_of_single_layers() -> None:
     assert_reached(model, found, 8)
 
 
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        (build("feed_forward_sin", num_layers=3, hidden_size=16), "time"),
+        (build("tanh_rnn", num_layers=1, hidden_size=16), "depth"),
+    ],
+)
+def test_a_target_for_radii_that_a_model_has_not_is_named(model: onnx.ModelProto, kind: str) -> None:
+    asked = {"target_time": 0.5, "target_depth": 0.5}
+    (warning,) = pretrain(
+        model, max_iterations=0, num_steps=None if kind == "time" else 8, **asked
+    ).report.warnings
+    assert warning == f"A target of 0.5 in {kind} changes nothing: the model has no radius in {kind}"
+
+
 def test_radii_that_nothing_can_move_are_named_and_their_weights_left_alone() -> None:
     model = build("residual_mlp")
     before = {t.name: values_of(t) for t in model.graph.initializer}
