@@ -25,7 +25,10 @@ def read_selected_sequences(model: ir.Model) -> None:
     """Let what other Scans keep where a state is selected be computed from that state, in place."""
     constants, numbers = Constants(model.graph), dict[Hashable, int]()
     nodes = [node for node in model.graph if node.op_type == "Scan" and node.domain in ("", "ai.onnx")]
-    scans = {node: _Scan.of(node, constants, numbers) for node in nodes}
+    if len(nodes) < 2:
+        return
+    main = ValueKeys(model.graph, {}, constants, numbers)
+    scans = {node: _Scan.of(node, main) for node in nodes}
     read = {node: [_reads(scan, after, scans) for after in scan.afters] for node, scan in scans.items()}
     changed = [scans[node] for node, found in read.items() if any(found)]
     if changed:
@@ -44,7 +47,7 @@ class _Scan:
     keys: ValueKeys
 
     @staticmethod
-    def of(node: ir.Node, constants: Constants, numbers: dict[Hashable, int]) -> _Scan:
+    def of(node: ir.Node, main: ValueKeys) -> _Scan:
         body = node.attributes["body"].as_graph()
         num_states = len(node.inputs) - node.attributes.get_int("num_scan_inputs", 0)
         bound: dict[ir.Value, Hashable] = {
@@ -52,8 +55,9 @@ class _Scan:
         }
         read = zip(body.inputs[num_states:], node.inputs[num_states:], strict=True)
         for index, (inner, outer) in enumerate(read):
-            bound[inner] = (id(outer), _way(node, "input", index))
-        return _Scan(node, body, num_states, ValueKeys(body, bound, constants, numbers))
+            own = main.of(outer) if outer is not None else None
+            bound[inner] = ("slice", own, _way(node, "input", index))
+        return _Scan(node, body, num_states, ValueKeys(body, bound, main.constants, main.numbers))
 
     @property
     def afters(self) -> list[ir.Value]:

@@ -8,6 +8,7 @@ from a new state before it is selected, and is kept where it is, is computed fro
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -150,15 +151,25 @@ class SelectedPlaces:
             return False
         if math.prod(self.mask) == 1:
             return True
-        before, shape = static_shape(value), static_shape(node.outputs[0])
+        before, shape = _without_ones_in_front(value), _without_ones_in_front(node.outputs[0])
         if node.domain not in _STANDARD or before is None or shape is None:
             return False
-        if node.op_type in _BY_ELEMENT:
-            return shape == before or (self.mask[-1] == 1 and shape[:-1] == before[:-1])
-        if self.mask[-1] != 1 or len(self.mask) != len(before) or shape[:-1] != before[:-1]:
+        mask = self.mask[max(0, len(self.mask) - len(before)) :]
+        is_by_row = mask[-1:] == (1,) and shape[:-1] == before[:-1]
+        if node.op_type in _BY_ELEMENT | RESHAPING:
+            return shape == before or is_by_row
+        if not is_by_row or len(mask) != len(before):
             return False
-        is_by_row = node.op_type in _BY_ROW and index == 0 and not node.attributes.get_int("transA", 0)
-        return (is_by_row or node.op_type in _ALONG_ROWS) and _is_last(node, len(before))
+        if node.op_type in _BY_ROW and (index > 0 or node.attributes.get_int("transA", 0)):
+            return False
+        given = static_shape(node.inputs[index])
+        return node.op_type in _BY_ROW | _ALONG_ROWS and given is not None and _is_last(node, len(given))
+
+
+def _without_ones_in_front(value: ir.Value) -> tuple[int, ...] | None:
+    """A shape as far as it tells elements apart: axes of one element in front do not."""
+    shape = static_shape(value)
+    return None if shape is None else tuple(itertools.dropwhile(lambda size: size == 1, shape))
 
 
 def _is_last(node: ir.Node, rank: int) -> bool:

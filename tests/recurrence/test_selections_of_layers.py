@@ -164,6 +164,8 @@ CUT = {
     "full = Constant<value = int64[1] {6}>() last = Constant<value = int64[1] {-1}>() "
     "p = Slice(d2, zero, half, last) q = Slice(d2, half, full, last)",
     "Softmax": "p = Softmax(k0) q = LogSoftmax<axis = 1>(k0)",
+    "axes in front": "first = Constant<value = int64[1] {0}>() u = Unsqueeze(d2, first) v = Tanh(u) "
+    "w = Squeeze(v, first) p, q = Split<axis = 1, num_outputs = 2>(w)",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +13,7 @@ from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.dataflow import inputs_of
 
 _MIN_ELEMENTS = 2
+_FEWEST_COUNTED = 3
 _OFFSET = "lsc_graph.offset"
 
 
@@ -23,6 +24,7 @@ class Constants:
     """
 
     def __init__(self, graph: ir.Graph, *, ties_numbers: bool = False) -> None:
+        self._graph = graph
         self._ties_numbers = ties_numbers
         self._values: set[ir.Value] = set(graph.initializers.values())
         self._keys: dict[ir.Value, Hashable] = {}
@@ -94,6 +96,37 @@ class Constants:
         """What an initializer or a Constant holds."""
         tensor = _tensor(value)
         return np.asarray(tensor.numpy()) if tensor is not None else None
+
+    def going_on(self, values: Sequence[ir.Value], before: int, after: int) -> tuple[ir.Value, ...] | None:
+        """Numbers that count, with some more at the start and at the end; None if these do not count.
+
+        As steps count that ask whether a sequence has ended: the last one may ask for nobody.
+        """
+        arrays = [self.array(value) for value in values]
+        known = [own for own in arrays if own is not None]
+        if len(known) < max(len(arrays), _FEWEST_COUNTED) or len({own.shape for own in known}) > 1:
+            return None
+        steps = np.diff(np.stack(known).astype(np.float64), axis=0)
+        if not steps[0].any() or (steps != steps[0]).any() or (steps != np.round(steps)).any():
+            return None
+        by = steps[0].astype(known[0].dtype)
+        first = [self._new(values[0], known[0] - (before - i) * by) for i in range(before)]
+        return (*first, *values, *(self._new(values[-1], known[-1] + (i + 1) * by) for i in range(after)))
+
+    def _new(self, like: ir.Value, numbers: np.ndarray) -> ir.Value:
+        """A constant in the graph, named after another one."""
+        array = np.asarray(numbers)
+        name, count = f"{like.name}.on", 1
+        while (known := self._graph.initializers.get(name)) is not None:
+            held = self.array(known)
+            if held is not None and held.dtype == array.dtype and np.array_equal(held, array):
+                break
+            count += 1
+            name = f"{like.name}.on_{count}"
+        value = known if known is not None else ir.val(name, const_value=ir.tensor(array, name=name))
+        self._graph.initializers[name] = value
+        self._values.add(value)
+        return value
 
     def is_weight(self, value: ir.Value) -> bool:
         """Whether a constant is floating-point."""

@@ -285,8 +285,10 @@ def _join_states(reads: Reads, earlier: Reads, writer: GraphWriter) -> None:
 
 
 def _one_more_constant(values: tuple[ir.Value, ...], constants: Constants) -> tuple[ir.Value, ...] | None:
-    """A constant of an operation that was simplified away: as in the next step."""
-    return (values[0], *values) if all(constants.array(value) is not None for value in values) else None
+    """A constant of an operation that was simplified away: as in the next step, unless they count."""
+    if any(constants.array(value) is None for value in values):
+        return None
+    return constants.going_on(values, 1, 0) or (values[0], *values)
 
 
 def _is_computed(steps: Steps, constants: Constants) -> bool:

@@ -20,6 +20,7 @@ from lsc_graph.wording import few
 
 OTHER_WEIGHTS = "the steps use different weights"
 _MAX_LIFTED_DEPTH = 200
+_COMPARING = frozenset(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Mod"))
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def _read_where_known(
     known: Mapping[ir.Value, tuple[ir.Value, ...]] | None = None,
     full: Mapping[ir.Value, list[ir.Value]] | None = None,
 ) -> Reads | None:
-    """What all steps but the first ones and the last one read, if that goes on there slice by slice."""
+    """What all steps but the first ones and the last one read, if that goes on there: slices, and numbers."""
     before, part = _known_part(lane)
     after = len(lane) - before - len(part)
     if after > 1 or not 0 <= steps.position - before < len(part):
@@ -209,14 +210,23 @@ def _read_where_known(
     except _NotAlikeError:
         return None
     explained = [*reads.slices, *reads.stacks, *(own for own in reads.lifted if known)]
+    return _going_on(reads, before, after, len(lane), constants) if explained else None
+
+
+def _going_on(reads: Reads, before: int, after: int, length: int, constants: Constants) -> Reads | None:
+    """What some steps read, with as much as goes on before and after them; None if something does not."""
     slices = {
-        own: found if len(found.indices) == len(lane) else found.longer(before, after)
+        own: found if len(found.indices) == length else found.longer(before, after)
         for own, found in reads.slices.items()
     }
-    is_short = any(len(values) < len(lane) for values in reads.stacks.values())
-    if is_short or not explained or any(found is None for found in slices.values()):
+    stacks = {
+        own: found if len(found) == length else constants.going_on(found, before, after)
+        for own, found in reads.stacks.items()
+    }
+    if None in slices.values() or None in stacks.values():
         return None
     reads.slices = {own: found for own, found in slices.items() if found is not None}
+    reads.stacks = {own: found for own, found in stacks.items() if found is not None}
     return reads
 
 
@@ -255,13 +265,17 @@ def find_earlier_reads(steps: Steps, constants: Constants, *, lifts: bool = True
     reads = Reads()
     for key, lane in steps.outside.items():
         before = steps.outside_earlier.get(key)
-        whole = [value for value in [*before[:1], *lane] if value is not None] if before else []
-        if len(whole) <= len(lane):
+        whole = [*before[:1], *lane] if before else [None]
+        part = [value for value in itertools.takewhile(lambda v: v is not None, whole) if value is not None]
+        after = len(whole) - len(part)
+        if not part or after > 1:
             continue
         try:
-            reads.update(_Reading(steps.position + 1, constants, lifts=lifts).of(whole))
+            found = _Reading(steps.position + 1, constants, lifts=lifts).of(part)
+            reads.update(_going_on(found, 0, after, len(whole), constants) or Reads())
         except _NotAlikeError:
-            reads.stacks[key] = tuple(whole)
+            if not after:
+                reads.stacks[key] = tuple(part)
     return reads
 
 
@@ -409,7 +423,7 @@ def _place(one: TimeSlice) -> tuple[object, ...]:
 
 def _is_shape_operand(node: ir.Node, position: int, values: Sequence[ir.Value]) -> bool:
     """Whether integers that differ between the steps say what the operator does, not what it computes on."""
-    if node.op_type in ELEMENTWISE:
+    if node.op_type in ELEMENTWISE | _COMPARING:
         return False
     is_integer = values[0].dtype is not None and values[0].dtype.is_integer()
     if values[0].const_value is not None:
