@@ -162,6 +162,7 @@ def find_recurrences(
         if loop.counted is not None
     )
     warnings += tuple(_apart(steps) for steps in rolled if steps.num_apart)
+    warnings += tuple(_left_out(steps) for steps in rolled if steps.num_left_out)
     warnings += tuple(_STARTED[steps.start].format(steps.name) for steps in rolled if steps.start in _STARTED)
     warnings += tuple(_uneven(rolled))
     warnings += tuple(_of_several_times(steps.name, *steps.times) for steps in rolled if steps.times)
@@ -197,6 +198,13 @@ def _apart(steps: RolledSteps) -> str:
     return (
         f"{steps.name}: of {total} steps the first {steps.num_apart} are computed in another way, and are no "
         "part of the layer: the network begins so, or their constants were folded or rounded apart"
+    )
+
+
+def _left_out(steps: RolledSteps) -> str:
+    return (
+        f"{steps.name}: behind its {steps.num_steps} steps another one lacks what nobody reads, such as the "
+        "condition that keeps a state: it is no part of the layer"
     )
 
 

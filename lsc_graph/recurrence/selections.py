@@ -160,7 +160,7 @@ class SelectedPlaces:
             return shape == before or is_by_row
         if not is_by_row or len(mask) != len(before):
             return False
-        if node.op_type in _BY_ROW and (index > 0 or node.attributes.get_int("transA", 0)):
+        if node.op_type in _BY_ROW and (index > 0 or node.attributes.get_int("transA", False)):
             return False
         given = static_shape(node.inputs[index])
         return node.op_type in _BY_ROW | _ALONG_ROWS and given is not None and _is_last(node, len(given))

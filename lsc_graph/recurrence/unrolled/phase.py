@@ -25,6 +25,7 @@ import onnx_ir as ir
 
 from lsc_graph.errors import UsageError
 from lsc_graph.recurrence.unrolled.affine import is_affine
+from lsc_graph.recurrence.unrolled.behind import Behind
 from lsc_graph.recurrence.unrolled.lanes import Lane, Walk
 from lsc_graph.recurrence.unrolled.numbering import Numbering
 from lsc_graph.recurrence.unrolled.retiming import Optimum, Tie, retime
@@ -94,6 +95,7 @@ class _Cutting:
             for index, node in lane.images.items()
             for value in node.outputs
         }
+        self._behind = Behind(walk)
         self.choices = [c for c in choices if c.before in self.places and c.after in self.places]
         self._most = walk.newest + max(3, walk.longest_shift + 1)
         self.spans = [self._span(lane) for lane in self.lanes]
@@ -305,10 +307,12 @@ class _Cutting:
         return {id(lane): position for position, lane in enumerate(self.lanes)}
 
     def _span(self, lane: Lane) -> tuple[int, int]:
-        """The first and the last index of a lane; what comes before the first step may look like it."""
-        indices = list(lane.images)
+        """The first and the last index of a lane; what comes before the first step may look like it, and what
+        comes behind the last.
+        """
+        indices = sorted(lane.images)[: -1 if self._behind.is_last(lane) else None]
         if len(indices) > self._most:
-            indices = [index for index, node in lane.images.items() if node in self.walk.levels]
+            indices = [index for index in indices if lane.images[index] in self.walk.levels]
         return min(indices), max(indices)
 
     @cached_property

@@ -37,7 +37,7 @@ from lsc_graph.recurrence.unrolled.shared_starts import write_starts_apart
 from lsc_graph.recurrence.unrolled.start_search import ASSUMED, SOLVED, VERIFIED
 from lsc_graph.recurrence.unrolled.start_values import compute_start_values_apart
 from lsc_graph.recurrence.unrolled.stateless import leave_out
-from lsc_graph.recurrence.unrolled.steps import Steps, find_steps, leave_heads_out
+from lsc_graph.recurrence.unrolled.steps import Steps, find_steps, leave_heads_out, leave_last_step_out
 from lsc_graph.recurrence.unrolled.strided import find_strided_chains
 from lsc_graph.recurrence.unrolled.substeps import Substeps
 from lsc_graph.recurrence.unrolled.sums_alike import nest_sums_alike
@@ -62,7 +62,8 @@ class RolledSteps:
     """An unrolled recurrence and the Scan that took its place.
 
     `name` is unique in the model; `over_depth` says that the steps read no sequence and leave none:
-    they are layers that share their weights. `num_apart` steps before the first are computed in another way.
+    they are layers that share their weights. `num_apart` steps before the first are computed in another way,
+    and `num_left_out` behind the last lack what nobody reads.
     `times` names a sequence of which each step reads several times, and how many. `start` says how well it
     is known that constants of the first step were computed from its start, see `start_search.Start`.
     """
@@ -74,6 +75,7 @@ class RolledSteps:
     num_nodes: int
     over_depth: bool
     num_apart: int
+    num_left_out: int
     times: tuple[str, int] | None
     made: Chosen
     open: tuple[OpenChoice, ...]
@@ -258,6 +260,7 @@ def _roll(
         num_nodes=len(nodes),
         over_depth=not is_read and not is_left,
         num_apart=apart,
+        num_left_out=steps.num_left_out,
         times=times,
         made=Chosen(steps.made, left_out),
         open=steps.open,
@@ -396,6 +399,9 @@ def _reads(steps: Steps, constants: Constants, num_uses: int, *, lifts: bool = T
     try:
         return find_reads(steps, constants, lifts=lifts)
     except StepsDifferError as error:
+        if error.steps == (steps.num_steps - 1,) and steps.num_steps > MIN_STEPS and not steps.num_left_out:
+            leave_last_step_out(steps)
+            return _reads(steps, constants, num_uses, lifts=lifts)
         raise error.in_chain(steps.num_steps, num_uses) from error
 
 

@@ -50,6 +50,7 @@ class Steps:
         begun: per value that the step computes: what stands for it at these steps, the nearest first, where
             known.
         num_put_back: how many of these have become steps.
+        num_left_out: how many steps behind the last one lack what nobody reads, and so are none of them.
         heads: those of `nodes` that no state depends on.
         derived: values taken over that are no states, for others determine them.
         made, open: where the steps are cut apart, see `Phase`.
@@ -67,6 +68,7 @@ class Steps:
     outside_earlier: dict[ir.Value, Images] = field(default_factory=dict)
     begun: dict[ir.Value, Images] = field(default_factory=dict)
     num_put_back: int = 0
+    num_left_out: int = 0
     heads: set[ir.Node] = field(default_factory=set)
     derived: dict[ir.Value, Derivation] = field(default_factory=dict)
     made: tuple[Choice, ...] = ()
@@ -240,6 +242,18 @@ def _same_shape(images: Images) -> bool:
     if len({len(shape) for shape in shapes}) > 1:
         return False
     return all(len({dim for dim in dims if isinstance(dim, int)}) <= 1 for dims in zip(*shapes, strict=True))
+
+
+def leave_last_step_out(steps: Steps) -> None:
+    """Let the last step be part of what comes behind the steps."""
+    steps.num_steps -= 1
+    steps.num_left_out += 1
+    steps.position = min(steps.position, steps.num_steps - 1)
+    for lane in steps.nodes.values():
+        del lane[-1]
+    for own in (steps.values, steps.states, steps.outside):
+        for images in own.values():
+            del images[-1]
 
 
 def leave_heads_out(steps: Steps, values: Collection[ir.Value]) -> None:

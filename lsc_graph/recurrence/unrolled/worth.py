@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from enum import IntEnum
 from functools import cached_property
 
+from lsc_graph.recurrence.unrolled.behind import Behind
 from lsc_graph.recurrence.unrolled.lanes import Lane, Walk
 
 
@@ -28,6 +29,7 @@ class Worth:
 
     def __init__(self, walk: Walk, are_whole: Sequence[bool]) -> None:
         self.walk, self.lanes = walk, walk.lanes
+        self._behind = Behind(walk)
         self._is_whole = {id(lane): own for lane, own in zip(walk.lanes, are_whole, strict=True)}
 
     @cached_property
@@ -44,10 +46,11 @@ class Worth:
 
     def _is_read_outside(self, lane: Lane) -> bool:
         """Whether anybody else reads its nodes; the first one may stand for that of another recurrence, too,
-        as what is multiplied by zeros does.
+        as what is multiplied by zeros does, and the last one be no step's.
         """
-        first = min(lane.images)
-        nodes = [node for k, node in lane.images.items() if k > first and node in self.walk.levels]
+        first, last = min(lane.images), max(lane.images) if self._behind.is_last(lane) else None
+        known = [(k, node) for k, node in lane.images.items() if node in self.walk.levels]
+        nodes = [node for k, node in known if k > first and k != last]
         return any(
             value.is_graph_output() or any(use.node not in self.walk.where for use in value.uses())
             for node in nodes
