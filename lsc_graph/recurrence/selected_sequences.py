@@ -29,11 +29,12 @@ def read_selected_sequences(model: ir.Model) -> None:
         return
     main = ValueKeys(model.graph, {}, constants, numbers)
     scans = {node: _Scan.of(node, main) for node in nodes}
-    read = {node: [_reads(scan, after, scans) for after in scan.afters] for node, scan in scans.items()}
-    changed = [scans[node] for node, found in read.items() if any(found)]
+    changed = dict[ir.Node, _Scan]()
+    while found := {node: scan for node, scan in reversed(scans.items()) if _read_anew(scan, scans)}:
+        changed |= found
     if changed:
         passes.TopologicalSortPass()(model)
-    for scan in changed:
+    for scan in changed.values():
         remove_unused_in(scan.body)
 
 
@@ -90,6 +91,11 @@ def _way(node: ir.Node, what: str, index: int) -> tuple[int, int]:
         node.attributes.get_ints(f"scan_{what}_{word}", None) for word in ("axes", "directions")
     )
     return (axes[index] if axes else 0, directions[index] if directions else 0)
+
+
+def _read_anew(scan: _Scan, scans: dict[ir.Node, _Scan]) -> bool:
+    """Whether anything of a Scan is changed: then what it reads may be kept where it was not before."""
+    return any(_reads(scan, after, scans) for after in scan.afters)
 
 
 def _reads(scan: _Scan, after: ir.Value, scans: dict[ir.Node, _Scan]) -> bool:

@@ -86,15 +86,16 @@ def packed(kept: str, batch: int) -> onnx.ModelProto:
     return model_of(f"(float[{T}, {batch}, {H}] x) => (float[{T}, {batch}, {H}] ys)", text, batch)
 
 
-def streaming(kept: str, batch: int) -> onnx.ModelProto:
+def streaming(kept: str, batch: int, num_layers: int = 2) -> onnx.ModelProto:
     state = f"float[{batch}, {H}]"
-    inputs = f"({state} x_t, {state} h0, {state} h1) => ({state} y, {state} h0_out, {state} h1_out)"
-    return model_of(inputs, f"{KEPT.get(kept, kept)} y = Identity(h1_out)", batch)
+    befores, afters = (", ".join(f"{state} h{k}{end}" for k in range(num_layers)) for end in ("", "_out"))
+    text = f"{KEPT.get(kept, kept)} y = Identity(h{num_layers - 1}_out)"
+    return model_of(f"({state} x_t, {befores}) => ({state} y, {afters})", text, batch)
 
 
-def unrolled(kept: str, batch: int) -> onnx.ModelProto:
+def unrolled(kept: str, batch: int, num_layers: int = 2) -> onnx.ModelProto:
     """The steps one after another in the main graph."""
-    step = streaming(kept, batch).graph
+    step = streaming(kept, batch, num_layers).graph
     fixed = {tensor.name: tensor.name for tensor in step.initializer}
     slices = " ".join(f"x_{t} = Gather<axis = 0>(x, at_{t})" for t in range(T))
     rows = ", ".join(f"y.{t}" for t in range(T))
@@ -102,7 +103,7 @@ def unrolled(kept: str, batch: int) -> onnx.ModelProto:
     model = model_of(signature, f"{slices} ys = Concat<axis = 0>({rows.replace('.', '_')})", batch)
     model.graph.initializer.extend(numpy_helper.from_array(np.array(t), f"at_{t}") for t in range(T))
     *gathers, joined = model.graph.node
-    last, nodes = {"h0": "z", "h1": "z"}, list(gathers)
+    last, nodes = {f"h{k}": "z" for k in range(num_layers)}, list(gathers)
     for t in range(T):
         names = fixed | last | {"x_t": f"x_{t}"}
         for node in step.node:
@@ -111,7 +112,7 @@ def unrolled(kept: str, batch: int) -> onnx.ModelProto:
             own.input[:] = [names.get(name, f"{name}_{t}") for name in node.input]
             own.output[:] = [f"{name}_{t}" for name in node.output]
             nodes.append(own)
-        last = {"h0": f"h0_out_{t}", "h1": f"h1_out_{t}"}
+        last = {f"h{k}": f"h{k}_out_{t}" for k in range(num_layers)}
     del model.graph.node[:]
     model.graph.node.extend([*nodes, joined])
     return model
@@ -156,6 +157,17 @@ def test_so_it_does_where_steps_are_written_out(kept: str, batch: int) -> None:
     assert [layer.depth_times for layer in found.layers] == [(), ((0,),)]
     assert found.grid.num_gradient_paths == expected.grid.num_gradient_paths == str(T)
     assert figures(found) == pytest.approx(figures(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("kept", ["Where, by row", "a step towards"])
+def test_so_it_does_where_what_it_reads_goes_on_to_a_third_layer(kept: str) -> None:
+    third = "p = MatMul(k1, W0) q = MatMul(h2, U1) r = Add(p, q) k2 = Tanh(r) "
+    third += {"Where, by row": "h2_out = Where(m, k2, h2)"}.get(
+        kept, "a2 = Sub(k2, h2) b2 = Mul(yes, a2) h2_out = Add(h2, b2)"
+    )
+    found = audit(unrolled(f"{KEPT[kept]} {third}", 2, num_layers=3), num_samples=1)
+    assert [layer.depth_times for layer in found.layers] == [(), ((0,),), ((0,),)]
+    assert found.grid.num_gradient_paths == str(T * (T + 1) // 2)
 
 
 CUT = {

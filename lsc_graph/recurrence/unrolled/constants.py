@@ -28,6 +28,7 @@ class Constants:
         self._ties_numbers = ties_numbers
         self._values: set[ir.Value] = set(graph.initializers.values())
         self._keys: dict[ir.Value, Hashable] = {}
+        self._zeros: dict[ir.Value, bool] = {}
         for node in graph:
             sources = list(inputs_of(node))
             is_constant = node.op_type == "Constant" if not sources else self._values.issuperset(sources)
@@ -147,6 +148,13 @@ class Constants:
         """Whether a constant holds one number again and again, as zeros that a state starts from."""
         array = self.array(value)
         return array is not None and bool((array == array.reshape(-1)[:1]).all())
+
+    def is_zero(self, value: ir.Value) -> bool:
+        """Whether a constant is known to hold nothing but zeros."""
+        if value not in self._zeros:
+            array = self.array(value)
+            self._zeros[value] = array is not None and not array.reshape(-1)[:1].any() and not array.any()
+        return self._zeros[value]
 
     def num_elements(self, value: ir.Value) -> int:
         """Its size; 0 where that is not known."""

@@ -20,13 +20,15 @@ Kind = tuple[Hashable, ...]
 class Operator:
     """What an operator does to what it computes from, with these constants at these inputs.
 
-    At the others are `sources`, by how they are computed from weights, as far as is known.
+    At the others are `sources`, by how they are computed from weights, as far as is known. It `tells`, unless
+    all of these constants are zeros, as what steps of any layer start from.
     """
 
     op_type: str
     attributes: Hashable
     weights: tuple[tuple[int, Hashable], ...]
     sources: frozenset[tuple[int, Kind]] = field(default=frozenset(), compare=False)
+    tells: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,12 @@ class Term:
     def has_weight(self) -> bool:
         """Whether it is computed with a constant."""
         return _has_weight(self.kind)
+
+    @property
+    def tells(self) -> bool:
+        """Whether it is computed with a constant that tells it from others."""
+        last = self.kind[-1] if self.kind else None
+        return isinstance(last, Operator) and last.tells
 
     @property
     def outline(self) -> Kind | None:
@@ -98,7 +106,7 @@ class Sum:
     @property
     def is_telling(self) -> bool:
         """Whether a term tells what is added: by a weight, or by where it is read."""
-        return any(term.has_weight or term.is_read for term in self.terms)
+        return any(term.tells or term.is_read for term in self.terms)
 
     @property
     def from_within(self) -> list[Term]:
@@ -224,7 +232,8 @@ def _operator(node: ir.Node, constants: Constants, *, num_inputs: int, is_deep: 
         computed = [(i, value) for i, value in read if value not in constants]
         sources = frozenset((i, _kind(value, constants, is_deep=False)) for i, value in computed)
         sources = frozenset(own for own in sources if _has_weight(own[1]) or _is_read(own[1]))
-    return Operator(op_type, attributes, weights, sources)
+    tells = any(not constants.is_zero(value) for _, value in read if value in constants)
+    return Operator(op_type, attributes, weights, sources, tells)
 
 
 def _has_weight(kind: Kind | None) -> bool:

@@ -198,3 +198,17 @@ def test_a_term_that_a_constant_enters_instead_of_a_product_is_the_same_term() -
     found, given = (audit(bilinear(is_given=own), data=data, num_samples=1) for own in (False, True))
     assert [own.num_steps for own in found.recurrences] == [T]
     assert radii(found) == pytest.approx(radii(given), rel=1e-5)
+
+
+def test_zeros_that_first_steps_of_layers_multiply_make_these_no_steps_of_one_another() -> None:
+    """One begins with f 0 + i g, and two above it with i g + f 0: so each of them goes on."""
+    net = Network(is_given=True)
+    x, zeros = net.input("z", 1, H), net.constant(np.zeros((1, H), np.float32), "zeros")
+    value = net.op("Add", net.op("Mul", x, zeros), net.op("Mul", x, x))
+    for _ in range(2):
+        value = net.op("Add", net.op("Mul", value, value), net.op("Mul", value, zeros))
+    net.output(value)
+    graph = ir.from_proto(net.model()).graph
+    before = [node.name for node in graph]
+    nest_sums_alike(graph)
+    assert [node.name for node in graph] == before
