@@ -110,16 +110,26 @@ def _across(
 ) -> Iterator[str]:
     """Where positions are put together, as a run shows, or by operators that usually do so."""
     for where, nodes in groups.items():
-        seen = _seen(positions, where) if positions is not None and nodes else None
-        told = _first_told(positions, seen, nodes) if positions is not None and seen is not None else None
-        if told is None and (seen is None or not seen.is_settled):
-            named = [node for node in nodes if reads_across(node, moving)]
-            told = _names(named) if named else None
+        named = [node for node in nodes if reads_across(node, moving)]
+        is_settled, told = (
+            _told(positions, where, nodes) if positions is not None and nodes else (False, None)
+        )
+        if positions is not None and told is None and named and is_settled:
+            positions.look_further()
+            is_settled, told = _told(positions, where, nodes)
+        if told is None and not is_settled and named:
+            told = _names(named)
         if told is not None:
             yield (
                 f"What stands {where} puts several positions together ({told}): where these are "
                 "times, that is a layer which is parallel over time, and which none of the numbers tells of"
             )
+
+
+def _told(positions: Positions, where: str, nodes: Collection[ir.Node]) -> tuple[bool, str | None]:
+    """Whether what was seen tells everything, and the first mixing by these operators, in words."""
+    seen = _seen(positions, where)
+    return seen.is_settled, _first_told(positions, seen, nodes)
 
 
 def _seen(positions: Positions, where: str) -> Seen:

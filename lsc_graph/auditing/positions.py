@@ -21,6 +21,8 @@ from lsc_graph.running.reference import Array, Reference, with_outputs
 from lsc_graph.running.sampling import Sample
 
 _GROWN = 1.5
+_FURTHER = (1.0, 30.0, 1000.0)
+"""By how much inputs are changed, as multiples of how they vary: what is flat near them may not be beyond."""
 _TRIES = 8
 """Draws of a few tokens may give the same ones."""
 _OF_SHAPES = frozenset(("Shape", "Size"))
@@ -109,7 +111,12 @@ class Positions:
         self._targets = list(dict.fromkeys(targets))
         self._model = Reference(with_outputs(self._proto, self._targets)) if targets else None
         self._found: dict[tuple[str, int, int], dict[str, Array]] = {}
+        self._scales: tuple[float, ...] = _FURTHER[:1]
         self._base = self._run(self._feed)
+
+    def look_further(self) -> None:
+        """From here on, change values by more, too: a ReLU that lets nothing through hides what follows."""
+        self._found, self._scales = {}, _FURTHER
 
     def seen(self, sources: Sequence[Place], targets: Sequence[Place]) -> Seen:
         """What changes of positions of some values do to others."""
@@ -131,14 +138,14 @@ class Positions:
         nodes = self._proto.graph.node
         names = [name for node in nodes for name in node.output if name]
         model = Reference(with_outputs(self._proto, names))
-        changed = self._changed(Place(mixing.source), mixing.axis, mixing.position)
-        if changed is None:
-            return []
-        first, second = model.run(self._feed, names), model.run(changed, names)
-        share = {name: float(moved(first[name], second[name]).mean()) for name in names}
-        most = _GROWN / self._feed[mixing.source].shape[mixing.axis]
-        wide = {name for name in names if share[name] > most}
-        return [name for node in nodes if not wide & {*node.input} for name in node.output if name in wide]
+        most, first = _GROWN / self._feed[mixing.source].shape[mixing.axis], model.run(self._feed, names)
+        for scale in self._scales:
+            changed = self._changed(Place(mixing.source), mixing.axis, mixing.position, scale)
+            second = model.run(changed, names) if changed is not None else first
+            wide = {name for name in names if float(moved(first[name], second[name]).mean()) > most}
+            if wide:
+                return [name for n in nodes if not wide & {*n.input} for name in n.output if name in wide]
+        return []
 
     def _between(self, source: Place, target: Place) -> _Effect | None:
         """What a value does to another, along the axis that tells most; None if nothing."""
@@ -204,28 +211,30 @@ class Positions:
         """What a change at one position moves, or, of the inverse of its index, at all others."""
         key = (source.name, axis, index)
         if key not in self._found:
-            changed = self._changed(source, axis, index)
-            found = self._run(changed) if changed is not None else {}
-            self._found[key] = {name: moved(self._base[name], own) for name, own in found.items()}
+            self._found[key] = {}
+            for changed in (self._changed(source, axis, index, scale) for scale in self._scales):
+                for name, own in (self._run(changed) if changed is not None else {}).items():
+                    known = self._found[key].get(name, False)
+                    self._found[key][name] = known | moved(self._base[name], own)
         return self._found[key].get(target)
 
-    def _changed(self, source: Place, axis: int, index: int) -> dict[str, Array] | None:
+    def _changed(self, source: Place, axis: int, index: int, scale: float) -> dict[str, Array] | None:
         """What the model is given, with other values there; None where there are none."""
         value = self._feed[source.name]
         generator = np.random.default_rng((axis, max(index, ~index)))
         is_there = np.arange(value.shape[axis]) == max(index, ~index)
         is_there = (is_there if index >= 0 else ~is_there).reshape(-1, *[1] * (value.ndim - axis - 1))
         for _ in range(_TRIES):
-            other = self._others(source.name, generator)
+            other = self._others(source.name, generator, scale)
             changed = value if other is None else np.where(is_there, other, value)
             if not np.array_equal(changed, value):
                 return self._feed | {source.name: changed}
         return None
 
-    def _others(self, name: str, generator: np.random.Generator) -> Array | None:
+    def _others(self, name: str, generator: np.random.Generator, scale: float) -> Array | None:
         value = self._feed[name]
         if np.issubdtype(value.dtype, np.floating):
-            noise = (float(value.std()) or 1.0) * generator.standard_normal(value.shape)
+            noise = scale * (float(value.std()) or 1.0) * generator.standard_normal(value.shape)
             return np.asarray(value + noise, value.dtype)
         domain = self._domains.get(name)
         return None if domain is None else synthetic(domain, value.shape, value.dtype, generator)

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lsc_graph.canonical.rewiring import remove_unused_in
+from lsc_graph.recurrence.dataflow import copied
 
 _STANDARD = ("", "ai.onnx")
 _COMPARISONS = {
@@ -84,15 +85,28 @@ def _of_difference(add: ir.Node) -> Selection | None:
 
 
 def _masked(value: ir.Value | None) -> tuple[Mask, ir.Value] | None:
-    """A product of a condition and something else."""
+    """A product of a condition and something else, or zeros in place of that."""
     node = value.producer() if value is not None else None
-    if node is None or node.op_type != "Mul" or node.domain not in _STANDARD:
+    if node is None or node.op_type not in ("Mul", "Where") or node.domain not in _STANDARD:
         return None
+    if node.op_type == "Where":
+        return _replaced(node)
     for factor, other in (node.inputs, node.inputs[::-1]):
         mask = _mask(factor)
         if mask is not None and other is not None:
             return mask, other
     return None
+
+
+def _replaced(where: ir.Node) -> tuple[Mask, ir.Value] | None:
+    """Something that a condition, or that it does not hold, puts zeros in place of."""
+    condition, first, second = where.inputs
+    if condition is None or first is None or second is None:
+        return None
+    value, holds = without_negations(condition)
+    if _are([second], (0,)):
+        return (value, holds), first
+    return ((value, not holds), second) if _are([first], (0,)) else None
 
 
 def _mask(factor: ir.Value | None) -> Mask | None:
@@ -143,8 +157,12 @@ def _is_same(one: ir.Value, other: ir.Value) -> bool:
 def without_negations(value: ir.Value) -> Mask:
     """A condition without the negations before it; of comparisons of the same two values, the first one."""
     holds = True
-    while (node := value.producer()) is not None and node.op_type == "Not" and node.inputs[0] is not None:
-        value, holds = node.inputs[0], not holds
+    while (node := value.producer()) is not None:
+        negated = node.inputs[0] if node.op_type == "Not" and node.domain in _STANDARD else None
+        source = copied(value) if negated is None else negated
+        if source is None:
+            break
+        value, holds = source, holds != (negated is not None)
     found = asked(node)
     if node is None or found is None:
         return value, holds

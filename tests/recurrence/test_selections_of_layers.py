@@ -47,6 +47,9 @@ KEPT = {
     "h0_out = Add(h0, b0) a1 = Sub(k1, h1) b1 = Mul(a1, yes) h1_out = Add(b1, h1)",
     "a step back": f"{SINGLE} {STEP} n = Not(m) no = Cast<to = 1>(n) a0 = Sub(h0, k0) b0 = Mul(no, a0) "
     "h0_out = Add(k0, b0) a1 = Sub(h1, k1) b1 = Mul(a1, no) h1_out = Add(b1, k1)",
+    "zeros in place of one or the other": f"{SINGLE} {STEP} o = Constant<value = float {{0.0}}>() n = Not(m) "
+    "v = Cast<to = 9>(n) a0 = Where(v, o, k0) b0 = Where(m, o, h0) h0_out = Add(a0, b0) "
+    "a1 = Where(m, k1, o) b1 = Where(v, h1, o) h1_out = Add(b1, a1)",
     "If": f"{SINGLE} h0_out, h1_out = If (m) <then_branch = new () => ({STATE} k0, {STATE} k1) {{{STEP}}}, "
     f"else_branch = old () => ({STATE} o0, {STATE} o1) {{o0 = Identity(h0) o1 = Identity(h1)}}>",
     "one cell or another": f"{SINGLE} h0_out, h1_out = If (m) <then_branch = new () => "
