@@ -18,6 +18,7 @@ from lsc_graph.running.sampling import Sample
 from lsc_graph.wording import few
 
 BEFORE, BEHIND, BESIDE = "before the first layer", "behind the last layer", "beside the layers"
+_FLAT = frozenset(("Clip", "HardSigmoid", "HardSwish", "Max", "Min", "Relu", "ThresholdedRelu"))
 MIN_AXES = 2
 FEWEST_NAMED = 2
 """A single operator in front (an embedding) or behind (a head) goes without saying."""
@@ -114,7 +115,7 @@ def _across(
         is_settled, told = (
             _told(positions, where, nodes) if positions is not None and nodes else (False, None)
         )
-        if positions is not None and told is None and named and is_settled:
+        if positions is not None and told is None and is_settled and (named or any(map(_may_be_flat, nodes))):
             positions.look_further()
             is_settled, told = _told(positions, where, nodes)
         if told is None and not is_settled and named:
@@ -157,6 +158,11 @@ def _downstream(flow: nx.DiGraph[ir.Node], starts: set[ir.Node]) -> set[ir.Node]
 
 def _names(nodes: list[ir.Node]) -> str:
     return few(f"{node.op_type} {node.name or node.outputs[0].name}" for node in nodes)
+
+
+def _may_be_flat(node: ir.Node) -> bool:
+    """Whether what a node computes may not move with its input: a ReLU below zero, as on these inputs."""
+    return node.op_type in _FLAT and node.domain in ("", "ai.onnx")
 
 
 def _is_weight(value: ir.Value) -> bool:

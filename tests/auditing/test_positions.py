@@ -16,7 +16,8 @@ g (%s) => (float%s y)
  int64[3] folded = {6, 1, 4},
  int64[3] wide = {1, 1, 24}, int64[3] many = {6, 1, 1}, int64[4] image = {1, 1, 6, 4},
  int64[2] first = {1, 4}, int64[3] pixels = {24, 1, 1}, int64[3] doubled = {12, 1, 4},
- int64[4] pairs = {6, 2, 1, 4}, float[4] masked = {0.0, 0.0, 0.0, -1000000000.0}> {
+ int64[4] pairs = {6, 2, 1, 4}, float[4] masked = {0.0, 0.0, 0.0, -1000000000.0},
+ float far = {20.0}> {
     %s
 }"""
 INPUT = "float[6, 1, 4] x"
@@ -48,10 +49,20 @@ MIXED = {
     "a filter of an image over time": """i = Reshape(x, image)
     c = Conv <pads = [2, 0, 0, 0]> (i, along_time)
     z = Reshape(c, folded)""",
+    "a window over a ReLU that lets nothing through": """h = Sub(x, far)
+    d = Relu(h)
+    t = Transpose <perm = [1, 2, 0]> (d)
+    c = Conv <pads = [2, 0]> (t, k)
+    b = Transpose <perm = [2, 0, 1]> (c)
+    z = Add(x, b)""",
+    "a mean over a limit that is reached": """d = Max(x, far)
+    m = ReduceMean(d, zero)
+    z = Sub(x, m)""",
 }
 APART = {
     "one matrix": "z = MatMul(x, u)",
     "reshaped": "f = Reshape(x, flat)\nm = MatMul(f, u)\nz = Reshape(m, folded)",
+    "a ReLU that lets nothing through": "h = Sub(x, far)\nd = Relu(h)\nz = Add(x, d)",
     "a flip alone": "z = Slice(x, last, low, zero, last)",
     "a shift alone": "z = Gather <axis = 0> (x, back)",
     "a filter of an image over features": """i = Reshape(x, image)
