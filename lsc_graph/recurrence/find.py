@@ -162,6 +162,7 @@ def find_recurrences(
         if loop.counted is not None
     )
     warnings += tuple(_apart(steps) for steps in rolled if steps.num_apart)
+    warnings += tuple(_tied(steps) for steps in rolled if steps.over_depth)
     warnings += tuple(_left_out(steps) for steps in rolled if steps.num_left_out)
     warnings += tuple(_STARTED[steps.start].format(steps.name) for steps in rolled if steps.start in _STARTED)
     warnings += tuple(_uneven(rolled))
@@ -198,6 +199,14 @@ def _apart(steps: RolledSteps) -> str:
     return (
         f"{steps.name}: of {total} steps the first {steps.num_apart} are computed in another way, and are no "
         "part of the layer: the network begins so, or their constants were folded or rounded apart"
+    )
+
+
+def _tied(steps: RolledSteps) -> str:
+    return (
+        f"{steps.name}: {steps.num_steps} layers use tensors of equal values, and so are taken for the steps "
+        "of one layer, a loop over depth; layers that are copies of one another until they are trained look "
+        "the same, for exporters store equal tensors once: give each values of its own to audit them apart"
     )
 
 

@@ -8,9 +8,10 @@ import onnx_ir as ir
 import pytest
 from unrolled_models import Unroller, at, layer, stacked, tanh_cell
 
+from lsc_graph.audit_model import inspect
 from lsc_graph.canonical.normalize import normalize
 from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
-from lsc_graph.results import Refusal
+from lsc_graph.results import Axis, Refusal
 from lsc_graph.running.reference import Reference
 
 T, B, D, H = 6, 2, 3, 4
@@ -219,6 +220,18 @@ def test_tied_layers_are_a_recurrence_over_depth() -> None:
     net.output(h)
     _, steps, _ = rolled(net.model())
     assert [(own.num_steps, own.over_depth) for own in steps] == [(T, True)]
+
+
+def test_the_report_says_that_equal_values_make_layers_a_recurrence_over_depth() -> None:
+    """Copies of one layer that are to be trained apart look no other."""
+    net = Unroller()
+    h, weight = net.input("x", B, H), net.generator.standard_normal((H, H))
+    for layer_number in range(T):
+        h = net.op("Tanh", net.op("MatMul", h, net.constant(weight, f"layers.{layer_number}")))
+    net.output(h)
+    found = inspect(net.model())
+    assert [own.over for own in found.recurrences] == [Axis.DEPTH]
+    assert [text for text in found.warnings if f"{T} layers use tensors of equal values" in text]
 
 
 def test_only_the_values_that_are_needed_are_handed_on() -> None:
