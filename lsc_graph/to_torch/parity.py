@@ -44,6 +44,7 @@ class ParityCheck:
     """Collects comparisons; `failures` are (value name, largest error) in the order of comparison.
 
     `rounding` is how far rounding moves what differed in whole runs, if these were compared by parts.
+    `overflows` are values of which the reference has elements that are not finite where ours has others.
     """
 
     tolerance: Tolerance
@@ -51,6 +52,7 @@ class ParityCheck:
     num_values: int = 0
     failures: list[tuple[str, float]] = field(default_factory=list)
     rounding: float | None = None
+    overflows: list[str] = field(default_factory=list)
 
     def settle(self, parts: ParityCheck, rounding: float) -> None:
         """What failed was rounding, so large, and all parts agree: theirs are the comparisons that count."""
@@ -75,10 +77,13 @@ class ParityCheck:
         same = (mine == theirs) | (np.isnan(mine) & np.isnan(theirs))
         error = np.where(same, 0.0, error)
         largest = float(error.max(initial=0.0))
-        if np.all(same | (error <= self.tolerance.bound(theirs, is_inner=is_inner))):
+        lost = ~np.isfinite(theirs) & ~same  # the bound of what is infinite would be, too
+        if np.all(same | (~lost & (error <= self.tolerance.bound(theirs, is_inner=is_inner)))):
             self.max_abs_error = max(self.max_abs_error, largest)
             return True
         self.failures.append((name, largest))
+        if lost.any():
+            self.overflows.append(name)
         return False
 
     def compare_all(
@@ -111,6 +116,15 @@ class ParityCheck:
                 as little as they are rounded by.
         """
         name, error = self.failures[0]
+        if self.overflows:
+            return ParityError(
+                "Values of the model leave the range of its floating-point numbers, so nothing is reported",
+                where=self.overflows[0],
+                got="infinite elements, or some that are not a number, in ONNX Runtime, where the torch view "
+                "has others",
+                expected="finite values",
+                do="audit fewer steps (--steps), or give smaller inputs with --data FILE.npz",
+            )
         if rounding >= error / _GROWN:
             return RoundingError(
                 "The model makes rounding errors so large that the torch view of it cannot be compared",

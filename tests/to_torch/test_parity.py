@@ -22,6 +22,7 @@ def test_agreement_within_tolerance_passes_and_its_largest_error_is_kept() -> No
         ([1.0, float("nan")], [1.0, 2.0]),
         ([1.0, float("inf")], [1.0, 2.0]),
         ([1.0, 2.0], [1.0, float("nan")]),
+        ([1.0, 7e4], [1.0, float("inf")]),
         ([1.0], [1.0, 1.0]),
     ],
 )
@@ -37,6 +38,12 @@ def test_values_that_are_infinite_or_nan_on_both_sides_agree() -> None:
     check = ParityCheck(Tolerance())
     values = [float("nan"), float("inf"), -float("inf")]
     assert check.compare("y", torch.tensor(values), np.array(values))
+
+
+def test_what_the_reference_alone_has_infinite_is_called_an_overflow() -> None:
+    check = ParityCheck(Tolerance(rtol=2e-2, atol=1e-2))
+    assert not check.compare("y", torch.tensor([1.0, 7e4]), np.array([1.0, float("inf")], np.float16))
+    assert "leave the range" in str(check.refusal(None))
 
 
 def test_integers_and_booleans_are_compared_exactly_enough() -> None:
