@@ -12,9 +12,11 @@ At a kink, such as that of a ReLU at zero, E is the mean of two slopes: how far 
 that does not shrink with h, is added to the bar; so is rounding by this.
 Where the bar is wide, a smaller step, which passes over as many times fewer kinks, takes the place of h if
 its bar is smaller and its value within the bar of the other, and where slopes are steeper by that, as of what
-is narrower than a step, so does one that is smaller still. If it claims a smaller bar, but is not within that
-of the other, both are known within what they are apart by. In single precision a larger one is tried as well,
-for inputs that do not show their scale, as states that are still zero.
+is narrower than a step, so do smaller ones still. If one claims a smaller bar, but is not within that of the
+other, both are known within what they are apart by. In double precision, where no quantised kernel
+makes stairs, steeper slopes with narrow bars of their own are the true ones; where the last step's are
+steeper without, nothing is known better than by what they are apart. In single precision a larger one is
+tried as well, for inputs that do not show their scale, as states that are still zero.
 No bar is shorter than what rounding of all outputs does, also of those that have not moved: they may be
 rounded to what they were. Nor is it shorter than the median of those of all columns: of few outputs that
 move, two differences may agree by chance.
@@ -43,12 +45,15 @@ LEVELS = {np.float64: (1.0, 2.0), np.float32: (0.5, 1.0, 2.0)}
 # then adds less than that.
 FINE_ENOUGH = 1e-3
 FINER = {np.float64: 1 / 128, np.float32: 1 / 16}
+_NUM_FINER = {np.float64: 4, np.float32: 3}
 _COARSER = 16.0
 LEAST_SCALE = 1e-2
 # How many times nearer to each other values of higher order have to be.
 _NEARER = 6.0
 # What is narrower than a step has slopes so many times larger at a smaller one: then there is another.
 _STEEPER = 1.5
+# A bar, relative to the values, below which a steeper slope is one, whatever larger steps say.
+_KNOWN = 0.1
 # By how much of a unit in the last place rounding is off where slopes are taken.
 ROUNDED = 0.25
 _KEPT_BYTES, _VALUES_BYTES = 2**29, 2**26
@@ -184,7 +189,10 @@ class _Shifts:
         finite = self.point[np.isfinite(self.point)]
         scale = float(np.sqrt(np.mean(np.square(finite, dtype=np.float64)))) if finite.size else 1.0
         self.step = float(np.finfo(runs.dtype).eps ** 0.2) * max(scale, LEAST_SCALE)
-        self.other_steps = [self.step * FINER[runs.dtype] ** power for power in (1, 2)]
+        powers = range(1, _NUM_FINER[runs.dtype] + 1)
+        self.other_steps = [self.step * FINER[runs.dtype] ** power for power in powers]
+        # In single precision stairs of quantised kernels are steeper by any step.
+        self.least_step = self.other_steps[-1] if runs.dtype is np.float64 else 0.0
         if scale <= LEAST_SCALE and runs.dtype is np.float32:
             self.other_steps.append(self.step * _COARSER)
 
@@ -242,9 +250,15 @@ def _taken(shifts: _Shifts) -> Difference:
             is_better = is_telling & _is_better(others, errors, first, wider)
             if step < shifts.step:
                 is_better |= is_telling & _is_resolved(errors, has_moved, first, wider)
-            steeper[numbers] = np.linalg.norm(others, axis=1) > _STEEPER * np.linalg.norm(first, axis=1)
+            length = np.linalg.norm(others, axis=1)
+            steeper[numbers] = length > _STEEPER * np.linalg.norm(first, axis=1)
+            is_open = steeper[numbers] & (step == shifts.least_step)
+            if shifts.least_step:
+                # Of what is small but for a narrow place, larger steps have narrow bars, and see nothing.
+                is_better |= steeper[numbers] & (errors <= _KNOWN * length)
             # Two that contradict each other are both known within what they are apart by.
-            apart = np.where(is_telling & (errors < wider), np.linalg.norm(others - first, axis=1), 0.0)
+            is_doubted = is_telling & (errors < wider) | is_open
+            apart = np.where(is_doubted, np.linalg.norm(others - first, axis=1), 0.0)
             doubts[numbers] = np.where(is_better, 0.0, np.maximum(doubts[numbers], apart))
             chosen = numbers[is_better]
             jacobian[:, chosen], bars[chosen] = others[is_better].T, errors[is_better]

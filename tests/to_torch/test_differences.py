@@ -78,6 +78,29 @@ def test_what_is_narrower_than_a_step_is_not_taken_for_nothing(factor: int, body
     assert off <= min(np.linalg.norm(found.bars), 1e-2 * np.linalg.norm(exact))
 
 
+@pytest.mark.parametrize("width", [1e-3, 1e-6, 1e-8, 1e-10])
+def test_quotients_by_what_is_far_smaller_than_a_step_are_known_in_double_precision(width: float) -> None:
+    """As of a normaliser that a gate has all but emptied: every larger step goes past the pole."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    g (double[1, 4] x, double[1, 4] c) => (double[1, 4] y) { y = Div(c, x) }"""
+    record = Differences()
+    reference = Reference(onnx.parser.parse_model(text))
+    runs = Runs(
+        reference,
+        ["x", "c"],
+        np.float64,
+        has_free_sizes=False,
+        bytes_per_point=lambda _: 1,
+        note=record.note_run,
+    )
+    point, others = np.array([[1.0, -2.0, width, 3.0]]), np.array([[1.0, 1.0, width, 1.0]])
+    found = differences(runs, [point, others], 0, record)
+    exact = np.diag((-others / point**2)[0])
+    off = np.linalg.norm(found.jacobian - exact, axis=0)
+    assert (off <= found.bars + 1e-9 * np.linalg.norm(exact, axis=0)).all()
+    assert off[2] < 1e-2 * abs(exact[2, 2])
+
+
 @pytest.mark.parametrize("is_single_run", [False, True])
 @pytest.mark.parametrize("width", [0.1, 0.03, 0.01, 0.003, 0.001, 1e-4])
 @pytest.mark.parametrize("scale", [1e-3, 0.1, 1.0, 3.0])
