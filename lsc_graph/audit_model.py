@@ -39,7 +39,15 @@ from lsc_graph.counting.connect import connected_cells
 from lsc_graph.counting.count import count_paths
 from lsc_graph.counting.ends import first_ends, last_ends
 from lsc_graph.counting.series import digits
-from lsc_graph.errors import AnalysisError, ConversionError, ParityError, UsageError
+from lsc_graph.errors import (
+    AnalysisError,
+    ConversionError,
+    GradientError,
+    LscGraphError,
+    ParityError,
+    TimeLimitError,
+    UsageError,
+)
 from lsc_graph.grid.unroll import GridNode, united, unroll
 from lsc_graph.jacobians.forward import ForwardMeter, is_forward
 from lsc_graph.jacobians.grid import EdgeMap
@@ -149,15 +157,40 @@ def audit(
     draw = partial(_samples, prepared, given, seed)
     num_samples, limit, told = _different(prepared, given, draw, num_samples)
 
-    def measure(use: BlackBoxUse) -> Analysis:
+    def measure(use: BlackBoxUse, is_double: bool) -> Analysis:
         most = min(max_samples, limit or max_samples)
         rounds = Rounds(precision, num_samples, most, max_seconds, clock.start)
         fitting = FittingSamples(prepared, draw, limit)
-        return _measure(prepared, fitting, rounds, where, seed, time_axis, method, use, say, clock)
+        model = partial(measured_model, prepared, where, black_box=use, is_double=is_double)
+        return _measure(prepared, model, fitting, rounds, seed, time_axis, method, say, clock)
 
     with torch.no_grad():
         found = _with_black_boxes(measure, black_box)
     return replace(found, surrogate=surrogates, warnings=(*told, *found.warnings))
+
+
+def _measured(measure: Callable[[BlackBoxUse, bool], Analysis], use: BlackBoxUse) -> Analysis:
+    """What was measured, in double precision where gradients agree in that alone: rounding made them differ.
+
+    Raises:
+        GradientError: they do not; the error is that of single precision.
+    """
+    try:
+        return measure(use, False)
+    except GradientError as error:
+        if use is BlackBoxUse.ALWAYS:
+            raise
+        try:
+            found = measure(use, True)
+        except TimeLimitError:
+            raise
+        except LscGraphError as other:
+            raise error from other
+        words = (
+            "torch ran in double precision: in single precision rounding decides over gradients "
+            f"({error.where}: {error.got}; {error.expected})"
+        )
+        return replace(found, warnings=(words, *found.warnings))
 
 
 def _different(
@@ -185,19 +218,19 @@ def _check_numbers(num_steps: int | None, num_samples: int) -> None:
         raise UsageError("--steps and --samples must be at least 1", got=f"{num_steps}, {num_samples}")
 
 
-def _with_black_boxes(measure: Callable[[BlackBoxUse], Analysis], wanted: str) -> Analysis:
+def _with_black_boxes(measure: Callable[[BlackBoxUse, bool], Analysis], wanted: str) -> Analysis:
     """What was measured with torch, where that works; else with ONNX Runtime alone."""
     if wanted == "never":
-        return measure(BlackBoxUse.NEVER)
+        return _measured(measure, BlackBoxUse.NEVER)
     reason = "it was asked for"
     if wanted == "auto":
         try:
-            return measure(BlackBoxUse.IF_NEEDED)
+            return _measured(measure, BlackBoxUse.IF_NEEDED)
         except (ConversionError, ParityError) as error:
             if out_of_memory(error) is not None:
                 raise
             reason = " ".join(str(error).split())
-    analysis = measure(BlackBoxUse.ALWAYS)
+    analysis = _measured(measure, BlackBoxUse.ALWAYS)
     assert analysis.black_box is not None
     return replace(analysis, black_box=replace(analysis.black_box, reason=reason))
 
@@ -277,19 +310,18 @@ class _Clock:
 
 def _measure(
     prepared: Prepared,
+    view: Callable[..., Sequences | Streaming | FeedForward],
     fitting: FittingSamples,
     rounds: Rounds,
-    device: str,
     seed: int,
     time_axis: int | None,
     method: Method,
-    black_box: BlackBoxUse,
     say: Progress,
     clock: _Clock,
 ) -> Analysis:
     generator = torch.Generator().manual_seed(seed)
     say("Converting to torch", 0.1)
-    model = measured_model(prepared, device, generator, black_box)
+    model = view(generator=generator)
     clock.lap("convert")
     agreement = Agreement(model)
     summary = Summary(exposed_states(prepared.findings, [*filter(None, prepared.cells)]), time_axis, method)
@@ -404,10 +436,10 @@ def _cuts_named(flat: Sequence[str]) -> Iterator[None]:
     """Where gradients differ that are cut, and may be rounding for the rest, that is said, too."""
     try:
         yield
-    except AnalysisError as error:
-        if not flat or type(error) is not AnalysisError:  # others are of memory, conversion or parity
+    except GradientError as error:
+        if not flat:
             raise
-        raise AnalysisError(
+        raise GradientError(
             error.what,
             where=error.where,
             got=error.got,

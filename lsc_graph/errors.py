@@ -104,6 +104,10 @@ class RoundingError(ParityError):
         self.rounding = rounding
 
 
+class GradientError(AnalysisError):
+    """The gradient over the grid of local Jacobians is not that of the whole model."""
+
+
 class WriteBackError(AnalysisError):
     """New values do not fit the model that they should be written into."""
 

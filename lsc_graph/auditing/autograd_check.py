@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from lsc_graph.errors import AnalysisError
+from lsc_graph.errors import GradientError
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.cell import flatten
 from lsc_graph.jacobians.grid import EdgeMap
@@ -73,7 +73,7 @@ def check_against_autograd(
             gradient, to a part of `FAR_SHARE`, there is no difference either.
 
     Raises:
-        AnalysisError: they differ.
+        GradientError: they differ.
     """
     actual = _gradients(model, sample, order, start)
     allowed = FAR_SHARE if model.parameters.differences.parts else share
@@ -114,7 +114,7 @@ def check_against_autograd(
         expected = torch.zeros_like(given) if found is None else found.vectors()[0].cpu() - own
         scale, error = max(float(expected.norm()), float(given.norm())), float((given - expected).norm())
         if error > allowed * scale and not is_rounding(node, found, error):
-            raise AnalysisError(
+            raise GradientError(
                 "The cell graph does not account for the whole gradient, so nothing is reported",
                 where=f"{node.layer}, step {node.time}",
                 got=f"a gradient of norm {float(expected.norm()):.4g} over the grid",

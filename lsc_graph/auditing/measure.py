@@ -47,13 +47,15 @@ def measured_model(
     device: str,
     generator: torch.Generator,
     black_box: BlackBoxUse = BlackBoxUse.NEVER,
+    *,
+    is_double: bool = False,
 ) -> Sequences | Streaming | FeedForward:
-    """The torch view of a prepared model, of the kind that fits it."""
+    """The torch view of a prepared model, of the kind that fits it; in double precision, if asked for."""
     if prepared.chain is not None:
-        return FeedForward(prepared, device, generator, black_box)
+        return FeedForward(prepared, device, generator, black_box, is_double)
     if is_streaming(prepared):
-        return Streaming(prepared, device, generator, black_box)
-    return Sequences(prepared, device, generator, black_box)
+        return Streaming(prepared, device, generator, black_box, is_double)
+    return Sequences(prepared, device, generator, black_box, is_double)
 
 
 class _Model:
@@ -65,9 +67,11 @@ class _Model:
         device: str,
         generator: torch.Generator,
         black_box: BlackBoxUse = BlackBoxUse.NEVER,
+        is_double: bool = False,
     ) -> None:
         self.prepared, self.device, self.generator = prepared, device, generator
-        self.parameters = Parameters(black_box, running_statistics(prepared.findings.model.graph))
+        statistics = running_statistics(prepared.findings.model.graph)
+        self.parameters = Parameters(black_box, statistics, is_double=is_double)
         self.reference = Reference(prepared.reference)
         self.constants = prepared.plan.constants
 
@@ -80,10 +84,15 @@ class _Model:
             return take()
 
     def tensors(self, arrays: Mapping[str, Array]) -> dict[str, Tensor]:
-        """Arrays on the device, 16-bit floats as float32."""
+        """Arrays on the device, 16-bit floats as float32, or all floats as float64."""
         device = torch.device(self.device)
+
+        def own(value: Array) -> Array:
+            is_float = self.parameters.is_double and value.dtype.kind == "f"
+            return value.astype(np.float64) if is_float else _single(value)
+
         return {
-            name: handed(torch.from_numpy(np.asarray(_single(value), order="C")), device)
+            name: handed(torch.from_numpy(np.asarray(own(value), order="C")), device)
             for name, value in arrays.items()
         }
 
@@ -185,8 +194,9 @@ class Sequences(_AtOnce):
         device: str,
         generator: torch.Generator,
         black_box: BlackBoxUse = BlackBoxUse.NEVER,
+        is_double: bool = False,
     ) -> None:
-        super().__init__(prepared, device, generator, black_box)
+        super().__init__(prepared, device, generator, black_box, is_double)
         self.observed = _recurrent_outputs(prepared.normalized)
         self.watched = _watched(prepared)
         program = SequenceProgram(prepared.findings, prepared.cells, self.parameters, self.observed)
@@ -230,8 +240,9 @@ class Streaming(_Model):
         device: str,
         generator: torch.Generator,
         black_box: BlackBoxUse = BlackBoxUse.NEVER,
+        is_double: bool = False,
     ) -> None:
-        super().__init__(prepared, device, generator, black_box)
+        super().__init__(prepared, device, generator, black_box, is_double)
         self.program = StreamingProgram(prepared.findings, prepared.cells, self.parameters).to(device)
 
     def run(self, sample: Sample) -> Run:
@@ -304,8 +315,9 @@ class FeedForward(_AtOnce):
         device: str,
         generator: torch.Generator,
         black_box: BlackBoxUse = BlackBoxUse.NEVER,
+        is_double: bool = False,
     ) -> None:
-        super().__init__(prepared, device, generator, black_box)
+        super().__init__(prepared, device, generator, black_box, is_double)
         assert prepared.chain is not None
         program = ChainProgram(prepared.findings.model, prepared.chain, self.parameters)
         self.program = program.to(device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, TensorProto, numpy_helper
 
@@ -36,6 +37,8 @@ def _converted(proto: onnx.ModelProto, old: Collection[int], new: int) -> onnx.M
     copy.CopyFrom(proto)
     dtype = onnx.helper.tensor_dtype_to_np_dtype(new)
     for graph in _graphs(copy.graph):
+        if TensorProto.FLOAT in old:
+            _write_single_values(graph)
         for tensor in (*graph.initializer, *_tensor_attributes(graph)):
             if tensor.data_type in old:
                 array = numpy_helper.to_array(tensor).astype(dtype)
@@ -47,6 +50,21 @@ def _converted(proto: onnx.ModelProto, old: Collection[int], new: int) -> onnx.M
             if value.type.tensor_type.elem_type in old:
                 value.type.tensor_type.elem_type = new
     return copy
+
+
+def _write_single_values(graph: GraphProto) -> None:
+    """Single-precision values that nodes have without a tensor, as tensors, in place."""
+    for node in graph.node:
+        kept = [own for own in node.attribute if own.name not in ("value_float", "value_floats")]
+        given = [own for own in node.attribute if own not in kept]
+        if node.op_type == "ConstantOfShape" and not node.attribute:
+            array = np.zeros(1, np.float32)
+        elif node.op_type == "Constant" and given:
+            array = np.array(onnx.helper.get_attribute_value(given[0]), np.float32)
+        else:
+            continue
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute("value", numpy_helper.from_array(array))])
 
 
 def _graphs(graph: GraphProto) -> Iterable[GraphProto]:

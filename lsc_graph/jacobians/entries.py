@@ -24,7 +24,7 @@ def entries_of(layer: Layer, axes: Sequence[int]) -> Tensor:
     found, start = [], 0
     for state, axis in zip(layer.states, axes, strict=True):
         places = start + torch.arange(size(state.shape)).reshape(state.shape)
-        found.append(places.movedim(axis, 0).flatten(1))
+        found.append(places.movedim(axis, 0).reshape(state.shape[axis], -1))
         start += size(state.shape)
     return torch.cat(found, 1)
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lsc_graph.canonical.function_ops import write_out
 from lsc_graph.canonical.normalize import simplify
+from lsc_graph.canonical.precision import in_double_precision
 from lsc_graph.errors import ConversionError
 from lsc_graph.recurrence.not_weights import running_statistics
 from lsc_graph.to_torch.black_box import BlackBox
@@ -40,13 +41,19 @@ class Parameters(nn.Module):
         black_box: ALWAYS runs every piece in ONNX Runtime, with derivatives by finite differences, IF_NEEDED
             those that have no torch counterpart, NEVER none. Weights in such pieces are no parameters.
         fixed: initializers that are not trained, whichever piece reads them first.
+        is_double: whether torch computes in double precision what the file has in single.
     """
 
     def __init__(
-        self, black_box: BlackBoxUse = BlackBoxUse.NEVER, fixed: Collection[str] = frozenset()
+        self,
+        black_box: BlackBoxUse = BlackBoxUse.NEVER,
+        fixed: Collection[str] = frozenset(),
+        *,
+        is_double: bool = False,
     ) -> None:
         super().__init__()
         self.black_box, self.differences, self.fixed = black_box, Differences(), frozenset(fixed)
+        self.is_double = is_double
         self._index: dict[str, str] = {}
 
     def share(self, name: str, value: Tensor, *, is_trainable: bool) -> nn.Parameter:
@@ -166,9 +173,9 @@ def _convert(piece: ir.Graph, part: str, parameters: Parameters, scope: str) -> 
     origins = _rename(piece)
     model = ir.Model(piece, ir_version=10)
     passes.OutputFixPass()(model)
-    on_host = sizes_in(piece)
+    on_host, proto = sizes_in(piece), ir.to_proto(model)
     try:
-        module = Converted(ir.to_proto(model), on_host)
+        module = Converted(in_double_precision(proto) if parameters.is_double else proto, on_host)
     except NotConvertedError as error:
         raise _conversion_error(error, part) from error
     for safe_name, origin in origins.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
-from lsc_graph.canonical.precision import in_single_precision, is_half
+from lsc_graph.canonical.precision import in_double_precision, in_single_precision, is_half
 from lsc_graph.running.reference import Reference
 
 HALF = """
@@ -44,3 +44,23 @@ def test_the_twin_computes_the_same_in_float32_branches_included() -> None:
         theirs = Reference(proto).run({"x": x.astype(np.float16), "go": np.array(go)})["y"]
         assert ours.dtype == np.float32
         np.testing.assert_allclose(ours, theirs.astype(np.float32), rtol=1e-3)
+
+
+def test_values_that_are_single_precision_unless_said_otherwise_become_double() -> None:
+    twin = in_double_precision(
+        onnx.parser.parse_model("""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[2] x, int64[1] size) => (float[2] y)
+        {
+            zeros = ConstantOfShape(size)
+            k = Constant<value_float = 2.0>()
+            ks = Constant<value_floats = [1.0, 3.0]>()
+            a = Mul(x, k)
+            b = Mul(a, ks)
+            y = Add(b, zeros)
+        }
+        """)
+    )
+    found = Reference(twin).run({"x": np.array([1.0, 1e-9]), "size": np.array([2])})["y"]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, [2.0, 6e-9])

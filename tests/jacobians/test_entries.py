@@ -21,6 +21,10 @@ def test_entries_of_several_states_along_different_axes() -> None:
     assert among(found, [0, 3, 6, 7]).tolist() == [[0, 2], [1, 3]]
 
 
+def test_entries_of_a_state_without_other_axes_are_single_elements() -> None:
+    assert entries_of(layer((3,)), [0]).tolist() == [[0], [1], [2]]
+
+
 def test_blocks_are_those_of_the_entries_unless_these_meet() -> None:
     rows, columns = entries_of(layer((2, 3)), [0]), entries_of(layer((4, 2)), [1])
     blocks = torch.randn(5, 2, 3, 4)
