@@ -98,6 +98,8 @@ def _by_name(matrices: Tensor, method: Method, tolerance: float) -> Estimate:
     unit, scales = in_single(matrices)
     operator = dense_operator(unit)
     found = arnoldi_radius(operator, tolerance=tolerance, max_basis=_basis(unit.shape[-1]))
+    # A vector with next to nothing along the dominant eigenvector sees another eigenvalue: seldom do two.
+    found = found.unless_contradicted(krylov_power_radius(operator, tolerance=tolerance, seed=1), tolerance)
     found = unless_refuted(found, operator, lambda point: unit[point], tolerance)
     return found if scales is None else found.scaled(scales)
 

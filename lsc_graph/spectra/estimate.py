@@ -108,6 +108,18 @@ class Estimate:
         no_error = torch.full_like(self.errors, torch.inf)
         return replace(self, errors=no_error, converged=torch.zeros_like(self.converged))
 
+    def unless_contradicted(self, other: Estimate, tolerance: float = TOLERANCE) -> Estimate:
+        """With no point converged where `other` has converged to another value; the larger one is shown."""
+        larger = torch.maximum(self.values, other.values)
+        allowed = (self.errors + other.errors + tolerance / 2) * larger
+        is_other = self.converged & other.converged & ((self.values - other.values).abs() > allowed)
+        return replace(
+            self,
+            values=torch.where(is_other, larger, self.values),
+            errors=torch.where(is_other, torch.inf, self.errors),
+            converged=self.converged & ~is_other,
+        )
+
     def known_within(self, bars: Tensor) -> Estimate:
         """With no point converged whose value may be off by more than itself, by absolute error bars [P].
 

@@ -40,6 +40,21 @@ def test_a_method_is_right_or_says_that_it_is_not(name: str, method: Method) -> 
         assert bool((off[found.converged] < 1e-2).all()), (off, found.errors)
 
 
+@pytest.mark.parametrize(("size", "seed"), [(48, 204), (64, 207), (96, 204), (128, 211), (192, 204)])
+def test_arnoldi_by_name_misses_no_eigenvalue_that_its_first_vector_does_not_see(
+    size: int, seed: int
+) -> None:
+    """Nearly diagonal matrices: each element of a vector is about an eigenvector's part in it."""
+    generator = torch.Generator().manual_seed(seed)
+    matrices = torch.diag_embed(torch.rand(32, size, generator=generator))
+    noise = 10.0 ** torch.randint(-6, -1, (32, 1, 1), generator=generator)
+    matrices = matrices + noise * torch.randn(32, size, size, generator=generator) / size**0.5
+    found = radius_estimate(matrices, Method.ARNOLDI)
+    exact = torch.from_numpy(oracle(matrices.double()))
+    assert bool((((found.values - exact).abs() / exact)[found.converged] < 6e-3).all())
+    assert float(found.converged.double().mean()) > 0.9
+
+
 @pytest.mark.parametrize("method", [*BY_NAME, Method.AUTO])
 def test_zero_matrices_have_radius_zero_and_others_keep_theirs(method: Method) -> None:
     matrices = batch("outlier", 80)
