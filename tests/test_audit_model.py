@@ -21,6 +21,7 @@ from lsc_graph.models.lru import lru
 from lsc_graph.models.lstm import lstm
 from lsc_graph.models.rnn import rnn
 from onnx import TensorProto, helper, numpy_helper
+from parsed_models import saturated_softmax
 from written_as import as_dynamo_writes, as_jax_writes, as_keras_writes, step_of
 
 from lsc_graph import audit_model as audit_module
@@ -226,15 +227,7 @@ def test_a_gradient_that_falls_to_rounding_is_no_missing_edge() -> None:
 
 @pytest.mark.parametrize("black_box", ["auto", "never"])
 def test_gradients_that_single_precision_rounds_away_are_those_of_double_precision(black_box: str) -> None:
-    """A saturated softmax: what is left of a gradient are differences of ones."""
-    proto = onnx.parser.parse_model(
-        """
-        <ir_version: 8, opset_import: ["" : 17]>
-        g (float[1, 8] x, float[1, 8] h) => (float[1, 8] h_out) {
-            k = Constant<value_float = 30.0>() s = Softmax(h) t = Mul(s, k) h_out = Add(t, x)
-        }
-        """
-    )
+    proto = saturated_softmax()
     found = audit(proto, num_steps=16, num_samples=1, black_box=black_box)
     assert found.black_box is None
     assert any("torch ran in double precision" in warning for warning in found.warnings)

@@ -13,6 +13,7 @@ from delayed_models import DELAYED, D
 from fake_device import NAME, FakeDevice, Held
 from lsc_graph.models.forms import in_form
 from lsc_graph.models.registry import build
+from parsed_models import saturated_softmax
 
 from lsc_graph import audit_model
 from lsc_graph.audit_model import audit
@@ -47,6 +48,7 @@ AUDITED: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, Any]]] = {
     "wide": (lambda: build("tanh_rnn", hidden_size=200, num_layers=2), {"num_steps": 3}),
     "a chain": (lambda: build("feed_forward_relu", num_layers=4), {}),
     "a wide chain": (lambda: build("feed_forward_relu", num_layers=2, hidden_size=200), {}),
+    "in double precision": (saturated_softmax, {"num_steps": 8}),
     "a residual chain": (lambda: build("residual_mlp", num_layers=3), {}),
 }
 FITTED: dict[str, tuple[Callable[[], onnx.ModelProto], dict[str, Any]]] = {

@@ -9,7 +9,7 @@ import torch
 from fake_device import NAME, FakeDevice, Held
 from spectra_cases import HARD, SPECTRA, batch
 
-from lsc_graph.spectra import choose
+from lsc_graph.spectra import choose, confirming
 from lsc_graph.spectra.choose import cascade, radius_estimate
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 
@@ -67,6 +67,22 @@ def test_every_method_by_name_waits_once(method: Method, size: int, dtype: torch
         assert bool(found.converged.all())
         torch.testing.assert_close(found.values, exact, rtol=5e-3, atol=0)
         assert device.waits.total() == 1, device.waits
+
+
+@pytest.mark.parametrize("method", [*BY_NAME, Method.AUTO])
+@pytest.mark.parametrize("size", [70, 300, 800])
+def test_nothing_off_the_cpu_is_confirmed_point_by_point(
+    size: int, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eigenvectors and orbits are looked at on the host, which would wait for every point."""
+    asked: list[object] = []
+    for name in ("condition_at", "orbit_growth", "power_radius"):
+        monkeypatch.setattr(confirming, name, lambda *given, **_: asked.append(given))
+    matrices = torch.cat([batch("gaussian", size)[:2], HARD["nilpotent"][0](size)[None]]).float()
+    found, device = on_device(matrices, method)
+    assert bool(found.converged[:2].all())
+    assert not asked
+    assert device.waits.total() <= 2, device.waits
 
 
 @pytest.mark.parametrize("method", BY_NAME)
