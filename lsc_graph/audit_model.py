@@ -67,6 +67,7 @@ from lsc_graph.results import (
     Judgement,
     LayerFacts,
 )
+from lsc_graph.running.deadline import until
 from lsc_graph.running.reference import Array
 from lsc_graph.running.sampling import Sample, make_samples, num_given, read_data
 from lsc_graph.spectra.choose import method_of
@@ -86,6 +87,7 @@ MAX_INSPECTED_ELEMENTS = 2**22
 
 @whole_single_precision()
 @memory_errors_named()
+@torch.no_grad()
 def audit(
     model: Source,
     *,
@@ -124,8 +126,8 @@ def audit(
         num_samples: how many samples to average over, at first.
         precision: add samples until the standard error of every layer's radii is at most this.
         max_samples: but no more samples than these.
-        max_seconds: no sample that would not be over by this time is begun; a first one that is not, as of a
-            black box, is an error. By default there is no such time, but for a precision 300 seconds.
+        max_seconds: no sample that would not be over by this time is begun; a first one that is not is an
+            error. By default there is no such time, but for a precision 300 seconds.
         seed: of synthetic data, cotangents and signs.
         device: "auto", "cpu" or "cuda".
         radius_method: the estimator of spectral radii: "auto", "dense", "squaring", "powers" or "arnoldi".
@@ -164,8 +166,7 @@ def audit(
         model = partial(measured_model, prepared, where, black_box=use, is_double=is_double)
         return _measure(prepared, model, fitting, rounds, seed, time_axis, method, say, clock)
 
-    with torch.no_grad():
-        found = _with_black_boxes(measure, black_box)
+    found = _with_black_boxes(measure, black_box)
     return replace(found, surrogate=surrogates, warnings=(*told, *found.warnings))
 
 
@@ -334,21 +335,21 @@ def _measure(
         # One after another: the trajectories of all samples at once may be larger than anything else.
         total = len(samples) + len(new)
         for number, sample in enumerate(takewhile(lambda _: rounds.begin(), new), len(samples) + 1):
-            run = agreement.run(sample)
-            clock.lap("parity")
-            if meter is None:
-                summary.entries = batch_entries(prepared, model, sample, run)
-            _say_sample(say, number, total, model.parameters.differences, rounds.deadline)
-            found, edges = model.edges(sample, run, summary)
-            clock.lap("jacobians")
-            if meter is None:
-                cells = found
-                again = partial(_edges_again, model, sample, run, summary, seed)
-                summary.flat = flat_steps(model.program, run, model.feed(sample)[0])
-                meter = _confirmed_meter(model, sample, cells, edges, again, summary.flat, generator, seed)
-            elif (more := united(cells, found)) is not cells:
-                cells = more
-                meter.regard(cells, unroll(cells))
+            with until(rounds.deadline if meter is None else None):
+                run = agreement.run(sample)
+                clock.lap("parity")
+                if meter is None:
+                    summary.entries = batch_entries(prepared, model, sample, run)
+                _say_sample(say, number, total, model.parameters.differences, rounds.deadline)
+                found, edges = model.edges(sample, run, summary)
+                clock.lap("jacobians")
+                if meter is None:
+                    cells = found
+                    summary.flat = flat_steps(model.program, run, model.feed(sample)[0])
+                    meter = _confirmed_meter(model, sample, run, cells, edges, summary, generator, seed)
+                elif (more := united(cells, found)) is not cells:
+                    cells = more
+                    meter.regard(cells, unroll(cells))
             meter.add(edges)
             samples.append(sample)
             clock.lap("growth")
@@ -412,15 +413,16 @@ def _edges_again(model: Measured, sample: Sample, run: Run, summary: Summary, se
 def _confirmed_meter(
     model: Measured,
     sample: Sample,
+    run: Run,
     cells: CellGraph,
     edges: list[EdgeMap],
-    again: Callable[[], list[EdgeMap]],
-    flat: Sequence[str],
+    summary: Summary,
     generator: torch.Generator,
     seed: int,
 ) -> GrowthMeter:
     """A meter for the growth along a grid whose gradient of one sample is that of autograd."""
-    with _cuts_named(flat):
+    again = partial(_edges_again, model, sample, run, summary, seed)
+    with _cuts_named(summary.flat):
         if is_forward(edges):
             return _forward_meter(model, sample, cells, edges, generator, seed)
         meter = GrowthMeter(cells, unroll(cells), generator, edges)

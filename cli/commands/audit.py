@@ -46,7 +46,7 @@ def policy(context: click.Context, parameter: click.Parameter, text: str) -> fro
     "--max-seconds",
     type=click.FloatRange(0),
     show_default="300 with --precision",
-    help="Begin no sample that would not be over by then; if by differences not one is, that is an error.",
+    help="Begin no sample that would not be over by then; if not one is, that is an error.",
 )
 @time_axis_option
 @click.option("--seed", type=int, default=0, show_default=True)

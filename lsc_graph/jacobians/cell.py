@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import jacrev, vmap
 
+from lsc_graph.running.deadline import in_time
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 
 MAX_BATCH_BYTES = 64 * 2**20
@@ -87,6 +88,7 @@ def batched_jacobians(
     jacobian = jacrev(function, argnums=tuple(which))
     found: list[Tensor] = []
     for start in range(0, num_points, size):
+        in_time()
         parts = at_points(jacobian, [point[start : start + size] for point in points])
         # Into their places: all parts beside the whole take more memory than anything else.
         found = found or [part.new_empty(num_points, *part.shape[1:]) for part in parts]

@@ -19,6 +19,7 @@ from torch.func import vjp, vmap
 from lsc_graph.jacobians.cell import MAX_BATCH_BYTES, flat_from
 from lsc_graph.layers.cells import Read
 from lsc_graph.recurrence.site import RecurrentSite
+from lsc_graph.running.deadline import in_time
 from lsc_graph.to_torch.all_sides import AllSides
 from lsc_graph.to_torch.loop import CellModule, SiteModule, Values
 from lsc_graph.to_torch.program import Run, SequenceProgram
@@ -321,10 +322,11 @@ def pull_rows(glue: Glue, cotangents: dict[str, Tensor]) -> dict[str, Tensor]:
     """Pull back a batch of cotangents [R, ...], in chunks that fit in memory."""
     num_rows = next(iter(cotangents.values())).shape[0]
     size = min(num_rows, num_rows_at_once(glue))
-    chunks = [
-        vmap(glue.pull)({name: rows[start : start + size] for name, rows in cotangents.items()})
-        for start in range(0, num_rows, size)
-    ]
+    chunks = []
+    for start in range(0, num_rows, size):
+        in_time()
+        part = {name: rows[start : start + size] for name, rows in cotangents.items()}
+        chunks.append(vmap(glue.pull)(part))
     if len(chunks) == 1:
         return chunks[0]
     return {name: torch.cat([chunk[name] for chunk in chunks]) for name in chunks[0]}

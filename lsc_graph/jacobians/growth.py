@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.grid import EdgeMap, MapsPull
+from lsc_graph.running.deadline import in_time
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def swept(
     into = _into(edges)
     arrived = _Arrived(start)
     for node in reversed(order):
+        in_time()
         here = arrived.take(node)
         if here is None:
             continue

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.errors import UsageError
+from lsc_graph.running.deadline import in_time
 from lsc_graph.spectra.arnoldi import ILL_CONDITIONED, MAX_BASIS, arnoldi_radius
 from lsc_graph.spectra.arnoldi_once import arnoldi_once
 from lsc_graph.spectra.confirming import confirmed, unless_refuted
@@ -74,13 +75,12 @@ def radius_estimate(
     if not matrices.numel():
         return Estimate.empty()
     size = max(1, MAX_BATCH_BYTES // (matrices[0].numel() * 16))
-    parts = [
-        _batch(matrices[start : start + size], method, tolerance) for start in range(0, len(matrices), size)
-    ]
+    parts = [_batch(own, method, tolerance) for own in torch.split(matrices, size)]
     return Estimate.joined(parts)
 
 
 def _batch(matrices: Tensor, method: Method, tolerance: float) -> Estimate:
+    in_time()
     if method is Method.AUTO:
         return _auto(matrices, tolerance)
     return _by_name(matrices, method, tolerance)

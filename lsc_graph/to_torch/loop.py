@@ -14,6 +14,7 @@ from torch.func import vmap
 from lsc_graph.errors import AnalysisError
 from lsc_graph.layers.cells import Cell
 from lsc_graph.recurrence.site import RecurrentSite, StepSequence
+from lsc_graph.running.deadline import in_time
 from lsc_graph.to_torch.segment import Parameters, Segment
 
 Values = Mapping[str, Tensor]
@@ -156,6 +157,7 @@ class SiteModule(nn.Module):
         state = dict(initial)
         steps: list[tuple[int, dict[str, Tensor], dict[str, Tensor], tuple[Tensor, ...]]] = []
         for time in self.times():
+            in_time()
             now = {name: value[time] for name, value in slices.items()}
             shifts = None if self.shifts is None else _at(self.shifts, time)
             after = self.step(state, now, captures, shifts)
