@@ -350,7 +350,7 @@ def _measure(
                 elif (more := united(cells, found)) is not cells:
                     cells = more
                     meter.regard(cells, unroll(cells))
-            meter.add(edges)
+                meter.add(edges)
             samples.append(sample)
             clock.lap("growth")
             del run, edges
