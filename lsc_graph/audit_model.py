@@ -20,8 +20,9 @@ from lsc_graph.auditing.batches import batch_entries
 from lsc_graph.auditing.causal_readings import causal_readings
 from lsc_graph.auditing.cuts import put_in
 from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
-from lsc_graph.auditing.flat_steps import flat_steps
+from lsc_graph.auditing.flat_steps import flat_steps, moving_parts
 from lsc_graph.auditing.forward_check import check_against_pushes
+from lsc_graph.auditing.jumping import jumping
 from lsc_graph.auditing.lengths import FittingSamples
 from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming, measured_model
 from lsc_graph.auditing.rounding import run_rounded_otherwise
@@ -345,7 +346,7 @@ def _measure(
                 clock.lap("jacobians")
                 if meter is None:
                     cells = found
-                    summary.flat = flat_steps(model.program, run, model.feed(sample)[0])
+                    _see_cuts(model, sample, run, summary)
                     meter = _confirmed_meter(model, sample, run, cells, edges, summary, generator, seed)
                 elif (more := united(cells, found)) is not cells:
                     cells = more
@@ -408,6 +409,13 @@ def _edges_again(model: Measured, sample: Sample, run: Run, summary: Summary, se
     """The edges of a run that is rounded otherwise; what else is found at it is for no report."""
     moved = run_rounded_otherwise(run, torch.Generator().manual_seed(seed))
     return model.edges(sample, moved, summary.empty())[1]
+
+
+def _see_cuts(model: Sequences | Streaming | FeedForward, sample: Sample, run: Run, summary: Summary) -> None:
+    """Note where states change values by more than derivatives tell."""
+    parts = moving_parts(model.program, run, model.feed(sample)[0])
+    summary.flat = flat_steps(parts)
+    summary.jumping = jumping(parts, summary.flat)
 
 
 def _confirmed_meter(

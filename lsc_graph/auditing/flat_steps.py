@@ -9,7 +9,7 @@ look for, as derivatives of this kind take torch a second to get ready for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,25 +38,36 @@ _STEP = 1e-6
 
 
 @torch.no_grad()
-def flat_steps(program: Program, run: Run, inputs: dict[str, Tensor]) -> tuple[str, ...]:
+def flat_steps(parts: Sequence[Part]) -> tuple[str, ...]:
     """Names of the nodes where the gradient between states, or layers, is cut without a threshold.
+
+    Args:
+        parts: those of the model that gradients pass through, as of `moving_parts`.
+    """
+    return tuple(dict.fromkeys(name for part in parts for name in part.flat()))
+
+
+@torch.no_grad()
+def moving_parts(program: Program, run: Run, inputs: dict[str, Tensor]) -> list[Part]:
+    """The parts of a program that gradients between states or layers pass through, at one of their calls.
 
     Args:
         program: the model in torch.
         run: what it computed.
         inputs: from what.
     """
+    found = []
     calls: dict[str, list[Call]] = {}
     for call in program.calls(run, inputs):
         calls.setdefault(call.path, []).append(call)
-    found: list[str] = []
     for path, own in calls.items():
         part = program.get_submodule(path)
         graph = _graph_of(part)
         moving = _moving(program, path, part)
-        if graph is not None and any(moving) and _num_elements(graph, own[0].given) <= _MAX_ELEMENTS:
-            found += _Part(graph, _held(own[len(own) // 2].given), moving).flat()
-    return tuple(dict.fromkeys(found))
+        given = own[len(own) // 2].given
+        if graph is not None and any(moving) and _num_elements(graph, given) <= _MAX_ELEMENTS:
+            found.append(Part(graph, _held(given), moving))
+    return found
 
 
 def _held(values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -146,13 +157,18 @@ class _Seen:
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """A part of a program, as a function of those of its inputs that move."""
 
     graph: torch.fx.GraphModule
     given: tuple[Tensor, ...]
     moving: list[bool]
     constants: dict[torch.fx.Node, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_elements(self) -> int:
+        """How many elements it reads."""
+        return _num_elements(self.graph, self.given)
 
     def flat(self) -> list[str]:
         """Names of the nodes that cut the gradient of what moves."""
@@ -167,7 +183,7 @@ class _Part:
             return node in found and not found[node].is_flat
 
         return [
-            _name(node)
+            name_of(node)
             for node, own in found.items()
             if own.is_flat and any(map(has_a_derivative, node.all_input_nodes))
         ]
@@ -177,14 +193,14 @@ class _Part:
         generator = torch.Generator().manual_seed(0)
         seen: dict[torch.fx.Node, _Seen] = {}
         for distance in _DISTANCES:
-            points = [self._moved(own, distance, generator) for own in range(len(self.given))]
+            points = [self.moved(own, distance, generator) for own in range(len(self.given))]
             for node, value, slope in look([own for own, _ in points], [own for _, own in points]):
                 seen.setdefault(node, _Seen()).note(value, slope)
             if not any(own.may_be_flat for own in seen.values()):
                 return {}
         return seen if any(own.is_flat for own in seen.values()) else {}
 
-    def _moved(self, number: int, distance: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def moved(self, number: int, distance: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """An input some spreads of its elements away, in double precision, and a direction as long."""
         value = self.given[number]
         if not value.is_floating_point() or not value.numel() or not self.moving[number]:
@@ -201,7 +217,7 @@ class _Part:
             own + _STEP * way if moves and own.is_floating_point() else own
             for own, way, moves in zip(values, along, self.moving, strict=True)
         ]
-        first, second = (_Run(self.graph, self.constants).values_of(given) for given in (values, there))
+        first, second = (DoubleRun(self.graph, self.constants).values_of(given) for given in (values, there))
         dependent = self._dependent()
         for node, value in first.items():
             if node in dependent and node in second and second[node].shape == value.shape:
@@ -222,13 +238,14 @@ class _Part:
                 _dual(own, way) if moves and own.is_floating_point() else own
                 for own, way, moves in zip(values, along, self.moving, strict=True)
             ]
-            for node, dual in _Run(self.graph, self.constants).values_of(duals).items():
+            for node, dual in DoubleRun(self.graph, self.constants).values_of(duals).items():
                 value, slope = _parts(dual)
                 if slope is not None:
                     yield node, value, slope
 
 
-def _name(node: torch.fx.Node) -> str:
+def name_of(node: torch.fx.Node) -> str:
+    """A node as reports name it."""
     return f"{node.meta.get('onnx_name') or node.name} ({node.meta.get('onnx_op_type', node.target)})"
 
 
@@ -243,7 +260,7 @@ def _parts(dual: Tensor) -> tuple[Tensor, Tensor | None]:
     return value, tangent
 
 
-class _Run(torch.fx.Interpreter):
+class DoubleRun(torch.fx.Interpreter):
     """Runs a part in double precision, and keeps every value; constants leave the device at the first run."""
 
     def __init__(self, graph: torch.fx.GraphModule, constants: dict[torch.fx.Node, Tensor]) -> None:

@@ -78,6 +78,12 @@ def measured_warnings(
         for own in summary.flat
         if own not in known
     )
+    warnings += tuple(
+        f"{names[0]} jumps where the states pass a threshold, which its derivative leaves out: that part of "
+        "the gradient is cut there"
+        for names in summary.jumping
+        if known.isdisjoint(names)
+    )
     if summary.is_cut:
         warnings += (
             "Every local Jacobian is exactly zero: the gradient is cut, as by a threshold or a Sign",

@@ -90,6 +90,7 @@ class Summary:
         united: edges between such layers (or steps of one) of which the whole batch is looked at.
         probed: by edge the largest relative standard error of a gain that random products tell.
         flat: nodes that change with the states, but were seen to have no derivative.
+        jumping: nodes that were seen to jump where the states change, each with the flags that make it jump.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Summary:
         self.united: set[tuple[str, str]] = set()
         self.probed: dict[tuple[str, str], float] = {}
         self.flat: tuple[str, ...] = ()
+        self.jumping: tuple[tuple[str, ...], ...] = ()
         self.causal = CausalSummary(time_axis)
         self._time: defaultdict[str, _Points] = defaultdict(_Points)
         self._depth: defaultdict[tuple[str, str], _Points] = defaultdict(_Points)
