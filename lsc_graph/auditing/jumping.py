@@ -18,16 +18,17 @@ from torch import Tensor
 from lsc_graph.auditing.flat_steps import DoubleRun, Part, name_of
 from lsc_graph.to_torch.spike import sign, spike
 
-# Operators that make no jump of what has none.
+# Operators that make no jump of what has none; those that compare are what makes others choose.
 # fmt: off
 _CONTINUOUS = frozenset(
     (
         "Abs", "Add", "AveragePool", "Celu", "Clip", "Concat", "Constant", "Conv", "Cos", "Elu", "Erf",
-        "Exp", "Expand", "Flatten", "Gelu", "Gemm", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu",
-        "LogSoftmax", "MatMul", "Max", "Mean", "Min", "Mish", "Mul", "Neg", "Pad", "ReduceMax",
+        "Exp", "Expand", "Flatten", "Gather", "Gelu", "Gemm", "GroupNormalization", "HardSigmoid",
+        "HardSwish", "Identity", "Initializer", "Input", "InstanceNormalization", "LayerNormalization",
+        "LeakyRelu", "LogSoftmax", "MatMul", "Max", "Mean", "Min", "Mish", "Mul", "Neg", "Pad", "ReduceMax",
         "ReduceMean", "ReduceMin", "ReduceSum", "Relu", "Reshape", "Selu", "Sigmoid", "Sin", "Slice",
-        "Softmax", "Softplus", "Softsign", "Split", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "Tile",
-        "Transpose", "Unsqueeze",
+        "Softmax", "Softplus", "Softsign", "Split", "Sqrt", "Squeeze", "Sub", "Sum", "Swish", "Tanh", "Tile",
+        "Transpose", "Unsqueeze", "Where",
     )
 )
 # fmt: on

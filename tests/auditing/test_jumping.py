@@ -7,6 +7,8 @@ import pytest
 from lsc_graph.models import registry
 
 from lsc_graph.audit_model import audit
+from lsc_graph.auditing import jumping
+from lsc_graph.auditing.flat_steps import Part
 
 CONSTANTS = """zero = Constant<value_float=0.0>() one = Constant<value_float=1.0>()
     two = Constant<value_float=2.0>() k = Constant<value_float=0.5>() steep = Constant<value_float=300.0>()
@@ -50,3 +52,12 @@ def test_what_is_continuous_or_has_a_pole_does_not_jump(name: str) -> None:
 @pytest.mark.parametrize("told", [{}, {"surrogate": "triangle"}])
 def test_thresholds_that_are_named_or_have_a_surrogate_are_not_named_twice(told: dict[str, str]) -> None:
     assert not jumps_of(registry.build("alif"), **told)
+
+
+def test_parts_without_an_operator_that_may_jump_are_not_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[Part] = []
+    monkeypatch.setattr(jumping, "_jumps", lambda part: searched.append(part) or ())
+    jumps_of(registry.build("gru"))
+    assert not searched
+    jumps_of(cell(JUMPS["Mod"]))
+    assert searched
