@@ -6,6 +6,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -137,8 +138,8 @@ def test_an_audit_says_where_its_memory_ended_and_exits_with_3(
 def test_what_is_out_of_memory_in_torch_is_not_tried_as_a_black_box(monkeypatch: pytest.MonkeyPatch) -> None:
     tried = []
 
-    def fail(*given: object) -> None:
-        tried.append(next(own for own in given if isinstance(own, BlackBoxUse)))
+    def fail(prepared: object, view: partial[object], *others: object) -> None:
+        tried.append(view.keywords["black_box"])
         raise ConversionError("A part cannot be computed") from RuntimeError(CPU)
 
     monkeypatch.setattr(audit_model, "_measure", fail)

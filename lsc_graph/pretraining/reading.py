@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -42,6 +43,11 @@ class Reading:
     derivative: Tensor | None
     sizes: tuple[int, ...] = ()
     is_differentiable: bool = True
+
+    def without_points(self, num_samples: int) -> Reading:
+        """Such a reading where there is no point."""
+        sizes = (0,) * num_samples
+        return replace(self, values=self.values[:0], derivative=None, sizes=sizes, is_differentiable=False)
 
     @property
     def kind(self) -> Kind:
@@ -89,3 +95,32 @@ def joined(readings: Sequence[Reading]) -> Reading:
     sizes = tuple(size for reading in readings for size in reading.sizes)
     is_differentiable = any(reading.is_differentiable for reading in readings)
     return Reading(readings[0].edge, values, readings[0].is_radius, derivative, sizes, is_differentiable)
+
+
+def of_all(stretches: Sequence[Sequence[Reading]]) -> list[Reading]:
+    """Readings of stretches of samples as one for each edge, with every sample in its place.
+
+    An edge may have several readings of the same samples, as at several lags, and none where it has no point.
+    """
+    by_edge = [_by_edge(stretch) for stretch in stretches if stretch]
+    counts = [len(next(iter(own.values())).sizes) for own in by_edge]
+    found = []
+    for edge in dict.fromkeys(edge for own in by_edge for edge in own):
+        like = next(own[edge] for own in by_edge if edge in own)
+        parts = [own.get(edge, like.without_points(n)) for own, n in zip(by_edge, counts, strict=True)]
+        found.append(replace(joined(parts), is_radius=like.is_radius))
+    return found
+
+
+def _by_edge(readings: Sequence[Reading]) -> dict[Edge, Reading]:
+    """Those of each edge as one, sample by sample."""
+    found: defaultdict[Edge, list[Reading]] = defaultdict(list)
+    for reading in readings:
+        found[reading.edge].append(reading)
+    return {edge: own[0] if len(own) == 1 else _beside(own) for edge, own in found.items()}
+
+
+def _beside(readings: Sequence[Reading]) -> Reading:
+    """Readings of the same samples as one."""
+    samples = [torch.cat(parts) for parts in zip(*(own.by_sample() for own in readings), strict=True)]
+    return replace(joined(readings), values=torch.cat(samples), sizes=tuple(map(len, samples)))

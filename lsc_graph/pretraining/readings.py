@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,10 +21,10 @@ from lsc_graph.pretraining.batches import Together, Tree, detached, part, record
 from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.edge_blocks import EdgeBlocks, check_finite
 from lsc_graph.pretraining.edge_rows import EdgeRows, chosen
-from lsc_graph.pretraining.eigenpairs import Direction, probed_gain_direction, value_alone
+from lsc_graph.pretraining.eigenpairs import probed_gain_direction, value_alone
 from lsc_graph.pretraining.narrow import Looks
 from lsc_graph.pretraining.parametrised import Parametrised
-from lsc_graph.pretraining.reading import Edge, Reading, joined
+from lsc_graph.pretraining.reading import Edge, Reading, of_all
 from lsc_graph.pretraining.rows import RowPuller
 from lsc_graph.pretraining.slots import Block, Slots, Whole, padded
 from lsc_graph.pretraining.spread_times import spread_times
@@ -105,7 +104,7 @@ class Reader:
             self._read_of = {name: value.detach().clone() for name, value in values.items()}
 
         def function() -> list[Reading]:
-            parts: defaultdict[Edge, list[Reading]] = defaultdict(list)
+            found: list[list[Reading]] = []
             start = 0
             while start < len(samples):
                 size = self._at_once(min(num_times, num_steps))
@@ -113,11 +112,8 @@ class Reader:
                 start += size
                 times = [spread_times(num_steps, num_times, seed, index) for index, _ in here]
                 probes = [_generator(seed, index) for index, _ in here]
-                for readings in read([sample for _, sample in here], times, probes, with_derivative):
-                    for reading in readings:
-                        parts[reading.edge].append(reading)
-            in_order = sorted(parts, key=lambda edge: self._order.get(edge, 0))
-            return [joined(parts[edge]) for edge in in_order]
+                found += read([sample for _, sample in here], times, probes, with_derivative)
+            return sorted(of_all(found), key=lambda reading: self._order.get(reading.edge, 0))
 
         with torch.set_grad_enabled(with_derivative), self.states_alone(forgets=not through_time):
             return self.parametrised.call(values, function)
@@ -156,7 +152,7 @@ class Reader:
         generators: Sequence[torch.Generator],
         with_derivative: bool,
     ) -> list[list[Reading]]:
-        """Readings of every edge: a list for each sample, or one for all of them."""
+        """Readings of every edge: a list for each stretch of samples."""
         feeds = stacked([self.model.feed(sample) for sample in samples])
         program = self.model.program
         runs = self._together.each(lambda feed: recorded(program(*feed)), feeds)
@@ -222,13 +218,8 @@ class Reader:
     ) -> list[list[Reading]]:
         """By whole Jacobians."""
         wholes = self._whole(inputs, runs, times, generators, with_derivative=False)
-        found: list[list[Reading]] = [[] for _ in times]
-        for whole in wholes:
-            kept = [k for k, positions in enumerate(whole.positions) if positions]
-            values = torch.split(whole.block.direction.value, whole.sizes)
-            for k, own in zip(kept, values, strict=True):
-                found[k].append(_reading(whole.edge, value_alone(own), is_radius=whole.block.is_radius))
-        return found
+        bare = [replace(whole.block, direction=value_alone(whole.block.direction.value)) for whole in wholes]
+        return [[_bare(w.edge, block, w.sizes) for w, block in zip(wholes, bare, strict=True)]]
 
     def _whole(
         self,
@@ -286,29 +277,28 @@ class Reader:
             for name in dict.fromkeys(target for _, target in narrow)
         }
         if not looks:
-            return [[] for _ in times]
+            return [[]]
         cotangents = {name: own.cotangents.expand(len(times[0]), -1, -1) for name, own in looks.items()}
         edges, pulled = self._pull_together(inputs, detached(runs), times, cotangents, set(narrow))
-        found: list[list[Reading]] = [[] for _ in times]
         values = [
             self.blocks.narrow_radii(e, looks[e.target], rows) for e, rows in zip(edges, pulled, strict=True)
         ]
         for edge, own in zip(edges, values, strict=True):
             if own is None:
                 self.blocks.lose((edge.source, edge.target))
-        for edge, own in zip(edges, values, strict=True):
-            if own is None or (edge.source, edge.target) not in self.blocks.narrow:
-                continue
-            for k, readings in enumerate(found):
-                at = self._at(edge, own[k], times[k])
-                if at is not None:
-                    readings.append(_reading(at, value_alone(at.rows), is_radius=True))
-        return found
+        return [
+            [
+                self._of_points(edge, own, times)
+                for edge, own in zip(edges, values, strict=True)
+                if own is not None and (edge.source, edge.target) in self.blocks.narrow
+            ]
+        ]
 
-    def _at(self, edge: EdgeRows, rows: Tensor, times: Sequence[int]) -> EdgeRows | None:
-        """A sample's rows of an edge; None where it has no point."""
-        found = replace(edge, rows=rows).existing(times, self._steps[edge.target])
-        return found if found.targets else None
+    def _of_points(self, edge: EdgeRows, values: Tensor, times: Sequence[Sequence[int]]) -> Reading:
+        """A reading of radii [S, P], as far as these points exist."""
+        positions = [edge.positions(own, self._steps[edge.target]) for own in times]
+        kept = torch.cat([chosen(own, at) for own, at in zip(values, positions, strict=True)])
+        return Reading((edge.source, edge.target), kept, True, None, tuple(map(len, positions)))
 
     @property
     def _steps(self) -> dict[str, range]:
@@ -398,7 +388,7 @@ class Reader:
             for edge in pulled
         ]
         if not with_derivative:
-            return [[replace(_bare(e, b), sizes=sizes) for e, b in zip(pulled, blocks, strict=True)]]
+            return [[_bare(edge, block, sizes) for edge, block in zip(pulled, blocks, strict=True)]]
         rows = {
             edge.target: padded(block, self.layers[edge.target])
             for edge, block in zip(pulled, blocks, strict=True)
@@ -453,13 +443,9 @@ def _steps_of(site: nn.Module) -> list[tuple[Layer, range]]:
     return [(m.cell.layer, site.times()) for m in site.cells if isinstance(m, CellModule)]
 
 
-def _bare(edge: EdgeRows, block: Block) -> Reading:
-    return _reading(edge, block.direction, is_radius=block.is_radius)
-
-
-def _reading(edge: EdgeRows, direction: Direction, *, is_radius: bool) -> Reading:
-    values = direction.value
-    return Reading((edge.source, edge.target), values, is_radius, None, (values.numel(),))
+def _bare(edge: EdgeRows, block: Block, sizes: Sequence[int]) -> Reading:
+    key = edge.source, edge.target
+    return Reading(key, block.direction.value, block.is_radius, None, tuple(sizes))
 
 
 def _from(tree: Tree, start: int, stop: int | None) -> Tree:
@@ -468,12 +454,14 @@ def _from(tree: Tree, start: int, stop: int | None) -> Tree:
 
 
 def _differentiable(edge: EdgeRows, sizes: Sequence[int], block: Block, rows: Tensor) -> Reading:
-    """With the scalar d mean = sum over points of left^T dM right / P, of a block's own rows [P, 2, n]."""
-    scalar = (rows[:, :, block.columns] * block.direction.right.to(rows)).sum()
-    known = int(block.direction.is_known.sum())
-    return replace(
-        _bare(edge, block),
-        sizes=tuple(sizes),
-        derivative=scalar / max(1, known),
-        is_differentiable=known > 0,
-    )
+    """With the scalar d mean = sum over points of left^T dM right / P, of a block's own rows [P, 2, n].
+
+    Each sample's mean is that of its points with a known derivative, as if it were read alone.
+    """
+    known = block.direction.is_known
+    shares = [len(own) / len(known) / max(1, int(own.sum())) for own in torch.split(known, list(sizes))]
+    share = torch.tensor(shares).repeat_interleave(torch.tensor(sizes)).to(rows)
+    right = share[:, None, None] * block.direction.right.to(rows)
+    scalar = (rows[:, :, block.columns] * right).sum()
+    bare = _bare(edge, block, sizes)
+    return replace(bare, derivative=scalar, is_differentiable=bool(known.any()))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -80,7 +80,7 @@ def gathered(readings: Sequence[Reading]) -> list[Reading]:
     derivatives = {r.edge: (r.derivative, r.values.numel()) for r in readings}
     found = []
     for edge in dict.fromkeys(edge for part in parts for edge in part):
-        shares = [part[edge][0] if edge in part else [] for part in parts]
+        shares = [part[edge][0] if edge in part else _no_points(part) for part in parts]
         samples = _interleaved(shares)
         is_radius = next(part[edge][1] for part in parts if edge in part)
         values = torch.tensor([v for sample in samples for v in sample], dtype=torch.float64)
@@ -91,6 +91,11 @@ def gathered(readings: Sequence[Reading]) -> list[Reading]:
             whole = replace(whole, derivative=derivative * (count / values.numel()))
         found.append(whole)
     return found
+
+
+def _no_points(part: Mapping[Edge, tuple[list[list[float]], bool, bool]]) -> list[list[float]]:
+    """Of an edge that none of a process's samples has."""
+    return [[] for _ in next(iter(part.values()))[0]] if part else []
 
 
 def _interleaved(shares: Sequence[Sequence[Item]]) -> list[Item]:

@@ -38,8 +38,8 @@ class Whole:
 
     @property
     def sizes(self) -> list[int]:
-        """How many points the samples have that have any."""
-        return [len(own) for own in self.positions if own]
+        """How many points each sample has."""
+        return [len(own) for own in self.positions]
 
     @property
     def flat(self) -> list[int]:

@@ -1,11 +1,11 @@
-"""The standard error of a mean radius."""
+"""Readings of samples as one, and the standard error of their mean."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from lsc_graph.pretraining.reading import Reading
+from lsc_graph.pretraining.reading import Edge, Reading, of_all
 from lsc_graph.pretraining.spread_times import spread_times
 
 
@@ -45,3 +45,26 @@ def test_a_few_samples_that_agree_by_chance_do_not_make_a_mean_sharp() -> None:
     assert few.std_error == pytest.approx(float(values.std()) / 4)
     many = Reading(("a", "a"), values.repeat(2), True, None, (2,) * 16)
     assert many.std_error == pytest.approx(0, abs=1e-12)
+
+
+def test_samples_keep_their_places_where_an_edge_has_no_point() -> None:
+    """At a first step there is no edge in time; at several lags an edge has several readings."""
+
+    def of(edge: Edge, *samples: list[float]) -> Reading:
+        values = torch.tensor([value for own in samples for value in own], dtype=torch.float64)
+        return Reading(edge, values, True, None, tuple(map(len, samples)))
+
+    time, depth, other = ("a", "a"), ("a", "b"), ("b", "b")
+    found = of_all(
+        [
+            [of(depth, [1.0], [2.0]), of(other, [], [5.0]), of(other, [7.0], [])],
+            [],
+            [of(depth, [3.0]), of(time, [4.0])],
+        ]
+    )
+    samples = {reading.edge: [own.tolist() for own in reading.by_sample()] for reading in found}
+    assert samples == {
+        depth: [[1.0], [2.0], [3.0]],
+        other: [[7.0], [5.0], []],
+        time: [[], [], [4.0]],
+    }
