@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,11 +18,10 @@ from lsc_graph.pretraining.eigenpairs import (
     gain_direction,
     gains,
     mean_direction,
-    radii,
-    radius_direction,
     unit_direction,
     unit_radii,
 )
+from lsc_graph.pretraining.joint_radii import Wanted, joint_directions, joint_radii
 from lsc_graph.pretraining.narrow import Looks, Narrow, NarrowRange, NarrowUnits, saves_much
 from lsc_graph.pretraining.reading import Edge, NotFiniteError
 from lsc_graph.pretraining.reduction import covers, joined_range, shared_range, unit_matrices
@@ -99,24 +99,40 @@ class EdgeBlocks:
         self._bases[edge] = found
         return self._bases[edge]
 
-    def block(
+    def blocks(
         self,
-        edge: EdgeRows,
+        edges: Sequence[EdgeRows],
+        sizes: Sequence[Sequence[int]],
         generators: Sequence[torch.Generator],
-        sizes: Sequence[int] | None,
         *,
         with_derivative: bool,
-    ) -> Block:
-        """The radii of a batch of an edge's matrices, or their gains, and by which elements they are read.
+    ) -> list[Block]:
+        """The radii of a batch of each edge's matrices, or their gains, and by which elements they are read.
 
         Of states that are batches of independent entries they are the means over the entries, as in audits.
 
         Args:
-            edge: its matrices, sample after sample.
+            edges: their matrices, sample after sample.
+            sizes: how many points of each edge each sample has.
             generators: each sample's.
-            sizes: how many points each sample has; None where all of them are one batch.
             with_derivative: whether to find by which vectors the values are differentiated.
         """
+        looks = [
+            self._look(edge, own, generators, with_derivative=with_derivative)
+            for edge, own in zip(edges, sizes, strict=True)
+        ]
+        wanted = [look.found for look in looks if isinstance(look.found, Wanted)]
+        radii = iter(joint_directions(wanted) if with_derivative else joint_radii(wanted))
+        return [look.block(next(radii) if isinstance(look.found, Wanted) else look.found) for look in looks]
+
+    def _look(
+        self,
+        edge: EdgeRows,
+        sizes: Sequence[int],
+        generators: Sequence[torch.Generator],
+        *,
+        with_derivative: bool,
+    ) -> _Look:
         source, target = self._layers[edge.source], self._layers[edge.target]
         matrices = edge.rows.detach().cpu()
         check_finite(matrices, source, target)
@@ -124,7 +140,7 @@ class EdgeBlocks:
         if source is target and source.id not in self._entries:
             found = self._by_units(matrices, target, with_derivative=with_derivative)
             if found is not None:
-                return Block(rows, columns, found, True)
+                return _Look(rows, columns, found, True)
         elif source is not target and target.time_step != 0:
             exposed = self._exposed.get(target.id, frozenset())
             rows, columns, _ = active_indices(matrices, source, target, exposed)
@@ -132,16 +148,19 @@ class EdgeBlocks:
         active = matrices if is_whole else matrices[:, rows][:, :, columns]
         entries = self._entries_among(source, target, rows, columns)
         parts = None if entries is None else own_blocks(active, *entries)
-        if entries is None or parts is None:
-            direction = self._direction(
-                edge, active, generators, sizes, with_derivative, may_be_narrow=is_whole
-            )
-            return Block(rows, columns, direction, len(rows) == len(columns))
-        each = torch.stack(parts, 1).flatten(0, 1)
-        sizes = None if sizes is None else [len(parts) * size for size in sizes]
-        direction = self._direction(edge, each, generators, sizes, with_derivative, may_be_narrow=False)
-        self.sizes[source.id, target.id] = round(self.sizes[source.id, target.id] * len(parts) ** (1 / 3))
-        return Block(rows, columns, mean_direction(direction, *entries), each.shape[1] == each.shape[2])
+        if parts is None:
+            entries = None
+        else:
+            active = torch.stack(parts, 1).flatten(0, 1)
+            sizes, is_whole = [len(parts) * size for size in sizes], False
+        key, is_radius = (source.id, target.id), active.shape[1] == active.shape[2]
+        if is_radius:
+            own: Direction | Wanted = self._wanted(key, active, sizes, may_be_narrow=is_whole)
+        else:
+            own = gain_direction(active, generators, sizes) if with_derivative else gains(active)
+        size = own.size if isinstance(own, Wanted) else 1
+        self.sizes[key] = size if parts is None else round(size * len(parts) ** (1 / 3))
+        return _Look(rows, columns, own, is_radius, entries)
 
     def _by_units(self, matrices: Tensor, layer: Layer, *, with_derivative: bool) -> Direction | None:
         """By the units of a layer, if no two of them are coupled."""
@@ -161,28 +180,32 @@ class EdgeBlocks:
             return None
         return among(self._entries[target.id], rows), among(self._entries[source.id], columns)
 
-    def _direction(
-        self,
-        edge: EdgeRows,
-        matrices: Tensor,
-        generators: Sequence[torch.Generator],
-        sizes: Sequence[int] | None,
-        with_derivative: bool,
-        *,
-        may_be_narrow: bool,
-    ) -> Direction:
-        """Radii of square matrices [P, n, n], gains of others."""
-        key = edge.source, edge.target
-        if matrices.shape[1] != matrices.shape[2]:
-            self.sizes[key] = 1
-            return gain_direction(matrices, generators, sizes) if with_derivative else gains(matrices)
+    def _wanted(self, key: Edge, matrices: Tensor, sizes: Sequence[int], *, may_be_narrow: bool) -> Wanted:
+        """Square matrices [P, n, n] of an edge, and what is known of their range."""
         basis = self._basis(key, matrices)
-        self.sizes[key] = matrices.shape[1] if basis is None else basis.shape[1]
         is_narrow = may_be_narrow and basis is not None and saves_much(basis)
         if is_narrow and basis is not None and self._may_be_narrow(key, basis):
             same = (n for n in self.narrow.values() if isinstance(n, NarrowRange) and n.basis is basis)
             self.narrow[key] = next(same, None) or NarrowRange(basis)
-        return radius_direction(matrices, basis) if with_derivative else radii(matrices, basis, sizes)
+        return Wanted(matrices, sizes, basis, is_narrow)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One edge's block: by which elements it is read, and what it shows, or what is wanted to say so.
+
+    `entries` is where the elements of each entry of a batch lie, if it is read entry by entry.
+    """
+
+    rows: list[int]
+    columns: list[int]
+    found: Direction | Wanted
+    is_radius: bool
+    entries: tuple[Tensor, Tensor] | None = None
+
+    def block(self, direction: Direction) -> Block:
+        own = direction if self.entries is None else mean_direction(direction, *self.entries)
+        return Block(self.rows, self.columns, own, self.is_radius)
 
 
 def check_finite(values: Tensor, source: Layer, target: Layer) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lsc_graph.spectra.choose import group_size, radius_estimate, takes_points_alone
 from lsc_graph.spectra.differentiable import dominant_eigenvectors, is_trusted
+from lsc_graph.spectra.eigenvectors import Eigenvectors
 from lsc_graph.spectra.estimate import TOLERANCE
 
 # So near that which other matrices are in a batch changes single radii by less than 1e-4.
@@ -67,26 +68,17 @@ def _side_by_side(vectors: Tensor, places: Tensor) -> Tensor:
     return found
 
 
-def radii(matrices: Tensor, basis: Tensor | None = None, sizes: Sequence[int] | None = None) -> Direction:
-    """Spectral radii of square matrices [P, n, n], without derivative.
+def radii(matrices: Tensor) -> Tensor:
+    """Spectral radii [P] of square matrices [P, n, n].
 
-    What others are in the batch hardly changes a radius: where an estimator looks at a batch as a whole, it
-    is given one sample after another, or asked for more.
-
-    Args:
-        matrices: the batch.
-        basis: as of `radius_direction`.
-        sizes: how many points each sample has, if that is known.
+    What others are in the batch hardly changes a radius: an estimator that looks at a batch as a whole is
+    asked for more.
     """
-    turn = None if basis is None else basis.to(matrices.dtype)
-    small = matrices if turn is None else turn.T @ (matrices @ turn)
-    size, device = small.shape[-1], small.device.type
+    size, device = matrices.shape[-1], matrices.device.type
     is_alone = takes_points_alone(size, device)
-    tolerance = SAME if sizes is None and not is_alone else TOLERANCE
-    by_sample = [count for count in sizes or [len(small)] if count]
-    parts = torch.split(small, group_size(size, device) if is_alone else by_sample)
-    found = [radius_estimate(part.double(), tolerance=tolerance).values for part in parts]
-    return value_alone(torch.cat(found))
+    parts = torch.split(matrices, group_size(size, device)) if is_alone else [matrices]
+    tolerance = TOLERANCE if is_alone else SAME
+    return torch.cat([radius_estimate(part.double(), tolerance=tolerance).values for part in parts])
 
 
 def gains(matrices: Tensor) -> Direction:
@@ -103,8 +95,17 @@ def radius_direction(matrices: Tensor, basis: Tensor | None = None) -> Direction
         basis: Q [n, r] with M = Q Q^T M for all of them, if there is one (see `reduction.py`).
     """
     kept = matrices.double() if basis is None else basis.T @ matrices.double()
-    small = kept if basis is None else kept @ basis
-    pair = dominant_eigenvectors(small)
+    return direction_by_pair(dominant_eigenvectors(kept if basis is None else kept @ basis), kept, basis)
+
+
+def direction_by_pair(pair: Eigenvectors, kept: Tensor, basis: Tensor | None = None) -> Direction:
+    """The same by eigenvectors that are known.
+
+    Args:
+        pair: of the matrices, or of Q^T M Q.
+        kept: the matrices, or Q^T M.
+        basis: Q, as of `radius_direction`.
+    """
     top, left, right = pair.values, pair.left, pair.right
     radius, known = top.abs(), is_trusted(pair)
     if basis is not None:

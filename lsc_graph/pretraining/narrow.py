@@ -64,7 +64,7 @@ class NarrowRange(Narrow):
         return self._weights @ kept
 
     def _radii(self, kept: Tensor) -> Tensor:
-        return radii(kept @ self.basis).value
+        return radii(kept @ self.basis)
 
 
 class NarrowUnits(Narrow):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from lsc_graph.pretraining.batches import Together, Tree, detached, part, record
 from lsc_graph.pretraining.chain_rows import pull_chain
 from lsc_graph.pretraining.edge_blocks import EdgeBlocks, check_finite
 from lsc_graph.pretraining.edge_rows import EdgeRows, chosen
-from lsc_graph.pretraining.eigenpairs import probed_gain_direction, value_alone
+from lsc_graph.pretraining.eigenpairs import probed_gain_direction
 from lsc_graph.pretraining.narrow import Looks
 from lsc_graph.pretraining.parametrised import Parametrised
 from lsc_graph.pretraining.reading import Edge, Reading, of_all
@@ -40,6 +40,25 @@ _FIRST_POINTS = 4
 _MOST_AT_ONCE, MAX_BYTES = 64, 2**29
 # Rows that reach so many times take as much memory as a point whose Jacobian is computed.
 _TIMES_PER_POINT = 3
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Samples that are read together: what they were fed and did, their steps to look at, their probes."""
+
+    inputs: Tree
+    runs: Tree
+    times: Sequence[Sequence[int]]
+    generators: Sequence[torch.Generator]
+
+    def part(self, start: int, stop: int | None = None) -> _Stretch:
+        """Some of the samples."""
+        inputs, runs = _pytree.tree_map(lambda value: value[start:stop], (self.inputs, self.runs))
+        return _Stretch(inputs, runs, self.times[start:stop], self.generators[start:stop])
+
+    def detached(self) -> _Stretch:
+        """The same without a graph."""
+        return replace(self, runs=detached(self.runs))
 
 
 class Reader:
@@ -158,8 +177,8 @@ class Reader:
         runs = self._together.each(lambda feed: recorded(program(*feed)), feeds)
         inputs = {} if is_streaming(self.model.prepared) else feeds[0]
         self.puller(run_of(part(detached(runs), 0)), part(inputs, 0))
-        one = self._read_differentiable if with_derivative else self._read_together
-        return one(inputs, runs, times, generators)
+        stretch = _Stretch(inputs, runs, times, generators)
+        return self._read_differentiable(stretch) if with_derivative else self._read_together(stretch)
 
     def _identity(self, num_points: int) -> dict[str, Tensor]:
         """Cotangents that give whole Jacobians, [num_points, n, n] by layer."""
@@ -168,31 +187,20 @@ class Reader:
             for name, layer in self.layers.items()
         }
 
-    def _read_together(
-        self,
-        inputs: Tree,
-        runs: Tree,
-        times: Sequence[Sequence[int]],
-        generators: Sequence[torch.Generator],
-    ) -> list[list[Reading]]:
+    def _read_together(self, stretch: _Stretch) -> list[list[Reading]]:
         """Readings of several samples: by few rows, where the first ones' Jacobians say that these do."""
         if self._is_new():
-            size = max(1, _FIRST_POINTS // len(times[0]))
-            first = _from(inputs, 0, size), _from(runs, 0, size)
-            head = self._read_dense(*first, times[:size], generators[:size])
-            self._note_seen(reading.edge for readings in head for reading in readings)
-            if len(times) <= size:
-                return head
-            rest = _from(inputs, size, None), _from(runs, size, None)
-            return [*head, *self._read_together(*rest, times[size:], generators[size:])]
-        found = self._read_narrow(inputs, runs, times)
+            size = max(1, _FIRST_POINTS // len(stretch.times[0]))
+            head = self._read_dense(stretch.part(0, size))
+            self._note_seen(reading.edge for reading in head)
+            return [head, *self._read_together(stretch.part(size))] if len(stretch.times) > size else [head]
+        found = self._read_narrow(stretch)
         dense = self._seen_and_wanted() - set(self.blocks.narrow)
         if dense:
             wanted, self._wanted = self._wanted, dense
-            more = self._read_dense(inputs, runs, times, generators)
+            found = [*found, *self._read_dense(stretch)]
             self._wanted = wanted
-            found = [[*own, *other] for own, other in zip(found, more, strict=True)]
-        return found
+        return [found]
 
     def _is_new(self) -> bool:
         """Whether no whole Jacobian of some edge that is wanted was seen at these weights."""
@@ -209,57 +217,37 @@ class Reader:
         for edge in found:
             self._order.setdefault(edge, len(self._order))
 
-    def _read_dense(
-        self,
-        inputs: Tree,
-        runs: Tree,
-        times: Sequence[Sequence[int]],
-        generators: Sequence[torch.Generator],
-    ) -> list[list[Reading]]:
+    def _read_dense(self, stretch: _Stretch) -> list[Reading]:
         """By whole Jacobians."""
-        wholes = self._whole(inputs, runs, times, generators, with_derivative=False)
-        bare = [replace(whole.block, direction=value_alone(whole.block.direction.value)) for whole in wholes]
-        return [[_bare(w.edge, block, w.sizes) for w, block in zip(wholes, bare, strict=True)]]
+        wholes = self._whole(stretch.detached(), with_derivative=False)
+        return [_bare(whole.edge, whole.block, whole.sizes) for whole in wholes]
 
-    def _whole(
-        self,
-        inputs: Tree,
-        runs: Tree,
-        times: Sequence[Sequence[int]],
-        generators: Sequence[torch.Generator],
-        *,
-        with_derivative: bool,
-    ) -> list[Whole]:
+    def _whole(self, stretch: _Stretch, *, with_derivative: bool) -> list[Whole]:
         """How the whole Jacobians of each edge are read that has any point."""
-        identity = self._identity(len(times[0]))
-        edges, pulled = self._pull_together(inputs, detached(runs), times, identity, self._wanted)
-        found: list[Whole] = []
+        times = stretch.times
+        edges, pulled = self._pull_together(stretch, self._identity(len(times[0])), self._wanted)
+        kept, every = [], []
         for number, (edge, rows) in enumerate(zip(edges, pulled, strict=True)):
             positions = [edge.positions(own, self._steps[edge.target]) for own in times]
-            sizes = [len(own) for own in positions]
-            if any(sizes):
-                is_whole = sum(sizes) == rows.shape[0] * rows.shape[1]
+            count = sum(map(len, positions))
+            if count:
+                is_whole = count == rows.shape[0] * rows.shape[1]
                 own = [chosen(rows[k], positions[k]) for k in range(len(times))]
-                every = replace(edge, rows=rows.flatten(0, 1) if is_whole else torch.cat(own))
-                block = self.blocks.block(every, generators, sizes, with_derivative=with_derivative)
-                found.append(Whole(number, edge, positions, block))
-        return found
+                every.append(replace(edge, rows=rows.flatten(0, 1) if is_whole else torch.cat(own)))
+                kept.append((number, edge, positions))
+        sizes = [list(map(len, positions)) for _, _, positions in kept]
+        blocks = self.blocks.blocks(every, sizes, stretch.generators, with_derivative=with_derivative)
+        return [Whole(*own, block) for own, block in zip(kept, blocks, strict=True)]
 
-    def _read_differentiable(
-        self,
-        inputs: Tree,
-        runs: Tree,
-        times: Sequence[Sequence[int]],
-        generators: Sequence[torch.Generator],
-    ) -> list[list[Reading]]:
+    def _read_differentiable(self, stretch: _Stretch) -> list[list[Reading]]:
         """By whole Jacobians for the values, and two rows of each, with their graph, for the derivative."""
         with torch.no_grad():
-            wholes = self._whole(inputs, runs, times, generators, with_derivative=True)
+            wholes = self._whole(stretch.detached(), with_derivative=True)
         edges = [whole.edge for whole in wholes]
         self._note_seen((edge.source, edge.target) for edge in edges)
         slots = Slots(edges)
-        cotangents = slots.fill(wholes, self.layers, len(times[0]))
-        _, pulled = self._pull_together(inputs, runs, times, cotangents, self._wanted, is_each=True)
+        cotangents = slots.fill(wholes, self.layers, len(stretch.times[0]))
+        _, pulled = self._pull_together(stretch, cotangents, self._wanted, is_each=True)
         picked = slots.pick([pulled[whole.number] for whole in wholes])
         return [
             [
@@ -268,7 +256,7 @@ class Reader:
             ]
         ]
 
-    def _read_narrow(self, inputs: Tree, runs: Tree, times: Sequence[Sequence[int]]) -> list[list[Reading]]:
+    def _read_narrow(self, stretch: _Stretch) -> list[Reading]:
         """By few rows, of the edges that these suffice for."""
         wanted = self._seen_and_wanted()
         narrow = {edge: own for edge, own in self.blocks.narrow.items() if edge in wanted}
@@ -277,9 +265,10 @@ class Reader:
             for name in dict.fromkeys(target for _, target in narrow)
         }
         if not looks:
-            return [[]]
-        cotangents = {name: own.cotangents.expand(len(times[0]), -1, -1) for name, own in looks.items()}
-        edges, pulled = self._pull_together(inputs, detached(runs), times, cotangents, set(narrow))
+            return []
+        num_points = len(stretch.times[0])
+        cotangents = {name: own.cotangents.expand(num_points, -1, -1) for name, own in looks.items()}
+        edges, pulled = self._pull_together(stretch.detached(), cotangents, set(narrow))
         values = [
             self.blocks.narrow_radii(e, looks[e.target], rows) for e, rows in zip(edges, pulled, strict=True)
         ]
@@ -287,11 +276,9 @@ class Reader:
             if own is None:
                 self.blocks.lose((edge.source, edge.target))
         return [
-            [
-                self._of_points(edge, own, times)
-                for edge, own in zip(edges, values, strict=True)
-                if own is not None and (edge.source, edge.target) in self.blocks.narrow
-            ]
+            self._of_points(edge, own, stretch.times)
+            for edge, own in zip(edges, values, strict=True)
+            if own is not None and (edge.source, edge.target) in self.blocks.narrow
         ]
 
     def _of_points(self, edge: EdgeRows, values: Tensor, times: Sequence[Sequence[int]]) -> Reading:
@@ -308,9 +295,7 @@ class Reader:
 
     def _pull_together(
         self,
-        inputs: Tree,
-        runs: Tree,
-        times: Sequence[Sequence[int]],
+        stretch: _Stretch,
         cotangents: Mapping[str, Tensor],
         wanted: Collection[Edge] | None,
         *,
@@ -319,9 +304,7 @@ class Reader:
         """The edges, and rows [S, P, R, n] of each, of several samples, each at steps of its own.
 
         Args:
-            inputs: of the samples.
-            runs: what they did.
-            times: the steps of each.
+            stretch: the samples.
             cotangents: by layer, the same [P, R, n] for all samples or, where `is_each`, [S, P, R, n].
             wanted: the edges to pull along; all of them where it is None.
             is_each: whether cotangents are each sample's own.
@@ -335,8 +318,8 @@ class Reader:
             found[:] = puller.pull(run_of(run), given, steps, lambda layer: rows_of[layer.id], wanted)
             return [edge.rows for edge in found]
 
-        mapped = cotangents if is_each else {}
-        return found, self._together.each(pull, inputs, runs, torch.tensor(times), mapped)
+        times, mapped = torch.tensor(stretch.times), cotangents if is_each else {}
+        return found, self._together.each(pull, stretch.inputs, stretch.runs, times, mapped)
 
     @property
     def is_recurrent(self) -> bool:
@@ -383,10 +366,7 @@ class Reader:
                 program, run_of(detached(tree)), layers, lambda _, target: used[target.id], self._wanted
             )
         sizes = (1,) * len(samples)
-        blocks = [
-            self._chain_block(edge, used[edge.target], generators, sizes if with_derivative else None)
-            for edge in pulled
-        ]
+        blocks = self._chain_blocks(pulled, used, generators, with_derivative=with_derivative)
         if not with_derivative:
             return [[_bare(edge, block, sizes) for edge, block in zip(pulled, blocks, strict=True)]]
         rows = {
@@ -399,25 +379,41 @@ class Reader:
 
     def _looks(self, source: Layer, target: Layer, generator: torch.Generator) -> Tensor:
         """Cotangents by which a block of a chain is seen: whole, or probed where it is too large."""
-        if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
+        if self._is_dense(source, target):
             return torch.eye(target.state_size)[None]
         return torch.randn(1, NUM_PROBES, target.state_size, generator=generator)
 
-    def _chain_block(
+    def _chain_blocks(
         self,
-        edge: EdgeRows,
-        probes: Tensor,
+        edges: Sequence[EdgeRows],
+        probes: Mapping[str, Tensor],
         generators: Sequence[torch.Generator],
-        sizes: Sequence[int] | None,
-    ) -> Block:
-        """With derivative where samples have sizes."""
-        source, target = self.layers[edge.source], self.layers[edge.target]
-        if source.state_size * target.state_size <= MAX_DENSE_ELEMENTS:
-            return self.blocks.block(edge, generators, sizes, with_derivative=sizes is not None)
+        *,
+        with_derivative: bool,
+    ) -> list[Block]:
+        """Of one point of each sample."""
+        dense = [edge for edge in edges if self._is_dense(*self._ends(edge))]
+        sizes = [[1] * len(generators)] * len(dense)
+        found = iter(self.blocks.blocks(dense, sizes, generators, with_derivative=with_derivative))
+        return [
+            next(found) if self._is_dense(*self._ends(edge)) else self._probed(edge, probes[edge.target])
+            for edge in edges
+        ]
+
+    def _probed(self, edge: EdgeRows, probes: Tensor) -> Block:
+        """The gain of a block that is too large to be written out."""
+        source, target = self._ends(edge)
         direction = probed_gain_direction(probes, edge.rows.detach().cpu(), target.state_size)
         check_finite(direction.value, source, target)
         rows, columns = list(range(target.state_size)), list(range(source.state_size))
         return Block(rows, columns, direction, False)
+
+    def _ends(self, edge: EdgeRows) -> tuple[Layer, Layer]:
+        return self.layers[edge.source], self.layers[edge.target]
+
+    @staticmethod
+    def _is_dense(source: Layer, target: Layer) -> bool:
+        return source.state_size * target.state_size <= MAX_DENSE_ELEMENTS
 
 
 def _are_same(kept: Values, values: Values) -> bool:
@@ -446,11 +442,6 @@ def _steps_of(site: nn.Module) -> list[tuple[Layer, range]]:
 def _bare(edge: EdgeRows, block: Block, sizes: Sequence[int]) -> Reading:
     key = edge.source, edge.target
     return Reading(key, block.direction.value, block.is_radius, None, tuple(sizes))
-
-
-def _from(tree: Tree, start: int, stop: int | None) -> Tree:
-    """Some of the samples."""
-    return _pytree.tree_map(lambda value: value[start:stop], tree)
 
 
 def _differentiable(edge: EdgeRows, sizes: Sequence[int], block: Block, rows: Tensor) -> Reading:

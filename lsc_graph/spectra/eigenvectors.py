@@ -7,6 +7,7 @@ moves lambda by at most ||E|| / |w^H v|. At a defective eigenvalue w^H v = 0.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -39,6 +40,18 @@ class Eigenvectors:
     def conditions(self) -> Tensor:
         """1 / |w^H v| [P]; inf at a defective eigenvalue."""
         return 1 / self.cosines
+
+    @staticmethod
+    def joined(parts: Sequence[Eigenvectors]) -> Eigenvectors:
+        """Those of several batches as of one."""
+        if len(parts) == 1:
+            return parts[0]
+        return Eigenvectors(*(torch.cat([getattr(part, name) for part in parts]) for name in _TENSORS))
+
+    def split(self, sizes: Sequence[int]) -> list[Eigenvectors]:
+        """Those of so many matrices each."""
+        parts = [torch.split(getattr(self, name), list(sizes)) for name in _TENSORS]
+        return [Eigenvectors(*own) for own in zip(*parts, strict=True)]
 
     def with_others(self, points: Tensor, others: Eigenvectors) -> Eigenvectors:
         """With others of some of the matrices."""

@@ -142,9 +142,9 @@ def test_what_was_seen_of_some_weights_serves_all_readings_of_these_and_of_no_ot
     num_dense: list[int] = []
     read_dense = Reader._read_dense
 
-    def counted(reader: Reader, inputs: Any, runs: Any, times: Any, generators: Any) -> list[list[Reading]]:
-        num_dense.append(len(times))
-        return read_dense(reader, inputs, runs, times, generators)
+    def counted(reader: Reader, stretch: Any) -> list[Reading]:
+        num_dense.append(len(stretch.times))
+        return read_dense(reader, stretch)
 
     monkeypatch.setattr(Reader, "_read_dense", counted)
     again = problem.read(values, 4, 4, 0, with_derivative=False)

@@ -1,0 +1,70 @@
+"""Radii that are looked at together are those of each matrix, whichever samples there are."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from lsc_graph.pretraining.eigenpairs import radius_direction
+from lsc_graph.pretraining.joint_radii import Wanted, joint_directions, joint_radii
+from lsc_graph.pretraining.reduction import shared_range
+
+
+def random(*shape: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, generator=generator) / shape[-1] ** 0.5
+
+
+def exact(matrices: Tensor) -> Tensor:
+    return torch.linalg.eigvals(matrices).abs().amax(1)
+
+
+def edges(size: int) -> list[Wanted]:
+    """Of three samples: one edge without a point in the second, one of smaller matrices, one of few rows."""
+    wide = random(size, 12, seed=3) @ random(6, 12, size, seed=4)
+    return [
+        Wanted(random(6, size, size, seed=0), [2, 2, 2]),
+        Wanted(random(4, size, size, seed=1), [2, 0, 2]),
+        Wanted(random(6, 9, 9, seed=2), [2, 2, 2]),
+        Wanted(wide, [2, 2, 2], shared_range(wide), True),
+    ]
+
+
+def part_of(wanted: Wanted, sample: int) -> Wanted:
+    own = torch.split(wanted.matrices, list(wanted.sizes))[sample]
+    return Wanted(own, [wanted.sizes[sample]], wanted.basis, wanted.is_narrow)
+
+
+@pytest.mark.parametrize("size", [24, 256])
+def test_they_are_those_of_dense_eigenvalues(size: int) -> None:
+    wanted = edges(size)
+    for own, found in zip(wanted, joint_radii(wanted), strict=True):
+        torch.testing.assert_close(found.value, exact(own.matrices), rtol=5e-3, atol=0.0)
+
+
+@pytest.mark.parametrize("size", [24, 256])
+def test_they_do_not_depend_on_which_samples_are_read_at_once(size: int) -> None:
+    wanted = edges(size)
+    whole = joint_radii(wanted)
+    for sample in range(3):
+        alone = joint_radii([part_of(own, sample) for own in wanted])
+        for own, found, every in zip(wanted, alone, whole, strict=True):
+            here = torch.split(every.value, list(own.sizes))[sample]
+            torch.testing.assert_close(found.value, here, rtol=1e-12, atol=0.0)
+
+
+@pytest.mark.parametrize("size", [24, 128])
+def test_directions_are_those_of_each_edge_alone(size: int) -> None:
+    wanted = edges(size)
+    for own, found in zip(wanted, joint_directions(wanted), strict=True):
+        alone = radius_direction(own.matrices, own.basis)
+        torch.testing.assert_close(found.value, alone.value)
+        torch.testing.assert_close(found.value, exact(own.matrices))
+        assert found.is_known.tolist() == alone.is_known.tolist()
+        change, same = (torch.einsum("pri,prj->pij", d.left, d.right) for d in (found, alone))
+        torch.testing.assert_close(change, same, rtol=1e-5, atol=1e-8)
+
+
+def test_of_no_edge_there_is_nothing() -> None:
+    assert joint_radii([]) == joint_directions([]) == []
