@@ -89,7 +89,8 @@ def power_radius(
         powers.square()
         if number < first or (number - first) % _MORE:
             continue
-        found = _looked_at(powers, tolerance, seed).estimate()
+        # Another vector every time: one with next to nothing along the eigenvector looks like a transient.
+        found = _looked_at(powers, tolerance, seed + number - first).estimate()
         best = best.where_better(alive, found)
         left = (~best.converged[alive] & found.values.isfinite()).nonzero()[:, 0]
         if not len(left):

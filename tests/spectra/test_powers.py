@@ -47,3 +47,20 @@ def test_the_last_space_is_as_wide_as_a_small_matrix() -> None:
     found = power_radius(matrices)
     assert found.values.tolist() == pytest.approx([0.5, 2.0, 0.0])
     assert bool(found.converged.all())
+
+
+def test_a_first_vector_that_is_nearly_orthogonal_to_the_left_eigenvector_does_not_decide() -> None:
+    size = 128
+    generator = torch.Generator().manual_seed(1)
+    first = torch.randn(1, size, dtype=torch.float64, generator=torch.Generator().manual_seed(0))[0]
+    left, right, rest = (
+        torch.randn(*shape, dtype=torch.float64, generator=generator)
+        for shape in ((size,), (size,), (size, size))
+    )
+    left -= (left @ first - 1e-4 * left.norm() * first.norm()) / (first @ first) * first
+    one = torch.outer(right, left) / (left @ right)
+    others = torch.eye(size, dtype=torch.float64) - one
+    matrix = 1.1 * one + 0.3 * others @ rest @ others / size**0.5
+    found = power_radius(matrix[None])
+    assert bool(found.converged.all())
+    assert float(found.values) == pytest.approx(float(torch.linalg.eigvals(matrix).abs().max()), rel=1e-4)
