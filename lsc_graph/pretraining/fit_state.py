@@ -17,12 +17,11 @@ from lsc_graph.pretraining.gauss_newton import Tracker
 from lsc_graph.pretraining.last_step import LastStep
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.reading import Edge, Reading
+from lsc_graph.pretraining.sensitivities import Sensitivities
 from lsc_graph.pretraining.slopes import are_moved, relative_slopes
 from lsc_graph.pretraining.trail import Trail
 from lsc_graph.pretraining.unknowns import Unknowns
 
-# Near the targets sensitivities are averaged, the newest with this share at least.
-_LEAST_SHARE = 0.15
 _LEAST_VARIANCE = 1e-6
 # Estimates must be a little nearer than the tolerance: fresh points will disagree with them.
 SETTLED = 0.9
@@ -37,7 +36,7 @@ _QUIET = 0.05
 _KEPT = (
     "values", "start", "earlier", "given_up", "edges", "unmoved", "efforts", "ways", "iterations",
     "doublings", "_pace", "_signs", "_means", "_rounds",
-    "any_held", "sensitivities", "_num_averaged", "_std_errors", "tried", "bare", "jumps",
+    "any_held", "measures", "_std_errors", "tried", "bare", "jumps",
 )  # fmt: skip
 State = dict[str, Any]
 
@@ -72,10 +71,10 @@ class FitState:
         self.once_moved: set[Edge] = set()
         self.efforts: dict[Edge, float] = {}
         self.ways: dict[Edge, float] = {}
-        self.sensitivities = torch.zeros(0)
+        self.sensitivities = Sensitivities()
         self.unknowns: Unknowns | None = None
         self.iterations = self.jumps = 0
-        self.any_held = False
+        self.any_held = self.measures = False
         self.doublings: dict[Edge, int] = {}
         self.tried: dict[Edge, int] = {}
         self.bare: dict[Edge, float] = {}
@@ -83,7 +82,7 @@ class FitState:
         self.course = Course(problem.tolerance, values)
         self._pace = self._signs = torch.zeros(0, dtype=torch.float64)
         self._std_errors: dict[Edge, float] = {}
-        self._num_averaged = self._rounds = 0
+        self._rounds = 0
         self._average = Average()
         self._means: dict[Edge, float] = {}
         self._confirmed: Mapping[Edge, Reading] = {}
@@ -96,6 +95,7 @@ class FitState:
         found["tracker"] = vars(self.tracker).copy()
         found["trail"] = self.trail.state()
         found["course"] = self.course.state()
+        found["sensitivities"] = self.sensitivities.state()
         found["last"] = None if self._last is None else vars(self._last).copy()
         found["candidates"] = self.candidates.state()
         found["average"] = (self._average.count, self._average.values)
@@ -111,6 +111,7 @@ class FitState:
         self.once_moved = set(state["once_moved"])
         self.trail = Trail(**state["trail"])
         self.course.restore(state["course"])
+        self.sensitivities.restore(state["sensitivities"])
         self._last = None if state["last"] is None else LastStep(**state["last"])
         self.candidates.restore(state["candidates"])
         self._average.count, self._average.values = state["average"]
@@ -134,28 +135,17 @@ class FitState:
         edges = [r.edge for r, moved in zip(readings, is_moved, strict=True) if moved]
         self.once_moved |= set(edges)
         for reading, row in zip(readings, relative, strict=True):
-            way = abs(math.log(max(reading.mean, 1e-12) / self.problem.targets[reading.edge]))
+            way = abs(_log(reading.mean) - math.log(self.problem.targets[reading.edge]))
             self.efforts.setdefault(reading.edge, way / max(float(row.norm()), 1e-12))
             self.ways.setdefault(reading.edge, way)
         before = self.edges
         if edges != self.edges:
             self.tracker, self.edges = Tracker(), edges
-        self._take_means(relative[is_moved], is_same=edges == before)
+        self.sensitivities.take(relative[is_moved], is_near=edges == before and self.course.is_near)
         self._observe([r for r in readings if r.edge in edges])
         self._means = {r.edge: r.mean for r in readings}
         self._std_errors = {r.edge: r.std_error for r in readings if r.edge in edges}
-        self.trail.read({edge: math.log(max(mean, 1e-12)) for edge, mean in self._means.items()})
-
-    def _take_means(self, found: Tensor, *, is_same: bool) -> None:
-        """Sensitivities at few points are noisy: where the weights hardly move any more, take means."""
-        is_near = is_same and self.course.is_near
-        self._num_averaged = (
-            self._num_averaged + 1 if is_near and found.shape == self.sensitivities.shape else 1
-        )
-        share = max(1 / self._num_averaged, _LEAST_SHARE)
-        self.sensitivities = (
-            found if share == 1 else self.sensitivities + share * (found - self.sensitivities)
-        )
+        self.trail.read({edge: _log(mean) for edge, mean in self._means.items()})
 
     def _observe(self, readings: Sequence[Reading]) -> None:
         """Let the estimates of the movable edges take in readings of them."""
@@ -225,3 +215,7 @@ class FitState:
             return True
         spread = self.tracker.variance.sqrt() * self.problem.in_order(self.problem.targets, self.edges)
         return bool((errors + share * spread <= SETTLED * self.problem.tolerance).all())
+
+
+def _log(mean: float) -> float:
+    return math.log(max(mean, 1e-12))

@@ -181,8 +181,8 @@ class Verdicts(FitState):
     def _why_missed(self, best: Candidate) -> dict[Edge, str]:
         if self.tracker.error is None or not self.edges:
             return {}
-        shares = unattainable_share(self.sensitivities, self.tracker.error).tolist()
-        nearest = nearest_rows(self.sensitivities)
+        shares = unattainable_share(self.sensitivities.mean, self.tracker.error).tolist()
+        nearest = nearest_rows(self.sensitivities.mean)
         off = missed(best, self.problem, self.edges)
         return {
             edge: why_missed(

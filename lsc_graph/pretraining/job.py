@@ -163,7 +163,10 @@ def prepare_job(
     edges = [r.edge for r in reader.read({}, looks, _NUM_LOOKS, seed, with_derivative=False)]
     balanced = _balanced(model, request, seed, device, surrogate) if wish.name == "auto" else None
     targets = resolve(wish, prepared.cell_graph, edges, balanced)
-    problem = Problem(reader, choice.weights, targets.of_edge, points.draw, tolerance, seed)
+    is_cut = facts is not None and bool(facts.nodes)
+    problem = Problem(
+        reader, choice.weights, targets.of_edge, points.draw, tolerance, seed, has_surrogate=is_cut
+    )
     return Job(prepared, choice, points, targets, problem, facts, _copies(prepared, choice, view.parameters))
 
 

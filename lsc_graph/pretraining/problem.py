@@ -74,6 +74,7 @@ class Problem:
         seed: of points and samples.
         effort: points per iteration.
         say: called with what is being done, where that may take longer than an iteration.
+        has_surrogate: whether surrogates stand in for derivatives of thresholds.
     """
 
     reader: Reader
@@ -84,6 +85,7 @@ class Problem:
     seed: int
     effort: Effort = Effort()
     say: Say = silent
+    has_surrogate: bool = False
 
     @property
     def widths(self) -> set[int]:

@@ -12,8 +12,9 @@ from lsc_graph.pretraining.candidates import Average, Candidates, missed
 from lsc_graph.pretraining.fit import Fit, Report, later
 from lsc_graph.pretraining.fit_state import SETTLED, State
 from lsc_graph.pretraining.fit_verdicts import NOISE, REACHED, Verdicts
-from lsc_graph.pretraining.gauss_newton import Tracker, least_norm_step, units_of
+from lsc_graph.pretraining.gauss_newton import Tracker
 from lsc_graph.pretraining.last_step import LastStep
+from lsc_graph.pretraining.measured import can_measure, measured_slopes
 from lsc_graph.pretraining.probes import best_probe, radii_without_weights
 from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.reading import Edge, NotFiniteError, Reading
@@ -23,7 +24,6 @@ from lsc_graph.pretraining.trail import Trail
 from lsc_graph.pretraining.transitions import find_transitions, followed
 from lsc_graph.pretraining.unknowns import Unknowns
 
-_DAMPING = 1e-3
 _SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
 # After so many iterations in vain, see whether a radius moves at all along whole trajectories.
 _DOUBT = 4
@@ -87,7 +87,7 @@ def _finished(run: _Run, max_iterations: int, report: Report, keep: Keep | None)
         for iteration in range(run.iterations, max_iterations - run.earlier[0]):
             run.iterate(iteration)
             report(run.history[-1])
-            if run.jumps_off(iteration):
+            if run.begins_to_measure() or run.jumps_off(iteration):
                 _keep(run, keep)
                 continue
             if run.is_within() and (run.is_centred() or not run.is_predictable()):
@@ -127,21 +127,14 @@ class _Run(Verdicts):
             is_quiet=self._is_quiet(),
             is_predictable=self.is_predictable(),
         )
-        seed, is_predictable = problem.seed_of(iteration, 0), self.is_predictable()
+        seed = problem.seed_of(iteration, 0)
         points = (num_samples, num_times, seed)
         while True:
             self.unknowns = self._unknowns(seed)
-            leaves = [value.detach().requires_grad_() for value in self.values]
-            readings, slopes = self._slopes(leaves, points, through_time=is_predictable)
+            readings, slopes = self._sensed(points)
             if self._last is None or not self._last.has_failed(problem, readings, self.trail, points):
                 break
             self._shorten(self._last.shortened(), problem.seed_of(iteration - 1, 0))
-        is_moved = are_moved(readings, slopes)
-        is_doubtful = not bool(is_moved.all()) or self.course.since_best % _DOUBT == _DOUBT - 1
-        if is_doubtful and problem.reader.is_recurrent:
-            # Moved by way of earlier steps alone, or held still by them.
-            _, whole = self._slopes(leaves, points, through_time=True)
-            slopes = torch.where((is_moved & are_moved(readings, whole))[:, None], slopes, whole)
         more = problem.seed_of(iteration, 0) + 1_000_000_007
         self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
         self.iterations = iteration + 1
@@ -164,6 +157,24 @@ class _Run(Verdicts):
         self.unknowns = self._unknowns(seed)
         with torch.no_grad():
             self.values, _ = self._moved(last.step)
+
+    def _sensed(self, points: tuple[int, int, int]) -> tuple[list[Reading], Tensor]:
+        """Readings, and how they answer to the unknowns [R, K]."""
+        problem = self.problem
+        if self.measures:
+            assert self.unknowns is not None
+            readings, slopes = measured_slopes(problem, self.unknowns, self.values, points[2])
+            kept = [number for number, own in enumerate(readings) if own.edge not in self.given_up]
+            return [readings[number] for number in kept], slopes[kept]
+        leaves = [value.detach().requires_grad_() for value in self.values]
+        readings, slopes = self._slopes(leaves, points, through_time=self.is_predictable())
+        is_moved = are_moved(readings, slopes)
+        is_doubtful = not bool(is_moved.all()) or self.course.since_best % _DOUBT == _DOUBT - 1
+        if is_doubtful and problem.reader.is_recurrent:
+            # Moved by way of earlier steps alone, or held still by them.
+            _, whole = self._slopes(leaves, points, through_time=True)
+            slopes = torch.where((is_moved & are_moved(readings, whole))[:, None], slopes, whole)
+        return readings, slopes
 
     def _slopes(
         self, leaves: Sequence[Tensor], points: tuple[int, int, int], *, through_time: bool
@@ -233,13 +244,26 @@ class _Run(Verdicts):
         if found.values is None:
             self.tried |= dict.fromkeys(still, found.count)
             return False
-        self.values = self.start = found.values
+        self._begin_at(found.values)
+        return True
+
+    def begins_to_measure(self) -> bool:
+        """Go back to the start, if derivatives lead nowhere and the model's are a surrogate's."""
+        if self.measures or not self.course.is_held_up() or not self.edges:
+            return False
+        assert self.unknowns is not None
+        self.measures = can_measure(self.problem, self.unknowns)
+        if self.measures:
+            self._begin_at(self.start)
+        return self.measures
+
+    def _begin_at(self, values: list[Tensor]) -> None:
+        self.values = self.start = values
         self._last = None
         self.tracker, self.trail, self.edges = Tracker(), Trail(), []
         self.course.begin_again()
         self.course.trust = 1.0
         self._average = Average()
-        return True
 
     def _standing_still(self) -> list[Edge]:
         """Radii far from their targets that derivatives do not move, and for which nothing else was tried."""
@@ -272,14 +296,13 @@ class _Run(Verdicts):
         """One step of the unknowns."""
         assert self.unknowns is not None
         assert self.tracker.error is not None
-        units = units_of(self.sensitivities)
         errors = self.tracker.error if is_sure else self._damped(self.tracker.error)
-        step = units * least_norm_step(self.sensitivities * units, errors, _DAMPING)
+        step, units = self.sensitivities.step(errors)
         limits = self.unknowns.limits(units)
         step = step.clamp(-limits, limits)
         with torch.no_grad():
             values, step = self._moved(step)
-        changes = self.sensitivities @ step
+        changes = self.sensitivities.mean @ step
         by_edge = dict(zip(self.edges, changes.tolist(), strict=True))
         self._last = LastStep(self.values, step, vars(self.tracker).copy(), by_edge)
         self.tracker.predict(changes)

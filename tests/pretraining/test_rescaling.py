@@ -52,7 +52,7 @@ def run_with(radii: Mapping[float, Mapping[Edge, float]]) -> _Run:
     )
     run = _Run(cast(Problem, problem), [FIRST], {}, Candidates(cast(Problem, problem)))
     run.edges, run.values, run.course.best_values = [FITTED], [LAST], [BEST]
-    run.sensitivities = torch.ones(1, 1, dtype=torch.float64)
+    run.sensitivities.take(torch.ones(1, 1, dtype=torch.float64), is_near=False)
     run._observe([reading(FITTED, radii[float(LAST)][FITTED])])
     return run
 
