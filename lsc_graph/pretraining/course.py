@@ -71,8 +71,8 @@ class Course:
 
     @property
     def is_near(self) -> bool:
-        """Whether all radii were near their targets at best."""
-        return self.best < _NEAR * self._tolerance
+        """Whether all radii were near their targets at best, and at last."""
+        return max([self.best, *self.recent[-1:]]) < _NEAR * self._tolerance
 
     def is_far(self, error: float) -> bool:
         """Whether an error is more than noise."""

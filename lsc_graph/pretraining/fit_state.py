@@ -209,12 +209,17 @@ class FitState:
         """Whether every estimate is within tolerance, and known well enough to say so."""
         return self._are_within(1.0)
 
-    def _are_within(self, share: float) -> bool:
+    def is_at_targets(self) -> bool:
+        """Whether every estimate that a confirmation has sharpened is within tolerance beyond its noise."""
+        return self._are_within(1.0, 1.0)
+
+    def _are_within(self, share: float, part: float = SETTLED) -> bool:
+        """Whether errors, and so much of their noise, are within this part of the tolerance."""
         errors = self.errors().abs()
         if not len(errors):
             return True
         spread = self.tracker.variance.sqrt() * self.problem.in_order(self.problem.targets, self.edges)
-        return bool((errors + share * spread <= SETTLED * self.problem.tolerance).all())
+        return bool((errors + share * spread <= part * self.problem.tolerance).all())
 
 
 def _log(mean: float) -> float:

@@ -24,7 +24,7 @@ _BEHIND, _MOST_DERIVATIVES, _FEWER_DERIVATIVES = 4, 2, 1
 # A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.
 _CLEAR, _SHARP = 2, 6
 # A confirmation ends at a mean that is off by so many standard errors more, known from so many samples.
-_SURELY, _LEAST_SAMPLES = 4, 32
+_SURELY, _LEAST_SAMPLES = 3, 32
 Draw = Callable[[int, int], Sequence[Sample]]
 Say = Callable[[str], None]
 

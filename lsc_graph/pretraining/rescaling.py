@@ -196,7 +196,7 @@ class _Run(Verdicts):
         chosen = problem.estimate(self.values, seed, problem.tolerance / 3, until_off=True)
         self._observe([chosen[edge] for edge in self.edges])
         self._confirmed = chosen
-        return self.is_settled() and all(problem.agrees(chosen[edge]) for edge in self.edges)
+        return self.is_at_targets() and all(problem.agrees(chosen[edge]) for edge in self.edges)
 
     def arrives(self, iteration: int) -> bool:
         """Whether this iteration's step has led to the targets, or a few more by the same derivatives do.
