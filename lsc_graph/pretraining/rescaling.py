@@ -60,13 +60,13 @@ def rescale(
         resumed: what `keep` was given, to go on from there.
     """
     given_up: dict[Edge, str] = {}
-    earlier, tried, jumps, held = (0, 0.0), dict[Edge, int](), 0, False
+    earlier, tried, jumps, held, measures = (0, 0.0), dict[Edge, int](), 0, False, False
     candidates = Candidates(problem)
     if resumed is not None:
         given_up = dict(resumed["given_up"])
     while True:
         run = _Run(problem, [value.clone() for value in values], given_up, candidates, earlier)
-        run.tried, run.jumps, run.any_held = tried, jumps, held
+        run.tried, run.jumps, run.any_held, run.measures = tried, jumps, held, measures
         if resumed is not None:
             run.restore(resumed)
             resumed = None
@@ -78,7 +78,8 @@ def rescale(
             return run.with_earlier(fit)
         given_up |= lost or in_the_way
         held = run.any_held or any(map(run.is_held, lost or in_the_way))
-        values, tried, jumps = run.start if lost else fit.values, run.tried, run.jumps
+        values = run.start if lost else fit.values
+        tried, jumps, measures = run.tried, run.jumps, run.measures
         earlier = (run.earlier[0] + fit.iterations, run.earlier[1] + fit.seconds)
 
 
