@@ -11,7 +11,7 @@ from torch import Tensor
 from lsc_graph.auditing.measure import FeedForward
 from lsc_graph.pretraining.reading import Edge, Reading
 from lsc_graph.pretraining.readings import Reader
-from lsc_graph.pretraining.shards import gathered, own_share
+from lsc_graph.pretraining.shards import gathered, largest, own_share
 from lsc_graph.running.sampling import Sample
 
 # Noise is known from how samples differ: the first ones are many, at few steps each. Where more are needed
@@ -79,12 +79,15 @@ def joined_readings(parts: Sequence[Reading]) -> Reading:
 
 
 def work_of(reader: Reader, num_samples: int, num_times: int, only: Collection[Edge] | None = None) -> float:
-    """What radii at so many points cost: n^3 for a spectrum of the size needed so far, and what is pulled."""
+    """What radii at so many points cost: n^3 for a spectrum of the size needed so far, and what is pulled.
+
+    All processes see the same: how many points they look at must not depend on which samples are theirs.
+    """
     edges = [edge for edge in reader.blocks.sizes if only is None or edge in only]
     each = [_work_of_edge(reader, edge) for edge in edges]
     each = each or [float(min(layer.state_size, _DENSE) ** 3) for layer in reader.layers.values()] * 2
     points_per_sample = 1 if isinstance(reader.model, FeedForward) else num_times
-    return max(1.0, num_samples * sum(each) * points_per_sample)
+    return largest(max(1.0, num_samples * sum(each) * points_per_sample))
 
 
 def _work_of_edge(reader: Reader, edge: Edge) -> float:

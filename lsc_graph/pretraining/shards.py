@@ -110,3 +110,12 @@ def total(tensor: Tensor) -> Tensor:
         tensor = tensor.clone()
         dist.all_reduce(tensor)
     return tensor
+
+
+def largest(number: float) -> float:
+    """The largest of all processes' numbers: what each concludes from its own samples alone may differ."""
+    if num_processes() == 1:
+        return number
+    found = torch.tensor(number, dtype=torch.float64)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return float(found)

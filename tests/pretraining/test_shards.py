@@ -30,19 +30,39 @@ if rank() == 0:
 """
 
 
+SIZES = """
+import sys
+import torch
+import torch.distributed as dist
+from lsc_graph.pretraining.estimate import work_of
+from lsc_graph.pretraining.job import prepare_job
+from lsc_graph.pretraining.shards import rank
+from lsc_graph.pretraining.targets import Wish
+torch.set_num_threads(1)
+reader = prepare_job(sys.argv[1], Wish("half"), num_steps=4).problem.reader
+reader.blocks.sizes = {edge: size + 9 * rank() for edge, size in reader.blocks.sizes.items()}
+found = [None, None]
+dist.all_gather_object(found, work_of(reader, 8, 2))
+assert found[0] == found[1], found
+"""
+
+
+def run(processes: int, script: Path, *arguments: str | Path) -> None:
+    """Run a script in so many processes."""
+    runner = [sys.executable]
+    if processes > 1:
+        runner += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
+    command = [*runner, *map(str, (script, *arguments))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+
+
 def trained(tmp_path: Path, method: str, processes: int) -> dict[str, np.ndarray]:
     script, model, output = tmp_path / "fit.py", tmp_path / "gru.onnx", tmp_path / f"{processes}.npz"
     script.write_text(SCRIPT)
     onnx.save(build("gru"), model)
-    runner = [sys.executable]
-    if processes > 1:
-        runner += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    arguments = [script, model, output, method, "4", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
-    done = subprocess.run(
-        [*runner, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    run(processes, script, model, output, method, "4", str(processes))
     with np.load(output) as found:
         return dict(found)
 
@@ -53,6 +73,16 @@ def test_the_outcome_does_not_depend_on_the_number_of_processes(tmp_path: Path, 
     one, two = (trained(tmp_path, method, processes) for processes in (1, 2))
     for name, value in one.items():
         np.testing.assert_allclose(two[name], value, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_what_processes_know_from_their_own_samples_does_not_decide_how_many_points_each_looks_at(
+    tmp_path: Path,
+) -> None:
+    script, model = tmp_path / "sizes.py", tmp_path / "gru.onnx"
+    script.write_text(SIZES)
+    onnx.save(build("gru"), model)
+    run(2, script, model)
 
 
 def test_a_process_without_a_gpu_of_its_own_is_told_so() -> None:
