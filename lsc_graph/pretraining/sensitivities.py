@@ -65,9 +65,8 @@ class Sensitivities:
         units = units_of(self.mean)
         noise = self._noise()
         rows = torch.cat([self.mean, noise]) * units
-        return units * least_norm_step(
-            rows, torch.cat([errors, errors.new_zeros(len(noise))]), _DAMPING
-        ), units
+        residuals = torch.cat([errors, errors.new_zeros(len(noise))])
+        return units * least_norm_step(rows, residuals, _DAMPING), units
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
