@@ -70,3 +70,9 @@ def test_steps_are_trusted_less_down_to_a_share() -> None:
     for _ in range(5):
         course.slow_down()
     assert course.trust == 0.25
+
+
+def test_weights_that_came_near_are_near_only_as_long_as_their_errors_are() -> None:
+    assert course_of(0.5, 0.1).is_near
+    assert not course_of(0.5, 0.1, 0.5).is_near
+    assert course_of(0.5, 0.1, 0.5, 0.15).is_near

@@ -254,3 +254,16 @@ def test_iterations_are_counted_over_all_fits_that_leave_out_radii(monkeypatch: 
     fit = rescaling.rescale(problem, values, 5, lambda progress: seen.append(progress.iteration))
     assert seen == [1, 2, 3, 4, 5]
     assert fit.iterations == 5
+
+
+@pytest.mark.parametrize(
+    ("mean", "is_settled", "is_at_targets"),
+    [(0.515, True, True), (0.519, False, True), (0.481, False, True), (0.5198, False, False)],
+)
+def test_what_independent_points_confirm_need_not_be_nearer_than_the_tolerance(
+    mean: float, is_settled: bool, is_at_targets: bool
+) -> None:
+    """Known to about 0.0005."""
+    run = run_with({2.0: {FITTED: mean, LEFT_OUT: 0.5}})
+    assert run.is_settled() is is_settled
+    assert run.is_at_targets() is is_at_targets
