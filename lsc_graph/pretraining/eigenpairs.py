@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.spectra.choose import group_size, radius_estimate, takes_points_alone
-from lsc_graph.spectra.differentiable import dominant_eigenvectors, is_trusted
+from lsc_graph.spectra.dominant import dominant_eigenvectors, is_trusted
 from lsc_graph.spectra.eigenvectors import Eigenvectors
 from lsc_graph.spectra.estimate import TOLERANCE
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lsc_graph.pretraining.eigenpairs import Direction, direction_by_pair, value_alone
 from lsc_graph.spectra.choose import group_size, radius_estimate, takes_points_alone
-from lsc_graph.spectra.differentiable import dominant_eigenvectors
+from lsc_graph.spectra.dominant import dominant_eigenvectors
 from lsc_graph.spectra.eigenvectors import Eigenvectors
 
 # Matrices that are looked at together: so many bytes of them in single precision, or so many where these are

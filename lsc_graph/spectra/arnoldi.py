@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.handed import handed
-from lsc_graph.spectra.operator import Operator, dense_operator, divided
+from lsc_graph.spectra.operator import Operator, divided
 
 # With more vectors, their eigenvalues take longer than the products that a restart costs: up to a size of the
 # matrices, and beyond it.
@@ -57,11 +56,13 @@ class Krylov:
     is_restarted: bool = False
 
     @staticmethod
-    def start(operator: Operator, max_size: int, generator: torch.Generator) -> Krylov:
-        """From a random unit vector."""
+    def start(
+        operator: Operator, max_size: int, generator: torch.Generator, *, is_same: bool = False
+    ) -> Krylov:
+        """From random unit vectors, which may be the same one for all points."""
         points, size = operator.num_points, operator.size
         basis = torch.zeros(points, max_size + 1, size, dtype=operator.dtype, device=operator.device)
-        first = torch.randn(points, size, dtype=torch.float64, generator=generator)
+        first = torch.randn(1 if is_same else points, size, dtype=torch.float64, generator=generator)
         first = handed(first, basis.device, basis.dtype)
         basis[:, 0] = first / first.norm(dim=1, keepdim=True)
         matrix = torch.zeros(points, max_size + 1, max_size, dtype=operator.dtype, device=operator.device)
@@ -88,7 +89,7 @@ class Krylov:
 
     def _orthogonalised(self, vector: Tensor, before: Tensor, column: int) -> tuple[Tensor, Tensor]:
         """What is left of vectors [P, 1, n], and its length [P, 1]; the rest goes into `matrix`."""
-        overlap = torch.bmm(vector, before.transpose(1, 2))
+        overlap = torch.bmm(vector, before.mH)
         vector = torch.baddbmm(vector, overlap, before, alpha=-1)
         self.matrix[:, : column + 1, column] += overlap[:, 0]
         return vector, vector.norm(dim=2)
@@ -275,18 +276,6 @@ def _scouts(krylov: Krylov, tolerance: float) -> Estimate:
     numbers = torch.linspace(0, num_points - 1, min(NUM_SCOUTS, num_points)).long()
     at = handed(numbers, krylov.matrix.device)
     return _ritz(Krylov(krylov.basis[:0], krylov.matrix[at], krylov.size, krylov.scales[at]), tolerance)
-
-
-@torch.no_grad()
-def dominant_values(matrices: Tensor, *, max_basis: int = 2 * MAX_BASIS, seed: int = 0) -> Tensor:
-    """Approximate dominant eigenvalues [P] (complex128) of matrices [P, n, n], for eigenvectors to refine."""
-    operator = dense_operator(matrices)
-    size = min(max_basis, operator.size)
-    krylov = Krylov.start(operator, size, torch.Generator().manual_seed(seed))
-    krylov.grow(operator, size)
-    values = eigenvalues(krylov.matrix[:, :size, :size].double().nan_to_num(0.0, 0.0, 0.0))
-    top: Tensor = values.gather(1, values.abs().argmax(1)[:, None])[:, 0]
-    return top
 
 
 def _checkpoints(start: int, stop: int) -> list[int]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.spectra.handed import handed
+from lsc_graph.spectra.resolvent import Resolvent, by_type
 
 _SHIFT = 1e-9
 _NUM_ROUNDS = 3
@@ -78,30 +79,26 @@ def eigenvectors(matrices: Tensor, values: Tensor) -> Eigenvectors:
         return Eigenvectors(values, left, right, _residuals(matrices, values, left, right) / scale)
     left = torch.zeros(matrices.shape[:2], dtype=shift.dtype)
     right = torch.zeros_like(left)
-    is_real = shift.imag == 0
-    for own, numbers in ((is_real, shift.real), (~is_real, shift)):
-        at = own.nonzero()[:, 0]
-        if len(at):
-            here = matrices if len(at) == len(matrices) else matrices[at]
-            found = _inverse_iterated(here, numbers[at])
-            left[at], right[at] = (vectors.to(shift.dtype) for vectors in found)
+    for at, numbers in by_type(shift):
+        here = matrices if len(at) == len(matrices) else matrices[at]
+        found = _inverse_iterated(here, numbers)
+        left[at], right[at] = (vectors.to(shift.dtype) for vectors in found)
     return Eigenvectors(values, left, right, _residuals(matrices, values, left, right) / scale)
 
 
 def _inverse_iterated(matrices: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Left and right eigenvectors [P, n] to what is next to shifts [P], of the shifts' type."""
-    num_points, size = matrices.shape[:2]
-    shifted = matrices.to(shift.dtype, copy=True)
-    shifted.diagonal(dim1=1, dim2=2).sub_(shift[:, None])
-    factors, pivots, _ = torch.linalg.lu_factor_ex(shifted)
-    generator = torch.Generator().manual_seed(0)
-    start = torch.randn(num_points, size, 1, dtype=torch.float64, generator=generator)
-    start = handed(start, shift.device, shift.dtype)
+    """Left and right eigenvectors [P, n] to what is next to shifts [P], of the shifts' type.
+
+    Where several have the same eigenvalue, these are what one vector has along them, whatever the batch.
+    """
+    resolvent = Resolvent.of(matrices, shift)
+    start = torch.randn(matrices.shape[1], 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    start = handed(start, shift.device, shift.dtype).expand(len(matrices), -1, -1)
     found = []
     for adjoint in (True, False):
         vector = start
         for _ in range(_NUM_ROUNDS):
-            vector = torch.linalg.lu_solve(factors, pivots, vector, adjoint=adjoint)
+            vector = resolvent(vector, adjoint=adjoint)
             lengths = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
             vector = vector / torch.where(lengths > 0, lengths, torch.ones_like(lengths))
         found.append(vector[..., 0].nan_to_num())

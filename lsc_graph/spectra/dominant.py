@@ -1,0 +1,97 @@
+"""The eigenvalue of largest modulus of each of a batch of matrices, with its eigenvectors.
+
+Below some size by all eigenvalues. Else a Krylov space says where it is, where the residual is next to
+nothing and no other value is near in modulus. Where eigenvalues crowd, the outermost of them is looked up;
+where there are too many, all eigenvalues are computed after all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lsc_graph.spectra.arnoldi import Krylov
+from lsc_graph.spectra.eigenvalues import eigenvalues
+from lsc_graph.spectra.eigenvectors import Eigenvectors, eigenvectors, refined
+from lsc_graph.spectra.operator import dense_operator
+from lsc_graph.spectra.outermost import CAUTION, SAME, largest, outermost_values
+
+# Beyond these a derivative is not given: to first order it says nothing that a step could follow.
+MAX_CONDITION = 1e5
+MAX_RESIDUAL = 1e-6
+# From this size on a Krylov space costs less than all eigenvalues: of so many vectors, more for large ones.
+KRYLOV_FROM = 96
+_BASIS, _MAX_BASIS, _SIZE_PER_VECTOR = 64, 128, 8
+# Where the largest Ritz value is known so well, those near it are, too; else how far they may be off at least
+# and at most, relative to it.
+_KNOWN, _OFF = 1e-6, (2e-3, 2e-2)
+
+
+@torch.no_grad()
+def dominant_eigenvectors(matrices: Tensor) -> Eigenvectors:
+    """The dominant eigenvalue of matrices [P, n, n] (float64) with its eigenvectors.
+
+    Where moduli of several are the same but for 1e-5, it may be any of these.
+    """
+    if matrices.shape[-1] < KRYLOV_FROM:
+        return eigenvectors(matrices, _top(matrices))
+    values = _near(matrices)
+    missing = (~values.isfinite()).nonzero()[:, 0]
+    if len(missing):
+        values[missing] = _top(matrices[missing])
+    pair = _again(matrices, values)
+    pair = _replaced(pair, ~is_trusted(pair), lambda at: _again(matrices[at], pair.values[at]))
+    is_same = (pair.values - values).abs() <= 10 * SAME * values.abs()
+    return _replaced(pair, ~(is_same & is_trusted(pair)), lambda at: _again(matrices[at], _top(matrices[at])))
+
+
+def is_trusted(pair: Eigenvectors) -> Tensor:
+    """Whether a derivative by these eigenvectors says something, for each of P matrices."""
+    return (pair.conditions < MAX_CONDITION) & (pair.residuals < MAX_RESIDUAL) & (pair.values.abs() > 0)
+
+
+def _near(matrices: Tensor) -> Tensor:
+    """What is next to the dominant eigenvalue [P]; nan where only all eigenvalues tell."""
+    ritz, errors = _ritz_values(matrices)
+    top = largest(ritz)
+    widths = torch.where(errors < _KNOWN, SAME, (CAUTION * errors).clamp(*_OFF))
+    others = ritz.abs() >= (1 - widths[:, None]) * top.abs()[:, None]
+    others &= (_upper(ritz) - _upper(top)[:, None]).abs() > SAME * top.abs()[:, None]
+    at = ((errors > SAME) | others.any(1)).nonzero()[:, 0]
+    if len(at):
+        top[at] = outermost_values(matrices[at], ritz[at], widths[at])
+    return top
+
+
+def _ritz_values(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Those of a Krylov space [P, m] (complex128), and how far off the largest may be, relative to it [P]."""
+    operator = dense_operator(matrices.float())
+    size = min(_BASIS + operator.size // _SIZE_PER_VECTOR, _MAX_BASIS, operator.size)
+    krylov = Krylov.start(operator, size, torch.Generator().manual_seed(0), is_same=True)
+    krylov.grow(operator, size)
+    whole = krylov.matrix.double().nan_to_num(0.0, 0.0, 0.0)
+    values = eigenvalues(whole[:, :size])
+    pair = eigenvectors(whole[:, :size], largest(values))
+    residuals = whole[:, size, size - 1] * pair.right[:, -1].abs()
+    return values, (pair.conditions * residuals / pair.values.abs()).nan_to_num(torch.inf)
+
+
+def _upper(values: Tensor) -> Tensor:
+    """Of conjugates the one in the upper half plane."""
+    return torch.complex(values.real, values.imag.abs())
+
+
+def _again(matrices: Tensor, values: Tensor) -> Eigenvectors:
+    return refined(matrices, eigenvectors(matrices, values))
+
+
+def _top(matrices: Tensor) -> Tensor:
+    return largest(eigenvalues(matrices))
+
+
+def _replaced(pair: Eigenvectors, where: Tensor, other: Callable[[Tensor], Eigenvectors]) -> Eigenvectors:
+    """With others at some of the points, which are found only if there are any."""
+    at = where.nonzero()[:, 0]
+    return pair.with_others(at, other(at)) if len(at) else pair

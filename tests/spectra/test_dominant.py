@@ -1,0 +1,109 @@
+"""The dominant eigenvalue and its eigenvectors are those that all eigenvalues give, in any batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from spectra_cases import SPECTRA, batch, orthogonal
+from torch import Tensor
+
+from lsc_graph.spectra import dominant
+from lsc_graph.spectra.dominant import dominant_eigenvectors, is_trusted
+from lsc_graph.spectra.eigenvectors import Eigenvectors
+from lsc_graph.spectra.outermost import SAME
+
+SIZE = 150
+
+
+def crowded(seed: int) -> Tensor:
+    """[SIZE, SIZE]: forty leaky units that hardly differ, which the others feed and are fed by."""
+    generator = torch.Generator().manual_seed(seed)
+    decays = torch.cat(
+        [
+            0.9925 + 0.0024 * torch.rand(40, generator=generator, dtype=torch.float64),
+            0.5 * torch.rand(SIZE - 40, generator=generator, dtype=torch.float64),
+        ]
+    )
+    coupling = 1e-3 * torch.randn(SIZE, SIZE, generator=generator, dtype=torch.float64)
+    basis = orthogonal(generator, SIZE)
+    return basis @ (torch.diag(decays) + coupling) @ basis.T
+
+
+def radii(matrices: Tensor) -> Tensor:
+    return torch.linalg.eigvals(matrices).abs().amax(1)
+
+
+def derivative(pair: Eigenvectors) -> Tensor:
+    """d |lambda| / dM [P, n, n]."""
+    overlap = (pair.left.conj() * pair.right).sum(1)
+    phase = pair.values.conj() / pair.values.abs() / overlap
+    outer = phase[:, None, None] * pair.left.conj()[:, :, None] * pair.right[:, None, :]
+    return outer.real
+
+
+@pytest.mark.parametrize("size", [50, 120, 200])
+@pytest.mark.parametrize("name", list(SPECTRA))
+def test_it_is_the_largest_of_all(name: str, size: int) -> None:
+    matrices = batch(name, size, seed=3)
+    found = dominant_eigenvectors(matrices)
+    assert bool(is_trusted(found).all())
+    torch.testing.assert_close(found.values.abs(), radii(matrices), rtol=SAME, atol=0)
+
+
+def test_where_eigenvalues_crowd_it_is_the_outermost_of_them() -> None:
+    matrices = torch.stack([crowded(seed) for seed in range(12)])
+    found = dominant_eigenvectors(matrices)
+    torch.testing.assert_close(found.values.abs(), radii(matrices), rtol=SAME, atol=0)
+
+
+def test_eigenvectors_are_of_that_eigenvalue() -> None:
+    matrices = torch.stack([crowded(0), batch("gated", SIZE)[0]])
+    found = dominant_eigenvectors(matrices)
+    right, left = found.right[..., None], found.left[..., None]
+    matrices = matrices.to(right.dtype)
+    values = found.values[:, None, None]
+    torch.testing.assert_close(matrices @ right, values * right, rtol=0, atol=1e-8)
+    torch.testing.assert_close(matrices.mH @ left, values.conj() * left, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("others", ["gaussian", "outlier"])
+def test_which_others_are_in_a_batch_changes_neither_value_nor_derivative(others: str) -> None:
+    matrices = torch.cat([batch(others, SIZE), torch.stack([crowded(seed) for seed in range(6)])])
+    together = dominant_eigenvectors(matrices)
+    for number in range(len(matrices)):
+        alone = dominant_eigenvectors(matrices[number : number + 1])
+        torch.testing.assert_close(alone.values[0].abs(), together.values[number].abs(), rtol=1e-9, atol=0)
+        torch.testing.assert_close(derivative(alone)[0], derivative(together)[number], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [50, 150])
+def test_many_of_one_value_give_the_same_derivative_at_any_place_in_a_batch(size: int) -> None:
+    matrix = torch.diag(torch.cat([torch.full((20,), 0.9), torch.linspace(0, 0.8, size - 20)])).double()
+    found = derivative(dominant_eigenvectors(matrix.expand(4, -1, -1)))
+    torch.testing.assert_close(found, found[:1].expand_as(found))
+
+
+def test_too_many_of_one_modulus_are_all_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    every = dominant.eigenvalues
+    monkeypatch.setattr(dominant, "eigenvalues", lambda own: seen.append(own.shape[-1]) or every(own))
+    matrices = batch("rotations", SIZE)
+    found = dominant_eigenvectors(matrices)
+    assert SIZE in seen
+    torch.testing.assert_close(found.values.abs(), radii(matrices))
+
+
+def test_matrices_of_zeros_have_no_derivative() -> None:
+    found = dominant_eigenvectors(torch.zeros(2, SIZE, SIZE, dtype=torch.float64))
+    assert not bool(is_trusted(found).any())
+    assert not bool(found.values.any())
+
+
+def test_large_matrices_have_the_derivative_that_all_eigenvalues_give(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrices = torch.cat([batch("gated", SIZE), batch("outlier", SIZE), crowded(1)[None]])
+    by_krylov = derivative(dominant_eigenvectors(matrices))
+    monkeypatch.setattr(dominant, "KRYLOV_FROM", 1000)
+    by_all = derivative(dominant_eigenvectors(matrices))
+    torch.testing.assert_close(by_krylov, by_all, rtol=1e-6, atol=1e-8)
