@@ -139,7 +139,9 @@ def command(
             stage=show.stage,
             **options,
         )
-    if rank() == 0:
-        text = f"{text_of(render_pretraining, report, None)}\nwritten to {output}\n"
-        emit(to_json(report) if form == "json" else text, None)
+    if rank() != 0:
+        # Where one process ends with another code, torchrun ends all, and the first one is still writing.
+        return exit_codes.OK
+    text = f"{text_of(render_pretraining, report, None)}\nwritten to {output}\n"
+    emit(to_json(report) if form == "json" else text, None)
     return exit_codes.OK if report.is_reached else exit_codes.POLICY_VIOLATED
