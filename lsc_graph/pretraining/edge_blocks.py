@@ -24,8 +24,15 @@ from lsc_graph.pretraining.eigenpairs import (
 from lsc_graph.pretraining.joint_radii import Wanted, joint_directions, joint_radii
 from lsc_graph.pretraining.narrow import Looks, Narrow, NarrowRange, NarrowUnits, saves_much
 from lsc_graph.pretraining.reading import Edge, NotFiniteError
-from lsc_graph.pretraining.reduction import covers, joined_range, shared_range, unit_matrices
+from lsc_graph.pretraining.reduction import (
+    covers,
+    joined_range,
+    num_units,
+    shared_range,
+    unit_matrices,
+)
 from lsc_graph.pretraining.slots import Block
+from lsc_graph.pretraining.smaller import InRange, Matrices, dependent_states, without
 
 # How often other rows may be looked for where few were seen not to suffice.
 _MOST_LOST = 3
@@ -49,6 +56,7 @@ class EdgeBlocks:
         self._layers, self._exposed, self._entries = layers, exposed, entries
         self._bases: dict[Edge, Tensor | None] = {}
         self._lost: defaultdict[Edge, int] = defaultdict(int)
+        self._dependent: dict[Edge, tuple[int, ...]] = {}
         self.narrow: dict[Edge, Narrow] = {}
         """Which few rows suffice for an edge, at the weights of now."""
         self.sizes: dict[Edge, int] = {}
@@ -155,10 +163,11 @@ class EdgeBlocks:
             sizes, is_whole = [len(parts) * size for size in sizes], False
         key, is_radius = (source.id, target.id), active.shape[1] == active.shape[2]
         if is_radius:
-            own: Direction | Wanted = self._wanted(key, active, sizes, may_be_narrow=is_whole)
+            count = num_units(target) if source is target and is_whole else 0
+            own: Direction | Wanted = self._wanted(key, active, sizes, count, may_be_narrow=is_whole)
         else:
             own = gain_direction(active, generators, sizes) if with_derivative else gains(active)
-        size = own.size if isinstance(own, Wanted) else 1
+        size = own.matrices.size if isinstance(own, Wanted) else 1
         self.sizes[key] = size if parts is None else round(size * len(parts) ** (1 / 3))
         return _Look(rows, columns, own, is_radius, entries)
 
@@ -180,14 +189,25 @@ class EdgeBlocks:
             return None
         return among(self._entries[target.id], rows), among(self._entries[source.id], columns)
 
-    def _wanted(self, key: Edge, matrices: Tensor, sizes: Sequence[int], *, may_be_narrow: bool) -> Wanted:
-        """Square matrices [P, n, n] of an edge, and what is known of their range."""
+    def _wanted(
+        self, key: Edge, matrices: Tensor, sizes: Sequence[int], count: int, *, may_be_narrow: bool
+    ) -> Wanted:
+        """Square matrices [P, n, n] of an edge, of so many units or of 0, as small as they can be had."""
         basis = self._basis(key, matrices)
-        is_narrow = may_be_narrow and basis is not None and saves_much(basis)
-        if is_narrow and basis is not None and self._may_be_narrow(key, basis):
+        if basis is None:
+            return Wanted(self._independent(key, matrices, count), sizes)
+        is_narrow = may_be_narrow and saves_much(basis)
+        if is_narrow and self._may_be_narrow(key, basis):
             same = (n for n in self.narrow.values() if isinstance(n, NarrowRange) and n.basis is basis)
             self.narrow[key] = next(same, None) or NarrowRange(basis)
-        return Wanted(matrices, sizes, basis, is_narrow)
+        return Wanted(InRange(matrices, basis), sizes, is_narrow)
+
+    def _independent(self, key: Edge, matrices: Tensor, count: int) -> Matrices:
+        """Without states that are functions of the others, as they were where the edge was first seen."""
+        if key not in self._dependent:
+            self._dependent[key] = dependent_states(matrices, count) if count else ()
+        dropped = self._dependent[key]
+        return (without(matrices, count, dropped) if dropped else None) or Matrices(matrices)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lsc_graph.pretraining.smaller import Matrices
 from lsc_graph.spectra.choose import group_size, radius_estimate, takes_points_alone
 from lsc_graph.spectra.dominant import dominant_eigenvectors, is_trusted
 from lsc_graph.spectra.eigenvectors import Eigenvectors
@@ -87,32 +88,15 @@ def gains(matrices: Tensor) -> Direction:
     return value_alone(norm / (matrices.shape[1] * matrices.shape[2]) ** 0.25)
 
 
-def radius_direction(matrices: Tensor, basis: Tensor | None = None) -> Direction:
-    """Spectral radius of square matrices [P, n, n] with its derivative.
-
-    Args:
-        matrices: the batch.
-        basis: Q [n, r] with M = Q Q^T M for all of them, if there is one (see `reduction.py`).
-    """
-    kept = matrices.double() if basis is None else basis.T @ matrices.double()
-    return direction_by_pair(dominant_eigenvectors(kept if basis is None else kept @ basis), kept, basis)
+def radius_direction(matrices: Tensor) -> Direction:
+    """Spectral radius of square matrices [P, n, n] with its derivative."""
+    return direction_by_pair(dominant_eigenvectors(matrices.double()), Matrices(matrices))
 
 
-def direction_by_pair(pair: Eigenvectors, kept: Tensor, basis: Tensor | None = None) -> Direction:
-    """The same by eigenvectors that are known.
-
-    Args:
-        pair: of the matrices, or of Q^T M Q.
-        kept: the matrices, or Q^T M.
-        basis: Q, as of `radius_direction`.
-    """
-    top, left, right = pair.values, pair.left, pair.right
-    radius, known = top.abs(), is_trusted(pair)
-    if basis is not None:
-        # M = Q Q^T M: N y = lambda y gives M (Q y) = lambda Q y, and z^H N = lambda z^H gives z^H Q^T M.
-        right = right @ basis.T.to(top.dtype)
-        pulled = (left.conj()[:, None] @ kept.to(top.dtype))[:, 0]
-        left = (pulled / torch.where(top == 0, torch.ones_like(top), top)[:, None]).conj()
+def direction_by_pair(pair: Eigenvectors, matrices: Matrices) -> Direction:
+    """The same of matrices by eigenvectors of smaller ones, which are known."""
+    top, radius, known = pair.values, pair.values.abs(), is_trusted(pair)
+    left, right = matrices.left(pair.left), matrices.right(pair.right)
     overlap = (left.conj() * right).sum(1)
     known &= overlap != 0
     phase = top.conj() / torch.where(known, radius, torch.ones_like(radius))

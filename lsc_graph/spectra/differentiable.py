@@ -4,8 +4,8 @@ For a simple eigenvalue with left and right eigenvectors w, v: d lambda = w^H dM
 d |lambda| = Re(conj(lambda) w^H dM v / (w^H v)) / |lambda| (J. R. Magnus, "On differentiating eigenvalues and
 eigenvectors", Econometric Theory 1985). No eigenvalue solver is differentiated, and large matrices need no
 eigenvectors but the dominant ones (`lsc_graph.spectra.dominant`). Pre-training takes these as they are, since
-its matrices are known through products alone; `differentiable_radius`, `differentiable_gain` are for losses of
-one's own, where autograd knows the matrices.
+its matrices are known through products alone. `differentiable_radius` and `differentiable_gain` are for
+losses of one's own, where autograd knows the matrices.
 """
 
 from __future__ import annotations

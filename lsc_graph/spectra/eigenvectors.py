@@ -113,7 +113,7 @@ def refined(matrices: Tensor, pair: Eigenvectors) -> Eigenvectors:
     where there is next to none, as at a defective eigenvalue, it may be anything.
     """
     overlap = (pair.left.conj() * pair.right).sum(1)
-    products = _times(matrices, pair.right)
+    products = times(matrices, pair.right)
     values = (pair.left.conj() * products).sum(1) / torch.where(overlap == 0, 1.0, overlap)
     norms = torch.linalg.matrix_norm(matrices)
     scale = torch.where(norms > 0, norms, torch.ones_like(norms))
@@ -124,12 +124,12 @@ def refined(matrices: Tensor, pair: Eigenvectors) -> Eigenvectors:
 
 
 def _residuals(matrices: Tensor, values: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    forward = _times(matrices, right) - values[:, None] * right
-    backward = _times(matrices.mT, left) - values.conj()[:, None] * left
+    forward = times(matrices, right) - values[:, None] * right
+    backward = times(matrices.mT, left) - values.conj()[:, None] * left
     return torch.maximum(forward.norm(dim=1), backward.norm(dim=1))
 
 
-def _times(matrices: Tensor, vectors: Tensor) -> Tensor:
+def times(matrices: Tensor, vectors: Tensor) -> Tensor:
     """Real matrices [P, n, n] times complex vectors [P, n]."""
     products: Tensor = torch.view_as_complex((matrices @ torch.view_as_real(vectors)).contiguous())
     return products

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from lsc_graph.layers.cells import Layer
 from lsc_graph.pretraining.eigenpairs import radius_direction, unit_direction, unit_radii
-from lsc_graph.pretraining.joint_radii import Wanted, joint_radii
+from lsc_graph.pretraining.joint_radii import Wanted, joint_directions, joint_radii
 from lsc_graph.pretraining.reduction import covers, joined_range, shared_range, unit_matrices
+from lsc_graph.pretraining.smaller import InRange
 from lsc_graph.recurrence.site import StateVariable
 
 
@@ -32,9 +33,9 @@ def test_matrices_of_one_range_are_small_matrices() -> None:
     assert covers(basis, matrices)
     assert not covers(basis, matrices + 0.01 * random(5, 64, 64, seed=2))
     assert not covers(basis, random(5, 20, 20))
-    found = joint_radii([Wanted(matrices, [5], basis)])[0]
-    torch.testing.assert_close(found.value, exact(matrices), rtol=2e-3, atol=0.0)
-    found, whole = radius_direction(matrices, basis), radius_direction(matrices)
+    wanted = [Wanted(InRange(matrices, basis), [5])]
+    torch.testing.assert_close(joint_radii(wanted)[0].value, exact(matrices), rtol=2e-3, atol=0.0)
+    (found,), whole = joint_directions(wanted), radius_direction(matrices)
     torch.testing.assert_close(found.value, exact(matrices))
     tangent = random(5, 64, 64, seed=3)
     torch.testing.assert_close(

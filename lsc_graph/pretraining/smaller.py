@@ -1,0 +1,153 @@
+"""Batches of matrices as smaller ones with the same nonzero eigenvalues, and eigenvectors of the whole ones.
+
+M = L R has the nonzero eigenvalues of R L: from R L y = lambda y follows M (L y) = lambda (L y), and from
+z^H R L = lambda z^H that (z^H R) M = lambda (z^H R).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lsc_graph.spectra.eigenvectors import times
+
+# What is left of rows that are sums of others, next to the whole matrix: rounding of float32.
+_ROUNDING = 1e-6
+# Random vectors that rows are seen by, beside one for each state; what makes rows of zeros no matter.
+_MORE_VECTORS, _RIDGE = 6, 1e-14
+
+
+@dataclass(frozen=True)
+class Matrices:
+    """[P, n, n] as they are."""
+
+    matrices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.matrices)
+
+    @property
+    def size(self) -> int:
+        """Of the smaller matrices."""
+        return self.matrices.shape[-1]
+
+    def small(self, dtype: torch.dtype) -> Tensor:
+        """R L [P, k, k]."""
+        return self.matrices.to(dtype)
+
+    def right(self, vectors: Tensor) -> Tensor:
+        """L y [P, n] (complex)."""
+        return vectors
+
+    def left(self, vectors: Tensor) -> Tensor:
+        """R^H z [P, n] (complex)."""
+        return vectors
+
+
+@dataclass(frozen=True)
+class InRange(Matrices):
+    """With an orthonormal basis Q [n, k] such that M = Q Q^T M for all of them (see `reduction.py`)."""
+
+    basis: Tensor
+
+    @property
+    def size(self) -> int:
+        return self.basis.shape[1]
+
+    def small(self, dtype: torch.dtype) -> Tensor:
+        basis = self.basis.to(dtype)
+        return basis.T @ (self.matrices.to(dtype) @ basis)
+
+    def right(self, vectors: Tensor) -> Tensor:
+        return vectors @ self.basis.T.to(vectors.dtype)
+
+    def left(self, vectors: Tensor) -> Tensor:
+        return times(self.matrices.double().mT, self.right(vectors))
+
+
+@dataclass(frozen=True)
+class Dependent(Matrices):
+    """Of N units, each of whose states may be a function of its others, as a spike is of the potential.
+
+    Rows of state d are shares [P, D, K, N] of those of the states `kept`, unit by unit.
+    """
+
+    kept: Sequence[int]
+    dropped: Sequence[int]
+    shares: Tensor
+
+    @property
+    def size(self) -> int:
+        return len(self.kept) * self.shares.shape[-1]
+
+    def _by_state(self, values: Tensor) -> Tensor:
+        """[..., n] as [..., states, N]."""
+        return values.reshape(*values.shape[:-1], -1, self.shares.shape[-1])
+
+    def _rows(self, dtype: torch.dtype) -> Tensor:
+        """R [P, k, n]."""
+        return _by_unit(self.matrices, self.shares.shape[-1])[:, list(self.kept)].flatten(1, 2).to(dtype)
+
+    def small(self, dtype: torch.dtype) -> Tensor:
+        columns = self._by_state(self._rows(dtype))
+        added = torch.einsum("prdi,pdki->prki", columns[:, :, list(self.dropped)], self.shares.to(dtype))
+        return (columns[:, :, list(self.kept)] + added).flatten(2)
+
+    def right(self, vectors: Tensor) -> Tensor:
+        kept = self._by_state(vectors)
+        found = kept.new_zeros(len(kept), len(self.kept) + len(self.dropped), kept.shape[-1])
+        found[:, list(self.kept)] = kept
+        found[:, list(self.dropped)] = torch.einsum("pki,pdki->pdi", kept, self.shares.to(kept.dtype))
+        return found.flatten(1)
+
+    def left(self, vectors: Tensor) -> Tensor:
+        return times(self._rows(torch.float64).mT, vectors)
+
+
+def dependent_states(matrices: Tensor, num_units: int) -> tuple[int, ...]:
+    """Which states of so many units are functions of the others, as the first of matrices [P, n, n] says."""
+    seen = _seen(matrices[:1], num_units)
+    kept = list(range(seen.shape[1]))
+    for state in reversed(range(seen.shape[1])):
+        others = [own for own in kept if own != state]
+        if others and _shares(seen, others, [state]) is not None:
+            kept = others
+    return tuple(own for own in range(seen.shape[1]) if own not in kept)
+
+
+def without(matrices: Tensor, num_units: int, dropped: Sequence[int]) -> Dependent | None:
+    """Matrices [P, n, n] without states that are functions of the others; None if one is none somewhere."""
+    seen = _seen(matrices, num_units)
+    kept = [own for own in range(seen.shape[1]) if own not in dropped]
+    shares = _shares(seen, kept, dropped)
+    return None if shares is None else Dependent(matrices, kept, dropped, shares)
+
+
+def _seen(matrices: Tensor, num_units: int) -> Tensor:
+    """What rows make of some random vectors [P, states, N, V], relative to each whole matrix."""
+    num_vectors = _MORE_VECTORS + matrices.shape[-1] // num_units
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(matrices.shape[-1], num_vectors, dtype=torch.float64, generator=generator)
+    products = matrices.double() @ vectors
+    lengths = torch.linalg.matrix_norm(products, keepdim=True)
+    return _by_unit(products / torch.where(lengths > 0, lengths, 1.0), num_units)
+
+
+def _by_unit(rows: Tensor, num_units: int) -> Tensor:
+    """[P, n, m] as [P, states, N, m]."""
+    return rows.reshape(len(rows), -1, num_units, rows.shape[-1])
+
+
+def _shares(seen: Tensor, kept: Sequence[int], dropped: Sequence[int]) -> Tensor | None:
+    """Of the states kept in the others [P, D, K, N], by least squares; None if these are no sums of those."""
+    own, other = seen[:, list(kept)], seen[:, list(dropped)]
+    gram = (own[:, :, None] * own[:, None]).sum(-1).movedim(-1, 1)
+    overlap = (own[:, :, None] * other[:, None]).sum(-1).movedim(-1, 1)
+    ridge = _RIDGE * gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) + torch.finfo(gram.dtype).tiny
+    gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
+    shares = torch.linalg.solve_ex(gram, overlap)[0].permute(0, 3, 2, 1)
+    rest = other - (shares[..., None] * own[:, None]).sum(2)
+    return shares if bool((rest.flatten(1).norm(dim=1) <= _ROUNDING).all()) else None
