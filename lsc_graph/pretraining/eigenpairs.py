@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from lsc_graph.pretraining.smaller import Matrices
-from lsc_graph.spectra.choose import group_size, radius_estimate, takes_points_alone
+from lsc_graph.spectra.choose import cascade, group_size, radius_estimate, takes_points_alone
 from lsc_graph.spectra.dominant import dominant_eigenvectors, is_trusted
+from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.eigenvectors import Eigenvectors
-from lsc_graph.spectra.estimate import TOLERANCE
+from lsc_graph.spectra.estimate import TOLERANCE, Method
 
 # So near that which other matrices are in a batch changes single radii by less than 1e-4.
 SAME = 2e-4
@@ -79,7 +80,17 @@ def radii(matrices: Tensor) -> Tensor:
     is_alone = takes_points_alone(size, device)
     parts = torch.split(matrices, group_size(size, device)) if is_alone else [matrices]
     tolerance = TOLERANCE if is_alone else SAME
-    return torch.cat([radius_estimate(part.double(), tolerance=tolerance).values for part in parts])
+    return torch.cat([estimated(part, tolerance) for part in parts])
+
+
+def estimated(matrices: Tensor, tolerance: float = TOLERANCE) -> Tensor:
+    """Spectral radii [P] of some square matrices [P, n, n], all of them finite.
+
+    Means have errors of their own: how far off each eigenvalue may be, as rounding has it, is not asked.
+    """
+    if cascade(matrices.shape[-1], matrices.device.type) == (Method.DENSE,):
+        return eigenvalues(matrices).abs().amax(1)
+    return radius_estimate(matrices.double(), tolerance=tolerance).values
 
 
 def gains(matrices: Tensor) -> Direction:

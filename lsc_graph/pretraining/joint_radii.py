@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lsc_graph.pretraining.eigenpairs import Direction, direction_by_pair, value_alone
+from lsc_graph.pretraining.eigenpairs import Direction, direction_by_pair, estimated, value_alone
 from lsc_graph.pretraining.smaller import Matrices
-from lsc_graph.spectra.choose import group_size, radius_estimate, takes_points_alone
+from lsc_graph.spectra.choose import group_size, takes_points_alone
 from lsc_graph.spectra.dominant import dominant_eigenvectors
 from lsc_graph.spectra.eigenvectors import Eigenvectors
 
@@ -80,7 +80,7 @@ def _values(small: Sequence[Tensor], wanted: Sequence[Wanted]) -> list[Tensor]:
     by_edge = [torch.split(own, list(each.sizes)) for own, each in zip(small, wanted, strict=True)]
     by_sample = []
     for parts in zip(*by_edge, strict=True):
-        own = _estimated(torch.cat(parts), _at_once(size))
+        own = _together(torch.cat(parts), _at_once(size))
         by_sample.append(torch.split(own, [len(part) for part in parts]))
     return [torch.cat(parts) for parts in zip(*by_sample, strict=True)]
 
@@ -101,12 +101,12 @@ def _estimated_alone(matrices: Tensor) -> Tensor:
             places = is_on[at].byte().argsort(dim=1, descending=True, stable=True)[:, :size]
             own = own.gather(1, places[:, :, None].expand(-1, -1, own.shape[-1]))
             own = own.gather(2, places[:, None].expand(-1, size, -1))
-        found[at] = _estimated(own, group_size(own.shape[-1], own.device.type))
+        found[at] = _together(own, group_size(own.shape[-1], own.device.type))
     return found
 
 
-def _estimated(matrices: Tensor, count: int) -> Tensor:
-    parts = [radius_estimate(part.double()).values for part in torch.split(matrices, count) if len(part)]
+def _together(matrices: Tensor, count: int) -> Tensor:
+    parts = [estimated(part) for part in torch.split(matrices, count) if len(part)]
     return torch.cat(parts) if parts else matrices.new_zeros(0, dtype=torch.float64)
 
 

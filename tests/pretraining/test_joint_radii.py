@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lsc_graph.pretraining.joint_radii import Wanted, joint_directions, joint_radii
 from lsc_graph.pretraining.smaller import InRange, Matrices
+from lsc_graph.spectra import dense
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -87,3 +88,13 @@ def test_how_many_units_are_off_elsewhere_changes_no_radius() -> None:
     for number in range(9):
         (alone,) = joint_radii([Wanted(Matrices(matrices[number : number + 1]), [1])])
         torch.testing.assert_close(alone.value[0], together.value[number], rtol=1e-6, atol=0.0)
+
+
+def test_of_small_matrices_eigenvalues_alone_are_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise AssertionError("eigenvectors")
+
+    monkeypatch.setattr(dense, "eigenvectors", fail)
+    matrices = random(6, 20, 20, seed=7)
+    (found,) = joint_radii([Wanted(Matrices(matrices), [2, 2, 2])])
+    torch.testing.assert_close(found.value, exact(matrices))
