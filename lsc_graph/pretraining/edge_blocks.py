@@ -203,11 +203,19 @@ class EdgeBlocks:
         return Wanted(InRange(matrices, basis), sizes, is_narrow)
 
     def _independent(self, key: Edge, matrices: Tensor, count: int) -> Matrices:
-        """Without states that are functions of the others, as they were where the edge was first seen."""
+        """Without states that are functions of the others, as they were where the edge was seen before.
+
+        Of units that rest each state is one: what was seen of these is looked at again.
+        """
+        if not count:
+            return Matrices(matrices)
         if key not in self._dependent:
-            self._dependent[key] = dependent_states(matrices, count) if count else ()
-        dropped = self._dependent[key]
-        return (without(matrices, count, dropped) if dropped else None) or Matrices(matrices)
+            self._dependent[key] = dependent_states(matrices, count)
+        found = without(matrices, count, self._dependent[key])
+        if found is None:
+            self._dependent[key] = dependent_states(matrices, count)
+            found = without(matrices, count, self._dependent[key])
+        return found or Matrices(matrices)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from lsc_graph.spectra.eigenvectors import times
 _ROUNDING = 1e-6
 # Random vectors that rows are seen by, beside one for each state; what makes rows of zeros no matter.
 _MORE_VECTORS, _RIDGE = 6, 1e-14
+_LARGEST_SHARE = 100.0
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,12 @@ def dependent_states(matrices: Tensor, num_units: int) -> tuple[int, ...]:
 
 
 def without(matrices: Tensor, num_units: int, dropped: Sequence[int]) -> Dependent | None:
-    """Matrices [P, n, n] without states that are functions of the others; None if one is none somewhere."""
+    """Matrices [P, n, n] without states that are functions of the others.
+
+    None where no state is, or one of them is none at some of the points.
+    """
+    if not dropped:
+        return None
     seen = _seen(matrices, num_units)
     kept = [own for own in range(seen.shape[1]) if own not in dropped]
     shares = _shares(seen, kept, dropped)
@@ -142,7 +148,10 @@ def _by_unit(rows: Tensor, num_units: int) -> Tensor:
 
 
 def _shares(seen: Tensor, kept: Sequence[int], dropped: Sequence[int]) -> Tensor | None:
-    """Of the states kept in the others [P, D, K, N], by least squares; None if these are no sums of those."""
+    """Of the states kept in the others [P, D, K, N], by least squares; None if these are no sums of those.
+
+    Nor are they where shares are so large that rounding would be.
+    """
     own, other = seen[:, list(kept)], seen[:, list(dropped)]
     gram = (own[:, :, None] * own[:, None]).sum(-1).movedim(-1, 1)
     overlap = (own[:, :, None] * other[:, None]).sum(-1).movedim(-1, 1)
@@ -150,4 +159,5 @@ def _shares(seen: Tensor, kept: Sequence[int], dropped: Sequence[int]) -> Tensor
     gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
     shares = torch.linalg.solve_ex(gram, overlap)[0].permute(0, 3, 2, 1)
     rest = other - (shares[..., None] * own[:, None]).sum(2)
-    return shares if bool((rest.flatten(1).norm(dim=1) <= _ROUNDING).all()) else None
+    is_made_up = (rest.flatten(1).norm(dim=1) <= _ROUNDING).all() & (shares.abs() <= _LARGEST_SHARE).all()
+    return shares if bool(is_made_up) else None

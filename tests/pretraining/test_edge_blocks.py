@@ -27,6 +27,18 @@ def test_edges_of_one_layer_share_a_range_only_where_their_blocks_have_the_same_
     assert other.shape == (96, 9)
 
 
+def test_what_resting_units_showed_is_forgotten_when_they_move() -> None:
+    blocks = EdgeBlocks({}, {}, {})
+    rows = torch.randn(2, 3, 4, 12, generator=torch.Generator().manual_seed(0))
+    rows[:, 2] = rows[:, 0] - 2 * rows[:, 1]
+    edge = ("a", "a")
+    assert blocks._independent(edge, torch.zeros(2, 12, 12), 4).size == 4
+    assert blocks._independent(edge, rows.flatten(1, 2), 4).size == 8
+    rows[1, 2] += 1
+    assert blocks._independent(edge, rows.flatten(1, 2), 4).size == 12
+    assert blocks._independent(edge, rows[:1].flatten(1, 2), 4).size == 8
+
+
 CASES = {
     "fused": (lambda: gru(num_steps=8).model, {"x": (8, 3, 8)}, 8),
     "unrolled": (lambda: gru(form=Form.UNROLLED, num_steps=8).model, {"x": (8, 3, 8)}, None),

@@ -22,6 +22,7 @@ def spiking(num_states: int = 3, dropped: int = 2) -> Tensor:
         random(POINTS, num_states, UNITS, num_states * UNITS, seed=num_states) / (num_states * UNITS) ** 0.5
     )
     shares = random(POINTS, num_states, UNITS, 1, seed=1)
+    shares = shares + 0.1 * shares.sign()
     others = [own for own in range(num_states) if own != dropped]
     rows[:, dropped] = (shares[:, others] * rows[:, others]).sum(1)
     return rows.flatten(1, 2)
@@ -105,6 +106,13 @@ def test_what_hardly_differs_from_a_function_is_none() -> None:
     matrices = spiking()
     matrices[:, -1] += 1e-4 * matrices[:, 0]
     assert without_dependent(matrices, UNITS) is None
+
+
+def test_shares_that_would_multiply_rounding_are_not_taken() -> None:
+    rows = random(POINTS, 2, UNITS, 2 * UNITS, seed=7)
+    for factor, is_taken in ((50.0, True), (200.0, False)):
+        rows[:, 1] = factor * rows[:, 0]
+        assert (without(rows.flatten(1, 2), UNITS, (1,)) is not None) == is_taken
 
 
 def test_rounding_of_single_precision_does_not_hide_a_function() -> None:
