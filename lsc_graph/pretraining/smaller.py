@@ -18,6 +18,7 @@ from lsc_graph.spectra.eigenvectors import times
 _ROUNDING = 1e-6
 # Random vectors that rows are seen by, beside one for each state; what makes rows of zeros no matter.
 _MORE_VECTORS, _RIDGE = 6, 1e-14
+# Larger shares would multiply the rounding of what they are shares of.
 _LARGEST_SHARE = 100.0
 
 
