@@ -83,7 +83,7 @@ def _shifts(rough: Tensor, widths: Tensor) -> Tensor:
             if all(abs(upper - other) > width * top for other in apart):
                 apart.append(upper)
         if len(apart) <= _MOST_SHIFTS:
-            found[point, : len(apart)] = torch.tensor(apart) * (1 + width)
+            found[point, : len(apart)] = torch.tensor(apart, dtype=rough.dtype) * (1 + width)
     return found
 
 

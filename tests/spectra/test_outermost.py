@@ -91,3 +91,9 @@ def test_matrices_of_zeros_have_nothing_to_find() -> None:
     zeros = torch.zeros(1, 5, 5, dtype=torch.float64)
     rough = torch.zeros(1, 5, dtype=torch.complex128)
     assert bool(outermost_values(zeros, rough, torch.ones(1, dtype=torch.float64)).isnan().all())
+
+
+@pytest.mark.parametrize("scale", [1e-50, 1.0, 1e50])
+def test_scales_do_not_matter(scale: float) -> None:
+    matrix = with_eigenvalues([0.9 + 0j, 0.8999 + 0j])
+    assert abs(found(scale * matrix, [0.8997 * scale], 1e-3)) == pytest.approx(0.9 * scale, rel=SAME)
