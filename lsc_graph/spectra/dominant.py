@@ -7,8 +7,6 @@ where there are too many, all eigenvalues are computed after all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -24,27 +22,32 @@ MAX_RESIDUAL = 1e-6
 # From this size on a Krylov space costs less than all eigenvalues: of so many vectors, more for large ones.
 KRYLOV_FROM = 96
 _BASIS, _MAX_BASIS, _SIZE_PER_VECTOR = 64, 128, 8
-# Where the largest Ritz value is known so well, those near it are, too; else how far they may be off at least
-# and at most, relative to it.
-_KNOWN, _OFF = 1e-6, (2e-3, 2e-2)
+# How far others may be off at least, as the largest Ritz value may be known before them, and at most: with
+# more, all of them would be in question where eigenvalues crowd all around. Relative to the largest.
+_OFF = 2e-3, 2e-2
+# Eigenvectors of a value this near are its own.
+_OWN = 1e-4
 
 
 @torch.no_grad()
 def dominant_eigenvectors(matrices: Tensor) -> Eigenvectors:
     """The dominant eigenvalue of matrices [P, n, n] (float64) with its eigenvectors.
 
-    Where moduli of several are the same but for 1e-5, it may be any of these.
+    Where moduli of several are the same but for 1e-5, it may be any of these, and which one may depend on
+    others in the batch. A Krylov space misses the largest one at times, by some 1e-3 of it where many moduli
+    are about the same.
     """
     if matrices.shape[-1] < KRYLOV_FROM:
         return eigenvectors(matrices, _top(matrices))
     values = _near(matrices)
-    missing = (~values.isfinite()).nonzero()[:, 0]
+    is_missing = ~values.isfinite()
+    missing = is_missing.nonzero()[:, 0]
     if len(missing):
         values[missing] = _top(matrices[missing])
-    pair = _again(matrices, values)
-    pair = _replaced(pair, ~is_trusted(pair), lambda at: _again(matrices[at], pair.values[at]))
-    is_same = (pair.values - values).abs() <= 10 * SAME * values.abs()
-    return _replaced(pair, ~(is_same & is_trusted(pair)), lambda at: _again(matrices[at], _top(matrices[at])))
+    pair = _pair(matrices, values)
+    is_own = (pair.values - values).abs() <= _OWN * values.abs()
+    at = (~(is_own & is_trusted(pair)) & ~is_missing).nonzero()[:, 0]
+    return pair.with_others(at, _pair(matrices[at], _top(matrices[at]))) if len(at) else pair
 
 
 def is_trusted(pair: Eigenvectors) -> Tensor:
@@ -56,7 +59,7 @@ def _near(matrices: Tensor) -> Tensor:
     """What is next to the dominant eigenvalue [P]; nan where only all eigenvalues tell."""
     ritz, errors = _ritz_values(matrices)
     top = largest(ritz)
-    widths = torch.where(errors < _KNOWN, SAME, (CAUTION * errors).clamp(*_OFF))
+    widths = (CAUTION * errors).clamp(*_OFF)
     others = ritz.abs() >= (1 - widths[:, None]) * top.abs()[:, None]
     others &= (_upper(ritz) - _upper(top)[:, None]).abs() > SAME * top.abs()[:, None]
     at = ((errors > SAME) | others.any(1)).nonzero()[:, 0]
@@ -83,15 +86,9 @@ def _upper(values: Tensor) -> Tensor:
     return torch.complex(values.real, values.imag.abs())
 
 
-def _again(matrices: Tensor, values: Tensor) -> Eigenvectors:
+def _pair(matrices: Tensor, values: Tensor) -> Eigenvectors:
     return refined(matrices, eigenvectors(matrices, values))
 
 
 def _top(matrices: Tensor) -> Tensor:
     return largest(eigenvalues(matrices))
-
-
-def _replaced(pair: Eigenvectors, where: Tensor, other: Callable[[Tensor], Eigenvectors]) -> Eigenvectors:
-    """With others at some of the points, which are found only if there are any."""
-    at = where.nonzero()[:, 0]
-    return pair.with_others(at, other(at)) if len(at) else pair

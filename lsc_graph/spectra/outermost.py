@@ -25,8 +25,9 @@ _BASIS = 16
 _MOST_SHIFTS = 3
 # Eigenvalues up to so many times as far from the shift as the nearest one are seen as well.
 _IN_SIGHT = 3.0
-# Looks, each from as near as the one before allows; where others may be so much further out, none helps.
-_MOST_LOOKS, _HOPELESS = 3, 1e-2
+# Looks, each from nearer than the one before, by this factor at least; where others may be so much further
+# out, none of the cases tried came to an end.
+_MOST_LOOKS, _NEARER, _HOPELESS = 4, 0.25, 1e-2
 # Eigenvalues may be so many times as far away as residuals say.
 CAUTION = 4.0
 
@@ -38,22 +39,25 @@ def outermost_values(matrices: Tensor, rough: Tensor, widths: Tensor) -> Tensor:
     Args:
         matrices: [P, n, n] (float64).
         rough: approximate eigenvalues [P, m] (complex128), among which those that lead to the outermost.
-        widths: how far off these may be [P], relative to the largest.
+        widths: those that are so much smaller than the largest, relative to it [P], do not lead there.
 
     Returns:
-        nan where too many values might lead to it, or eigenvalues are too many to be told apart.
+        nan where none is near the rough values, too many of these might lead to it, or eigenvalues are too
+        many to be told apart.
     """
     found = torch.full((len(matrices),), torch.nan, dtype=torch.complex128)
     rough, widths, alive = rough.cpu(), widths.cpu(), torch.arange(len(matrices))
     for _ in range(_MOST_LOOKS):
         values, errors = _seen(matrices, alive, _shifts(rough, widths))
         top, worst = largest(values), errors.amax(1)
-        is_found = worst <= SAME
+        is_near = top.abs() >= (1 - CAUTION * widths) * rough.abs().amax(1)
+        is_found = is_near & (worst <= SAME)
         found[alive[is_found]] = top[is_found]
-        left = (~is_found & (worst < _HOPELESS)).nonzero()[:, 0]
+        left = (~is_found & is_near & (worst < _HOPELESS)).nonzero()[:, 0]
         if not len(left):
             break
-        rough, widths, alive = values[left], CAUTION * worst[left], alive[left]
+        widths = torch.minimum(CAUTION * worst, _NEARER * widths)[left].clamp(min=SAME)
+        rough, alive = values[left], alive[left]
     return handed(found, matrices.device)
 
 
@@ -120,7 +124,8 @@ def _nearest(matrices: Tensor, shifts: Tensor) -> tuple[Tensor, Tensor]:
 
     inverse = Operator(apply, count, size, shifts.dtype, matrices.device, lambda _: inverse)
     basis = min(_BASIS, size)
-    krylov = Krylov.start(inverse, basis, torch.Generator().manual_seed(0), is_same=True)
+    # Not the vector that rough values are from: what that has next to nothing of, it would miss again.
+    krylov = Krylov.start(inverse, basis, torch.Generator().manual_seed(1), is_same=True)
     krylov.grow(inverse, basis)
     whole = krylov.matrix.nan_to_num(0.0, 0.0, 0.0)
     inverted, vectors = torch.linalg.eig(whole[:, :basis])

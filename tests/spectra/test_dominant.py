@@ -93,6 +93,48 @@ def test_too_many_of_one_modulus_are_all_computed(monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(found.values.abs(), radii(matrices))
 
 
+def lru_like(size: int, seed: int) -> Tensor:
+    """[size, size] of rotations whose moduli crowd below 1."""
+    generator = torch.Generator().manual_seed(seed)
+    moduli = 0.9 + 0.0999 * torch.rand(size // 2, generator=generator, dtype=torch.float64).sqrt()
+    angles = 0.3 * torch.rand(size // 2, generator=generator, dtype=torch.float64)
+    cosines, sines = moduli * angles.cos(), moduli * angles.sin()
+    blocks = torch.stack([torch.stack([cosines, -sines], 1), torch.stack([sines, cosines], 1)], 1)
+    return torch.block_diag(*blocks)
+
+
+def test_where_moduli_crowd_all_around_it_is_off_by_little_if_at_all() -> None:
+    matrices = torch.stack([lru_like(128, seed) for seed in range(60)])
+    off = (dominant_eigenvectors(matrices).values.abs() / radii(matrices) - 1).abs()
+    assert float((off > 2 * SAME).double().mean()) < 0.05
+    assert float(off.max()) < 5e-3
+
+
+def test_what_one_vector_misses_another_one_sees() -> None:
+    generator = torch.Generator().manual_seed(4)
+    forget = torch.sigmoid(2 + 1.5 * torch.randn(96, generator=generator, dtype=torch.float64))
+    weights = torch.randn(96, 96, generator=generator, dtype=torch.float64) / 96**0.5
+    matrix = (torch.diag(1 - forget) @ weights + torch.diag(forget))[None]
+    torch.testing.assert_close(dominant_eigenvectors(matrix).values.abs(), radii(matrix), rtol=SAME, atol=0)
+
+
+def test_most_are_found_without_all_eigenvalues(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    every = dominant.eigenvalues
+    monkeypatch.setattr(dominant, "eigenvalues", lambda own: seen.append(own.shape) or every(own))
+    dominant_eigenvectors(torch.stack([crowded(seed) for seed in range(8)]))
+    assert not any(shape[-1] == SIZE for shape in seen)
+
+
+def test_a_value_that_is_none_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = lambda matrices, rough, widths: 0.97 * rough[:, 0]  # noqa: E731  # stands in for a function
+    monkeypatch.setattr(dominant, "outermost_values", wrong)
+    matrices = torch.stack([crowded(seed) for seed in range(3)])
+    torch.testing.assert_close(
+        dominant_eigenvectors(matrices).values.abs(), radii(matrices), rtol=SAME, atol=0
+    )
+
+
 def test_matrices_of_zeros_have_no_derivative() -> None:
     found = dominant_eigenvectors(torch.zeros(2, SIZE, SIZE, dtype=torch.float64))
     assert not bool(is_trusted(found).any())

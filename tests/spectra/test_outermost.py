@@ -63,15 +63,18 @@ def test_the_outermost_may_be_next_to_a_value_that_seems_to_be_less(order: int) 
     assert abs(found(with_eigenvalues(crowd), rough, 4e-3)) == pytest.approx(expected, rel=1e-9)
 
 
+def test_values_may_stand_in_any_order() -> None:
+    assert abs(found(with_eigenvalues([0.95 + 0j, 0.9 + 0j]), [0.9, 0.5, 0.95], 1e-3)) == pytest.approx(0.95)
+
+
+def test_what_is_far_from_all_that_is_known_is_not_taken() -> None:
+    assert math.isnan(abs(found(with_eigenvalues([0.7 + 0j, 0.894j]), [0.9], 1e-3)))
+
+
 def test_where_too_many_values_may_lead_to_it_nothing_is_found() -> None:
     crowd = [complex(0.9 * math.cos(a), 0.9 * math.sin(a)) for a in (0.3, 0.8, 1.3, 1.8)]
     assert math.isnan(abs(found(with_eigenvalues(crowd), crowd, 2e-3)))
     assert abs(found(with_eigenvalues(crowd[:3]), crowd[:3], 2e-3)) == pytest.approx(0.9)
-
-
-def test_where_no_eigenvalue_is_near_none_is_made_up() -> None:
-    value = found(with_eigenvalues([0.9 + 0j]), [0.8 + 0j], 1e-3)
-    assert math.isnan(abs(value)) or abs(value) == pytest.approx(0.9, rel=SAME)
 
 
 def test_each_of_a_batch_is_found_as_if_alone() -> None:
