@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lsc_graph.spectra.balancing import balancing
 from lsc_graph.spectra.eigenvectors import times
 
 # What is left of rows that are sums of others, next to the whole matrix: rounding of float32.
@@ -110,14 +111,19 @@ class Dependent(Matrices):
 
 
 def dependent_states(matrices: Tensor, num_units: int) -> tuple[int, ...]:
-    """Which states of so many units are functions of the others, as the first of matrices [P, n, n] says."""
-    seen = _seen(matrices[:1], num_units)
-    kept = list(range(seen.shape[1]))
-    for state in reversed(range(seen.shape[1])):
-        others = [own for own in kept if own != state]
-        if others and _shares(seen, others, [state]) is not None:
-            kept = others
-    return tuple(own for own in range(seen.shape[1]) if own not in kept)
+    """Which states of so many units are functions of the others, as the first of matrices [P, n, n] says.
+
+    Of states that are functions of each other, that of the smallest shares: a spike that hardly answers is a
+    small share of the potential, which is a large one of the spike.
+    """
+    dropped: tuple[int, ...] = ()
+    while True:
+        left = [state for state in range(matrices.shape[-1] // num_units) if state not in dropped]
+        found = {state: without(matrices[:1], num_units, (*dropped, state)) for state in left}
+        largest = {state: float(own.shares.abs().max()) for state, own in found.items() if own is not None}
+        if not largest:
+            return dropped
+        dropped = tuple(sorted((*dropped, min(largest, key=lambda state: largest[state]))))
 
 
 def without(matrices: Tensor, num_units: int, dropped: Sequence[int]) -> Dependent | None:
@@ -125,22 +131,30 @@ def without(matrices: Tensor, num_units: int, dropped: Sequence[int]) -> Depende
 
     None where no state is, or one of them is none at some of the points.
     """
-    if not dropped:
+    kept = [own for own in range(matrices.shape[-1] // num_units) if own not in dropped]
+    if not (dropped and kept):
         return None
-    seen = _seen(matrices, num_units)
-    kept = [own for own in range(seen.shape[1]) if own not in dropped]
-    shares = _shares(seen, kept, dropped)
-    return None if shares is None else Dependent(matrices, kept, dropped, shares)
+    seen, scales = _seen(matrices, num_units)
+    shares = _shares(seen[:, kept], seen[:, list(dropped)])
+    if shares is None:
+        return None
+    shares *= scales[:, list(dropped), None] / scales[:, None, kept]
+    return Dependent(matrices, kept, dropped, shares)
 
 
-def _seen(matrices: Tensor, num_units: int) -> Tensor:
-    """What rows make of some random vectors [P, states, N, V], relative to each whole matrix."""
+def _seen(matrices: Tensor, num_units: int) -> tuple[Tensor, Tensor]:
+    """What rows make of random vectors [P, states, N, V], next to each whole matrix, in units that fit it.
+
+    And these units [P, states, N], by which rows and columns are about as long: states may be in any.
+    """
     num_vectors = _MORE_VECTORS + matrices.shape[-1] // num_units
     generator = torch.Generator().manual_seed(0)
     vectors = torch.randn(matrices.shape[-1], num_vectors, dtype=torch.float64, generator=generator)
-    products = matrices.double() @ vectors
-    lengths = torch.linalg.matrix_norm(products, keepdim=True)
-    return _by_unit(products / torch.where(lengths > 0, lengths, 1.0), num_units)
+    whole, scales = balancing(matrices)
+    lengths = torch.linalg.matrix_norm(whole.double(), keepdim=True) * num_vectors**0.5
+    products = matrices.double() @ (scales[:, :, None] * vectors) / scales[:, :, None]
+    seen = products / torch.where(lengths > 0, lengths, 1.0)
+    return _by_unit(seen, num_units), scales.double().reshape(len(scales), -1, num_units)
 
 
 def _by_unit(rows: Tensor, num_units: int) -> Tensor:
@@ -148,17 +162,16 @@ def _by_unit(rows: Tensor, num_units: int) -> Tensor:
     return rows.reshape(len(rows), -1, num_units, rows.shape[-1])
 
 
-def _shares(seen: Tensor, kept: Sequence[int], dropped: Sequence[int]) -> Tensor | None:
-    """Of the states kept in the others [P, D, K, N], by least squares; None if these are no sums of those.
+def _shares(own: Tensor, other: Tensor) -> Tensor | None:
+    """Of rows [P, K, N, V] in others [P, D, N, V], by least squares [P, D, K, N]; None if these are no sums.
 
     Nor are they where shares are so large that rounding would be.
     """
-    own, other = seen[:, list(kept)], seen[:, list(dropped)]
     gram = (own[:, :, None] * own[:, None]).sum(-1).movedim(-1, 1)
     overlap = (own[:, :, None] * other[:, None]).sum(-1).movedim(-1, 1)
     ridge = _RIDGE * gram.diagonal(dim1=-2, dim2=-1).sum(-1, keepdim=True) + torch.finfo(gram.dtype).tiny
     gram.diagonal(dim1=-2, dim2=-1).add_(ridge)
-    shares = torch.linalg.solve_ex(gram, overlap)[0].permute(0, 3, 2, 1)
+    shares: Tensor = torch.linalg.solve_ex(gram, overlap)[0].permute(0, 3, 2, 1)
     rest = other - (shares[..., None] * own[:, None]).sum(2)
     is_made_up = (rest.flatten(1).norm(dim=1) <= _ROUNDING).all() & (shares.abs() <= _LARGEST_SHARE).all()
     return shares if bool(is_made_up) else None

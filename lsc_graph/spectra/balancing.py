@@ -19,6 +19,12 @@ def balanced(matrices: Tensor) -> Tensor:
     a unit is read by no other one, or reads none, what it reads, or what reads it, leaves the eigenvalues
     alone, and is set to zero.
     """
+    return balancing(matrices)[0]
+
+
+def balancing(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with the diagonals D [P, n]."""
+    found = matrices.new_ones(matrices.shape[:2])
     diagonal = torch.diag_embed(matrices.diagonal(dim1=1, dim2=2))
     off = matrices - diagonal
     for _ in range(_MAX_SWEEPS):
@@ -32,4 +38,5 @@ def balanced(matrices: Tensor) -> Tensor:
             break
         kept = meets.to(off.dtype)
         off = off * (kept * scales)[:, None, :] * (kept / scales)[:, :, None]
-    return diagonal + off
+        found = found * scales
+    return diagonal + off, found

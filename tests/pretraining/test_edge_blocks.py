@@ -39,6 +39,14 @@ def test_what_resting_units_showed_is_forgotten_when_they_move() -> None:
     assert blocks._independent(edge, rows[:1].flatten(1, 2), 4).size == 8
 
 
+@pytest.mark.parametrize(("name", "num_states"), [("alif_smooth", 2), ("lstm", 2), ("gru", 1)])
+def test_spiking_units_are_read_without_their_spikes(name: str, num_states: int) -> None:
+    problem = prepare_job(build(name, num_layers=1, hidden_size=20), Wish("half"), num_steps=6).problem
+    problem.read(as_trained(problem.weights), 2, 2, 0)
+    (size,) = problem.reader.blocks.sizes.values()
+    assert size == num_states * 20
+
+
 CASES = {
     "fused": (lambda: gru(num_steps=8).model, {"x": (8, 3, 8)}, 8),
     "unrolled": (lambda: gru(form=Form.UNROLLED, num_steps=8).model, {"x": (8, 3, 8)}, None),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lsc_graph.pretraining import joint_radii as joint_radii_module
 from lsc_graph.pretraining.joint_radii import Wanted, joint_directions, joint_radii
 from lsc_graph.pretraining.smaller import InRange, Matrices
 from lsc_graph.spectra import dense
@@ -79,6 +80,16 @@ def test_units_that_are_off_are_left_out(share: float) -> None:
     matrices *= torch.rand(9, 120, 1, generator=torch.Generator().manual_seed(6)) < share
     (found,) = joint_radii([Wanted(Matrices(matrices), [3, 3, 3])])
     torch.testing.assert_close(found.value, exact(matrices), rtol=5e-3, atol=0.0)
+
+
+def test_no_more_rows_are_looked_at_than_are_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, whole = [], joint_radii_module.estimated
+    monkeypatch.setattr(joint_radii_module, "estimated", lambda own: seen.append(own.shape) or whole(own))
+    matrices = random(4, 120, 120, seed=5)
+    for number, count in enumerate((0, 10, 50, 115)):
+        matrices[number, count:] = 0
+    joint_radii([Wanted(Matrices(matrices), [4])])
+    assert sorted((shape[0], shape[-1]) for shape in seen) == [(1, 64), (1, 120), (2, 16)]
 
 
 def test_how_many_units_are_off_elsewhere_changes_no_radius() -> None:

@@ -110,7 +110,7 @@ def test_what_hardly_differs_from_a_function_is_none() -> None:
 
 def test_shares_that_would_multiply_rounding_are_not_taken() -> None:
     rows = random(POINTS, 2, UNITS, 2 * UNITS, seed=7)
-    for factor, is_taken in ((50.0, True), (200.0, False)):
+    for factor, is_taken in ((50.0, True), (1e7, False)):
         rows[:, 1] = factor * rows[:, 0]
         assert (without(rows.flatten(1, 2), UNITS, (1,)) is not None) == is_taken
 
@@ -125,3 +125,18 @@ def test_where_no_state_is_a_function_of_others_nothing_is_left_out() -> None:
 
 def test_one_state_is_no_function_of_no_others() -> None:
     assert dependent_states(random(POINTS, 5, 5, seed=3), 5) == ()
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 2e3, 1e6])
+def test_states_in_small_units_are_not_taken_for_nothing(scale: float) -> None:
+    units = torch.eye(20, dtype=torch.float64)
+    weak = random(20, 20, seed=4) / 20**0.5 / scale
+    matrix = torch.cat([torch.cat([0.9 * units, scale * units], 1), torch.cat([weak, 0.8 * units], 1)])[None]
+    assert dependent_states(matrix, 20) == ()
+    assert dependent_states(matrix.float(), 20) == ()
+
+
+def test_of_states_that_are_functions_of_each_other_that_of_small_shares_is_left_out() -> None:
+    rows = random(POINTS, 3, UNITS, 3 * UNITS, seed=8)
+    rows[:, 0] = 0.05 * rows[:, 1] - 0.02 * rows[:, 2]
+    assert dependent_states(rows.flatten(1, 2), UNITS) == (0,)
