@@ -11,6 +11,8 @@ from lsc_graph.layers.cells import Layer
 _SHARED_FROM, _WORTH = 48, 0.75
 # Directions weaker than this share of the strongest, in squares, are rounding errors of float32.
 _FAINT = 1e-11
+# What may be left of a row, next to its length.
+_OF_A_ROW = 1e-3
 # Directions that one range has and another one has not, in sines of angles, and how many of them may be.
 _NEW_DIRECTION, _MUCH_THE_SAME = 1e-3, 0.25
 
@@ -27,8 +29,10 @@ def shared_range(matrices: Tensor) -> Tensor | None:
     every = matrices.double().movedim(0, 1).reshape(size, -1)
     squares, vectors = torch.linalg.eigh(every @ every.T)
     is_kept = squares > _FAINT * squares[-1]
-    count = int(is_kept.sum())
-    return vectors[:, is_kept].contiguous() if 0 < count <= _WORTH * size else None
+    if not 0 < int(is_kept.sum()) <= _WORTH * size:
+        return None
+    basis = vectors[:, is_kept].contiguous()
+    return basis if _has_every_row(basis, every) else None
 
 
 def joined_range(before: Tensor, now: Tensor) -> Tensor:
@@ -51,7 +55,14 @@ def covers(basis: Tensor, matrices: Tensor) -> bool:
     probes = torch.randn(matrices.shape[-1], 2, dtype=torch.float64, generator=generator).to(matrices)
     seen = (matrices @ probes).double()
     rest = seen - basis @ (basis.T @ seen)
-    return bool(rest.square().sum() <= 1e3 * _FAINT * seen.square().sum())
+    is_small = rest.square().sum() <= 1e3 * _FAINT * seen.square().sum()
+    return bool(is_small) and _has_every_row(basis, seen.movedim(0, 1).flatten(1))
+
+
+def _has_every_row(basis: Tensor, columns: Tensor) -> bool:
+    """Whether Q Q^T M has all rows of matrices next to their own lengths: states may be in small units."""
+    rest = columns - basis @ (basis.T @ columns)
+    return bool((rest.norm(dim=1) <= _OF_A_ROW * columns.norm(dim=1)).all())
 
 
 def num_units(layer: Layer) -> int:

@@ -43,6 +43,14 @@ def test_matrices_of_one_range_are_small_matrices() -> None:
     )
 
 
+def test_rows_in_small_units_are_part_of_the_range() -> None:
+    units = torch.eye(32, dtype=torch.float64).expand(3, -1, -1)
+    weak = 1e-7 * random(3, 32, 32, seed=4)
+    matrices = torch.cat([torch.cat([units, 1e6 * units], 2), torch.cat([weak, 0.8 * units * 1e-7], 2)], 1)
+    assert shared_range(matrices) is None
+    assert not covers(torch.eye(64, dtype=torch.float64)[:, :32], matrices)
+
+
 def test_without_a_shared_range_nothing_is_reduced() -> None:
     assert shared_range(random(3, 64, 64)) is None
     assert shared_range(torch.zeros(3, 64, 64)) is None
