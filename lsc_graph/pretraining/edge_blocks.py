@@ -212,7 +212,7 @@ class EdgeBlocks:
         if key not in self._dependent:
             self._dependent[key] = dependent_states(matrices, count)
         found = without(matrices, count, self._dependent[key])
-        if found is None:
+        if found is None and self._dependent[key]:
             self._dependent[key] = dependent_states(matrices, count)
             found = without(matrices, count, self._dependent[key])
         return found or Matrices(matrices)

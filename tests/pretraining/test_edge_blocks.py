@@ -9,6 +9,7 @@ from lsc_graph.models.lru import lru
 from lsc_graph.models.registry import build
 
 from lsc_graph.audit_model import audit
+from lsc_graph.pretraining import edge_blocks
 from lsc_graph.pretraining.edge_blocks import EdgeBlocks
 from lsc_graph.pretraining.job import prepare_job
 from lsc_graph.pretraining.targets import Wish
@@ -45,6 +46,17 @@ def test_spiking_units_are_read_without_their_spikes(name: str, num_states: int)
     problem.read(as_trained(problem.weights), 2, 2, 0)
     (size,) = problem.reader.blocks.sizes.values()
     assert size == num_states * 20
+
+
+def test_where_no_state_is_a_function_of_others_that_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    ask = edge_blocks.dependent_states
+    monkeypatch.setattr(edge_blocks, "dependent_states", lambda *own: asked.append(own) or ask(*own))
+    blocks = EdgeBlocks({}, {}, {})
+    for seed in range(3):
+        matrices = torch.randn(2, 12, 12, generator=torch.Generator().manual_seed(seed))
+        assert blocks._independent(("a", "a"), matrices, 4).size == 12
+    assert len(asked) == 1
 
 
 CASES = {
