@@ -12,6 +12,7 @@ from torch.func import vjp, vmap
 
 from lsc_graph.jacobians.cell import at_points, cell_points, flatten
 from lsc_graph.jacobians.structure import UnitLayout, unit_layouts
+from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.handed import handed
 from lsc_graph.to_torch.loop import CellModule, Trajectory
@@ -121,8 +122,7 @@ def _largest_eigenvalues(blocks: Tensor) -> Tensor:
     if width == 1:
         return blocks.abs().flatten(1).amax(1)
     if width > 2:
-        found: Tensor = torch.linalg.eigvals(blocks).abs().flatten(1).amax(1)
-        return found
+        return eigenvalues(blocks).abs().flatten(1).amax(1)
     (a, b), (c, d) = blocks.movedim((2, 3), (0, 1))
     middle, half = (a + d) / 2, (a - d) / 2
     under = half.square() + b * c

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.spectra.arnoldi import arnoldi_radius
-from lsc_graph.spectra.eigenvalues import eigenvalues, nearer
+from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.estimate import Estimate
 from lsc_graph.spectra.krylov_powers import krylov_power_radius
 from lsc_graph.spectra.operator import Operator, gram_operator
@@ -61,7 +61,7 @@ def spectral_norm(matrices: Tensor) -> Tensor:
             return found.values.sqrt().reshape(matrices.shape[:-2])
     is_finite = flat.isfinite().flatten(1).all(1)
     # LAPACK fails where a matrix is not finite; one that overflowed is for the gradients to tell.
-    whole = nearer(torch.where(is_finite[:, None, None], flat, 0)).double()
+    whole = torch.where(is_finite[:, None, None], flat, 0).cpu().double()
     norms: Tensor = torch.linalg.matrix_norm(whole, ord=2)
     return torch.where(is_finite.to(norms.device), norms, torch.nan).cpu().reshape(matrices.shape[:-2])
 

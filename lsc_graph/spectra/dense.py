@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lsc_graph.spectra.balancing import balanced
-from lsc_graph.spectra.eigenvalues import eigenvalues, nearer
+from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.eigenvectors import eigenvectors
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
 from lsc_graph.spectra.handed import handed
@@ -26,7 +26,7 @@ def dense_radius(matrices: Tensor, *, tolerance: float = TOLERANCE) -> Estimate:
     Where that is too much, the same is asked of the balanced matrix, whose elements are as precise.
     """
     own = torch.finfo(matrices.dtype).eps if matrices.dtype != torch.float64 else 0.0
-    matrices = nearer(matrices).double()
+    matrices = matrices.cpu().double()
     finite = matrices.isfinite().flatten(1).all(1)
     safe = torch.where(finite[:, None, None], matrices, torch.zeros_like(matrices))
     found = _estimate(safe, finite, own, tolerance)

@@ -1,26 +1,45 @@
-"""All eigenvalues of batches of matrices, where that takes the least time."""
+"""All eigenvalues of batches of matrices: on the host, several matrices at once.
+
+LAPACK gains next to nothing from several threads for one matrix, and a device nothing at all: torch's
+eigenvalues on CUDA take one matrix after another, and make the host wait three times.
+"""
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from lsc_graph.spectra.handed import handed
 
-# On CUDA, smaller matrices are quicker done on the host, as benchmarks/gpu.py measures.
-ON_CUDA_FROM = 224
-
-
-def nearer(matrices: Tensor) -> Tensor:
-    """Matrices [..., m, n] where their eigenvalues or singular values take less time: here or on the host."""
-    return matrices if min(matrices.shape[-2:]) >= ON_CUDA_FROM else matrices.cpu()
+# Smaller matrices are done before threads have begun.
+_THREADS_FROM = 96
+# So many parts for each thread: the matrices of one may take longer than those of another.
+_PARTS = 4
 
 
 def eigenvalues(matrices: Tensor) -> Tensor:
-    """All eigenvalues [..., n] (complex128) of matrices [..., n, n], on the device of these."""
-    there = nearer(matrices).double()
-    if there.device.type != "cpu":
-        # What is stored by columns, torch's eigenvalues on CUDA overwrite.
-        there = there.clone(memory_format=torch.contiguous_format)
-    found: Tensor = torch.linalg.eigvals(there)
-    return handed(found, matrices.device)
+    """All eigenvalues [..., n] (complex128) of matrices [..., n, n], handed to the device of these."""
+    here = matrices.cpu().double()
+    flat = here.reshape(-1, *here.shape[-2:])
+    num_threads = min(torch.get_num_threads(), len(flat))
+    is_small = here.shape[-1] < _THREADS_FROM
+    found = torch.linalg.eigvals(flat) if is_small or num_threads < 2 else _at_once(flat, num_threads)
+    return handed(found.reshape(here.shape[:-1]), matrices.device)
+
+
+def _at_once(matrices: Tensor, num_threads: int) -> Tensor:
+    """Eigenvalues [P, n] of matrices [P, n, n] by several threads, none of which has further ones."""
+    is_recorded, controller = torch.is_grad_enabled(), ThreadpoolController()
+
+    def begin() -> None:
+        torch.get_num_threads()  # the first call of a thread sets what is set here
+        # torch.set_num_threads would do so for the whole process, where LAPACK may then wait for ever.
+        controller.limit(limits=1, user_api="openmp")
+        torch.set_grad_enabled(is_recorded)
+
+    parts = matrices.tensor_split(min(len(matrices), _PARTS * num_threads))
+    with ThreadPoolExecutor(num_threads, initializer=begin) as pool:
+        return torch.cat(list(pool.map(torch.linalg.eigvals, parts)))

@@ -14,7 +14,6 @@ from spectra_cases import batch
 
 from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.differentiable import differentiable_radius
-from lsc_graph.spectra.eigenvalues import ON_CUDA_FROM
 from lsc_graph.spectra.estimate import Method
 
 pytestmark = needs_cuda
@@ -68,9 +67,7 @@ def test_the_host_waits_once_for_a_batch(name: str, size: int, method: Method) -
     radius_estimate(matrices, method)
     with waits() as found:
         assert bool(radius_estimate(matrices, method).converged.all())
-    # torch's own eigenvalues of larger matrices wait twice by themselves.
-    is_by_torch = method is Method.DENSE and size >= ON_CUDA_FROM
-    assert found.total() == (3 if is_by_torch else 1), found
+    assert found.total() == 1, found
 
 
 @pytest.mark.parametrize("size", [20, 130])

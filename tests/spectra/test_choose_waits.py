@@ -58,7 +58,6 @@ def test_no_size_has_arnoldi_as_its_default_off_the_cpu() -> None:
 @pytest.mark.parametrize("size", [12, 150, 230])
 @pytest.mark.parametrize("method", BY_NAME)
 def test_every_method_by_name_waits_once(method: Method, size: int, dtype: torch.dtype) -> None:
-    """On CUDA torch's own eigenvalues, of 224 rows on, wait twice more by themselves."""
     for name in ("gated", "rotations"):
         matrices = batch(name, size).to(dtype)
         found, device = on_device(matrices, method)

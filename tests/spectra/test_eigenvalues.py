@@ -1,4 +1,4 @@
-"""All eigenvalues, on the host or on the device that matrices are on."""
+"""All eigenvalues, by threads of the host, whatever device matrices are on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fake_device import FakeDevice, Held
 from spectra_cases import batch
 
 from lsc_graph.spectra.dense import dense_radius
-from lsc_graph.spectra.eigenvalues import ON_CUDA_FROM, eigenvalues
+from lsc_graph.spectra.eigenvalues import eigenvalues
 
 
 def test_they_are_those_of_numpy_for_any_number_of_axes_before() -> None:
@@ -22,8 +22,56 @@ def test_they_are_those_of_numpy_for_any_number_of_axes_before() -> None:
         np.testing.assert_allclose(np.sort_complex(own.numpy()), np.sort_complex(other), atol=1e-12)
 
 
-@pytest.mark.parametrize("size", [ON_CUDA_FROM - 1, ON_CUDA_FROM])
-def test_dense_radii_wait_once_beside_what_torch_may_wait_for_by_itself(size: int) -> None:
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("size", [95, 96, 100])
+@pytest.mark.parametrize("num_points", [0, 1, 2, 13])
+def test_they_do_not_depend_on_how_many_threads_take_them(
+    num_points: int, size: int, num_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    by_torch = torch.linalg.eigvals
+
+    def counted(matrices: torch.Tensor) -> torch.Tensor:
+        asked.append(len(matrices))
+        found: torch.Tensor = by_torch(matrices)
+        return found
+
+    matrices = batch("rotations", size).repeat(5, 1, 1)[:num_points]
+    matrices = matrices * torch.linspace(1, 2, num_points, dtype=torch.float64)[:, None, None]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    monkeypatch.setattr(torch.linalg, "eigvals", counted)
+    found = eigenvalues(matrices)
+    assert found.shape == (num_points, size)
+    assert sum(asked) == num_points
+    assert (len(asked) > 1) == (num_threads > 1 and size >= 96 and num_points > 1)
+    torch.testing.assert_close(found.abs().sort(1).values, by_torch(matrices).abs().sort(1).values)
+
+
+def test_threads_of_the_host_have_as_many_threads_afterwards_as_before() -> None:
+    before = torch.get_num_threads()
+    eigenvalues(batch("gated", 100).repeat(3, 1, 1))
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+@pytest.mark.parametrize("size", [8, 100])
+def test_autograd_goes_through_them_where_it_records(
+    size: int, is_recorded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    matrices = batch("gaussian", size).requires_grad_()
+    with torch.set_grad_enabled(is_recorded):
+        found = eigenvalues(matrices)
+    assert found.requires_grad is is_recorded
+    if is_recorded:
+        # The eigenvalues' sum is the trace.
+        found.real.sum().backward()
+        assert matrices.grad is not None
+        torch.testing.assert_close(matrices.grad, torch.eye(size).double().expand_as(matrices))
+
+
+@pytest.mark.parametrize("size", [20, 100, 230])
+def test_dense_radii_wait_once(size: int) -> None:
     matrices = batch("gated", size)
     exact = torch.linalg.eigvals(matrices).abs().amax(1)
     with FakeDevice() as device:
@@ -33,7 +81,7 @@ def test_dense_radii_wait_once_beside_what_torch_may_wait_for_by_itself(size: in
 
 
 @needs_cuda
-@pytest.mark.parametrize("size", [ON_CUDA_FROM - 24, ON_CUDA_FROM + 76])
+@pytest.mark.parametrize("size", [20, 200, 300])
 def test_matrices_stored_by_columns_are_not_overwritten(size: int) -> None:
     matrices = batch("rotations", size).mT.contiguous().mT.cuda()
     before = matrices.clone()
