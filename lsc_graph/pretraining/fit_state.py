@@ -27,8 +27,8 @@ _LEAST_VARIANCE = 1e-6
 SETTLED = 0.9
 # Nearer than this share of the tolerance nothing is gained by one more step.
 _CENTRED = 0.5
-# An edge's points are doubled so often at most from one iteration to the next.
-_MOST_DOUBLINGS = 2
+# Where the noise of a mean is more than this share of the tolerance, more of its points are looked at.
+_QUITE = 0.75
 # Where all radii in time are below this one, derivatives are followed back in time.
 _CONTRACTING = 0.9
 # Where standard errors are so small a part of means, fewer points serve for derivatives.
@@ -162,7 +162,6 @@ class FitState:
         self.course.note(largest, self._noise(errors), self.values, named)
         if self.course.is_near:
             self._average.add(self.values)
-        self._look_closer(largest)
         estimates = [self.problem.targets[e] + float(x) for e, x in zip(self.edges, errors, strict=True)]
         radii = self._means | dict(zip(self.edges, estimates, strict=True))
         seconds = time.perf_counter() - self._start
@@ -180,17 +179,19 @@ class FitState:
         lost = self.once_moved & set(self.unmoved)
         return max((abs(self._means[edge] - self.problem.targets[edge]) for edge in lost), default=0.0)
 
-    def _look_closer(self, largest: float) -> None:
-        """More points of an edge from now on, where its noise is not small beside the largest error."""
-        noise, wanted = dict(self._std_errors), max(self.problem.tolerance * 0.75, largest / 3)
-        for edge in sorted(noise, key=lambda edge: -noise[edge]):
-            # Step by step: the noise of a few points is hardly known itself.
-            for _ in range(_MOST_DOUBLINGS):
-                more = self.doublings | {edge: self.doublings.get(edge, 0) + 1}
-                if noise[edge] <= wanted or not self.problem.can_afford(more, self.course.best):
-                    break
-                self.doublings = more
-                noise[edge] /= math.sqrt(2)
+    def _look_closer(self, readings: Sequence[Reading]) -> dict[Edge, int]:
+        """Double the points of edges that are too noisy; the doublings before, of those."""
+        targets, tolerance = self.problem.targets, self.problem.tolerance
+        largest = max((abs(r.mean - targets[r.edge]) for r in readings), default=0.0)
+        found = {}
+        for reading in sorted(readings, key=lambda reading: -reading.std_error):
+            edge, count = reading.edge, self.doublings.get(reading.edge, 0)
+            is_free = count < self.problem.effort.free_doublings
+            wanted = _QUITE * tolerance if is_free else max(_QUITE * tolerance, largest / 3)
+            more = self.doublings | {edge: count + 1}
+            if reading.std_error > wanted and (is_free or self.problem.can_afford(more, self.course.best)):
+                self.doublings, found[edge] = more, count
+        return found
 
     def errors(self) -> Tensor:
         """Estimated radius - target of every edge that can be moved."""

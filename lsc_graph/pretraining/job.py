@@ -25,7 +25,7 @@ from lsc_graph.model_file.load import check_opsets
 from lsc_graph.prepare import Prepared, Request, initializers_of, prepare
 from lsc_graph.pretraining.copies import find_copies
 from lsc_graph.pretraining.points import Points
-from lsc_graph.pretraining.problem import Problem
+from lsc_graph.pretraining.problem import Effort, Problem
 from lsc_graph.pretraining.reading import Edge, Reading
 from lsc_graph.pretraining.readings import Reader
 from lsc_graph.pretraining.shards import join_group
@@ -165,7 +165,14 @@ def prepare_job(
     targets = resolve(wish, prepared.cell_graph, edges, balanced)
     is_cut = facts is not None and bool(facts.nodes)
     problem = Problem(
-        reader, choice.weights, targets.of_edge, points.draw, tolerance, seed, has_surrogate=is_cut
+        reader,
+        choice.weights,
+        targets.of_edge,
+        points.draw,
+        tolerance,
+        seed,
+        Effort(most_times=prepared.cell_graph.num_steps),
+        has_surrogate=is_cut,
     )
     return Job(prepared, choice, points, targets, problem, facts, _copies(prepared, choice, view.parameters))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +24,9 @@ _MORE_WORK, _CLOSE = 2, 2
 _BEHIND, _MOST_DERIVATIVES, _FEWER_DERIVATIVES = 4, 2, 1
 # A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.
 _CLEAR, _SHARP = 2, 6
-# A confirmation ends at a mean that is off by so many standard errors more, known from so many samples.
-_SURELY, _LEAST_SAMPLES = 3, 32
+# A confirmation ends at a mean that is off by so many standard errors more, known from so many samples; by
+# more of them where fewer samples tell.
+_SURELY, _MANY_SAMPLES, _LEAST_SAMPLES = 3, 32, 8
 Draw = Callable[[int, int], Sequence[Sample]]
 Say = Callable[[str], None]
 
@@ -38,15 +40,23 @@ class Effort:
     """How many points an iteration looks at: samples, steps of each, and how often both may double.
 
     Derivatives come from the first few points alone: they need not be sharp, and cost several times as much.
+    `most_times` is how many steps a sample has.
     """
 
     num_samples: int = 2
     num_times: int = 4
     max_doublings: int = 10
+    most_times: int = 2**30
 
     def at(self, doublings: int) -> tuple[int, int]:
-        """Samples and steps after that many doublings: samples first, then each in turn."""
-        return self.num_samples * 2 ** ((doublings + 1) // 2), self.num_times * 2 ** (doublings // 2)
+        """Samples and steps after that many doublings: samples first, then each in turn as far as it goes."""
+        times = [min(self.num_times * 2**number, self.most_times) for number in (0, doublings // 2)]
+        return self.num_samples * 2**doublings * times[0] // times[1], times[1]
+
+    @property
+    def free_doublings(self) -> int:
+        """So many doublings of radii make up for steps that samples do not have."""
+        return (self.num_times // min(self.num_times, self.most_times)).bit_length() - 1
 
     def of_derivatives(
         self, doublings: int, *, is_quiet: bool = False, is_predictable: bool = False
@@ -124,9 +134,10 @@ class Problem:
         """Readings joined with others, without derivatives: at as many points as each edge needs."""
         groups: defaultdict[int, list[Edge]] = defaultdict(list)
         for reading in readings:
-            groups[doublings.get(reading.edge, 0)].append(reading.edge)
+            if reading.edge in doublings:
+                groups[doublings[reading.edge]].append(reading.edge)
         found: dict[Edge, Reading] = {}
-        for count in sorted(set(groups) - {0}):
+        for count in sorted(groups):
             points = self.effort.at(count)
             more = self.read(values, *points, seed + count, with_derivative=False, only=groups[count])
             found |= {reading.edge: reading for reading in more}
@@ -157,7 +168,7 @@ class Problem:
             return reading.std_error <= allowed
 
         def is_off(reading: Reading) -> bool:
-            return until_off and reading.edge in self.targets and self.is_surely_off(reading)
+            return until_off and reading.edge in self.targets and self.is_off(reading)
 
         def draw(seed: int, count: int) -> Sequence[Sample]:
             self.say(f"Looking at {count} fresh samples")
@@ -175,10 +186,13 @@ class Problem:
         error = abs(reading.mean - self.targets[reading.edge])
         return abs(error - self.tolerance) > _CLEAR * reading.std_error
 
-    def is_surely_off(self, reading: Reading) -> bool:
-        """Whether a mean is off by far more than its noise: of many radii some seem so by chance."""
+    def is_off(self, reading: Reading) -> bool:
+        """Whether a mean is off by far more than its noise, or known well: of many, some seem so by chance."""
         off = abs(reading.mean - self.targets[reading.edge]) - self.tolerance
-        return len(reading.sizes) >= _LEAST_SAMPLES and off > _SURELY * reading.std_error
+        known = off > 0 and reading.std_error <= self.tolerance / 3
+        count = len(reading.sizes)
+        surely = _SURELY * math.sqrt(max(1.0, _MANY_SAMPLES / max(count, 1)))
+        return count >= _LEAST_SAMPLES and (known or off > surely * reading.std_error)
 
     def can_afford(self, doublings: Mapping[Edge, int], largest_error: float) -> bool:
         """Whether an iteration may look at as many points of each edge as after so many doublings.

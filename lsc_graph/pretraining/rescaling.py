@@ -34,6 +34,8 @@ _SHORT, _MOST_LOOKS, _NEARER = 0.6, 3, 0.5
 _MOST_JUMPS = 4
 # A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
 _MOST_ROUNDS, _BETTER = 4, 0.8
+# Seeds of several looks at one iteration's weights.
+_APART = 100
 Keep = Callable[[State], None]
 
 
@@ -137,9 +139,17 @@ class _Run(Verdicts):
                 break
             self._shorten(self._last.shortened(), problem.seed_of(iteration - 1, 0))
         more = problem.seed_of(iteration, 0) + 1_000_000_007
-        self._update(problem.sharpened(readings, self.values, self.doublings, more), slopes)
+        self._update(self._sharpened(readings, more), slopes)
         self.iterations = iteration + 1
         self._note(iteration)
+
+    def _sharpened(self, readings: Sequence[Reading], seed: int) -> Sequence[Reading]:
+        """Readings joined with others without derivatives, until they are sharp enough for a step."""
+        readings = self.problem.sharpened(readings, self.values, self.doublings, seed)
+        while more := self._look_closer(readings):
+            seed += _APART
+            readings = self.problem.sharpened(readings, self.values, more, seed)
+        return readings
 
     def _unknowns(self, seed: int) -> Unknowns:
         """What may be changed of the weights as they are."""
