@@ -31,7 +31,7 @@ def estimate(
     draw: Callable[[int, int], Sequence[Sample]],
     seed: int,
     is_sharp: Callable[[Reading], bool],
-    is_enough: Callable[[Reading], bool] = lambda reading: False,
+    is_enough: Callable[[Sequence[Reading]], bool] = lambda readings: False,
     only: Collection[Edge] | None = None,
     *,
     num_times: int = FIRST_TIMES,
@@ -47,7 +47,7 @@ def estimate(
         draw: samples by seed and number.
         seed: of samples and of the steps looked at.
         is_sharp: whether a mean is known well enough.
-        is_enough: whether nobody wants to know the other means any better, after this one.
+        is_enough: whether nobody wants to know the means any better than these readings tell.
         only: the edges to read; all of them where it is None.
         num_times: at how many steps of each of the first samples.
     """
@@ -64,7 +64,7 @@ def estimate(
         num_times = min(2 * num_times, _MOST_TIMES)
         affordable = int((_MOST_WORK - spent) / work_of(reader, 1, num_times, only))
         count = min(total, _MOST_SAMPLES - total, affordable)
-        if count <= 0 or not only or any(map(is_enough, joined)):
+        if count <= 0 or not only or is_enough(joined):
             return joined
 
 

@@ -44,7 +44,7 @@ class Effort:
     """
 
     num_samples: int = 2
-    num_times: int = 4
+    num_times: int = 2
     max_doublings: int = 10
     most_times: int = 2**30
 
@@ -58,15 +58,11 @@ class Effort:
         """So many doublings of radii make up for steps that samples do not have."""
         return (self.num_times // min(self.num_times, self.most_times)).bit_length() - 1
 
-    def of_derivatives(
-        self, doublings: int, *, is_quiet: bool = False, is_predictable: bool = False
-    ) -> tuple[int, int]:
+    def of_derivatives(self, doublings: int, *, is_predictable: bool = False) -> tuple[int, int]:
         """Points for derivatives where radii get so many doublings: noisy radii have noisy derivatives.
 
-        Fewer ones do where radii hardly scatter, and where steps do what derivatives say.
+        Fewer ones do where steps do what derivatives say.
         """
-        if is_quiet and not doublings:
-            return self.num_samples, max(1, self.num_times // 2)
         most = _FEWER_DERIVATIVES if is_predictable else _MOST_DERIVATIVES
         return self.at(min(max(0, doublings - _BEHIND), most))
 
@@ -167,16 +163,18 @@ class Problem:
             )
             return reading.std_error <= allowed
 
-        def is_off(reading: Reading) -> bool:
-            return until_off and reading.edge in self.targets and self.is_off(reading)
+        def is_over(readings: Sequence[Reading]) -> bool:
+            own = [reading for reading in readings if until_off and reading.edge in self.targets]
+            is_rough = any(reading.std_error > max_std_error for reading in own)
+            return any(map(self.is_surely_off, own)) or (not is_rough and any(map(self._is_off, own)))
 
         def draw(seed: int, count: int) -> Sequence[Sample]:
             self.say(f"Looking at {count} fresh samples")
             return self.draw(seed, count)
 
         named = by_name(self.weights, values)
-        num_times = 1 if until_off else FIRST_TIMES
-        readings = estimate(self.reader, named, draw, seed, is_sharp, is_off, only, num_times=num_times)
+        num_times = FIRST_TIMES
+        readings = estimate(self.reader, named, draw, seed, is_sharp, is_over, only, num_times=num_times)
         return {reading.edge: reading for reading in readings if reading.edge in self.targets}
 
     def _is_clear(self, reading: Reading) -> bool:
@@ -186,13 +184,14 @@ class Problem:
         error = abs(reading.mean - self.targets[reading.edge])
         return abs(error - self.tolerance) > _CLEAR * reading.std_error
 
-    def is_off(self, reading: Reading) -> bool:
-        """Whether a mean is off by far more than its noise, or known well: of many, some seem so by chance."""
-        off = abs(reading.mean - self.targets[reading.edge]) - self.tolerance
-        known = off > 0 and reading.std_error <= self.tolerance / 3
-        count = len(reading.sizes)
+    def is_surely_off(self, reading: Reading) -> bool:
+        """Whether a mean is off by far more than its noise: of many radii some seem so by chance."""
+        off, count = abs(reading.mean - self.targets[reading.edge]) - self.tolerance, len(reading.sizes)
         surely = _SURELY * math.sqrt(max(1.0, _MANY_SAMPLES / max(count, 1)))
-        return count >= _LEAST_SAMPLES and (known or off > surely * reading.std_error)
+        return count >= _LEAST_SAMPLES and off > surely * reading.std_error
+
+    def _is_off(self, reading: Reading) -> bool:
+        return abs(reading.mean - self.targets[reading.edge]) > self.tolerance
 
     def can_afford(self, doublings: Mapping[Edge, int], largest_error: float) -> bool:
         """Whether an iteration may look at as many points of each edge as after so many doublings.
