@@ -58,13 +58,13 @@ class Effort:
         """So many doublings of radii make up for steps that samples do not have."""
         return (self.num_times // min(self.num_times, self.most_times)).bit_length() - 1
 
-    def of_derivatives(self, doublings: int, *, is_predictable: bool = False) -> tuple[int, int]:
+    def of_derivatives(self, doublings: int, *, is_predictable: bool) -> tuple[int, int]:
         """Points for derivatives where radii get so many doublings: noisy radii have noisy derivatives.
 
         Fewer ones do where steps do what derivatives say.
         """
-        most = _FEWER_DERIVATIVES if is_predictable else _MOST_DERIVATIVES
-        return self.at(min(max(0, doublings - _BEHIND), most))
+        least, most = (0, _FEWER_DERIVATIVES) if is_predictable else (1, _MOST_DERIVATIVES)
+        return self.at(min(max(least, doublings - _BEHIND), most))
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,8 @@ class _Run(Verdicts):
         """Take a reading with sensitivities, and update the estimates."""
         problem = self.problem
         num_samples, num_times = problem.effort.of_derivatives(
-            max(self.doublings.values(), default=0), is_predictable=self.is_predictable()
+            max(self.doublings.values(), default=0),
+            is_predictable=self.is_predictable() or not self._means,
         )
         seed = problem.seed_of(iteration, 0)
         points = (num_samples, num_times, seed)
