@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsc_graph.auditing.autograd_check import Measured
+from lsc_graph.auditing.autograd_check import FAR_SHARE, Measured, attached_run
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.entries import entries_of
 from lsc_graph.layers.cells import Layer
@@ -27,6 +27,8 @@ MAX_TRIED = 16
 """Ways of exchanging entries that are tried, each by one run."""
 # What a run may be off where its entries have changed place, relative to what the exchange has changed.
 _AGREEMENT = 1e-4
+# What derivatives may be off there, relative to themselves.
+_SAME_DERIVATIVES = 1e-5
 
 States = Mapping[GridNode, Sequence[Tensor]]
 
@@ -45,7 +47,7 @@ def batch_entries(prepared: Prepared, model: Measured, sample: Sample, run: Run)
     found: dict[str, Tensor] = {}
     for size, moved in itertools.islice(_exchanged(prepared, sample, sizes), MAX_TRIED):
         axes = _moved_axes(layers, states, model.state_tensors(model.run(moved)), size)
-        if axes:
+        if axes and _derivatives_move(model, sample, moved, axes):
             found = {layer.id: entries_of(layer, axes[layer.id]) for layer in layers if layer.id in axes}
             break
     return _of_fused(prepared) | found
@@ -99,6 +101,45 @@ def _moved_axes(
             found[layer.id] = known
         elif any(axis >= 0 for axis in known):
             return None
+    return found
+
+
+def _derivatives_move(model: Measured, sample: Sample, moved: Sample, axes: Mapping[str, list[int]]) -> bool:
+    """Whether the derivatives of the last steps have moved on as the states have.
+
+    Weights of its own that an entry hardly shows beside its inputs, its derivatives still show.
+    """
+    differences = model.parameters.differences.parts
+    old, new = _last_pulls(model, sample, axes, 0), _last_pulls(model, moved, axes, 1)
+    share = FAR_SHARE if differences else _SAME_DERIVATIVES
+    return all(
+        float((after - before.roll(1, axis)).norm()) <= share * float(before.norm())
+        for layer in old
+        for before, after, axis in zip(old[layer], new[layer], axes[layer], strict=True)
+    )
+
+
+def _last_pulls(
+    model: Measured, sample: Sample, axes: Mapping[str, list[int]], shift: int
+) -> dict[str, list[Tensor]]:
+    """Random cotangents of recurrent layers' last states, moved on by `shift`, pulled back by one step."""
+    generator, found = torch.Generator().manual_seed(0), dict[str, list[Tensor]]()
+    with torch.enable_grad():
+        states = model.state_tensors(attached_run(model, sample))
+        for layer, own in axes.items():
+            steps = [states[node] for node in states if node.layer == layer]
+            if len(steps) < 2:
+                continue
+            *_, first, last = steps
+            probes = [
+                torch.randn(tensor.shape, generator=generator).roll(shift, axis).to(tensor)
+                for tensor, axis in zip(last, own, strict=True)
+            ]
+            pulled = torch.autograd.grad(last, first, probes, retain_graph=True, allow_unused=True)
+            found[layer] = [
+                torch.zeros_like(tensor).double() if own is None else own.double()
+                for tensor, own in zip(first, pulled, strict=True)
+            ]
     return found
 
 

@@ -22,6 +22,7 @@ _MOST_WORK = 3e9
 _MORE_WORK, _CLOSE = 2, 2
 # Derivatives' points are doubled so many times less than those of the radii, and so often at most.
 _BEHIND, _MOST_DERIVATIVES, _FEWER_DERIVATIVES = 4, 2, 1
+_FREE_DOUBLINGS = 3
 # A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.
 _CLEAR, _SHARP = 2, 6
 # A confirmation ends at a mean that is off by so many standard errors more, known from so many samples; by
@@ -56,7 +57,7 @@ class Effort:
     @property
     def free_doublings(self) -> int:
         """So many doublings of radii make up for steps that samples do not have."""
-        return (self.num_times // min(self.num_times, self.most_times)).bit_length() - 1
+        return _FREE_DOUBLINGS if self.most_times < self.num_times else 0
 
     def of_derivatives(self, doublings: int, *, is_predictable: bool) -> tuple[int, int]:
         """Points for derivatives where radii get so many doublings: noisy radii have noisy derivatives.

@@ -40,3 +40,13 @@ def balancing(matrices: Tensor) -> tuple[Tensor, Tensor]:
         off = off * (kept * scales)[:, None, :] * (kept / scales)[:, :, None]
         found = found * scales
     return diagonal + off, found
+
+
+def in_range(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices [P, n, n] over the powers of two [P] next below their largest elements, and these powers.
+
+    Norms of what is huge or tiny leave the range of floats; by powers of two nothing is rounded.
+    """
+    largest = matrices.abs().amax((1, 2))
+    scales = torch.where(largest > 0, largest, 1.0).log2().floor().exp2()
+    return matrices / scales[:, None, None], scales

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from lsc_graph.spectra.balancing import balanced
+from lsc_graph.spectra.balancing import balanced, in_range
 from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.eigenvectors import eigenvectors
 from lsc_graph.spectra.estimate import TOLERANCE, Estimate, Method
@@ -41,10 +41,7 @@ def dense_radius(matrices: Tensor, *, tolerance: float = TOLERANCE) -> Estimate:
 
 def _estimate(matrices: Tensor, finite: Tensor, own: float, tolerance: float) -> Estimate:
     """Radii of matrices with so large relative errors of their own; none where they are not finite."""
-    # Norms of what is huge or tiny leave the range of floats; by powers of two nothing is rounded.
-    largest = matrices.abs().amax((1, 2))
-    scales = torch.where(largest > 0, largest, 1.0).log2().floor().exp2()
-    matrices = matrices / scales[:, None, None]
+    matrices, scales = in_range(matrices)
     values = eigenvalues(matrices)
     radius, index = values.abs().max(1)
     conditions = eigenvectors(matrices, values.gather(1, index[:, None])[:, 0]).conditions

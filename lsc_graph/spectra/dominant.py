@@ -7,10 +7,13 @@ where there are too many, all eigenvalues are computed after all.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from lsc_graph.spectra.arnoldi import Krylov
+from lsc_graph.spectra.balancing import in_range
 from lsc_graph.spectra.eigenvalues import eigenvalues
 from lsc_graph.spectra.eigenvectors import Eigenvectors, eigenvectors, refined
 from lsc_graph.spectra.operator import dense_operator
@@ -35,8 +38,15 @@ def dominant_eigenvectors(matrices: Tensor) -> Eigenvectors:
 
     Where moduli of several are the same but for 1e-5, it may be any of these, and which one may depend on
     others in the batch. A Krylov space misses the largest one at times, by some 1e-3 of it where many moduli
-    are about the same.
+    are about the same. Of a matrix that is not finite the value is nan.
     """
+    finite = matrices.isfinite().flatten(1).all(1)
+    unit, scales = in_range(torch.where(finite[:, None, None], matrices, 0.0))
+    found = _dominant(unit)
+    return replace(found, values=torch.where(finite, found.values * scales, torch.nan))
+
+
+def _dominant(matrices: Tensor) -> Eigenvectors:
     if matrices.shape[-1] < KRYLOV_FROM:
         return eigenvectors(matrices, _top(matrices))
     values = _near(matrices)

@@ -21,17 +21,25 @@ _PARTS = 4
 
 
 def eigenvalues(matrices: Tensor) -> Tensor:
-    """All eigenvalues [..., n] (complex128) of matrices [..., n, n], handed to the device of these."""
+    """All eigenvalues [..., n] (complex128) of matrices [..., n, n], handed to the device of these.
+
+    Those of a matrix that is not finite are nan: LAPACK may crash at it, or never come back.
+    """
     here = matrices.cpu().double()
     flat = here.reshape(-1, *here.shape[-2:])
+    finite = flat.isfinite().flatten(1).all(1)
+    if not bool(finite.all()):
+        flat = torch.where(finite[:, None, None], flat, 0.0)
     num_threads = min(torch.get_num_threads(), len(flat))
     is_small = here.shape[-1] < _THREADS_FROM
     found = torch.linalg.eigvals(flat) if is_small or num_threads < 2 else _at_once(flat, num_threads)
+    if not bool(finite.all()):
+        found = torch.where(finite[:, None], found, torch.nan)
     return handed(found.reshape(here.shape[:-1]), matrices.device)
 
 
 def _at_once(matrices: Tensor, num_threads: int) -> Tensor:
-    """Eigenvalues [P, n] of matrices [P, n, n] by several threads, none of which has further ones."""
+    """Eigenvalues [P, n] of matrices [P, n, n] by several threads, which OpenMP gives no further ones."""
     is_recorded, controller = torch.is_grad_enabled(), ThreadpoolController()
 
     def begin() -> None:

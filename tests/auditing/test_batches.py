@@ -152,5 +152,38 @@ def test_heads_with_weights_of_their_own_are_no_batch() -> None:
     assert analysis.layers[0].time_radius.num_points == T - 1
 
 
+@pytest.mark.parametrize("share", [1e-2, 1e-4, 1e-6])
+def test_units_whose_own_weights_hardly_show_beside_their_inputs_are_no_batch(share: float) -> None:
+    """States follow when inputs change place, as they are next to nothing but these; derivatives do not."""
+    width = 4
+    weights = (share * np.linspace(-0.9, 0.5, width)).astype(np.float32)
+    body = helper.make_graph(
+        [
+            helper.make_node("Mul", ["h", "w"], ["wh"]),
+            helper.make_node("Add", ["wh", "x_t"], ["h_next"]),
+            helper.make_node("Identity", ["h_next"], ["y_t"]),
+        ],
+        "step",
+        [value("h", width), value("x_t", width)],
+        [value("h_next", width), value("y_t", width)],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Scan", ["start", "x"], ["last", "y"], body=body, num_scan_inputs=1)],
+        "units",
+        [value("x", T, width)],
+        [value("y", T, width)],
+        [
+            onnx.numpy_helper.from_array(weights, "w"),
+            onnx.numpy_helper.from_array(np.zeros(width, np.float32), "start"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    analysis = audit(model, num_samples=1)
+    assert not any("batch" in warning for warning in analysis.warnings)
+    radius = analysis.layers[0].time_radius
+    assert radius is not None
+    assert radius.mean == pytest.approx(0.9 * share, rel=1e-3)
+
+
 def value(name: str, *shape: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)

@@ -135,6 +135,28 @@ def test_a_value_that_is_none_is_replaced(monkeypatch: pytest.MonkeyPatch) -> No
     )
 
 
+@pytest.mark.parametrize("scale", [1e-50, 1e-20, 1e20, 1e30])
+@pytest.mark.parametrize("name", ["clustered", "gated", "outlier"])
+def test_it_is_as_good_at_any_scale(name: str, scale: float) -> None:
+    matrices = batch(name, 130)
+    expected = torch.linalg.eigvals(matrices).abs().amax(1)
+    found = dominant_eigenvectors(scale * matrices)
+    torch.testing.assert_close(found.values.abs() / scale, expected, rtol=1e-5, atol=0)
+    assert bool(is_trusted(found).all())
+
+
+@pytest.mark.parametrize("size", [60, 128, 200])
+def test_one_that_is_not_finite_has_none_and_leaves_the_others_theirs(size: int) -> None:
+    matrices = batch("gaussian", size)
+    expected = torch.linalg.eigvals(matrices).abs().amax(1)
+    matrices[1, 0, 0] = torch.nan
+    found = dominant_eigenvectors(matrices)
+    assert is_trusted(found).tolist() == [True, False, True]
+    assert bool(found.values[1].isnan())
+    kept = torch.tensor([0, 2])
+    torch.testing.assert_close(found.values[kept].abs(), expected[kept], rtol=1e-5, atol=0)
+
+
 def test_matrices_of_zeros_have_no_derivative() -> None:
     found = dominant_eigenvectors(torch.zeros(2, SIZE, SIZE, dtype=torch.float64))
     assert not bool(is_trusted(found).any())

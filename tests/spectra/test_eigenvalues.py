@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,18 @@ def test_they_do_not_depend_on_how_many_threads_take_them(
     assert sum(asked) == num_points
     assert (len(asked) > 1) == (num_threads > 1 and size >= 96 and num_points > 1)
     torch.testing.assert_close(found.abs().sort(1).values, by_torch(matrices).abs().sort(1).values)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("size", [8, 100, 200])
+def test_those_of_a_matrix_that_is_not_finite_are_nan_and_the_others_as_ever(size: int, value: float) -> None:
+    matrices = batch("gaussian", size)
+    expected = torch.linalg.eigvals(matrices)
+    matrices[1, 0, 0] = value
+    found = eigenvalues(matrices)
+    assert bool(found[1].isnan().all())
+    kept = torch.tensor([0, 2])
+    torch.testing.assert_close(found[kept].abs().amax(1), expected[kept].abs().amax(1))
 
 
 def test_threads_of_the_host_have_as_many_threads_afterwards_as_before() -> None:
