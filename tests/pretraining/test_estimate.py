@@ -20,7 +20,7 @@ def num_points(max_std_error: float, stops_at: float = float("inf")) -> dict[tup
         problem.draw,
         3,
         is_sharp,
-        lambda reading: reading.mean >= stops_at,
+        lambda readings: any(reading.mean >= stops_at for reading in readings),
     )
     return {reading.edge: reading.values.numel() for reading in found}
 

@@ -59,10 +59,20 @@ def test_a_confirmation_ends_early_only_where_a_mean_is_far_off_beyond_chance(
     assert problem_of("gru").is_surely_off(found) is is_over
 
 
-def test_derivatives_take_fewer_points_only_where_radii_hardly_scatter() -> None:
+def test_derivatives_take_fewer_points_where_steps_do_what_they_say() -> None:
     effort = Effort()
-    assert effort.of_derivatives(0) == (effort.num_samples, effort.num_times)
-    assert effort.of_derivatives(0, is_quiet=True) == (effort.num_samples, effort.num_times // 2)
-    assert effort.of_derivatives(1, is_quiet=True) == effort.of_derivatives(1)
-    many, fewer = effort.of_derivatives(9), effort.of_derivatives(9, is_predictable=True)
-    assert math.prod(fewer) < math.prod(many)
+    assert effort.of_derivatives(0, is_predictable=True) == (effort.num_samples, effort.num_times)
+    for doublings in (0, 9):
+        fewer, many = (effort.of_derivatives(doublings, is_predictable=own) for own in (True, False))
+        assert math.prod(fewer) < math.prod(many)
+
+
+@pytest.mark.parametrize("most_times", [1, 2, 5, 8, 2**30])
+def test_every_doubling_doubles_the_points_however_few_steps_a_sample_has(most_times: int) -> None:
+    effort = Effort(most_times=most_times)
+    points = [effort.at(doublings) for doublings in range(8)]
+    assert all(num_times <= most_times for _, num_times in points)
+    first = math.prod(points[0])
+    for doublings, own in enumerate(points):
+        # A number of steps that is no power of two leaves a part of a sample over.
+        assert first * 2**doublings * 0.6 < math.prod(own) <= first * 2**doublings

@@ -132,7 +132,7 @@ def test_the_modules_own_cells_have_the_target_radii(name: str, target: str, rad
     module = MODULES[name]()
     before = radii(module.cells(), 64, 1)
     report = lsc_graph.stabilize(module, torch.randn(1, T, D), target)
-    after = radii(module.cells(), 64, 2)
+    after = radii(module.cells(), 512, 2)
     assert report.is_reached
     assert max(abs(value - radius) for value in before.values()) > 0.1
     assert len(after) == len(report.radii) == 3
