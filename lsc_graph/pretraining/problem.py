@@ -45,7 +45,7 @@ class Effort:
     """
 
     num_samples: int = 2
-    num_times: int = 2
+    num_times: int = 4
     max_doublings: int = 10
     most_times: int = 2**30
 
@@ -59,13 +59,17 @@ class Effort:
         """So many doublings of radii make up for steps that samples do not have."""
         return _FREE_DOUBLINGS if self.most_times < self.num_times else 0
 
-    def of_derivatives(self, doublings: int, *, is_predictable: bool) -> tuple[int, int]:
+    def of_derivatives(
+        self, doublings: int, *, is_quiet: bool = False, is_predictable: bool = False
+    ) -> tuple[int, int]:
         """Points for derivatives where radii get so many doublings: noisy radii have noisy derivatives.
 
-        Fewer ones do where steps do what derivatives say.
+        Fewer ones do where radii hardly scatter, and where steps do what derivatives say.
         """
-        least, most = (0, _FEWER_DERIVATIVES) if is_predictable else (1, _MOST_DERIVATIVES)
-        return self.at(min(max(least, doublings - _BEHIND), most))
+        if is_quiet and not doublings:
+            return self.num_samples, max(1, self.num_times // 2)
+        most = _FEWER_DERIVATIVES if is_predictable else _MOST_DERIVATIVES
+        return self.at(min(max(0, doublings - _BEHIND), most))
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ class Problem:
             return self.draw(seed, count)
 
         named = by_name(self.weights, values)
-        num_times = FIRST_TIMES
+        num_times = 1 if until_off else FIRST_TIMES
         readings = estimate(self.reader, named, draw, seed, is_sharp, is_over, only, num_times=num_times)
         return {reading.edge: reading for reading in readings if reading.edge in self.targets}
 

@@ -127,7 +127,8 @@ class _Run(Verdicts):
         problem = self.problem
         num_samples, num_times = problem.effort.of_derivatives(
             max(self.doublings.values(), default=0),
-            is_predictable=self.is_predictable() or not self._means,
+            is_quiet=self._is_quiet(),
+            is_predictable=self.is_predictable(),
         )
         seed = problem.seed_of(iteration, 0)
         points = (num_samples, num_times, seed)
