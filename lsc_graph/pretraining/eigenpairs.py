@@ -90,7 +90,7 @@ def estimated(matrices: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """
     if cascade(matrices.shape[-1], matrices.device.type) == (Method.DENSE,):
         return eigenvalues(matrices).abs().amax(1)
-    return radius_estimate(matrices.double(), tolerance=tolerance).values
+    return radius_estimate(matrices, tolerance=tolerance).values
 
 
 def gains(matrices: Tensor) -> Direction:

@@ -22,6 +22,7 @@ _MOST_WORK = 3e9
 _MORE_WORK, _CLOSE = 2, 2
 # Derivatives' points are doubled so many times less than those of the radii, and so often at most.
 _BEHIND, _MOST_DERIVATIVES, _FEWER_DERIVATIVES = 4, 2, 1
+# Samples of one step give few points: doublings of these that need no reason but noise.
 _FREE_DOUBLINGS = 3
 # A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.
 _CLEAR, _SHARP = 2, 6
@@ -56,7 +57,7 @@ class Effort:
 
     @property
     def free_doublings(self) -> int:
-        """So many doublings of radii make up for steps that samples do not have."""
+        """So many doublings of radii make up for steps that samples do not have; they cost little there."""
         return _FREE_DOUBLINGS if self.most_times < self.num_times else 0
 
     def of_derivatives(
@@ -132,7 +133,7 @@ class Problem:
     def sharpened(
         self, readings: Sequence[Reading], values: Sequence[Tensor], doublings: Mapping[Edge, int], seed: int
     ) -> list[Reading]:
-        """Readings joined with others, without derivatives: at as many points as each edge needs."""
+        """Readings joined with others without derivatives: of the edges of `doublings`, at as many points."""
         groups: defaultdict[int, list[Edge]] = defaultdict(list)
         for reading in readings:
             if reading.edge in doublings:
@@ -159,7 +160,8 @@ class Problem:
         """Readings at fresh points, with means as sharp as asked for if the most points allow it.
 
         A mean at the edge of the tolerance is made sharper: chance must not say on which side it is.
-        With `until_off` the first mean that is surely not at its target ends it.
+        With `until_off` a mean that is surely not at its target ends it, and one that seems so once all are
+        as sharp as asked for.
         """
 
         def is_sharp(reading: Reading) -> bool:

@@ -358,7 +358,7 @@ class Reader:
         feeds = stacked([self.model.feed(sample) for sample in samples])
         tree = self._together.each(lambda feed: recorded(program(*feed)), feeds)
         used = {
-            target.id: torch.cat([self._looks(source, target, generator) for generator in generators])
+            target.id: self._looks(source, target, generators)
             for source, target in itertools.pairwise(layers)
         }
         with torch.no_grad():
@@ -377,11 +377,12 @@ class Reader:
         each = zip(pulled, blocks, again, strict=True)
         return [[_differentiable(edge, sizes, block, own.rows) for edge, block, own in each]]
 
-    def _looks(self, source: Layer, target: Layer, generator: torch.Generator) -> Tensor:
+    def _looks(self, source: Layer, target: Layer, generators: Sequence[torch.Generator]) -> Tensor:
         """Cotangents by which a block of a chain is seen: whole, or probed where it is too large."""
+        size = target.state_size
         if self._is_dense(source, target):
-            return torch.eye(target.state_size)[None]
-        return torch.randn(1, NUM_PROBES, target.state_size, generator=generator)
+            return torch.eye(size).expand(len(generators), -1, -1)
+        return torch.stack([torch.randn(NUM_PROBES, size, generator=own) for own in generators])
 
     def _chain_blocks(
         self,

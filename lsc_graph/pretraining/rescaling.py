@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -139,14 +140,14 @@ class _Run(Verdicts):
                 break
             self._shorten(self._last.shortened(), problem.seed_of(iteration - 1, 0))
         more = problem.seed_of(iteration, 0) + 1_000_000_007
-        self._update(self._sharpened(readings, more), slopes)
+        self._update(self._sharpened(readings, are_moved(readings, slopes), more), slopes)
         self.iterations = iteration + 1
         self._note(iteration)
 
-    def _sharpened(self, readings: Sequence[Reading], seed: int) -> Sequence[Reading]:
-        """Readings joined with others without derivatives, until they are sharp enough for a step."""
+    def _sharpened(self, readings: Sequence[Reading], is_moved: Tensor, seed: int) -> Sequence[Reading]:
+        """Readings joined with others without derivatives, until those that move are sharp enough."""
         readings = self.problem.sharpened(readings, self.values, self.doublings, seed)
-        while more := self._look_closer(readings):
+        while more := self._look_closer(list(itertools.compress(readings, is_moved.tolist()))):
             seed += _APART
             readings = self.problem.sharpened(readings, self.values, more, seed)
         return readings

@@ -48,7 +48,13 @@ def test_a_fit_ends_by_noise_only_where_no_sharper_mean_can_be_had(
 
 @pytest.mark.parametrize(
     ("num_samples", "error", "std_error", "is_over"),
-    [(64, 0.06, 0.01, True), (64, 0.04, 0.01, False), (16, 0.10, 0.01, False)],
+    [
+        (64, 0.06, 0.01, True),
+        (64, 0.04, 0.01, False),
+        (16, 0.06, 0.01, False),
+        (16, 0.20, 0.01, True),
+        (4, 0.40, 0.01, False),
+    ],
 )
 def test_a_confirmation_ends_early_only_where_a_mean_is_far_off_beyond_chance(
     num_samples: int, error: float, std_error: float, is_over: bool

@@ -19,7 +19,7 @@ from lsc_graph.pretraining.fit import Progress
 from lsc_graph.pretraining.fit_verdicts import REACHED
 from lsc_graph.pretraining.job import prepare_job
 from lsc_graph.pretraining.last_step import LastStep
-from lsc_graph.pretraining.problem import Problem
+from lsc_graph.pretraining.problem import Effort, Problem
 from lsc_graph.pretraining.reading import Edge, Reading
 from lsc_graph.pretraining.rescaling import _finished, _Run
 from lsc_graph.pretraining.targets import Wish
@@ -130,6 +130,33 @@ def test_noise_that_no_more_points_can_lessen_ends_a_fit() -> None:
     assert run.is_noise_left()
     run._confirmed = {FITTED: own}
     assert not run.is_noise_left()
+
+
+@pytest.mark.parametrize(("noise", "num_doublings"), [(0.001, 0), (0.03, 2), (1.0, 3)])
+def test_points_of_noisy_radii_that_move_are_doubled_at_once_as_far_as_they_can_be_afforded(
+    monkeypatch: pytest.MonkeyPatch, noise: float, num_doublings: int
+) -> None:
+    run = run_with({2.0: {FITTED: 0.5, LEFT_OUT: 0.5}})
+    spread = noise * torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
+    read: list[Mapping[Edge, int]] = []
+
+    def sharpened(readings: Sequence[Reading], *given: Any) -> list[Reading]:
+        """Every look has as many points as there were."""
+        read.append(given[1])
+        return [
+            replace(own, values=own.values.repeat(2), sizes=own.sizes * 2) if own.edge in given[1] else own
+            for own in readings
+        ]
+
+    monkeypatch.setattr(run.problem, "effort", Effort(), raising=False)
+    monkeypatch.setattr(run.problem, "sharpened", sharpened, raising=False)
+    monkeypatch.setattr(run.problem, "can_afford", lambda more, _: max(more.values()) <= 3, raising=False)
+    both = [replace(reading(edge, 0.5), values=0.5 + spread) for edge in (FITTED, LEFT_OUT)]
+    fitted, left_out = run._sharpened(both, torch.tensor([True, False]), 7)
+    assert read == [{}, *({FITTED: number} for number in range(num_doublings))]
+    assert run.doublings == ({FITTED: num_doublings} if num_doublings else {})
+    assert (len(fitted.values), len(left_out.values)) == (4 * 2**num_doublings, 4)
+    assert (fitted.std_error <= 0.75 * run.problem.tolerance) == (num_doublings < 3)
 
 
 @pytest.mark.parametrize(("is_predictable", "num_readings"), [(True, 1), (False, 2)])
