@@ -186,9 +186,9 @@ class FitState:
         found = {}
         for reading in sorted(readings, key=lambda reading: -reading.std_error):
             edge, count = reading.edge, self.doublings.get(reading.edge, 0)
-            is_free = count < self.problem.effort.free_doublings
-            wanted = _QUITE * tolerance if is_free else max(_QUITE * tolerance, largest / 3)
             more = self.doublings | {edge: count + 1}
+            is_free = self.problem.is_free(more)
+            wanted = _QUITE * tolerance if is_free else max(_QUITE * tolerance, largest / 3)
             if reading.std_error > wanted and (is_free or self.problem.can_afford(more, self.course.best)):
                 self.doublings, found[edge] = more, count
         return found

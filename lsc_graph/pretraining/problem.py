@@ -22,8 +22,8 @@ _MOST_WORK = 3e9
 _MORE_WORK, _CLOSE = 2, 2
 # Derivatives' points are doubled so many times less than those of the radii, and so often at most.
 _BEHIND, _MOST_DERIVATIVES, _FEWER_DERIVATIVES = 4, 2, 1
-# Samples of one step give few points: doublings of these that need no reason but noise.
-_FREE_DOUBLINGS = 3
+# So many doublings need no reason but noise where they cost no more operations, or samples have few steps.
+_FREE_DOUBLINGS, _FREE_WORK = 3, 2e7
 # A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.
 _CLEAR, _SHARP = 2, 6
 # A confirmation ends at a mean that is off by so many standard errors more, known from so many samples; by
@@ -54,11 +54,6 @@ class Effort:
         """Samples and steps after that many doublings: samples first, then each in turn as far as it goes."""
         times = [min(self.num_times * 2**number, self.most_times) for number in (0, doublings // 2)]
         return self.num_samples * 2**doublings * times[0] // times[1], times[1]
-
-    @property
-    def free_doublings(self) -> int:
-        """So many doublings of radii make up for steps that samples do not have; they cost little there."""
-        return _FREE_DOUBLINGS if self.most_times < self.num_times else 0
 
     def of_derivatives(
         self, doublings: int, *, is_quiet: bool = False, is_predictable: bool = False
@@ -207,8 +202,16 @@ class Problem:
         """
         is_close = largest_error <= _CLOSE * self.tolerance
         most = _MOST_WORK * (_MORE_WORK if is_close else 1)
-        work = sum(work_of(self.reader, *self.effort.at(count), (edge,)) for edge, count in doublings.items())
-        return max(doublings.values()) <= self.effort.max_doublings and work <= most
+        return max(doublings.values()) <= self.effort.max_doublings and self._work(doublings) <= most
+
+    def is_free(self, doublings: Mapping[Edge, int]) -> bool:
+        """Whether so many points of each edge cost next to nothing, or no more than others give by steps."""
+        has_few = self.effort.most_times < self.effort.num_times
+        return max(doublings.values()) <= _FREE_DOUBLINGS and (has_few or self._work(doublings) <= _FREE_WORK)
+
+    def _work(self, doublings: Mapping[Edge, int]) -> float:
+        at = self.effort.at
+        return sum(work_of(self.reader, *at(count), (edge,)) for edge, count in doublings.items())
 
     def is_sure(self, reading: Reading) -> bool:
         """Whether a mean is within tolerance of its target beyond its standard error."""

@@ -83,3 +83,16 @@ def test_every_doubling_doubles_the_points_however_few_steps_a_sample_has(most_t
     for doublings, own in enumerate(points):
         # A number of steps that is no power of two leaves a part of a sample over.
         assert first * 2**doublings * 0.6 < math.prod(own) <= first * 2**doublings
+
+
+@pytest.mark.parametrize(
+    ("width", "most_times", "is_free"), [(8, 2**30, True), (700, 2**30, False), (700, 1, True)]
+)
+def test_a_few_more_points_are_free_where_they_cost_little_or_samples_have_few_steps(
+    width: int, most_times: int, is_free: bool
+) -> None:
+    problem = replace(problem_of("gru"), effort=Effort(most_times=most_times))
+    edge = ("layer_0", "layer_0")
+    problem.reader.blocks.sizes[edge] = width
+    assert problem.is_free({edge: 3}) is is_free
+    assert not problem.is_free({edge: 4})

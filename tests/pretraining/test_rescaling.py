@@ -19,7 +19,7 @@ from lsc_graph.pretraining.fit import Progress
 from lsc_graph.pretraining.fit_verdicts import REACHED
 from lsc_graph.pretraining.job import prepare_job
 from lsc_graph.pretraining.last_step import LastStep
-from lsc_graph.pretraining.problem import Effort, Problem
+from lsc_graph.pretraining.problem import Problem
 from lsc_graph.pretraining.reading import Edge, Reading
 from lsc_graph.pretraining.rescaling import _finished, _Run
 from lsc_graph.pretraining.targets import Wish
@@ -148,7 +148,7 @@ def test_points_of_noisy_radii_that_move_are_doubled_at_once_as_far_as_they_can_
             for own in readings
         ]
 
-    monkeypatch.setattr(run.problem, "effort", Effort(), raising=False)
+    monkeypatch.setattr(run.problem, "is_free", lambda more: False, raising=False)
     monkeypatch.setattr(run.problem, "sharpened", sharpened, raising=False)
     monkeypatch.setattr(run.problem, "can_afford", lambda more, _: max(more.values()) <= 3, raising=False)
     both = [replace(reading(edge, 0.5), values=0.5 + spread) for edge in (FITTED, LEFT_OUT)]
