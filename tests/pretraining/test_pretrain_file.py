@@ -141,7 +141,7 @@ def test_a_fit_is_kept_until_its_file_is_written(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output, checkpoint = tmp_path / "out.onnx", tmp_path / "fit.ckpt"
-    options = {"num_steps": 8, "tolerance": 0.005, "max_iterations": 3, "checkpoint": checkpoint}
+    options = {"num_steps": 8, "tolerance": 0.001, "max_iterations": 3, "checkpoint": checkpoint}
 
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
