@@ -47,7 +47,7 @@ def batch_entries(prepared: Prepared, model: Measured, sample: Sample, run: Run)
     found: dict[str, Tensor] = {}
     for size, moved in itertools.islice(_exchanged(prepared, sample, sizes), MAX_TRIED):
         axes = _moved_axes(layers, states, model.state_tensors(model.run(moved)), size)
-        if axes and _derivatives_move(model, sample, moved, axes):
+        if axes and _derivatives_move(model, layers, (sample, moved), axes):
             found = {layer.id: entries_of(layer, axes[layer.id]) for layer in layers if layer.id in axes}
             break
     return _of_fused(prepared) | found
@@ -104,14 +104,15 @@ def _moved_axes(
     return found
 
 
-def _derivatives_move(model: Measured, sample: Sample, moved: Sample, axes: Mapping[str, list[int]]) -> bool:
+def _derivatives_move(
+    model: Measured, layers: Sequence[Layer], samples: tuple[Sample, Sample], axes: Mapping[str, list[int]]
+) -> bool:
     """Whether the derivatives of the last steps have moved on as the states have.
 
     Weights of its own that an entry hardly shows beside its inputs, its derivatives still show.
     """
-    differences = model.parameters.differences.parts
-    old, new = _last_pulls(model, sample, axes, 0), _last_pulls(model, moved, axes, 1)
-    share = FAR_SHARE if differences else _SAME_DERIVATIVES
+    old, new = (_last_pulls(model, layers, sample, axes, shift) for shift, sample in enumerate(samples))
+    share = FAR_SHARE if model.parameters.differences.parts else _SAME_DERIVATIVES
     return all(
         float((after - before.roll(1, axis)).norm()) <= share * float(before.norm())
         for layer in old
@@ -120,23 +121,23 @@ def _derivatives_move(model: Measured, sample: Sample, moved: Sample, axes: Mapp
 
 
 def _last_pulls(
-    model: Measured, sample: Sample, axes: Mapping[str, list[int]], shift: int
+    model: Measured, layers: Sequence[Layer], sample: Sample, axes: Mapping[str, list[int]], shift: int
 ) -> dict[str, list[Tensor]]:
     """Random cotangents of recurrent layers' last states, moved on by `shift`, pulled back by one step."""
     generator, found = torch.Generator().manual_seed(0), dict[str, list[Tensor]]()
     with torch.enable_grad():
         states = model.state_tensors(attached_run(model, sample))
-        for layer, own in axes.items():
-            steps = [states[node] for node in states if node.layer == layer]
-            if len(steps) < 2:
+        for layer in (layer for layer in layers if layer.id in axes and layer.time_step):
+            nodes = sorted((n for n in states if n.layer == layer.id), key=lambda n: n.time * layer.time_step)
+            if len(nodes) < 2:
                 continue
-            *_, first, last = steps
+            first, last = (states[node] for node in nodes[-2:])
             probes = [
                 torch.randn(tensor.shape, generator=generator).roll(shift, axis).to(tensor)
-                for tensor, axis in zip(last, own, strict=True)
+                for tensor, axis in zip(last, axes[layer.id], strict=True)
             ]
             pulled = torch.autograd.grad(last, first, probes, retain_graph=True, allow_unused=True)
-            found[layer] = [
+            found[layer.id] = [
                 torch.zeros_like(tensor).double() if own is None else own.double()
                 for tensor, own in zip(first, pulled, strict=True)
             ]

@@ -40,6 +40,8 @@ from lsc_graph.wording import few
 
 MAX_LAYERS = 40
 _MAX_TIMES = 4
+# What is smaller would be zeros in three places.
+_LEAST_IN_PLACES = 5e-4
 _STYLES = {
     Verdict.STABLE: "bold green",
     Verdict.SUBEXPONENTIAL: "bold yellow",
@@ -287,8 +289,10 @@ def _causal(readings: Sequence[CausalReading], console: Console) -> None:
 def _number(value: Statistics | None) -> str:
     if value is None:
         return "-"
+    digits = ".3f" if value.mean >= _LEAST_IN_PLACES or not value.mean else ".2e"
     # A single point has no standard error.
-    return f"{value.mean:.3f} ±{value.std_error:.3f}" if value.num_points > 1 else f"{value.mean:.3f}"
+    error = f" ±{value.std_error:{digits}}" if value.num_points > 1 else ""
+    return f"{value.mean:{digits}}{error}"
 
 
 def _short(value: Statistics | None) -> str:

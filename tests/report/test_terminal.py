@@ -45,6 +45,20 @@ def test_a_single_point_is_shown_without_a_standard_error() -> None:
     assert "±" not in row
 
 
+@pytest.mark.parametrize(
+    ("mean", "shown"), [(0.0, "0.000 ±0.000"), (0.0123, "0.012 ±"), (3.5e-7, "3.50e-07 ±")]
+)
+def test_a_small_radius_is_not_shown_as_none(mean: float, shown: str) -> None:
+    found = audit(registry.build("lstm"), num_steps=8, num_samples=2)
+    radius = found.layers[0].time_radius
+    assert radius is not None
+    small = replace(radius, mean=mean, std_error=mean / 10)
+    layers = (replace(found.layers[0], time_radius=small), *found.layers[1:])
+    buffer = io.StringIO()
+    render(replace(found, layers=layers), Console(file=buffer, width=160))
+    assert any(shown in line for line in buffer.getvalue().splitlines() if line.startswith("0 "))
+
+
 def test_of_black_boxes_the_error_of_differences_stands_beside_that_of_the_estimator() -> None:
     buffer = io.StringIO()
     found = audit(registry.build("gru", hidden_size=4), num_steps=4, num_samples=1, black_box="always")
