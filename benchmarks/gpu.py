@@ -36,12 +36,10 @@ METHODS = (Method.DENSE, Method.SQUARING, Method.POWERS, Method.ARNOLDI, Method.
 MAX_DENSE = 2048
 REPEATS, ENOUGH_SECONDS = 5, 2.0
 STEPS = 32
-NOT_MEASURED = (
-    "what they take on several threads was not measured beside a GPU yet (the columns of eigenvalues there "
-    "and on one thread are of the state before)"
-)
 # By torch's own eigenvalues where the matrices are, with which the host waits more than once.
 THERE = "eigvals there"
+# All of them on the host, one matrix after another, as an earlier state did it.
+ONE_BY_ONE = "dense, one by one"
 # Reference models as whole: (name, options, whether it is pre-trained to 0.5 too).
 WHOLE: list[tuple[str, dict[str, object], bool]] = [
     ("lstm", {"hidden_size": 16}, True),
@@ -186,20 +184,29 @@ def page(result: dict[str, Any]) -> str:
 
 def _waits(found: list[dict[str, Any]]) -> str:
     """How often the host waits for the device, and where eigenvalues are computed."""
-    seconds = {(row["device"], row["method"], row["size"]): row["seconds"] for row in found}
-    dense, there = ("cuda", Method.DENSE.value), ("cuda", THERE)
-    ratios = [
-        f"{seconds[*there, size] / seconds[*dense, size]:.1f} times as long at {size}"
-        for size in sorted({row["size"] for row in found})
-        if {(*dense, size), (*there, size)} <= seconds.keys()
-    ]
-    measured = f"here they would take {', '.join(ratios)} rows" if ratios else NOT_MEASURED
+    seconds = {(row["method"], row["size"]): row["seconds"] for row in found if row["device"] == "cuda"}
+
+    def ratios(method: str) -> str:
+        sizes = sorted(size for name, size in seconds if name == method and (THERE, size) in seconds)
+        times = (seconds[method, size] / seconds[THERE, size] for size in sizes)
+        return ", ".join(f"{ratio:.1f} at {size}" for size, ratio in zip(sizes, times, strict=True))
+
+    here = ratios(Method.DENSE.value)
+    if here:
+        told = f"Here they take so many times as long as on the device: {here} rows."
+    else:
+        told = (
+            "All that is on this page was measured before they were, when they took so many times as long on "
+            f"the host, one by one, as on the device: {ratios(ONE_BY_ONE)} rows. Two threads take half of the "
+            "time of one; what 16 threads take was not measured. Fewer large matrices than that ratio take "
+            "longer so than on the device."
+        )
     return (
         "Every estimator makes the host wait once for a batch, as is counted on a stand-in for a device "
         "(`tests/spectra/test_choose_waits.py`). All eigenvalues are therefore computed on the host, several "
         "matrices at once: torch.linalg.eigvals on CUDA takes one matrix after another and makes the host "
-        f"wait three times; {measured}. Few large matrices, less than a thread each, may take longer so. The "
-        "default choice comes to them only where matrices are small, or nothing else has converged."
+        f"wait three times. {told} The default choice comes to all eigenvalues only where matrices are small, "
+        "or nothing else has converged."
     )
 
 

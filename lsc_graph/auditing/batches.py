@@ -111,36 +111,45 @@ def _derivatives_move(
 
     Weights of its own that an entry hardly shows beside its inputs, its derivatives still show.
     """
-    old, new = (_last_pulls(model, layers, sample, axes, shift) for shift, sample in enumerate(samples))
+    own = [layer for layer in layers if layer.id in axes]
+    old, new = (_last_pulls(model, own, sample, axes, shift) for shift, sample in enumerate(samples))
     share = FAR_SHARE if model.parameters.differences.parts else _SAME_DERIVATIVES
     return all(
         float((after - before.roll(1, axis)).norm()) <= share * float(before.norm())
-        for layer in old
-        for before, after, axis in zip(old[layer], new[layer], axes[layer], strict=True)
+        for (before, axis), (after, _) in zip(old, new, strict=True)
     )
 
 
 def _last_pulls(
     model: Measured, layers: Sequence[Layer], sample: Sample, axes: Mapping[str, list[int]], shift: int
-) -> dict[str, list[Tensor]]:
-    """Random cotangents of recurrent layers' last states, moved on by `shift`, pulled back by one step."""
-    generator, found = torch.Generator().manual_seed(0), dict[str, list[Tensor]]()
+) -> list[tuple[Tensor, int]]:
+    """Random cotangents of each layer's last states, moved on by `shift`, with the axes that count entries.
+
+    Pulled back by one step, and to the last states of the layers below.
+    """
+    generator, found = torch.Generator().manual_seed(0), list[tuple[Tensor, int]]()
     with torch.enable_grad():
         states = model.state_tensors(attached_run(model, sample))
-        for layer in (layer for layer in layers if layer.id in axes and layer.time_step):
-            nodes = sorted((n for n in states if n.layer == layer.id), key=lambda n: n.time * layer.time_step)
-            if len(nodes) < 2:
-                continue
-            first, last = (states[node] for node in nodes[-2:])
+        below: list[tuple[Tensor, int]] = []
+        for layer in layers:
+            order = layer.time_step or 1
+            nodes = sorted((n for n in states if n.layer == layer.id), key=lambda n: n.time * order)
+            *earlier, last = ([*zip(states[n], axes[layer.id], strict=True)] for n in nodes[-2:])
             probes = [
                 torch.randn(tensor.shape, generator=generator).roll(shift, axis).to(tensor)
-                for tensor, axis in zip(last, axes[layer.id], strict=True)
+                for tensor, axis in last
             ]
-            pulled = torch.autograd.grad(last, first, probes, retain_graph=True, allow_unused=True)
-            found[layer.id] = [
-                torch.zeros_like(tensor).double() if own is None else own.double()
-                for tensor, own in zip(first, pulled, strict=True)
-            ]
+            ends = [*itertools.chain(*earlier), *below]
+            if ends:
+                tensors = [tensor for tensor, _ in ends]
+                pulled = torch.autograd.grad(
+                    [tensor for tensor, _ in last], tensors, probes, retain_graph=True, allow_unused=True
+                )
+                found += [
+                    (torch.zeros_like(end).double() if own is None else own.double(), axis)
+                    for (end, axis), own in zip(ends, pulled, strict=True)
+                ]
+            below += last
     return found
 
 

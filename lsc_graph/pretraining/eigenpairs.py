@@ -138,8 +138,7 @@ def unit_direction(units: Tensor) -> Direction:
 
 def _moduli(units: Tensor) -> Tensor:
     """The largest modulus of each unit's eigenvalues, [P, N]."""
-    moduli: Tensor = torch.linalg.eigvals(units.double()).abs().amax(2)
-    return moduli
+    return eigenvalues(units).abs().amax(2)
 
 
 def gain_direction(

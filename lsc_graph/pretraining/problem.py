@@ -202,16 +202,17 @@ class Problem:
         """
         is_close = largest_error <= _CLOSE * self.tolerance
         most = _MOST_WORK * (_MORE_WORK if is_close else 1)
-        return max(doublings.values()) <= self.effort.max_doublings and self._work(doublings) <= most
+        work = sum(work_of(self.reader, *self.effort.at(count), (edge,)) for edge, count in doublings.items())
+        return max(doublings.values()) <= self.effort.max_doublings and work <= most
 
     def is_free(self, doublings: Mapping[Edge, int]) -> bool:
-        """Whether so many points of each edge cost next to nothing, or no more than others give by steps."""
-        has_few = self.effort.most_times < self.effort.num_times
-        return max(doublings.values()) <= _FREE_DOUBLINGS and (has_few or self._work(doublings) <= _FREE_WORK)
+        """Whether so many points of each edge cost next to nothing, or no more than others give by steps.
 
-    def _work(self, doublings: Mapping[Edge, int]) -> float:
-        at = self.effort.at
-        return sum(work_of(self.reader, *at(count), (edge,)) for edge, count in doublings.items())
+        By the sizes of spectra alone: how few rows suffice is learned on the way, and no checkpoint has it.
+        """
+        has_few, sizes = self.effort.most_times < self.effort.num_times, self.reader.blocks.sizes
+        work = sum(math.prod(self.effort.at(n)) * sizes.get(edge, 0) ** 3 for edge, n in doublings.items())
+        return max(doublings.values()) <= _FREE_DOUBLINGS and (has_few or work <= _FREE_WORK)
 
     def is_sure(self, reading: Reading) -> bool:
         """Whether a mean is within tolerance of its target beyond its standard error."""

@@ -43,10 +43,10 @@ def balancing(matrices: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def in_range(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Matrices [P, n, n] over the powers of two [P] next below their largest elements, and these powers.
+    """Finite matrices [P, n, n] over the powers of two [P] next to their largest elements, and these powers.
 
     Norms of what is huge or tiny leave the range of floats; by powers of two nothing is rounded.
     """
-    largest = matrices.abs().amax((1, 2))
-    scales = torch.where(largest > 0, largest, 1.0).log2().floor().exp2()
+    exponents = matrices.abs().amax((1, 2)).frexp().exponent - 1
+    scales = torch.ldexp(torch.ones_like(matrices[:, 0, 0]), exponents)
     return matrices / scales[:, None, None], scales

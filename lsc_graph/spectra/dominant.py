@@ -62,7 +62,8 @@ def _dominant(matrices: Tensor) -> Eigenvectors:
 
 def is_trusted(pair: Eigenvectors) -> Tensor:
     """Whether a derivative by these eigenvectors says something, for each of P matrices."""
-    return (pair.conditions < MAX_CONDITION) & (pair.residuals < MAX_RESIDUAL) & (pair.values.abs() > 0)
+    is_some = pair.values.abs() > torch.finfo(torch.float64).tiny
+    return (pair.conditions < MAX_CONDITION) & (pair.residuals < MAX_RESIDUAL) & is_some
 
 
 def _near(matrices: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def eigenvalues(matrices: Tensor) -> Tensor:
     Those of a matrix that is not finite are nan: LAPACK may crash at it, or never come back.
     """
     here = matrices.cpu().double()
-    flat = here.reshape(-1, *here.shape[-2:])
+    flat = here.flatten(0, -3) if here.dim() > 2 else here[None]
     finite = flat.isfinite().flatten(1).all(1)
     if not bool(finite.all()):
         flat = torch.where(finite[:, None, None], flat, 0.0)

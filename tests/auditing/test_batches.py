@@ -185,5 +185,43 @@ def test_units_whose_own_weights_hardly_show_beside_their_inputs_are_no_batch(sh
     assert radius.mean == pytest.approx(0.9 * share, rel=1e-3)
 
 
+@pytest.mark.parametrize("share", [1e-3, 1e-4, 1e-6])
+def test_nor_are_those_that_hardly_read_the_layer_below_each_in_its_own_way(share: float) -> None:
+    width = 4
+    weights = (share * np.linspace(-0.9, 0.5, width)).astype(np.float32)
+    body = helper.make_graph(
+        [
+            helper.make_node("Mul", ["a", "half"], ["ha"]),
+            helper.make_node("Add", ["ha", "x_t"], ["a_next"]),
+            helper.make_node("Mul", ["b", "half"], ["hb"]),
+            helper.make_node("Mul", ["a_next", "w"], ["wa"]),
+            helper.make_node("Add", ["hb", "wa"], ["both"]),
+            helper.make_node("Add", ["both", "x_t"], ["b_next"]),
+            helper.make_node("Identity", ["b_next"], ["y_t"]),
+        ],
+        "step",
+        [value("a", width), value("b", width), value("x_t", width)],
+        [value("a_next", width), value("b_next", width), value("y_t", width)],
+    )
+    inputs = ["start", "start", "x"]
+    graph = helper.make_graph(
+        [helper.make_node("Scan", inputs, ["last_a", "last_b", "y"], body=body, num_scan_inputs=1)],
+        "units",
+        [value("x", T, width)],
+        [value("y", T, width)],
+        [
+            onnx.numpy_helper.from_array(weights, "w"),
+            onnx.numpy_helper.from_array(np.array(0.5, np.float32), "half"),
+            onnx.numpy_helper.from_array(np.zeros(width, np.float32), "start"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    analysis = audit(model, num_samples=1)
+    assert not any("batch" in warning for warning in analysis.warnings)
+    radius = analysis.layers[1].depth_radius
+    assert radius is not None
+    assert radius.mean == pytest.approx(0.9 * share, rel=1e-3)
+
+
 def value(name: str, *shape: int) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lsc_graph.spectra.balancing import balanced
+from lsc_graph.spectra.balancing import balanced, in_range
 from lsc_graph.spectra.dense import dense_radius
 
 SIZE = 24
@@ -70,3 +70,12 @@ def test_an_eigenvalue_that_is_ill_conditioned_in_every_unit_stays_unknown() -> 
     block[0, -1] = 1e-7
     found = dense_radius(block[None])
     assert not bool(found.converged.any())
+
+
+def test_elements_are_brought_in_range_by_powers_of_two_up_to_the_largest_float() -> None:
+    most = torch.finfo(torch.float64).max
+    matrices = torch.tensor([most, 4.0, 3.9, 1e-310, 0.0], dtype=torch.float64)[:, None, None]
+    unit, scales = in_range(matrices)
+    assert scales[1:].tolist() == [4.0, 2.0, 2.0**-1030, 0.5]
+    assert bool(((unit >= 1) & (unit < 2))[:4].all())
+    torch.testing.assert_close(unit[:, 0, 0] * scales, matrices[:, 0, 0], rtol=0, atol=0)

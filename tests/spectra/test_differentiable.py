@@ -114,3 +114,25 @@ def test_a_defective_eigenvalue_has_no_derivative_but_its_value(name: str, size:
     radius, derivative = differentiable_radius(build(size)[None])
     assert not bool(derivative.is_known)
     assert float(radius) == pytest.approx(exact, rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [2, 8, 130])
+@pytest.mark.parametrize("scale", [2.0**-900, 2.0**-400, 2.0**400, 2.0**900])
+def test_the_gradient_is_the_same_at_any_scale(scale: float, size: int) -> None:
+    gradients = []
+    for factor in (1.0, scale):
+        matrices = (factor * batch("gated", size)).requires_grad_()
+        values, derivative = differentiable_radius(matrices)
+        assert bool(derivative.is_known.all())
+        values.sum().backward()
+        gradients.append(matrices.grad)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=1e-9)
+
+
+def test_a_radius_too_small_for_a_float_of_full_precision_has_no_gradient() -> None:
+    matrices = (2.0**-1040 * batch("gated", 8)).requires_grad_()
+    values, derivative = differentiable_radius(matrices)
+    assert not bool(derivative.is_known.any())
+    values.sum().backward()
+    assert matrices.grad is not None
+    assert not bool(matrices.grad.any())
