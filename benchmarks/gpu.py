@@ -197,16 +197,16 @@ def _waits(found: list[dict[str, Any]]) -> str:
     else:
         told = (
             "All that is on this page was measured before they were, when they took so many times as long on "
-            f"the host, one by one, as on the device: {ratios(ONE_BY_ONE)} rows. Two threads take half of the "
-            "time of one; what 16 threads take was not measured. Fewer large matrices than that ratio take "
-            "longer so than on the device."
+            f"the host, one by one, as on the device: {ratios(ONE_BY_ONE)} rows. Two threads take half of "
+            "the time of one; what 16 threads take was not measured. Fewer large matrices than that ratio "
+            "take longer so than on the device."
         )
     return (
         "Every estimator makes the host wait once for a batch, as is counted on a stand-in for a device "
         "(`tests/spectra/test_choose_waits.py`). All eigenvalues are therefore computed on the host, several "
         "matrices at once: torch.linalg.eigvals on CUDA takes one matrix after another and makes the host "
-        f"wait three times. {told} The default choice comes to all eigenvalues only where matrices are small, "
-        "or nothing else has converged."
+        f"wait three times. {told} The default choice comes to all eigenvalues only where matrices are "
+        "small, or nothing else has converged."
     )
 
 
