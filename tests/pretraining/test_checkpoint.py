@@ -20,7 +20,7 @@ from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.pretraining.targets import Wish
 from lsc_graph.pretraining.trainable import as_trained
 
-OPTIONS = {"num_steps": 8, "tolerance": 0.001, "max_iterations": 6}
+OPTIONS = {"num_steps": 8, "tolerance": 0.002, "max_iterations": 4}
 
 
 @pytest.mark.parametrize("method", ["rescale", "gradient", "paper", "both"])
