@@ -139,11 +139,15 @@ def _last_pulls(
                 torch.randn(tensor.shape, generator=generator).roll(shift, axis).to(tensor)
                 for tensor, axis in last
             ]
-            ends = [*itertools.chain(*earlier), *below]
-            if ends:
-                tensors = [tensor for tensor, _ in ends]
+            tops = [(top, probe) for (top, _), probe in zip(last, probes, strict=True) if top.requires_grad]
+            ends = [end for end in (*itertools.chain(*earlier), *below) if end[0].requires_grad]
+            if tops and ends:
                 pulled = torch.autograd.grad(
-                    [tensor for tensor, _ in last], tensors, probes, retain_graph=True, allow_unused=True
+                    [top for top, _ in tops],
+                    [end for end, _ in ends],
+                    [probe for _, probe in tops],
+                    retain_graph=True,
+                    allow_unused=True,
                 )
                 found += [
                     (torch.zeros_like(end).double() if own is None else own.double(), axis)
