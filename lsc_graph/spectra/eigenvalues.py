@@ -1,7 +1,7 @@
 """All eigenvalues of batches of matrices: on the host, several matrices at once.
 
-LAPACK gains next to nothing from several threads for one matrix, and a device nothing at all: torch's
-eigenvalues on CUDA take one matrix after another, and make the host wait three times.
+LAPACK gains next to nothing from several threads for one matrix. torch's eigenvalues on CUDA take one matrix
+after another, faster where these are large, and make the host wait three times.
 """
 
 from __future__ import annotations

@@ -124,29 +124,12 @@ def test_heads_with_weights_of_their_own_are_no_batch() -> None:
     heads, width = 3, 4
     rng = np.random.default_rng(0)
     weight = (0.3 * rng.standard_normal((heads, width, width))).astype(np.float32)
-    body = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["h", "W"], ["wh"]),
-            helper.make_node("Add", ["wh", "x_t"], ["sum"]),
-            helper.make_node("Tanh", ["sum"], ["h_next"]),
-            helper.make_node("Identity", ["h_next"], ["y_t"]),
-        ],
-        "step",
-        [value("h", heads, 1, width), value("x_t", heads, 1, width)],
-        [value("h_next", heads, 1, width), value("y_t", heads, 1, width)],
-    )
-    graph = helper.make_graph(
-        [helper.make_node("Scan", ["start", "x"], ["last", "y"], body=body, num_scan_inputs=1)],
-        "heads",
-        [value("x", T, heads, 1, width)],
-        [value("y", T, heads, 1, width)],
-        [
-            onnx.numpy_helper.from_array(weight, "W"),
-            onnx.numpy_helper.from_array(np.zeros((heads, 1, width), np.float32), "start"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    analysis = audit(model, num_samples=1)
+    nodes = [
+        helper.make_node("MatMul", ["h", "W"], ["wh"]),
+        helper.make_node("Add", ["wh", "x_t"], ["sum"]),
+        helper.make_node("Tanh", ["sum"], ["h_next"]),
+    ]
+    analysis = audit(scanned(nodes, ["h"], (heads, 1, width), W=weight), num_samples=1)
     assert not any("batch" in warning for warning in analysis.warnings)
     assert analysis.layers[0].time_radius is not None
     assert analysis.layers[0].time_radius.num_points == T - 1
@@ -155,30 +138,8 @@ def test_heads_with_weights_of_their_own_are_no_batch() -> None:
 @pytest.mark.parametrize("share", [1e-2, 1e-4, 1e-6])
 def test_units_whose_own_weights_hardly_show_beside_their_inputs_are_no_batch(share: float) -> None:
     """States follow when inputs change place, as they are next to nothing but these; derivatives do not."""
-    width = 4
-    weights = (share * np.linspace(-0.9, 0.5, width)).astype(np.float32)
-    body = helper.make_graph(
-        [
-            helper.make_node("Mul", ["h", "w"], ["wh"]),
-            helper.make_node("Add", ["wh", "x_t"], ["h_next"]),
-            helper.make_node("Identity", ["h_next"], ["y_t"]),
-        ],
-        "step",
-        [value("h", width), value("x_t", width)],
-        [value("h_next", width), value("y_t", width)],
-    )
-    graph = helper.make_graph(
-        [helper.make_node("Scan", ["start", "x"], ["last", "y"], body=body, num_scan_inputs=1)],
-        "units",
-        [value("x", T, width)],
-        [value("y", T, width)],
-        [
-            onnx.numpy_helper.from_array(weights, "w"),
-            onnx.numpy_helper.from_array(np.zeros(width, np.float32), "start"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    analysis = audit(model, num_samples=1)
+    nodes = [helper.make_node("Mul", ["h", "w"], ["wh"]), helper.make_node("Add", ["wh", "x_t"], ["h_next"])]
+    analysis = audit(scanned(nodes, ["h"], (4,), w=share * np.linspace(-0.9, 0.5, 4)), num_samples=1)
     assert not any("batch" in warning for warning in analysis.warnings)
     radius = analysis.layers[0].time_radius
     assert radius is not None
@@ -187,40 +148,45 @@ def test_units_whose_own_weights_hardly_show_beside_their_inputs_are_no_batch(sh
 
 @pytest.mark.parametrize("share", [1e-3, 1e-4, 1e-6])
 def test_nor_are_those_that_hardly_read_the_layer_below_each_in_its_own_way(share: float) -> None:
-    width = 4
-    weights = (share * np.linspace(-0.9, 0.5, width)).astype(np.float32)
-    body = helper.make_graph(
-        [
-            helper.make_node("Mul", ["a", "half"], ["ha"]),
-            helper.make_node("Add", ["ha", "x_t"], ["a_next"]),
-            helper.make_node("Mul", ["b", "half"], ["hb"]),
-            helper.make_node("Mul", ["a_next", "w"], ["wa"]),
-            helper.make_node("Add", ["hb", "wa"], ["both"]),
-            helper.make_node("Add", ["both", "x_t"], ["b_next"]),
-            helper.make_node("Identity", ["b_next"], ["y_t"]),
-        ],
-        "step",
-        [value("a", width), value("b", width), value("x_t", width)],
-        [value("a_next", width), value("b_next", width), value("y_t", width)],
-    )
-    inputs = ["start", "start", "x"]
-    graph = helper.make_graph(
-        [helper.make_node("Scan", inputs, ["last_a", "last_b", "y"], body=body, num_scan_inputs=1)],
-        "units",
-        [value("x", T, width)],
-        [value("y", T, width)],
-        [
-            onnx.numpy_helper.from_array(weights, "w"),
-            onnx.numpy_helper.from_array(np.array(0.5, np.float32), "half"),
-            onnx.numpy_helper.from_array(np.zeros(width, np.float32), "start"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    nodes = [
+        helper.make_node("Mul", ["a", "half"], ["ha"]),
+        helper.make_node("Add", ["ha", "x_t"], ["a_next"]),
+        helper.make_node("Mul", ["b", "half"], ["hb"]),
+        helper.make_node("Mul", ["a_next", "w"], ["wa"]),
+        helper.make_node("Sum", ["hb", "wa", "x_t"], ["b_next"]),
+    ]
+    model = scanned(nodes, ["a", "b"], (4,), half=np.array(0.5), w=share * np.linspace(-0.9, 0.5, 4))
     analysis = audit(model, num_samples=1)
     assert not any("batch" in warning for warning in analysis.warnings)
     radius = analysis.layers[1].depth_radius
     assert radius is not None
     assert radius.mean == pytest.approx(0.9 * share, rel=1e-3)
+
+
+def scanned(
+    nodes: list[onnx.NodeProto], states: list[str], shape: tuple[int, ...], **weights: np.ndarray
+) -> onnx.ModelProto:
+    """A Scan over x [T, *shape] of a step that takes states to `*_next`, from zeros; y is the last one."""
+    body = helper.make_graph(
+        [*nodes, helper.make_node("Identity", [f"{states[-1]}_next"], ["y_t"])],
+        "step",
+        [value(name, *shape) for name in (*states, "x_t")],
+        [value(name, *shape) for name in (*(f"{state}_next" for state in states), "y_t")],
+    )
+    ends = [f"last_{state}" for state in states]
+    given = weights | {"start": np.zeros(shape)}
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "Scan", ["start"] * len(states) + ["x"], [*ends, "y"], body=body, num_scan_inputs=1
+            )
+        ],
+        "scanned",
+        [value("x", T, *shape)],
+        [value("y", T, *shape)],
+        [onnx.numpy_helper.from_array(own.astype(np.float32), name) for name, own in given.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 def value(name: str, *shape: int) -> onnx.ValueInfoProto:
