@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx.version_converter
+import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from lsc_graph.canonical.convolutions import write_out_convolutions
+from lsc_graph.canonical.inference import infer_shapes
 from lsc_graph.canonical.precision import in_double_precision
 from lsc_graph.errors import AnalysisError, LimitExceededError
 from lsc_graph.model_file.proto_walk import model_scopes
@@ -151,7 +154,7 @@ class BlackBox(nn.Module):
             forms = itertools.chain(double, [(self._proto, np.float32)])
             found = (self._agreeing(form, dtype, values) for form, dtype in forms)
             runs = next((runs for runs in found if runs is not None), None)
-            self._runs = runs or self._runs_of(self._single, np.float32, has_free_sizes=False)
+            self._runs = runs or self._runs_of(self._single, self._proto, np.float32, has_free_sizes=False)
             self.record.has_double &= self._runs.dtype is np.float64
         return self._runs
 
@@ -161,7 +164,7 @@ class BlackBox(nn.Module):
         for has_free_sizes in (True, False):
             try:
                 reference = Reference(free_sizes(proto) if has_free_sizes else proto)
-                runs = self._runs_of(reference, dtype, has_free_sizes=has_free_sizes)
+                runs = self._runs_of(reference, proto, dtype, has_free_sizes=has_free_sizes)
                 ours = runs.one([cast_floats(value, dtype) for value in values])
             except (AnalysisError, onnx.checker.ValidationError):
                 continue
@@ -171,13 +174,15 @@ class BlackBox(nn.Module):
                 return runs
         return None
 
-    def _runs_of(self, reference: Reference, dtype: Any, *, has_free_sizes: bool) -> Runs:
+    def _runs_of(
+        self, reference: Reference, proto: onnx.ModelProto, dtype: Any, *, has_free_sizes: bool
+    ) -> Runs:
         return Runs(
             reference,
             self.names,
             dtype,
             has_free_sizes=has_free_sizes,
-            bytes_per_point=partial(bytes_depending, self._proto),
+            bytes_per_point=partial(bytes_depending, proto),
             note=self.record.note_run,
         )
 
@@ -185,8 +190,10 @@ class BlackBox(nn.Module):
 def _in_double_forms(proto: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
     """The model in double precision; the same in the operator set that defines more operators by others.
 
-    ONNX Runtime falls back on these definitions where it has no kernel, as of Softplus.
+    ONNX Runtime falls back on these definitions where it has no kernel, as of Softplus. Convolutions, for
+    which it has neither, are written out.
     """
+    proto = _without_convolutions(proto)
     yield in_double_precision(proto)
     versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
     if versions and max(versions) < _DEFINING_OPSET:
@@ -195,6 +202,17 @@ def _in_double_forms(proto: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
         except (RuntimeError, onnx.version_converter.ConvertError):
             return
         yield in_double_precision(newer)
+
+
+def _without_convolutions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy with products of matrices in place of convolutions, as far as their sizes are known."""
+    if not any(node.op_type == "Conv" for scope in model_scopes(proto) for node in scope.node):
+        return proto
+    model = ir.from_proto(proto)
+    infer_shapes(model)
+    write_out_convolutions(model)
+    infer_shapes(model)
+    return ir.to_proto(model)
 
 
 def _read_names(proto: onnx.ModelProto) -> set[str]:

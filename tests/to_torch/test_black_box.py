@@ -192,6 +192,9 @@ def test_all_exports_of_a_real_network_have_the_same_radii_in_both_modes(name: s
     one, other = (audit(model, num_steps=4, num_samples=1, black_box=use) for use in ("never", "always"))
     agree(one, other)
     assert_within_the_bars(other, one)
+    assert other.black_box is not None
+    assert other.black_box.precision == "float64"
+    assert not any(outcome.num_unknown for outcome in other.radii)
 
 
 def agree_by_products(one: Analysis, other: Analysis) -> None:
@@ -397,12 +400,14 @@ def test_a_streaming_state_whose_shape_only_a_run_tells_is_a_state() -> None:
     assert 0 < layer.time_radius.mean < 1.1 * np.linalg.norm(recurrent, 2)
 
 
-def test_a_step_that_large_elements_make_wide_is_narrowed_in_single_precision() -> None:
-    """tanh at 0.5 beside elements of 100, in a model that Conv keeps in single precision."""
+def test_a_step_that_large_elements_make_wide_is_narrowed_in_single_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """tanh at 0.5 beside elements of 100."""
+    only_single(monkeypatch)
     shaped = helper.make_tensor_value_info
     nodes = [
-        helper.make_node("Conv", ["a", "w"], ["c"]),
-        helper.make_node("Tanh", ["c"], ["t"]),
+        helper.make_node("Tanh", ["a"], ["t"]),
         helper.make_node("Mul", ["t", "scale"], ["y"]),
     ]
     graph = helper.make_graph(
@@ -410,10 +415,7 @@ def test_a_step_that_large_elements_make_wide_is_narrowed_in_single_precision() 
         "wide",
         [shaped("a", TensorProto.FLOAT, [1, 1, 3])],
         [shaped("y", TensorProto.FLOAT, [1, 1, 3])],
-        [
-            onnx.numpy_helper.from_array(np.ones((1, 1, 1), np.float32), "w"),
-            onnx.numpy_helper.from_array(np.ones(1, np.float32), "scale"),
-        ],
+        [onnx.numpy_helper.from_array(np.ones(1, np.float32), "scale")],
     )
     record = Differences()
     opsets = [helper.make_opsetid("", 17)]
@@ -439,6 +441,30 @@ def test_what_has_no_kernel_in_double_precision_is_written_out() -> None:
     slopes = (1 - np.tanh(np.log1p(np.exp(a))) ** 2) / (1 + np.exp(-a))
     assert record.has_double
     np.testing.assert_allclose(np.diagonal(jacobian), slopes[0], rtol=1e-8)
+
+
+def test_convolutions_are_differentiated_in_double_precision() -> None:
+    """ONNX Runtime has Conv for single precision alone."""
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 10, opset_import: ["" : 17]>
+        cell (float[1, 2, 5] x, float[3, 2, 3] w) => (float[1, 3, 5] y) {
+            c = Conv<pads = [1, 1]>(x, w)
+            y = Tanh(c)
+        }
+        """
+    )
+    record, random = Differences(), np.random.default_rng(0)
+    values = [random.standard_normal(shape).astype(np.float32) for shape in ((1, 2, 5), (3, 2, 3))]
+    found = BlackBox(proto, record).jacobian(values, [0, 1])
+
+    def in_double(x: Tensor, w: Tensor) -> Tensor:
+        return torch.tanh(torch.nn.functional.conv1d(x, w, padding=1))
+
+    exact = torch.func.jacrev(in_double, (0, 1))(*(torch.from_numpy(own).double() for own in values))
+    assert record.has_double
+    for index, own in enumerate(exact):
+        np.testing.assert_allclose(found[index], own.reshape(15, -1), rtol=1e-7, atol=1e-9)
 
 
 def only_single(monkeypatch: pytest.MonkeyPatch) -> None:
