@@ -232,6 +232,6 @@ def test_siamese_branches_are_no_recurrence_and_the_reason_is_given() -> None:
 
 
 @pytest.mark.slow
-def test_three_layers_of_a_hundred_steps_are_found() -> None:
-    found = inspect(exported_model("torch", "rnn_100.dynamo"))
-    assert [own.num_steps for own in found.recurrences] == [100] * 3
+def test_three_layers_of_forty_steps_are_found() -> None:
+    found = inspect(exported_model("torch", "rnn_40.dynamo"))
+    assert [own.num_steps for own in found.recurrences] == [40] * 3

@@ -186,7 +186,9 @@ FAULTS = [stale, backwards, other_start, late, other_operator, other_constant]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize(("name", "form"), CASES)
+@pytest.mark.parametrize(
+    ("name", "form"), [own for own in CASES if own[0] != "lorenz" or own[1] is Form.STREAMING]
+)
 def test_a_torch_view_that_is_wrong_is_refused(
     name: str, form: Form, fault: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -425,7 +425,7 @@ def main(folder: Path) -> None:
     for name, model in fused.items():
         for kind in ("dynamo", "legacy"):
             export(folder, name, model, (x,), kind)
-    export(folder, "rnn_100", nn.RNN(32, 32, 3), (torch.randn(100, 1, 32),), "dynamo")
+    export(folder, "rnn_40", nn.RNN(32, 32, 3), (torch.randn(40, 1, 32),), "dynamo")
     for cell in (nn.RNNCell, nn.GRUCell, nn.LSTMCell):
         export(folder, f"steps_{cell.__name__}", Steps(cell), (x,), "dynamo")
         export(folder, f"last_{cell.__name__}", Steps(cell, last_only=True), (x,), "dynamo")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -36,6 +37,9 @@ SETTINGS = {
     "a newer name for products": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
 }
 SCRIPT = """
+import json
+import multiprocessing
+import sys
 import torch
 from lsc_graph.to_torch.device import whole_single_precision
 
@@ -49,25 +53,33 @@ def state():
             found.append("not to be read")
     return found
 
-{setting}
-before = state()
-is_default = torch.backends.fp32_precision == "none" and "not to be read" not in before
-for _ in range(2):
-    try:
-        with whole_single_precision():
-            within = state()
-            assert within[:3] == [False] * 3, within
-            assert not is_default or "not to be read" not in within, within
-            raise KeyError
-    except KeyError:
-        pass
-    assert state() == before, (state(), before)
+def look(setting):
+    exec(setting)
+    before = state()
+    is_default = torch.backends.fp32_precision == "none" and "not to be read" not in before
+    for _ in range(2):
+        try:
+            with whole_single_precision():
+                within = state()
+                assert within[:3] == [False] * 3, within
+                assert not is_default or "not to be read" not in within, within
+                raise KeyError
+        except KeyError:
+            pass
+        assert state() == before, (state(), before)
+
+context, codes = multiprocessing.get_context("fork"), {}
+for name, setting in json.loads(sys.argv[1]).items():
+    process = context.Process(target=look, args=(setting,), name=name)
+    process.start()
+    process.join()
+    codes[name] = process.exitcode
+print(json.dumps(codes))
 """
 
 
-@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS)
-def test_tf32_is_off_within_and_everything_as_before_afterwards(setting: str) -> None:
-    """In a process of its own: torch's switches are global."""
-    script = SCRIPT.format(setting=setting)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-1500:]
+def test_tf32_is_off_within_and_everything_as_before_afterwards() -> None:
+    """In a process for each setting: torch's switches are global."""
+    command = [sys.executable, "-c", SCRIPT, json.dumps(SETTINGS)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert json.loads(done.stdout) == dict.fromkeys(SETTINGS, 0), done.stderr[-1500:]
