@@ -54,23 +54,25 @@ def fit(
         keep: called after every iteration with what is needed to go on from there.
         resumed: what `keep` was given, to go on from there.
     """
+    if resumed is not None:
+        problem.reader.restore(resumed["reader"])
     is_polishing = resumed is not None and resumed["phase"] == "polish"
     state = None if resumed is None else resumed["state"]
     if method in ("gradient", "paper"):
         descent = Descent(problem, values) if method == "gradient" else PaperDescent(problem, values)
-        return descent.fit(max_iterations, report, _kept(keep, "descent"), state)
+        return descent.fit(max_iterations, report, _kept(problem, keep, "descent"), state)
     before = 0 if resumed is None else resumed["iterations"]
     reasons: Mapping[Edge, str]
     reasons, seconds = ({}, 0.0) if resumed is None else resumed["first"]
     if not is_polishing:
-        kept = _kept(keep, "rescale")
+        kept = _kept(problem, keep, "rescale")
         first: Fit = rescale_with_restarts(problem, values, max_iterations, report, kept, state)
         before = first.iterations
         if method == "rescale" or first.is_reached or before >= max_iterations:
             return first
         values, state, reasons, seconds = first.values, None, first.reasons, first.seconds
     polish = Descent(problem, values)
-    kept = _kept(keep, "polish", before, (reasons, seconds))
+    kept = _kept(problem, keep, "polish", before, (reasons, seconds))
     second = polish.fit(max_iterations - before, later(report, before), kept, state)
     return replace(
         second,
@@ -80,8 +82,11 @@ def fit(
     )
 
 
-def _kept(keep: Keep | None, phase: str, iterations: int = 0, first: First = ({}, 0.0)) -> Keep | None:
-    """States with the phase that they belong to, and what is needed of the one before it."""
+def _kept(
+    problem: Problem, keep: Keep | None, phase: str, iterations: int = 0, first: First = ({}, 0.0)
+) -> Keep | None:
+    """States with the phase that they belong to, what is needed of the one before it, and the reader's."""
     if keep is None:
         return None
-    return lambda state: keep({"phase": phase, "iterations": iterations, "first": first, "state": state})
+    found = {"phase": phase, "iterations": iterations, "first": first}
+    return lambda state: keep({**found, "reader": problem.reader.state(), "state": state})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,26 @@ def test_a_fit_that_was_interrupted_ends_with_the_same_weights(method: str, tmp_
     for name, value in whole.named.items():
         np.testing.assert_array_equal(resumed.named[name], value)
     assert not file.exists()
+
+
+def test_what_readings_know_of_matrices_is_kept() -> None:
+    """Ranges that are found anew are rounded otherwise, and so are the weights."""
+    model = build("lru", num_layers=3, hidden_size=32)
+    files: list[bytes] = []
+
+    def keep(state: State) -> None:
+        file = io.BytesIO()
+        torch.save(state, file)
+        files.append(file.getvalue())
+
+    def fitted(state: State | None) -> list[torch.Tensor]:
+        problem = prepare_job(model, Wish("half"), num_steps=8).problem
+        values = as_trained(problem.weights)
+        return list(methods.fit(problem, "rescale", values, 4, lambda _: None, keep, state).values)
+
+    whole = fitted(None)
+    again = fitted(torch.load(io.BytesIO(files[-1]), weights_only=True))
+    assert all(map(torch.equal, again, whole))
 
 
 def test_a_polish_that_was_interrupted_knows_what_the_fit_before_it_did_not_reach(
