@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from lsc_graph.canonical.rewiring import put_in_place
 from lsc_graph.canonical.shapes import static_shape
 
 # Patches of a convolution hold every element about as often as its kernel has elements: beyond this it stays.
-_MAX_PATCHES = 2**24
+_MAX_PATCHES = 2**21
 _DEFAULT = ("", "ai.onnx")
 
 
@@ -24,14 +25,22 @@ def write_out_convolutions(model: ir.Model) -> None:
     Args:
         model: with the shapes of its values.
     """
+    taken = {value.name for graph in model.graphs() for value in _values(graph)}
     for node in list(model.graph.all_nodes()):
         if node.op_type == "Conv" and node.domain in _DEFAULT and node.graph is not None:
-            found = _Product(node)
+            found = _Product(node, taken)
             nodes = found.nodes() if found.is_known else []
             if nodes:
                 node.graph.insert_before(node, nodes)
                 put_in_place(node.outputs[0], nodes[-1].outputs[0])
                 node.graph.remove(node, safe=True)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    """All values that a graph has itself."""
+    yield from (*graph.inputs, *graph.initializers.values())
+    for node in graph:
+        yield from node.outputs
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,11 @@ class _Axis:
         reach = self.dilation * (self.kernel - 1) + 1
         return (self.size + sum(self.padded) - reach) // self.stride + 1
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether one tap reads every element where it stands."""
+        return self.kernel == self.stride == 1 and not any(self.padded)
+
     def sources(self) -> Any:
         """Which element [kernel, places] each tap reads at each place; outside of the axis, none is there."""
         taps = self.dilation * np.arange(self.kernel)[:, None]
@@ -56,10 +70,15 @@ class _Axis:
 
 
 class _Product:
-    """A convolution as a gather of patches [N, G, Q, places] and a product with the weights [G, M / G, Q]."""
+    """A convolution as a gather of patches [N, G, Q, places] and a product with the weights [G, M / G, Q].
 
-    def __init__(self, node: ir.Node) -> None:
-        self._node = node
+    Args:
+        node: the Conv.
+        taken: names of values in its model, to which those of the new ones are added.
+    """
+
+    def __init__(self, node: ir.Node, taken: set[str | None]) -> None:
+        self._node, self._taken = node, taken
         self._shape, self._weights = (static_shape(value) for value in node.inputs[:2])
         self._dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
         self._made: list[ir.Node] = []
@@ -106,8 +125,7 @@ class _Product:
         taps, places = math.prod(self._weights[2:]), [axis.num_places for axis in self._axes]
         inner = channels // num_groups * taps
 
-        flat = self._reshaped(source, (count, channels, math.prod(self._shape[2:])), "flat")
-        patches = self._patches(flat)
+        patches = self._patches(source)
         columns = self._reshaped(patches, (count, num_groups, inner, math.prod(places)), "columns")
         rows = self._reshaped(weight, (num_groups, outputs // num_groups, inner), "rows")
         found = self._reshaped(
@@ -119,32 +137,41 @@ class _Product:
             )
         return self._made
 
-    def _patches(self, flat: ir.Value) -> ir.Value:
-        """What every tap reads at every place [N, C, taps x places]: zeros outside."""
-        indices: Any = np.zeros((1, 1), np.int64)
-        is_inside: Any = np.ones((1, 1), dtype=bool)
-        for axis in self._axes:
-            own = axis.sources()
-            inside = (own >= 0) & (own < axis.size)
-            shape = indices.shape[0] * own.shape[0], indices.shape[1] * own.shape[1]
-            clipped = np.where(inside, own, 0)
-            indices = (indices[:, None, :, None] * axis.size + clipped[None, :, None, :]).reshape(shape)
-            is_inside = (is_inside[:, None, :, None] & inside[None, :, None, :]).reshape(shape)
-        numbers = self._constant(indices.reshape(-1), "indices")
-        patches = self._made_by("Gather", [flat, numbers], "patches", [ir.AttrInt64("axis", 2)])
+    def _patches(self, source: ir.Value | None) -> ir.Value | None:
+        """What every tap reads at every place [N, C, taps ..., places ...]: zeros outside."""
+        assert self._shape is not None
+        for number, axis in enumerate(self._axes):
+            if not axis.is_plain:
+                source = self._read_along(source, number)
+        if all(axis.is_plain for axis in self._axes):
+            return source
+        pairs = [size for axis in self._axes for size in (axis.kernel, axis.num_places)]
+        apart = self._reshaped(source, (*self._shape[:2], *pairs), "apart")
+        taps, places = range(2, 2 + len(pairs), 2), range(3, 3 + len(pairs), 2)
+        order = ir.AttrInt64s("perm", [0, 1, *taps, *places])
+        return self._made_by("Transpose", [apart], "patches", [order])
+
+    def _read_along(self, source: ir.Value | None, number: int) -> ir.Value:
+        """What every tap reads at every place of one axis, in place of that axis."""
+        axis = self._axes[number]
+        places = axis.sources()
+        is_inside = (places >= 0) & (places < axis.size)
+        indices = self._constant(np.where(is_inside, places, 0).reshape(-1), "indices")
+        read = self._made_by("Gather", [source, indices], "read", [ir.AttrInt64("axis", 2 + number)])
         if is_inside.all():
-            return patches
+            return read
         assert self._dtype is not None
-        chosen = self._constant(is_inside.reshape(-1), "inside")
+        shape = -1, *[1] * (len(self._axes) - number - 1)
+        chosen = self._constant(is_inside.reshape(shape), "inside")
         zero = self._constant(np.zeros(1, self._dtype.numpy()), "zero")
-        return self._made_by("Where", [chosen, patches, zero], "padded")
+        return self._made_by("Where", [chosen, read, zero], "padded")
 
     def _reshaped(self, value: ir.Value | None, shape: Sequence[int], name: str) -> ir.Value:
         target = self._constant(np.array(shape, np.int64), f"{name}.shape")
         return self._made_by("Reshape", [value, target], name)
 
     def _constant(self, array: Any, name: str) -> ir.Value:
-        tensor = ir.tensor(array, name=f"{self._node.outputs[0].name}.{name}")
+        tensor = ir.tensor(array, name=name)
         found = self._made_by("Constant", [], name, [ir.AttrTensor("value", tensor)])
         found.dtype = tensor.dtype
         return found
@@ -152,12 +179,19 @@ class _Product:
     def _made_by(
         self, op_type: str, inputs: Sequence[ir.Value | None], name: str, own: Sequence[ir.Attr] = ()
     ) -> ir.Value:
-        made = ir.Node("", op_type, inputs, own, name=f"{self._node.name}/{name}")
-        made.outputs[0].name = f"{self._node.outputs[0].name}.{name}"
+        made = ir.Node("", op_type, inputs, own)
+        made.outputs[0].name = self._unused(f"{self._node.outputs[0].name}.{name}")
         if self._dtype is not None and op_type != "Constant":
             made.outputs[0].dtype = self._dtype
         self._made.append(made)
         return made.outputs[0]
+
+    def _unused(self, name: str) -> str:
+        """A name that no value of the model has."""
+        numbered = (f"{name}.{number}" for number in itertools.count())
+        found = next(own for own in itertools.chain([name], numbered) if own not in self._taken)
+        self._taken.add(found)
+        return found
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int, *, is_upper: bool) -> tuple[int, int]:

@@ -193,26 +193,28 @@ def _in_double_forms(proto: onnx.ModelProto) -> Iterator[onnx.ModelProto]:
     ONNX Runtime falls back on these definitions where it has no kernel, as of Softplus. Convolutions, for
     which it has neither, are written out.
     """
-    proto = _without_convolutions(proto)
-    yield in_double_precision(proto)
+    yield in_double_precision(_without_convolutions(proto))
     versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
     if versions and max(versions) < _DEFINING_OPSET:
         try:
             newer = onnx.version_converter.convert_version(proto, _DEFINING_OPSET)
         except (RuntimeError, onnx.version_converter.ConvertError):
             return
-        yield in_double_precision(newer)
+        yield in_double_precision(_without_convolutions(newer))
 
 
 def _without_convolutions(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with products of matrices in place of convolutions, as far as their sizes are known."""
+    """A copy with products of matrices in place of convolutions, as far as that can be."""
     if not any(node.op_type == "Conv" for scope in model_scopes(proto) for node in scope.node):
         return proto
-    model = ir.from_proto(proto)
-    infer_shapes(model)
-    write_out_convolutions(model)
-    infer_shapes(model)
-    return ir.to_proto(model)
+    try:
+        model = ir.from_proto(proto)
+        infer_shapes(model)
+        write_out_convolutions(model)
+        infer_shapes(model)
+        return ir.to_proto(model)
+    except (AnalysisError, ir.serde.SerdeError):
+        return proto
 
 
 def _read_names(proto: onnx.ModelProto) -> set[str]:

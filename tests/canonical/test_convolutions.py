@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from lsc_graph.canonical.convolutions import write_out_convolutions
 from lsc_graph.canonical.inference import infer_shapes
 from lsc_graph.canonical.precision import in_double_precision
+from lsc_graph.model_file.proto_walk import model_scopes
 from lsc_graph.running.reference import Reference
 
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
@@ -73,6 +74,38 @@ def test_what_lies_outside_is_no_product_with_an_infinite_element() -> None:
     x, w = np.array([[[np.inf, 1, 2]]], np.float32), np.array([[[1, 0.5]]], np.float32)
     found = Reference(written_out(proto)).run({"x": x, "w": w})["y"]
     np.testing.assert_array_equal(found, [[[np.inf, np.inf, 2]]])
+
+
+def test_names_that_are_taken_are_not_given_again() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 1, 4] x, float[1, 1, 2] w, bool go) => (float[1, 1, 4] y)
+    {
+        c_read = Tanh(x)
+        c = Conv <pads = [1, 0]> (c_read, w)
+        y = If (go) <
+            then_branch = a () => (float[1, 1, 4] c_read_0) { c_read_0 = Conv <pads = [0, 1]> (c, w) },
+            else_branch = b () => (float[1, 1, 4] d) { c_whole = Neg(c) d = Conv <pads = [1, 0]>(c_whole, w) }
+        >
+    }"""
+    proto = onnx.parser.parse_model(text)
+    for scope in model_scopes(proto):
+        for node in scope.node:
+            node.input[:], node.output[:] = ([dotted(v) for v in own] for own in (node.input, node.output))
+        for value in scope.output:
+            value.name = dotted(value.name)
+    written = written_out(proto)
+    random, shapes = np.random.default_rng(0), {"x": (1, 1, 4), "w": (1, 1, 2)}
+    values = {key: random.standard_normal(own).astype(np.float32) for key, own in shapes.items()}
+    for go in (True, False):
+        given = values | {"go": np.array(go)}
+        expected, found = (Reference(own).run(given)["y"] for own in (proto, written))
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def dotted(name: str) -> str:
+    """The parser takes no dots in names."""
+    return name.replace("_", ".")
 
 
 def test_convolutions_of_unknown_sizes_stay() -> None:

@@ -443,15 +443,16 @@ def test_what_has_no_kernel_in_double_precision_is_written_out() -> None:
     np.testing.assert_allclose(np.diagonal(jacobian), slopes[0], rtol=1e-8)
 
 
-def test_convolutions_are_differentiated_in_double_precision() -> None:
+@pytest.mark.parametrize("opset", [8, 17, 22])
+def test_convolutions_are_differentiated_in_double_precision(opset: int) -> None:
     """ONNX Runtime has Conv for single precision alone."""
     proto = onnx.parser.parse_model(
-        """
-        <ir_version: 10, opset_import: ["" : 17]>
-        cell (float[1, 2, 5] x, float[3, 2, 3] w) => (float[1, 3, 5] y) {
+        f"""
+        <ir_version: 10, opset_import: ["" : {opset}]>
+        cell (float[1, 2, 5] x, float[3, 2, 3] w) => (float[1, 3, 5] y) {{
             c = Conv<pads = [1, 1]>(x, w)
             y = Tanh(c)
-        }
+        }}
         """
     )
     record, random = Differences(), np.random.default_rng(0)
