@@ -22,6 +22,8 @@ _DEFAULT = ("", "ai.onnx")
 def write_out_convolutions(model: ir.Model) -> None:
     """Replace every Conv of known sizes by patches times weights, in place; what is too large stays.
 
+    Where there is padding, what takes its place needs operator set 9.
+
     Args:
         model: with the shapes of its values.
     """
@@ -132,9 +134,8 @@ class _Product:
             self._made_by("MatMul", [rows, columns], "product"), (count, outputs, *places), "whole"
         )
         if bias is not None:
-            found = self._made_by(
-                "Add", [found, self._reshaped(bias, (outputs, *[1] * len(places)), "bias")], "sum"
-            )
+            added = self._reshaped(bias, (outputs, *[1] * len(places)), "bias")
+            self._made_by("Add", [found, added], "sum")
         return self._made
 
     def _patches(self, source: ir.Value | None) -> ir.Value | None:

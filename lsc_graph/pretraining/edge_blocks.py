@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +36,6 @@ from lsc_graph.pretraining.smaller import InRange, Matrices, dependent_states, w
 
 # How often other rows may be looked for where few were seen not to suffice.
 _MOST_LOST = 3
-_KEPT = "_bases", "_dependent", "sizes", "num_rows"
 
 
 class EdgeBlocks:
@@ -66,15 +64,13 @@ class EdgeBlocks:
         self.num_rows: dict[Edge, int] = {}
         """How many rows of each edge's Jacobians were looked at to read its radius, if not all of them."""
 
-    def state(self) -> dict[str, Any]:
-        """What readings at other weights leave for the next ones."""
-        return {name: dict(getattr(self, name)) for name in _KEPT}
+    def state(self) -> dict[Edge, Tensor | None]:
+        """The ranges that matrices share: found anew at other points, they would be rounded otherwise."""
+        return dict(self._bases)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Mapping[Edge, Tensor | None]) -> None:
         """Go on from a state."""
-        for name in _KEPT:
-            setattr(self, name, dict(state[name]))
-        self._bases = {edge: own if own is None else own.cpu() for edge, own in self._bases.items()}
+        self._bases = dict(state)
 
     def forget_narrow(self) -> None:
         """Other weights: which few rows suffice depends on them."""

@@ -55,7 +55,7 @@ def fit(
         resumed: what `keep` was given, to go on from there.
     """
     if resumed is not None:
-        problem.reader.restore(resumed["reader"])
+        problem.reader.blocks.restore(resumed["ranges"])
     is_polishing = resumed is not None and resumed["phase"] == "polish"
     state = None if resumed is None else resumed["state"]
     if method in ("gradient", "paper"):
@@ -85,8 +85,8 @@ def fit(
 def _kept(
     problem: Problem, keep: Keep | None, phase: str, iterations: int = 0, first: First = ({}, 0.0)
 ) -> Keep | None:
-    """States with the phase that they belong to, what is needed of the one before it, and the reader's."""
+    """States with the phase that they belong to, what is needed of the one before it, and ranges."""
     if keep is None:
         return None
     found = {"phase": phase, "iterations": iterations, "first": first}
-    return lambda state: keep({**found, "reader": problem.reader.state(), "state": state})
+    return lambda state: keep({**found, "ranges": problem.reader.blocks.state(), "state": state})

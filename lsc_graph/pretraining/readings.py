@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -87,20 +86,6 @@ class Reader:
         self._has_seen_all = False
         self._read_of: dict[str, Tensor] = {}
         self._order: dict[Edge, int] = {}
-
-    def state(self) -> dict[str, Any]:
-        """What one reading leaves for the next one at other weights."""
-        narrow = set(self.blocks.narrow)
-        return {
-            "blocks": self.blocks.state(),
-            "seen": sorted(self._seen - narrow),
-            "has_seen_all": self._has_seen_all and not narrow,
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state."""
-        self.blocks.restore(state["blocks"])
-        self._seen, self._has_seen_all = set(state["seen"]), state["has_seen_all"]
 
     def read(
         self,

@@ -211,7 +211,6 @@ def _without_convolutions(proto: onnx.ModelProto) -> onnx.ModelProto:
         model = ir.from_proto(proto)
         infer_shapes(model)
         write_out_convolutions(model)
-        infer_shapes(model)
         return ir.to_proto(model)
     except (AnalysisError, ir.serde.SerdeError):
         return proto
