@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from lsc_graph.canonical.rewiring import put_in_place
+from lsc_graph.canonical.rewiring import replace_node
 
 _DOMAIN = "com.microsoft"
 _PLAIN = frozenset(("Relu", "Tanh", "Sigmoid", "Softplus", "Softsign"))
@@ -24,17 +24,9 @@ def write_out_fused_products(model: ir.Model) -> None:
         if node.domain != _DOMAIN or node.graph is None:
             continue
         if node.op_type == "FusedGemm":
-            _replace(node, _gemm(node))
+            replace_node(node, _gemm(node))
         elif node.op_type == "FusedMatMul":
-            _replace(node, _matmul(node))
-
-
-def _replace(node: ir.Node, others: list[ir.Node]) -> None:
-    if not others or node.graph is None:
-        return
-    node.graph.insert_before(node, others)
-    put_in_place(node.outputs[0], others[-1].outputs[0])
-    node.graph.remove(node, safe=True)
+            replace_node(node, _matmul(node))
 
 
 def _gemm(node: ir.Node) -> list[ir.Node]:

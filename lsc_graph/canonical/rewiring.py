@@ -34,6 +34,15 @@ def put_in_place(output: ir.Value, source: ir.Value) -> None:
         copy.outputs[0].name = name
 
 
+def replace_node(node: ir.Node, others: Sequence[ir.Node]) -> None:
+    """Let others take the place of a node of one output, which the last of them computes."""
+    if not others or node.graph is None:
+        return
+    node.graph.insert_before(node, others)
+    put_in_place(node.outputs[0], others[-1].outputs[0])
+    node.graph.remove(node, safe=True)
+
+
 def _copy_of(source: ir.Value, like: ir.Value) -> ir.Node:
     """An Identity of `source` that stands for `like`."""
     copy = ir.node("Identity", [source])

@@ -101,8 +101,7 @@ def pretrain(
         data, inputs, input_shapes, states, device, surrogate, surrogate_dampening, surrogate_sharpness: as in
             `audit`.
         seed: of samples and probes; the same seed gives the same weights.
-        checkpoint, resume: a file that the fit's state is kept in; go on from it, as without interruption
-            (of several processes, but for rounding).
+        checkpoint, resume: a file for the fit's state; go on from it, the same but for processes' rounding.
         keep_checkpoint: leave it at the end, for a caller that has yet to write what was fitted.
         progress, stage: called after every iteration; and with what is being done before and between them.
 

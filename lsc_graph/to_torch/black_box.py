@@ -20,13 +20,13 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
-from lsc_graph.canonical.convolutions import write_out_convolutions
 from lsc_graph.canonical.inference import infer_shapes
 from lsc_graph.canonical.precision import in_double_precision
 from lsc_graph.errors import AnalysisError, LimitExceededError
 from lsc_graph.model_file.proto_walk import model_scopes
 from lsc_graph.running.reference import Array, Reference
 from lsc_graph.to_torch.black_points import mapped_rows, merged_points, points
+from lsc_graph.to_torch.convolutions import write_out_convolutions
 from lsc_graph.to_torch.copies import Runs, flat_floats
 from lsc_graph.to_torch.differences import Differences, cast_floats, differences
 from lsc_graph.to_torch.directional import Directions, directional

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from lsc_graph.canonical.rewiring import put_in_place
+from lsc_graph.canonical.rewiring import replace_node
 from lsc_graph.canonical.shapes import static_shape
+from lsc_graph.recurrence.writer import GraphWriter, Names
 
 # Patches of a convolution hold every element about as often as its kernel has elements: beyond this it stays.
 _MAX_PATCHES = 2**21
@@ -27,22 +27,12 @@ def write_out_convolutions(model: ir.Model) -> None:
     Args:
         model: with the shapes of its values.
     """
-    taken = {value.name for graph in model.graphs() for value in _values(graph)}
+    names = Names(model.graph)
     for node in list(model.graph.all_nodes()):
-        if node.op_type == "Conv" and node.domain in _DEFAULT and node.graph is not None:
-            found = _Product(node, taken)
-            nodes = found.nodes() if found.is_known else []
-            if nodes:
-                node.graph.insert_before(node, nodes)
-                put_in_place(node.outputs[0], nodes[-1].outputs[0])
-                node.graph.remove(node, safe=True)
-
-
-def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    """All values that a graph has itself."""
-    yield from (*graph.inputs, *graph.initializers.values())
-    for node in graph:
-        yield from node.outputs
+        if node.op_type == "Conv" and node.domain in _DEFAULT:
+            found = _Product(node)
+            if found.is_known:
+                replace_node(node, found.nodes(names.unique_prefix(f"{node.outputs[0].name}.product")))
 
 
 @dataclass(frozen=True)
@@ -76,28 +66,24 @@ class _Product:
 
     Args:
         node: the Conv.
-        taken: names of values in its model, to which those of the new ones are added.
     """
 
-    def __init__(self, node: ir.Node, taken: set[str | None]) -> None:
-        self._node, self._taken = node, taken
-        self._shape, self._weights = (static_shape(value) for value in node.inputs[:2])
-        self._dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
-        self._made: list[ir.Node] = []
+    def __init__(self, node: ir.Node) -> None:
+        self._node, source = node, node.inputs[0]
+        self._dtype = source.dtype if source is not None else None
+        shapes = [static_shape(value) for value in node.inputs[:2]]
+        self._shape, self._weights = (shape or () for shape in shapes)
+        self._axes = self._spatial_axes() if None not in shapes else []
 
     @property
     def is_known(self) -> bool:
         """Whether sizes are known, and something is left to compute that is not too large."""
-        if self._shape is None or self._weights is None or self._dtype is None:
-            return False
-        self._axes = self._spatial_axes()
         places = [axis.num_places for axis in self._axes]
-        num_patches = math.prod(self._shape[:2]) * math.prod(self._weights[2:]) * math.prod(places)
-        return min(places, default=0) > 0 and 0 < num_patches <= _MAX_PATCHES
+        num_patches = math.prod((*self._shape[:2], *self._weights[2:], *places))
+        is_there = self._dtype is not None and min(places, default=0) > 0
+        return is_there and 0 < num_patches <= _MAX_PATCHES
 
     def _spatial_axes(self) -> list[_Axis]:
-        assert self._shape is not None
-        assert self._weights is not None
         sizes, kernel = self._shape[2:], self._weights[2:]
         strides, dilations = (self._numbers(name, [1] * len(sizes)) for name in ("strides", "dilations"))
         given = self._numbers("pads", [0] * 2 * len(sizes))
@@ -116,10 +102,9 @@ class _Product:
         attribute = self._node.attributes.get(name)
         return list(default if attribute is None else attribute.as_ints())
 
-    def nodes(self) -> list[ir.Node]:
-        """The nodes that compute it."""
-        assert self._shape is not None
-        assert self._weights is not None
+    def nodes(self, prefix: str) -> list[ir.Node]:
+        """The nodes that compute it, with names of this prefix."""
+        writer = GraphWriter(prefix, self._dtype)
         source, weight, bias = [*self._node.inputs, None][:3]
         (count, channels), (outputs, _) = self._shape[:2], self._weights[:2]
         groups = self._node.attributes.get("group")
@@ -127,72 +112,42 @@ class _Product:
         taps, places = math.prod(self._weights[2:]), [axis.num_places for axis in self._axes]
         inner = channels // num_groups * taps
 
-        patches = self._patches(source)
-        columns = self._reshaped(patches, (count, num_groups, inner, math.prod(places)), "columns")
-        rows = self._reshaped(weight, (num_groups, outputs // num_groups, inner), "rows")
-        found = self._reshaped(
-            self._made_by("MatMul", [rows, columns], "product"), (count, outputs, *places), "whole"
-        )
-        if bias is not None:
-            added = self._reshaped(bias, (outputs, *[1] * len(places)), "bias")
-            self._made_by("Add", [found, added], "sum")
-        return self._made
+        def reshaped(value: ir.Value | None, shape: Sequence[int], name: str) -> ir.Value:
+            return writer.op("Reshape", [value, writer.integers(shape)], name)
 
-    def _patches(self, source: ir.Value | None) -> ir.Value | None:
+        patches = self._patches(writer, source)
+        columns = reshaped(patches, (count, num_groups, inner, math.prod(places)), "columns")
+        rows = reshaped(weight, (num_groups, outputs // num_groups, inner), "rows")
+        whole = reshaped(writer.op("MatMul", [rows, columns], "groups"), (count, outputs, *places), "whole")
+        if bias is not None:
+            added = reshaped(bias, (outputs, *[1] * len(places)), "bias")
+            writer.op("Add", [whole, added], "sum")
+        return writer.nodes
+
+    def _patches(self, writer: GraphWriter, source: ir.Value | None) -> ir.Value | None:
         """What every tap reads at every place [N, C, taps ..., places ...]: zeros outside."""
-        assert self._shape is not None
         for number, axis in enumerate(self._axes):
             if not axis.is_plain:
-                source = self._read_along(source, number)
+                source = self._read_along(writer, source, number)
         if all(axis.is_plain for axis in self._axes):
             return source
         pairs = [size for axis in self._axes for size in (axis.kernel, axis.num_places)]
-        apart = self._reshaped(source, (*self._shape[:2], *pairs), "apart")
+        apart = writer.op("Reshape", [source, writer.integers((*self._shape[:2], *pairs))], "apart")
         taps, places = range(2, 2 + len(pairs), 2), range(3, 3 + len(pairs), 2)
-        order = ir.AttrInt64s("perm", [0, 1, *taps, *places])
-        return self._made_by("Transpose", [apart], "patches", [order])
+        return writer.op("Transpose", [apart], "patches", perm=[0, 1, *taps, *places])
 
-    def _read_along(self, source: ir.Value | None, number: int) -> ir.Value:
+    def _read_along(self, writer: GraphWriter, source: ir.Value | None, number: int) -> ir.Value:
         """What every tap reads at every place of one axis, in place of that axis."""
         axis = self._axes[number]
         places = axis.sources()
         is_inside = (places >= 0) & (places < axis.size)
-        indices = self._constant(np.where(is_inside, places, 0).reshape(-1), "indices")
-        read = self._made_by("Gather", [source, indices], "read", [ir.AttrInt64("axis", 2 + number)])
+        indices = writer.integers(np.where(is_inside, places, 0).reshape(-1).tolist())
+        read = writer.op("Gather", [source, indices], "read", axis=2 + number)
         if is_inside.all():
             return read
-        assert self._dtype is not None
         shape = -1, *[1] * (len(self._axes) - number - 1)
-        chosen = self._constant(is_inside.reshape(shape), "inside")
-        zero = self._constant(np.zeros(1, self._dtype.numpy()), "zero")
-        return self._made_by("Where", [chosen, read, zero], "padded")
-
-    def _reshaped(self, value: ir.Value | None, shape: Sequence[int], name: str) -> ir.Value:
-        target = self._constant(np.array(shape, np.int64), f"{name}.shape")
-        return self._made_by("Reshape", [value, target], name)
-
-    def _constant(self, array: Any, name: str) -> ir.Value:
-        tensor = ir.tensor(array, name=name)
-        found = self._made_by("Constant", [], name, [ir.AttrTensor("value", tensor)])
-        found.dtype = tensor.dtype
-        return found
-
-    def _made_by(
-        self, op_type: str, inputs: Sequence[ir.Value | None], name: str, own: Sequence[ir.Attr] = ()
-    ) -> ir.Value:
-        made = ir.Node("", op_type, inputs, own)
-        made.outputs[0].name = self._unused(f"{self._node.outputs[0].name}.{name}")
-        if self._dtype is not None and op_type != "Constant":
-            made.outputs[0].dtype = self._dtype
-        self._made.append(made)
-        return made.outputs[0]
-
-    def _unused(self, name: str) -> str:
-        """A name that no value of the model has."""
-        numbered = (f"{name}.{number}" for number in itertools.count())
-        found = next(own for own in itertools.chain([name], numbered) if own not in self._taken)
-        self._taken.add(found)
-        return found
+        chosen = writer.constant(is_inside.reshape(shape), "inside")
+        return writer.op("Where", [chosen, read, writer.number(0.0)], "padded")
 
 
 def _same(size: int, kernel: int, stride: int, dilation: int, *, is_upper: bool) -> tuple[int, int]:

@@ -10,11 +10,11 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper
 
-from lsc_graph.canonical.convolutions import write_out_convolutions
 from lsc_graph.canonical.inference import infer_shapes
 from lsc_graph.canonical.precision import in_double_precision
 from lsc_graph.model_file.proto_walk import model_scopes
 from lsc_graph.running.reference import Reference
+from lsc_graph.to_torch.convolutions import write_out_convolutions
 
 CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "line": ((2, 3, 9), (4, 3, 3), {}),
@@ -81,11 +81,16 @@ def test_names_that_are_taken_are_not_given_again() -> None:
     <ir_version: 8, opset_import: ["" : 17]>
     g (float[1, 1, 4] x, float[1, 1, 2] w, bool go) => (float[1, 1, 4] y)
     {
-        c_read = Tanh(x)
-        c = Conv <pads = [1, 0]> (c_read, w)
+        c_product_read = Tanh(x)
+        c = Conv <pads = [1, 0]> (c_product_read, w)
         y = If (go) <
-            then_branch = a () => (float[1, 1, 4] c_read_0) { c_read_0 = Conv <pads = [0, 1]> (c, w) },
-            else_branch = b () => (float[1, 1, 4] d) { c_whole = Neg(c) d = Conv <pads = [1, 0]>(c_whole, w) }
+            then_branch = a () => (float[1, 1, 4] c_product_rows) {
+                c_product_rows = Conv <pads = [0, 1]> (c, w)
+            },
+            else_branch = b () => (float[1, 1, 4] d) {
+                d_product_whole = Neg(c)
+                d = Conv <pads = [1, 0]> (d_product_whole, w)
+            }
         >
     }"""
     proto = onnx.parser.parse_model(text)
