@@ -147,15 +147,18 @@ def test_wrong_requests_exit_with_2_and_write_nothing(zoo: Path, tmp_path: Path,
 def test_processes_of_torchrun_write_one_file_and_one_report_and_end_with_the_code(
     zoo: Path, tmp_path: Path
 ) -> None:
-    scripts, alone, together = Path(sys.executable).parent, tmp_path / "alone.onnx", tmp_path / "two.onnx"
-    options = ["--steps", "8", "--format", "json", "--max-iterations", "1", "--tolerance", "0.0001"]
-    assert run(["pretrain", str(zoo / "gru.onnx"), "-o", str(alone), *options]) == 1
-    torchrun = [scripts / "torchrun", "--no-python", "--standalone", "--nproc_per_node", "2"]
-    command = [*torchrun, scripts / "lsc-graph", "pretrain", zoo / "gru.onnx", "-o", together, *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1, done.stderr[-2000:]
-    assert not json.loads(done.stdout)["is_reached"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.onnx", "two.onnx"]
-    values = {t.name: numpy_helper.to_array(t) for t in onnx.load(together).graph.initializer}
-    for tensor in onnx.load(alone).graph.initializer:
-        np.testing.assert_allclose(values[tensor.name], numpy_helper.to_array(tensor), atol=2e-6, rtol=1e-5)
+    scripts = Path(sys.executable).parent
+    values = {}
+    too_few = ["--max-iterations", "1", "--tolerance", "0.0001"]
+    for processes in (1, 2):
+        output = tmp_path / f"{processes}.onnx"
+        torchrun = [scripts / "torchrun", "--no-python", "--standalone", "--nproc_per_node", str(processes)]
+        options = ["pretrain", zoo / "gru.onnx", "-o", output, "--steps", "8", "--format", "json"]
+        command = [*torchrun, scripts / "lsc-graph", *options, *too_few]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1, done.stderr[-2000:]
+        assert not json.loads(done.stdout)["is_reached"]
+        values[processes] = {t.name: numpy_helper.to_array(t) for t in onnx.load(output).graph.initializer}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1.onnx", "2.onnx"]
+    for name, value in values[1].items():
+        np.testing.assert_allclose(values[2][name], value, atol=2e-6, rtol=1e-5)
