@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map_only
 
 NAME = "meta"
 # Whose result the host reads, or whose result's size.
@@ -91,28 +91,35 @@ class FakeDevice(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        values, _ = tree_flatten((args, kwargs))
+        wanted = kwargs.pop("device", None)
+        values: list[Any] = []
+        on_host = [_on_host(value, values) for value in args]
+        named = {name: _on_host(value, values) for name, value in kwargs.items()}
         is_held = any(isinstance(value, Held) for value in values)
         name = func.overloadpacket.__name__
         takes_both = name in ("_to_copy", "copy_", *_INDEXING)
         if is_held and not takes_both and any(map(_is_elsewhere, values)):
             raise RuntimeError(f"{func} takes tensors of two devices")
-        wanted = kwargs.get("device")
         stays = is_held if wanted is None else torch.device(wanted).type == NAME
         stays = stays and not (name == "copy_" and not isinstance(args[0], Held))
         if (is_held and name in _WAITS) or _waits(name, args, kwargs, stays=stays):
             self.waits[name] += 1
-        if stays and wanted is not None:
-            kwargs["device"] = torch.device("cpu")
-        args, kwargs = tree_map(
-            lambda value: value.held if isinstance(value, Held) else value, (args, kwargs)
-        )
-        out = func(*args, **kwargs)
+        if wanted is not None:
+            named["device"] = torch.device("cpu") if stays else wanted
+        out = func(*on_host, **named)
         if not stays:
             return out
         if name.endswith("_") and not name.endswith("__"):  # in place: the same tensor as before
             return None if out is None else values[0]
-        return tree_map(lambda value: Held(value) if isinstance(value, Tensor) else value, out)
+        return Held(out) if isinstance(out, Tensor) else tree_map_only(Tensor, Held, out)
+
+
+def _on_host(value: Any, found: list[Any]) -> Any:
+    """What an operator is given, as it is to be run; tensors and numbers are added to what is found."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_on_host(own, found) for own in value)
+    found.append(value)
+    return value.held if isinstance(value, Held) else value
 
 
 def _as_tensors(index: Any) -> Any:

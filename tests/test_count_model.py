@@ -84,6 +84,13 @@ def test_a_report_says_how_many_where_and_how_they_grow() -> None:
     assert time_edge.unbalanced_incoherent == pytest.approx((20 / 23) ** 0.5)
 
 
+def test_a_single_layer_has_a_rate_along_time_alone() -> None:
+    report = gradient_paths(registry.build("gru", num_layers=1))
+    assert [(rate.dt, rate.dl, rate.log10_per_edge) for rate in report.directions] == [
+        (1.0, 0.0, pytest.approx(0.0, abs=1e-12))
+    ]
+
+
 def test_a_million_steps_are_counted_from_a_run_of_32() -> None:
     report = gradient_paths(registry.build("lstm", num_layers=4), num_steps=10**6)
     assert (report.num_steps, report.own_steps) == (10**6, 32)

@@ -16,6 +16,8 @@ import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,12 @@ from lsc_graph.counting.hops import Hop, hops_of
 from lsc_graph.errors import AnalysisError, UsageError
 from lsc_graph.grid.unroll import depths
 from lsc_graph.layers.cells import CellGraph
+
+_Numbers = np.ndarray[Any, np.dtype[Any]]
+# How large logarithms of z and of weights become; the width of a root's bracket.
+_LARGEST_LOG, _PRECISION = 600.0, 1e-15
+# Between which logarithms of w the minimum is looked for, and what counts as level at their ends.
+_END, _FLAT = 100.0, 1e-6
 
 
 @dataclass(frozen=True)
@@ -52,7 +60,7 @@ class Motif:
 
         For a plain stack it is a^p + b^p.
         """
-        return self._radius(time_factor**p, depth_factor**p, 1.0, 1.0)
+        return self._radius(time_factor**p, depth_factor**p)
 
     def balanced(self, p: float = 1.0) -> float:
         """The factor a = b at which the stack is critical; 2^(-1/p) for a plain one."""
@@ -101,20 +109,30 @@ class Motif:
 
         def along(log_w: float) -> float:
             """-dt log z - dl log w on the singular curve."""
-            w = math.exp(log_w)
-            if self._radius(time_factor, depth_factor, 0.0, w) >= 1.0:
+
+            def excess(log_z: float) -> float:
+                return _log(self._radius(time_factor, depth_factor, log_z, log_w))
+
+            if excess(-math.inf) >= 0:
                 return math.inf
-            z = _root(lambda z: self._radius(time_factor, depth_factor, z, w))
-            return (-dt * math.log(z) if dt else 0.0) - dl * log_w
+            return (-dt * _root(excess) if dt else 0.0) - dl * log_w
 
         return _minimum(along) / math.log(10)
 
-    def _radius(self, a: float, b: float, z: float, w: float) -> float:
+    def _radius(self, a: float, b: float, log_z: float = 0.0, log_w: float = 0.0) -> float:
+        places, is_time, lags, rises = self._table
+        logs = np.where(is_time, _log(a), _log(b)) + _times(lags, log_z) + _times(rises, log_w)
         matrix = np.zeros((self.size, self.size))
-        for hop in self.hops:
-            weight = a if hop.is_time else b
-            matrix[hop.source, hop.target] += weight * z ** abs(hop.lag) * w**hop.rise
+        np.add.at(matrix, places, np.exp(np.minimum(logs, _LARGEST_LOG)))
         return float(max(abs(np.linalg.eigvals(matrix)), default=0.0))
+
+    @cached_property
+    def _table(self) -> tuple[tuple[_Numbers, _Numbers], _Numbers, _Numbers, _Numbers]:
+        """Places, whether over time, |lag| and rise, hop by hop."""
+        hops = self.hops
+        places = (np.array([h.source for h in hops], int), np.array([h.target for h in hops], int))
+        is_time = np.array([h.is_time for h in hops], bool)
+        return places, is_time, np.array([abs(h.lag) for h in hops]), np.array([h.rise for h in hops])
 
 
 def motif_of(cells: CellGraph) -> Motif:
@@ -178,23 +196,57 @@ def _whole_motif(hops: list[Hop], depth: dict[str, int], levels: dict[int, list[
     return Motif(len(place), tuple(found), is_exact=False)
 
 
-def _root(radius: Callable[[float], float]) -> float:
-    """Where an increasing function reaches 1; inf if it never does."""
-    low, high = 0.0, 1.0
-    while radius(high) < 1.0:
-        low, high = high, 2.0 * high
-        if high > 1e12:
+def _log(number: float) -> float:
+    return math.log(number) if number > 0 else -math.inf
+
+
+def _times(numbers: _Numbers, log: float) -> _Numbers:
+    """Logarithms of powers, of which the power 0 is 1 for any base."""
+    return np.multiply(numbers, log, where=numbers != 0, out=np.zeros(len(numbers)))
+
+
+def _root(excess: Callable[[float], float]) -> float:
+    """The zero of an increasing, convex function that is negative far to the left; inf if it has none."""
+    low = high = 0.0
+    below = above = excess(0.0)
+    while above < 0:
+        low, below, high = high, above, 2.0 * high + 1.0
+        if high > _LARGEST_LOG:
             return math.inf
-    for _ in range(80):
-        middle = 0.5 * (low + high)
-        low, high = (middle, high) if radius(middle) < 1.0 else (low, middle)
+        above = excess(high)
+    while below >= 0:
+        high, above, low = low, below, 2.0 * low - 1.0
+        below = excess(low)
+    return _between(excess, low, high, below, above)
+
+
+def _between(
+    function: Callable[[float], float], low: float, high: float, below: float, above: float
+) -> float:
+    """The zero of an increasing function, by secants within a bracket (Illinois), exact but for rounding."""
+    was_below = None
+    while above > 0 and high - low > _PRECISION * max(1.0, abs(low), abs(high)):
+        share = below / (below - above) if math.isfinite(below) else 0.5
+        middle = low + share * (high - low)
+        if not low < middle < high:
+            middle = 0.5 * (low + high)
+        at = function(middle)
+        is_below = at < 0
+        if is_below:
+            low, below, above = middle, at, above / 2 if was_below else above
+        else:
+            high, above, below = middle, at, below / 2 if was_below is False else below
+        was_below = is_below
     return high
 
 
 def _minimum(function: Callable[[float], float]) -> float:
-    """The minimum of a convex function of a logarithm, by golden section."""
+    """The minimum of a convex function of a logarithm, by golden section; -inf if it falls without end."""
     ratio = (math.sqrt(5) - 1) / 2
-    low, high = -40.0, 40.0
+    low, high = -_END, _END
+    for end, before in ((low, low + 1), (high, high - 1)):
+        if function(end) < function(before) - _FLAT:
+            return -math.inf
     a, b = high - ratio * (high - low), low + ratio * (high - low)
     at_a, at_b = function(a), function(b)
     for _ in range(70):

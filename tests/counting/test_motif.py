@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import random
+from collections import defaultdict
+from itertools import product
 
+import networkx as nx
 import pytest
 from cell_graphs import bidirectional, cell_graph, coupled, skips, stack, with_terminals
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsc_graph.auditing.stability import stability_index
-from lsc_graph.counting.motif import motif_of
+from lsc_graph.counting.motif import Motif, Rise, motif_of
 from lsc_graph.counting.transfer import TransferMatrix
 from lsc_graph.errors import AnalysisError, UsageError
 from lsc_graph.layers.cells import DepthEdge
@@ -92,6 +96,30 @@ def test_a_stack_that_does_not_repeat_is_repeated_as_a_whole() -> None:
     assert up**3 + up**4 == pytest.approx(1.0)
     a = 0.3
     assert motif.index(a, up * (1 - a)) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_direction_has_a_rate_where_rounds_through_the_motif_add_up_to_it(seed: int) -> None:
+    rng = random.Random(seed)
+    for _ in range(12):
+        places = [(rng.randrange(3), rng.randrange(3), rng.choice((0, 1, 1, 2, 5))) for _ in range(7)]
+        hops = {Rise(*place, rng.choice((0, 1, 2)) if place[2] else 1, place[2] > 0) for place in places}
+        motif = Motif(3, tuple(hops), is_exact=True)
+        slopes = [math.atan2(rise, lag) for lag, rise in _rounds(motif)]
+        for dt, dl in ((1, 0), (5, 2), (1, 1), (1, 3), (0, 1)):
+            is_reached = bool(slopes) and min(slopes) - 1e-9 <= math.atan2(dl, dt) <= max(slopes) + 1e-9
+            assert (motif.growth_rate(dt, dl, 0.5, 0.9) > -math.inf) == is_reached
+
+
+def _rounds(motif: Motif) -> set[tuple[int, int]]:
+    """Steps and levels of every way from a place to itself that passes no place twice."""
+    hops: dict[tuple[int, int], list[Rise]] = defaultdict(list)
+    for hop in motif.hops:
+        hops[hop.source, hop.target].append(hop)
+    cycles = nx.simple_cycles(nx.DiGraph(list(hops)))
+    edges = (zip(cycle, cycle[1:] + cycle[:1], strict=True) for cycle in cycles)
+    ways = (way for cycle in edges for way in product(*(hops[edge] for edge in cycle)))
+    return {(sum(hop.lag for hop in way), sum(hop.rise for hop in way)) for way in ways}
 
 
 def test_directions_that_are_none_are_refused() -> None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Callable, Iterable
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable
 
+import conformance
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 import torch
 from onnx import numpy_helper
-from onnx.backend.test.loader import load_model_tests
 from oracles_fused import (
     NUM_ACTIVATIONS,
     OUTPUTS,
@@ -32,41 +30,20 @@ from lsc_graph.recurrence.fused_ops import lower_fused_ops
 from lsc_graph.results import Direction
 
 OPS = ("RNN", "GRU", "LSTM")
-BACKEND_PREFIXES = ("test_rnn_", "test_gru_", "test_lstm_", "test_simple_rnn_")
 every_op = pytest.mark.parametrize("op_type", OPS)
 every_direction = pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
-
-
-@cache
-def backend_cases() -> list:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return [case for case in load_model_tests(kind="node") if case.name.startswith(BACKEND_PREFIXES)]
-
-
-def backend_data(case, model: onnx.ModelProto) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    folder = Path(case.model_dir or "") / "test_data_set_0"
-
-    def arrays(kind: str, index: int) -> Iterable[np.ndarray]:
-        if case.data_sets:
-            return case.data_sets[0][index]
-        return [numpy_helper.to_array(onnx.load_tensor(str(f))) for f in sorted(folder.glob(f"{kind}_*.pb"))]
-
-    inputs = {value.name: array for value, array in zip(model.graph.input, arrays("input", 0), strict=True)}
-    outputs = {
-        value.name: array for value, array in zip(model.graph.output, arrays("output", 1), strict=True)
-    }
-    return inputs, outputs
 
 
 def remove_attribute(node: onnx.NodeProto, name: str) -> None:
     del node.attribute[next(i for i, attribute in enumerate(node.attribute) if attribute.name == name)]
 
 
-def assert_close(got: dict, expected: dict[str, np.ndarray], tolerance: float = 1e-5) -> None:
+def assert_close(got: dict, expected: dict[str, np.ndarray], tolerance: float = 1e-5, of: str = "") -> None:
     assert got.keys() == expected.keys()
     for name, array in expected.items():
-        np.testing.assert_allclose(np.asarray(got[name]), array, rtol=tolerance, atol=tolerance, err_msg=name)
+        np.testing.assert_allclose(
+            np.asarray(got[name]), array, rtol=tolerance, atol=tolerance, err_msg=of + name
+        )
 
 
 def assert_same_as_original(case: Case) -> None:
@@ -79,18 +56,15 @@ def assert_same_as_original(case: Case) -> None:
     assert_close(run_torch(rewritten, case.feeds(model)), expected)
 
 
-def test_the_onnx_backend_suite_has_its_eighteen_recurrent_cases() -> None:
-    assert len(backend_cases()) >= 18
-
-
-@pytest.mark.parametrize("case", backend_cases(), ids=lambda case: case.name)
-def test_a_backend_case_gives_its_published_outputs_in_onnx_runtime_and_in_torch(case) -> None:
-    model = case.model or onnx.load(str(Path(case.model_dir) / "model.onnx"))
-    inputs, expected = backend_data(case, model)
-    rewritten, _ = lowered(model)
-    assert op_types(rewritten).isdisjoint(OPS)
-    assert_close(run_ort(rewritten, inputs), expected)
-    assert_close(run_torch(rewritten, inputs), expected)
+def test_the_recurrent_conformance_cases_give_their_outputs_in_onnx_runtime_and_in_torch() -> None:
+    cases = list(conformance.cases("^test_(rnn|gru|lstm|simple_rnn)_"))
+    assert len(cases) >= 18
+    for case in cases:
+        rewritten, _ = lowered(case.proto)
+        assert op_types(rewritten).isdisjoint(OPS), case.name
+        for inputs, expected in case.data:
+            assert_close(run_ort(rewritten, inputs), expected, of=f"{case.name}: ")
+            assert_close(run_torch(rewritten, inputs), expected, of=f"{case.name}: ")
 
 
 @every_op
