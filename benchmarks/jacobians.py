@@ -17,7 +17,8 @@ from lsc_graph.models import registry
 
 from lsc_graph.auditing.measure import Sequences
 from lsc_graph.jacobians.cell import batched_jacobians, flatten
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.running.sampling import make_samples
 from lsc_graph.to_torch.loop import CellModule
 

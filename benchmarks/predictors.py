@@ -32,7 +32,8 @@ from lsc_graph.jacobians.predictors import MEAN_RUN, RULES
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.layers.exposure import exposed_states
-from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import Prepared, is_streaming, prepare
 from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.results import GrowthPoint
 from lsc_graph.running.sampling import Sample, make_samples

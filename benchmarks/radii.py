@@ -32,7 +32,8 @@ from lsc_graph import to_torch
 from lsc_graph.auditing.measure import Sequences
 from lsc_graph.jacobians.cell import cell_points, chosen_points, flatten
 from lsc_graph.jacobians.cell_radius import time_radii
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.results import Form
 from lsc_graph.running.sampling import make_samples
 from lsc_graph.spectra.estimate import Estimate

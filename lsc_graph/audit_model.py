@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
@@ -15,17 +14,15 @@ import onnx
 import torch
 
 from lsc_graph.auditing.agreement import Agreement
-from lsc_graph.auditing.autograd_check import FAR_SHARE, NEAR_SHARE, Measured, check_against_autograd
 from lsc_graph.auditing.batches import batch_entries
 from lsc_graph.auditing.causal_readings import causal_readings
+from lsc_graph.auditing.confirmed_meter import confirmed_meter
 from lsc_graph.auditing.cuts import put_in
 from lsc_graph.auditing.facts import bare_layers, input_facts, recurrences, tool
 from lsc_graph.auditing.flat_steps import flat_steps, moving_parts
-from lsc_graph.auditing.forward_check import check_against_pushes
 from lsc_graph.auditing.jumping import jumping
 from lsc_graph.auditing.lengths import FittingSamples
 from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming, measured_model
-from lsc_graph.auditing.rounding import run_rounded_otherwise
 from lsc_graph.auditing.rounds import DEFAULT_MAX_SAMPLES, Rounds
 from lsc_graph.auditing.spreads import layer_spreads
 from lsc_graph.auditing.stability import judge
@@ -50,14 +47,13 @@ from lsc_graph.errors import (
     UsageError,
 )
 from lsc_graph.grid.unroll import GridNode, united, unroll
-from lsc_graph.jacobians.forward import ForwardMeter, is_forward
-from lsc_graph.jacobians.grid import EdgeMap
 from lsc_graph.jacobians.meter import GrowthMeter, cancelled_depths
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.cells import CellGraph
 from lsc_graph.layers.exposure import exposed_states
 from lsc_graph.memory import memory_errors_named, out_of_memory
-from lsc_graph.prepare import Prepared, Request, is_streaming, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import Prepared, is_streaming, prepare
 from lsc_graph.results import (
     SCHEMA_VERSION,
     Analysis,
@@ -78,7 +74,6 @@ from lsc_graph.to_torch.differences import Differences
 from lsc_graph.to_torch.program import Run
 from lsc_graph.to_torch.segment import BlackBoxUse
 from lsc_graph.to_torch.surrogates import parse_surrogate
-from lsc_graph.wording import few
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 Progress = Callable[[str, float], None]
@@ -347,7 +342,7 @@ def _measure(
                 if meter is None:
                     cells = found
                     _see_cuts(model, sample, run, summary)
-                    meter = _confirmed_meter(model, sample, run, cells, edges, summary, generator, seed)
+                    meter = confirmed_meter(model, sample, run, cells, edges, summary, generator, seed)
                 elif (more := united(cells, found)) is not cells:
                     cells = more
                     meter.regard(cells, unroll(cells))
@@ -405,75 +400,11 @@ def _say_sample(
     differences.progress = lambda num_runs: say(f"{stage}: {num_runs:,} runs of ONNX Runtime", done)
 
 
-def _edges_again(model: Measured, sample: Sample, run: Run, summary: Summary, seed: int) -> list[EdgeMap]:
-    """The edges of a run that is rounded otherwise; what else is found at it is for no report."""
-    moved = run_rounded_otherwise(run, torch.Generator().manual_seed(seed))
-    return model.edges(sample, moved, summary.empty())[1]
-
-
 def _see_cuts(model: Sequences | Streaming | FeedForward, sample: Sample, run: Run, summary: Summary) -> None:
     """Note where states change values by more than derivatives tell."""
     parts = moving_parts(model.program, run, model.feed(sample)[0])
     summary.flat = flat_steps(parts)
     summary.jumping = jumping(parts, summary.flat)
-
-
-def _confirmed_meter(
-    model: Measured,
-    sample: Sample,
-    run: Run,
-    cells: CellGraph,
-    edges: list[EdgeMap],
-    summary: Summary,
-    generator: torch.Generator,
-    seed: int,
-) -> GrowthMeter:
-    """A meter for the growth along a grid whose gradient of one sample is that of autograd."""
-    again = partial(_edges_again, model, sample, run, summary, seed)
-    with _cuts_named(summary.flat):
-        if is_forward(edges):
-            return _forward_meter(model, sample, cells, edges, generator, seed)
-        meter = GrowthMeter(cells, unroll(cells), generator, edges)
-        # From all states too: an edge that few paths to the last ones use is seen from near by.
-        near = meter.start_everywhere(torch.Generator().manual_seed(seed))
-        for start, share in ((meter.random_start(1), FAR_SHARE), (near, NEAR_SHARE)):
-            check_against_autograd(model, sample, edges, meter.order, start, share, again)
-        return meter
-
-
-@contextmanager
-def _cuts_named(flat: Sequence[str]) -> Iterator[None]:
-    """Where gradients differ that are cut, and may be rounding for the rest, that is said, too."""
-    try:
-        yield
-    except GradientError as error:
-        if not flat:
-            raise
-        raise GradientError(
-            error.what,
-            where=error.where,
-            got=error.got,
-            expected=error.expected,
-            do=f"the gradient is cut at {few(flat)}, where derivatives are zero though values change, and "
-            "what is left of it may be rounding: write that as a comparison, for which --surrogate gives a "
-            f"derivative, or {error.do}",
-        ) from error
-
-
-def _forward_meter(
-    model: Measured,
-    sample: Sample,
-    cells: CellGraph,
-    edges: list[EdgeMap],
-    generator: torch.Generator,
-    seed: int,
-) -> GrowthMeter:
-    """A meter for growth measured forwards, along a grid that pushes directions as the whole model does."""
-    assert isinstance(model, (Sequences, Streaming, FeedForward))
-    meter = ForwardMeter(cells, unroll(cells), generator, edges)
-    for start in (meter.random_start(1), meter.start_everywhere(torch.Generator().manual_seed(seed))):
-        check_against_pushes(model, sample, edges, cells, meter.order, start)
-    return meter
 
 
 def _no_sample(fitting: FittingSamples) -> AnalysisError:

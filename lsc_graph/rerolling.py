@@ -15,7 +15,7 @@ from lsc_graph.errors import AnalysisError, ParityError, UsageError
 from lsc_graph.files import write_bytes
 from lsc_graph.memory import memory_errors_named
 from lsc_graph.model_file.load import load
-from lsc_graph.prepare import Request, plan_inputs
+from lsc_graph.planning import Request, plan_inputs
 from lsc_graph.recurrence.reversal import reads_in_reverse, turn_around
 from lsc_graph.recurrence.unrolled.chosen import NO_STATE, Chosen, check_made, told_by_hand
 from lsc_graph.recurrence.unrolled.roll import MIN_OPSET, RolledSteps, roll_steps

@@ -10,7 +10,8 @@ import torch
 from lsc_graph.models.registry import build
 
 from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming, measured_model
-from lsc_graph.prepare import Prepared, Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import Prepared, prepare
 from lsc_graph.pretraining.points import Points
 from lsc_graph.pretraining.problem import Effort, Problem
 from lsc_graph.pretraining.readings import Reader

@@ -6,7 +6,8 @@ import onnx
 import torch
 
 from lsc_graph.auditing.measure import Sequences, Streaming
-from lsc_graph.prepare import Prepared, Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import Prepared, prepare
 from lsc_graph.running.sampling import Sample, make_samples
 from lsc_graph.to_torch.loop import CellModule, Trajectory
 

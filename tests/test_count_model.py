@@ -19,7 +19,8 @@ from lsc_graph.counting.stretch import stretched
 from lsc_graph.errors import UsageError
 from lsc_graph.grid.paths import num_gradient_paths
 from lsc_graph.grid.unroll import first_states, last_states, unroll
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.report.to_json import to_json
 
 

@@ -16,7 +16,8 @@ from lsc_graph.models.graph import GraphBuilder
 from written_as import as_dynamo_writes, as_jax_writes, as_keras_writes
 
 from lsc_graph.audit_model import audit
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.results import Form
 
 D, T = 3, 6

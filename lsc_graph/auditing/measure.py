@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from lsc_graph.auditing.rounding import inputs_rounded_otherwise, weights_rounded_otherwise
+from lsc_graph.canonical.rewiring import RECURRENT_OPS
 from lsc_graph.errors import ParityError
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.jacobians.chain import (
@@ -415,7 +416,7 @@ def _single(value: Array) -> Array:
 
 def _recurrent_outputs(proto: onnx.ModelProto) -> list[str]:
     """Names of what the fused operators of the main graph write: sequences and final states."""
-    nodes = (node for node in proto.graph.node if node.op_type in ("RNN", "GRU", "LSTM"))
+    nodes = (node for node in proto.graph.node if node.op_type in RECURRENT_OPS)
     return [name for node in nodes for name in node.output if name]
 
 

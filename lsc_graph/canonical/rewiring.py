@@ -7,7 +7,8 @@ from collections.abc import Container, Sequence
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-_RECURRENT = frozenset(("RNN", "GRU", "LSTM"))
+RECURRENT_OPS = frozenset(("RNN", "GRU", "LSTM"))
+"""Operators that are a whole recurrence each."""
 
 
 def inner_graphs(node: ir.Node) -> list[ir.Graph]:
@@ -90,7 +91,7 @@ def remove_unused(model: ir.Model) -> None:
 
     Recurrent operators that are left keep all of their outputs: states are compared by their names.
     """
-    operators = [node for node in model.graph if node.op_type in _RECURRENT]
+    operators = [node for node in model.graph if node.op_type in RECURRENT_OPS]
     outputs = [[(value.name, value.type) for value in node.outputs] for node in operators]
     while True:
         holders = [node for node in model.graph.all_nodes() if inner_graphs(node)]

@@ -14,7 +14,8 @@ from lsc_graph.counting.ends import Ends, first_ends, last_ends
 from lsc_graph.counting.stretch import stretched
 from lsc_graph.errors import UsageError
 from lsc_graph.layers.cells import CellGraph, Layer
-from lsc_graph.prepare import Prepared, Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import Prepared, prepare
 
 Source = str | os.PathLike[str] | bytes | onnx.ModelProto
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lsc_graph.jacobians.active import active_indices
 from lsc_graph.jacobians.blocks import UnitBlocks, block_gain, block_radius
 from lsc_graph.jacobians.causal import CausalSummary, causal_glue, is_causal_glue
 from lsc_graph.jacobians.chain import NUM_PROBES, ChainBlock, chain_gain
 from lsc_graph.jacobians.depth_maps import DepthMaps
 from lsc_graph.jacobians.entries import among, own_blocks
 from lsc_graph.jacobians.local import DepthBlocks, LocalJacobians, together
+from lsc_graph.jacobians.points import Points
 from lsc_graph.jacobians.probed import ProbedGain
 from lsc_graph.jacobians.pushes import Pushes
 from lsc_graph.jacobians.radius import gain
@@ -22,48 +24,11 @@ from lsc_graph.jacobians.readings import Reading, in_portions, is_identity, read
 from lsc_graph.jacobians.sampled_norms import Joint, SampledNorms, joint_gain, note_joint
 from lsc_graph.jacobians.statistics import statistics_of_series
 from lsc_graph.jacobians.time_maps import TimeMaps
-from lsc_graph.layers.cells import CellGraph, Layer, size
-from lsc_graph.results import DepthEdgeFacts, LayerFacts, RadiusOutcome, Statistics
+from lsc_graph.layers.cells import CellGraph, Layer
+from lsc_graph.results import DepthEdgeFacts, LayerFacts, RadiusOutcome
 from lsc_graph.spectra.estimate import Estimate, Method
 from lsc_graph.spectra.outcome import outcome_of
 from lsc_graph.spectra.perturbed import block_bars, product_bars
-
-
-@dataclass
-class _Points:
-    """Values at the points seen so far."""
-
-    estimates: list[Estimate] = field(default_factory=list)
-    gain: list[Tensor] = field(default_factory=list)
-    norm: list[Tensor] = field(default_factory=list)
-    held: list[Tensor] = field(default_factory=list)
-    bars: list[Tensor] = field(default_factory=list)
-    block: str = ""
-    is_timed: bool = True
-
-    @property
-    def radius(self) -> list[Tensor]:
-        """Radii of the points at which an estimator converged; the others are told in the outcomes."""
-        return [estimate.values[estimate.converged] for estimate in self.estimates]
-
-    def add(self, reading: Reading) -> None:
-        """Those of one series of points."""
-        if reading.estimate is not None:
-            self.estimates.append(reading.estimate)
-        self.gain.append(reading.gain)
-        self.held.append(reading.held)
-        if reading.norm is not None:
-            self.norm.append(reading.norm)
-        if reading.bars is not None:
-            self.bars.append(reading.bars)
-
-    def within(self, estimate: Estimate, bars: Tensor) -> Estimate:
-        """An estimate of radii of matrices that error bars move by so much, which are noted."""
-        self.bars.append(bars)
-        return estimate.known_within(bars)
-
-    def statistics(self, which: str) -> Statistics | None:
-        return statistics_of_series(getattr(self, which), is_timed=self.is_timed)
 
 
 @dataclass(frozen=True)
@@ -107,8 +72,8 @@ class Summary:
         self.flat: tuple[str, ...] = ()
         self.jumping: tuple[tuple[str, ...], ...] = ()
         self.causal = CausalSummary(time_axis)
-        self._time: defaultdict[str, _Points] = defaultdict(_Points)
-        self._depth: defaultdict[tuple[str, str], _Points] = defaultdict(_Points)
+        self._time: defaultdict[str, Points] = defaultdict(Points)
+        self._depth: defaultdict[tuple[str, str], Points] = defaultdict(Points)
         self._joint: defaultdict[str, list[Tensor]] = defaultdict(list)
         self._any_seen = self._any_nonzero = False
 
@@ -189,7 +154,7 @@ class Summary:
         for part, own in _beside(parts, others):
             self._take(self._time[layer_id], read(part, self._method, changed=own))
 
-    def _take(self, points: _Points, reading: Reading) -> None:
+    def _take(self, points: Points, reading: Reading) -> None:
         self._note(reading.is_nonzero)
         points.add(reading)
 
@@ -460,7 +425,7 @@ class Summary:
         sources = tuple(dict.fromkeys(e.source for e in cells.depth_edges if e.target == layer.id))
         edges = tuple(self._edge(source, layer.id) for source in sources)
         joint = self._joint.get(layer.id)
-        time = self._time.get(layer.id, _Points())
+        time = self._time.get(layer.id, Points())
         return LayerFacts(
             id=layer.id,
             name=layer.name,
@@ -503,37 +468,3 @@ def _part(blocks: Tensor, rows: Sequence[int], columns: Sequence[int]) -> Tensor
         else:
             blocks = blocks.index_select(axis, torch.tensor(chosen, dtype=torch.long, device=blocks.device))
     return blocks
-
-
-def active_indices(
-    blocks: Tensor, source: Layer, target: Layer, exposed: frozenset[str]
-) -> tuple[list[int], list[int], str]:
-    """Rows and columns of the active block of M_depth [P, n_target, n_source], and which states they are.
-
-    Rows are the target's exposed states, columns those of the source's that any of the blocks reads.
-    """
-    rows, row_names = _indices(target, exposed)
-    are_read = torch.stack([blocks[:, :, start:end].any() for start, end in _ranges(source)]).tolist()
-    fed = {state.name for state, is_read in zip(source.states, are_read, strict=True) if is_read}
-    columns, column_names = _indices(source, frozenset(fed))
-    return rows, columns, f"{column_names} -> {row_names}, {len(rows)} x {len(columns)}"
-
-
-def _ranges(layer: Layer) -> list[tuple[int, int]]:
-    """Where each state lies in the layer's flattened state."""
-    ranges, start = [], 0
-    for state in layer.states:
-        ranges.append((start, start + size(state.shape)))
-        start = ranges[-1][1]
-    return ranges
-
-
-def _indices(layer: Layer, names: frozenset[str]) -> tuple[list[int], str]:
-    """Positions of the named states (all of them if none is named), and their short names."""
-    chosen = [
-        (state, bounds)
-        for state, bounds in zip(layer.states, _ranges(layer), strict=True)
-        if not names or state.name in names
-    ]
-    indices = [index for _, (start, end) in chosen for index in range(start, end)]
-    return indices, "+".join(state.name.rsplit(".", 1)[-1] for state, _ in chosen)

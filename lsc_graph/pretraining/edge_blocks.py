@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lsc_graph.jacobians.active import active_indices
 from lsc_graph.jacobians.entries import among, own_blocks
-from lsc_graph.jacobians.summary import active_indices
 from lsc_graph.layers.cells import Layer
 from lsc_graph.pretraining.edge_rows import EdgeRows
 from lsc_graph.pretraining.eigenpairs import (

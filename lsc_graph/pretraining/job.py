@@ -22,7 +22,8 @@ from lsc_graph.auditing.measure import FeedForward, Sequences, Streaming, measur
 from lsc_graph.canonical.origins import Origin, find_tensor, indices_of, origin_of
 from lsc_graph.errors import AnalysisError, VerificationError
 from lsc_graph.model_file.load import check_opsets
-from lsc_graph.prepare import Prepared, Request, initializers_of, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import Prepared, initializers_of, prepare
 from lsc_graph.pretraining.copies import find_copies
 from lsc_graph.pretraining.points import Points
 from lsc_graph.pretraining.problem import Effort, Problem

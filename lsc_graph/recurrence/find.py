@@ -15,32 +15,30 @@ from lsc_graph.canonical.rewiring import inner_graphs
 from lsc_graph.canonical.shapes import static_shape
 from lsc_graph.recurrence.counters import with_clocks, with_counters
 from lsc_graph.recurrence.dataflow import body_values, depends, direct_sources
-from lsc_graph.recurrence.delays import new_states, only_delays
+from lsc_graph.recurrence.delays import new_states
 from lsc_graph.recurrence.determined import determined_warnings
 from lsc_graph.recurrence.ends import states_of_operators
 from lsc_graph.recurrence.equal_states import merge_equal_states
 from lsc_graph.recurrence.fused_ops import LoweredOp, inline_single_step_scans, lower_fused_ops
+from lsc_graph.recurrence.loop_sites import is_over_depth, sites_of_loops, told_apart
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import LoweredLoop, TripCount, lower_loops
 from lsc_graph.recurrence.new_states import read_new_states
 from lsc_graph.recurrence.packed import Piece, unpack
-from lsc_graph.recurrence.reversal import reads_in_reverse, turn_around
-from lsc_graph.recurrence.scan import site_of_scan, with_distinct_outputs
+from lsc_graph.recurrence.reversal import turn_around
+from lsc_graph.recurrence.scan import with_distinct_outputs
 from lsc_graph.recurrence.selected_sequences import read_selected_sequences
 from lsc_graph.recurrence.selections import read_selected_states, read_selected_states_of_step
 from lsc_graph.recurrence.site import RecurrentSite, StateVariable, StepSequence
 from lsc_graph.recurrence.streaming import UNRELATED, StatePair, find_state_pairs
-from lsc_graph.recurrence.totals import is_running_total
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unpack_scans import unpack_scans
 from lsc_graph.recurrence.unrolled.chains import MIN_STEPS
-from lsc_graph.recurrence.unrolled.chosen import NO_STATE, check_made, told_by_hand
+from lsc_graph.recurrence.unrolled.chosen import check_made, told_by_hand
 from lsc_graph.recurrence.unrolled.constants import Constants
-from lsc_graph.recurrence.unrolled.phase import OpenChoice
-from lsc_graph.recurrence.unrolled.roll import MAX_TRIMMED, RolledSteps, roll_steps
-from lsc_graph.recurrence.unrolled.start_search import ASSUMED, SOLVED
+from lsc_graph.recurrence.unrolled.remarks import remarks_on
+from lsc_graph.recurrence.unrolled.roll import RolledSteps, roll_steps
 from lsc_graph.recurrence.unrolled.unrecognised import find_unrecognised
-from lsc_graph.recurrence.weights import trained_tensors
 from lsc_graph.recurrence.written_selections import write_selections, write_selections_in
 from lsc_graph.results import Direction, Form, Refusal
 
@@ -144,7 +142,7 @@ def find_recurrences(
     constants = Constants(model.graph)
     carrying = looped
     if len(pairs) < len(model.graph.inputs):  # else nothing but the names tells steps from layers
-        carrying = [node for node in looped if not _is_over_depth(node, constants)]
+        carrying = [node for node in looped if not is_over_depth(node, constants)]
     stepping = pairs if states else _stepping(model, pairs, carrying)
     single = [op for op in lowered if all(scan.graph is None for scan in op.scans)]
     warnings = unrecognised
@@ -161,17 +159,11 @@ def find_recurrences(
         for loop in loops
         if loop.counted is not None
     )
-    warnings += tuple(_apart(steps) for steps in rolled if steps.num_apart)
-    warnings += tuple(_tied(steps) for steps in rolled if steps.over_depth)
-    warnings += tuple(_left_out(steps) for steps in rolled if steps.num_left_out)
-    warnings += tuple(_STARTED[steps.start].format(steps.name) for steps in rolled if steps.start in _STARTED)
-    warnings += tuple(_uneven(rolled))
-    warnings += tuple(_of_several_times(steps.name, *steps.times) for steps in rolled if steps.times)
-    warnings += tuple(_left_open(steps.name, choice) for steps in rolled for choice in steps.open)
+    warnings += tuple(remarks_on(rolled))
     carried = tuple(CarriedState(pair.before, pair.after, ()) for pair in pairs)
-    all_sites = _scan_sites(model, looped, lowered, rolled, loops)
+    all_sites = sites_of_loops(model, looped, lowered, rolled, loops)
     all_sites = tuple(with_counters(site, model.graph, constants) for site in all_sites)
-    sites, refused = _told_apart(model, looped, all_sites)
+    sites, refused = told_apart(model, looped, all_sites)
     given = {str(value.name) for value in model.graph.inputs}
     main = body_values(model.graph)
     warnings += tuple(warning for site in sites for warning in determined_warnings(site, given, main))
@@ -182,81 +174,6 @@ def find_recurrences(
 def _with_more(refused: Sequence[Refusal], more: Sequence[Refusal]) -> tuple[Refusal, ...]:
     """Refusals, of which those of the same candidate are replaced."""
     return tuple({refusal.candidate: refusal for refusal in (*refused, *more)}.values())
-
-
-_STARTED = {
-    SOLVED: "{}: its first step reads constants where the others compute from their state: taken for a start "
-    "that was multiplied by the weights beforehand, and one that gives these constants was found",
-    ASSUMED: "{}: its first step reads constants where the others compute from their state, and no start is "
-    "known that gives them with these weights, as behind a nonlinearity, or where weights were changed or "
-    "rounded later: it is taken for a step like the others",
-}
-"""What is said of first steps, unless the constants of the file leave no doubt."""
-
-
-def _apart(steps: RolledSteps) -> str:
-    total = steps.num_steps + steps.num_apart
-    return (
-        f"{steps.name}: of {total} steps the first {steps.num_apart} are computed in another way, and are no "
-        "part of the layer: the network begins so, or their constants were folded or rounded apart"
-    )
-
-
-def _tied(steps: RolledSteps) -> str:
-    return (
-        f"{steps.name}: {steps.num_steps} layers use tensors of equal values, and so are taken for the steps "
-        "of one layer, a loop over depth; layers that are copies of one another until they are trained look "
-        "the same, for exporters store equal tensors once: give each values of its own to audit them apart"
-    )
-
-
-def _left_out(steps: RolledSteps) -> str:
-    return (
-        f"{steps.name}: behind its {steps.num_steps} steps another one lacks what nobody reads, such as the "
-        "condition that keeps a state: it is no part of the layer"
-    )
-
-
-def _of_several_times(name: str, sequence: str, count: int) -> str:
-    return (
-        f"{name}: each of its steps reads {count} times of {sequence}: what is computed at one of these "
-        f"differs from the next, so {count} times are one step, and radii are those of {count} times together"
-    )
-
-
-def _uneven(rolled: Sequence[RolledSteps]) -> Iterator[str]:
-    """Layers of one weight that have nearly as many steps as another: these are steps of one network."""
-    for own in rolled:
-        alike = [one for one in rolled if one.weight == own.weight and not one.over_depth]
-        longest = max(alike, key=lambda one: one.num_steps, default=own)
-        missing = longest.num_steps - own.num_steps - own.num_apart
-        if not own.over_depth and 0 < missing <= MAX_TRIMMED:
-            yield (
-                f"{own.name} has {own.num_steps} steps, and {longest.name} of the same weight "
-                f"{longest.num_steps}: its first or last ones are computed in another way or read by nothing,"
-                " and are no part of the layer"
-            )
-
-
-def _left_open(name: str, choice: OpenChoice) -> str:
-    values, other = ", ".join(choice.values), choice.other
-    if choice.source is not None and other.after == NO_STATE:
-        return (
-            f"{name}: nothing in the file tells whether a step hands on {values}, as is assumed, or "
-            f"{choice.source}, of which a weight makes it: radii and gains depend on it; "
-            f"--state {other.before}:{other.after} takes the other reading"
-        )
-    if choice.source is not None:
-        return (
-            f"{name}: nothing in the file tells whether a step hands on {choice.source}, as is assumed, or "
-            f"{values}, which is made of that: path counts, gains and radii depend on it; --state "
-            f"{other.before}:{other.after} takes the other reading"
-        )
-    return (
-        f"{name}: nothing in the file tells whether {values} is computed at the end of a step, as is "
-        "assumed, or at the start of the next one: gains depend on it, and radii where steps differ; "
-        f"--state {other.before}:{other.after} takes the other reading"
-    )
 
 
 class RewrittenScan(Protocol):
@@ -360,123 +277,6 @@ def _single_step_refusal(op: LoweredOp) -> Refusal:
     return Refusal(
         op.original_name, "fused_op", f"{op.op_type} runs for one step only, and no state is carried"
     )
-
-
-def _scan_sites(
-    model: ir.Model,
-    looped: list[ir.Node],
-    lowered: Sequence[LoweredOp],
-    rolled: Sequence[RolledSteps],
-    loops: Sequence[LoweredLoop],
-) -> tuple[RecurrentSite, ...]:
-    origin = {scan: op for op in lowered for scan in op.scans}
-    unrolled = {steps.rolled.scan: steps for steps in rolled}
-    written = {loop.scan: loop for loop in loops}
-    repeated = Counter(op.original_name for op in lowered)
-    recurrences: dict[str, str] = {}
-    sites: list[RecurrentSite] = []
-    for node in looped:
-        op = origin.get(node)
-        name = str(node.name)
-        if op is not None:
-            name = op.node_name if repeated[op.original_name] > 1 else op.original_name
-        elif node in unrolled:
-            name = unrolled[node].name
-        elif node in written:
-            name = written[node].name
-        recurrence = recurrences.setdefault(name, f"recurrence_{len(recurrences)}")
-        if op is not None:
-            sites.append(_fused_site(model, node, op, recurrence, name))
-        elif node in unrolled:
-            sites.append(_unrolled_site(model, unrolled[node], recurrence))
-        elif node in written:
-            sites.append(_loop_site(model, written[node], recurrence))
-        else:
-            sites.append(site_of_scan(model, node, recurrence=recurrence, name=name, form=Form.SCAN))
-    return tuple(sites)
-
-
-def _fused_site(model: ir.Model, node: ir.Node, op: LoweredOp, recurrence: str, name: str) -> RecurrentSite:
-    both = op.direction is Direction.BIDIRECTIONAL
-    suffix = (".reverse" if reads_in_reverse(node) else ".forward") if both else ""
-    return site_of_scan(
-        model,
-        node,
-        recurrence=recurrence,
-        name=name + suffix,
-        form=Form.FUSED_OP,
-        direction=op.direction if both else None,
-        state_names=op.state_names,
-    )
-
-
-def _loop_site(model: ir.Model, loop: LoweredLoop, recurrence: str) -> RecurrentSite:
-    return site_of_scan(
-        model,
-        loop.scan,
-        recurrence=recurrence,
-        name=loop.name,
-        form=Form.LOOP,
-        state_names=loop.state_names,
-    )
-
-
-def _told_apart(
-    model: ir.Model, looped: Sequence[ir.Node], sites: Sequence[RecurrentSite]
-) -> tuple[tuple[RecurrentSite, ...], tuple[Refusal, ...]]:
-    """Loops over time, loops over depth, and mere iterations, which train nothing and are refused."""
-    constants = Constants(model.graph)
-    found, refused = [], []
-    is_any_layer = any(site.states and not only_delays(site) for site in sites)
-    for node, site in zip(looped, sites, strict=True):
-        if is_any_layer and only_delays(site):
-            reason = (
-                "what its steps carry only delays what they read, as in a causal convolution step by step: "
-                "part of what is around it"
-            )
-            refused.append(Refusal(site.node, site.form.value, reason))
-        elif site.form not in (Form.LOOP, Form.SCAN):
-            found.append(site)
-        elif not site.states:
-            reason = "no step hands anything on to the next one: a map, part of what is around it"
-            refused.append(Refusal(site.node, site.form.value, reason))
-        elif is_running_total(site, _read_outputs(node)):
-            reason = "its steps only add up: a running total, as in pooling"
-            refused.append(Refusal(site.node, site.form.value, reason))
-        elif not _is_over_depth(node, constants):
-            found.append(site)
-        elif trained_tensors(model.graph, site):
-            found.append(replace(site, over_depth=True))
-        else:
-            reason = "its steps read no sequence and train no weight: an iteration, part of what is around it"
-            refused.append(Refusal(site.node, site.form.value, reason))
-    return tuple(found), tuple(refused)
-
-
-def _read_outputs(node: ir.Node) -> set[str]:
-    """The names of a node's outputs that anybody reads."""
-    used = (value for value in node.outputs if value.is_graph_output() or any(True for _ in value.uses()))
-    return {str(value.name) for value in used}
-
-
-def _is_over_depth(node: ir.Node, constants: Constants) -> bool:
-    """Whether a Scan reads no sequence but of constants (weights of its layers, say), and leaves none."""
-    num_sequences = node.attributes.get_int("num_scan_inputs", 0)
-    num_states = len(node.inputs) - num_sequences
-    left = [v for v in node.outputs[num_states:] if v.is_graph_output() or any(True for _ in v.uses())]
-    return not left and all(value in constants for value in node.inputs[num_states:])
-
-
-def _unrolled_site(model: ir.Model, steps: RolledSteps, recurrence: str) -> RecurrentSite:
-    site = site_of_scan(
-        model,
-        steps.rolled.scan,
-        recurrence=recurrence,
-        name=steps.name,
-        form=Form.UNROLLED,
-        state_names=steps.rolled.state_names,
-    )
-    return replace(site, over_depth=steps.over_depth, watched=steps.rolled.watched, chosen=steps.made.texts)
 
 
 def _streaming_findings(

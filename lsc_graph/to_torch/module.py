@@ -18,7 +18,7 @@ from lsc_graph.canonical.precision import in_single_precision, is_half
 from lsc_graph.errors import AnalysisError, ConversionError, ParityError, UsageError
 from lsc_graph.memory import memory_errors_named
 from lsc_graph.model_file.load import load
-from lsc_graph.prepare import Request, plan_inputs
+from lsc_graph.planning import Request, plan_inputs
 from lsc_graph.quantized.dequantize import is_quantized
 from lsc_graph.recurrence.bases import is_basis
 from lsc_graph.recurrence.fused_ops import lower_fused_ops

@@ -6,7 +6,8 @@ import pytest
 from parsed_models import parsed
 
 from lsc_graph.auditing.outside import parts_outside
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 
 TEXT = """<ir_version: 8, opset_import: ["" : 18]>
 g (float[6, 1, 4] x) => (float y)

@@ -13,7 +13,8 @@ from lsc_graph import audit
 from lsc_graph.auditing.agreement import Agreement
 from lsc_graph.auditing.measure import measured_model
 from lsc_graph.errors import RoundingError
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.results import Parity
 from lsc_graph.running.sampling import Sample
 from lsc_graph.to_torch import loop, program

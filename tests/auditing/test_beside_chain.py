@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx
 
 from lsc_graph.auditing.beside_chain import beside_chain
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 
 HEAD = '<ir_version: 8, opset_import: ["" : 18]> '
 

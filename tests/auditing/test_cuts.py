@@ -14,7 +14,8 @@ from lsc_graph.audit_model import audit
 from lsc_graph.auditing.cuts import put_in, zero_derivatives
 from lsc_graph.auditing.measure import Sequences, Streaming, measured_model
 from lsc_graph.jacobians.local import local_jacobians
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.recurrence.site import StateVariable
 from lsc_graph.results import Form
 from lsc_graph.running.sampling import make_samples

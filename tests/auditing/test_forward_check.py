@@ -17,7 +17,8 @@ from lsc_graph.jacobians.forward import ForwardMeter
 from lsc_graph.jacobians.grid import EdgeMap
 from lsc_graph.jacobians.summary import Summary
 from lsc_graph.layers.cells import CellGraph
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.running.sampling import Sample
 from lsc_graph.to_torch import black_box
 from lsc_graph.to_torch.segment import BlackBoxUse

@@ -9,7 +9,8 @@ from lsc_graph.models import registry
 from onnx import TensorProto, helper, numpy_helper
 
 from lsc_graph.auditing.outside import parts_outside
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 
 SIZE, STEPS = 4, 5
 

@@ -6,7 +6,8 @@ import pytest
 from parsed_models import parsed
 
 from lsc_graph.auditing.outside import parts_outside
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.running.sampling import make_samples
 
 TEXT = """<ir_version: 8, opset_import: ["" : 18]>

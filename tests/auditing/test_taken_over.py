@@ -18,7 +18,8 @@ from lsc_graph.auditing.agreement import Agreement
 from lsc_graph.auditing.measure import Sequences, Streaming, measured_model
 from lsc_graph.auditing.taken_over import agrees_taken_over
 from lsc_graph.errors import ParityError
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.results import Form
 from lsc_graph.running.sampling import Sample
 from lsc_graph.to_torch import loop, program

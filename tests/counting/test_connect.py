@@ -16,7 +16,8 @@ from unrolled_models import Unroller
 from lsc_graph.count_model import gradient_paths
 from lsc_graph.counting.connect import connected_cells, edges_of_pairs
 from lsc_graph.layers.cells import CellGraph, DepthEdge
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 
 SIZE, STEPS = 3, 6
 REQUEST = Request(None, {}, {}, (), {})

@@ -14,7 +14,8 @@ from lsc_graph.jacobians.grid import edge_maps
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
 from lsc_graph.jacobians.radius import gain, spectral_radius
 from lsc_graph.jacobians.structure import UnitLayout
-from lsc_graph.prepare import Prepared, Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import Prepared, prepare
 from lsc_graph.results import Form
 from lsc_graph.running.sampling import make_samples
 

@@ -13,7 +13,8 @@ from lsc_graph.jacobians import local
 from lsc_graph.jacobians.grid import edge_maps
 from lsc_graph.jacobians.local import LocalJacobians, local_jacobians
 from lsc_graph.layers.cells import CellGraph
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.results import Form
 from lsc_graph.running.sampling import Sample
 from lsc_graph.to_torch.loop import SiteModule

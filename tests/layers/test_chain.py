@@ -12,7 +12,8 @@ from parsed_models import parsed
 from lsc_graph.canonical.normalize import normalize
 from lsc_graph.errors import NoLayersError
 from lsc_graph.layers.chain import Chain, find_chain, why_no_chain
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.recurrence.dataflow import inputs_of
 
 

@@ -9,7 +9,8 @@ from lsc_graph.models import registry
 
 from lsc_graph.audit_model import audit, inspect
 from lsc_graph.layers.exposure import exposed_states, structural_depth_edges
-from lsc_graph.prepare import Prepared, Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import Prepared, prepare
 
 
 def prepared(name: str) -> Prepared:

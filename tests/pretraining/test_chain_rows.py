@@ -11,7 +11,8 @@ from torch.func import vmap
 import lsc_graph
 from lsc_graph.auditing.measure import FeedForward
 from lsc_graph.jacobians.chain import chain_blocks
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.pretraining.batches import part, recorded, run_of, stacked
 from lsc_graph.pretraining.chain_rows import pull_chain
 

@@ -7,7 +7,8 @@ import pytest
 from lsc_graph.models.registry import build
 
 from lsc_graph.errors import UsageError
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.pretraining.points import Points
 
 

@@ -9,7 +9,8 @@ from lsc_graph.models.forms import in_form
 from pretraining_problems import reader_of
 
 from lsc_graph.audit_model import audit
-from lsc_graph.prepare import Prepared, Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import Prepared, prepare
 from lsc_graph.pretraining.points import Points
 from lsc_graph.results import Form
 

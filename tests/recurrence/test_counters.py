@@ -12,7 +12,8 @@ from unrolled_models import Unroller, at, stacked
 
 from lsc_graph.audit_model import audit, inspect
 from lsc_graph.counting.connect import connected_cells
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.pretraining.pretrain_model import pretrain
 from lsc_graph.unrolling.unroll_model import unroll_model
 

@@ -8,7 +8,8 @@ from onnx import numpy_helper
 from onnx.parser import parse_model
 
 from lsc_graph.audit_model import audit
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 
 T, H = 5, 3
 

@@ -9,8 +9,8 @@ from spectra_cases import batch
 
 from lsc_graph.audit_model import audit
 from lsc_graph.errors import UsageError
+from lsc_graph.jacobians.points import Points
 from lsc_graph.jacobians.readings import read
-from lsc_graph.jacobians.summary import _Points
 from lsc_graph.spectra.choose import radius_estimate
 from lsc_graph.spectra.estimate import Estimate, Method
 from lsc_graph.spectra.outcome import outcome_of, outcome_warnings
@@ -20,7 +20,7 @@ def test_points_that_did_not_converge_are_counted_and_left_out_of_the_mean() -> 
     matrices = batch("outlier", 10)
     exact = torch.linalg.eigvals(matrices).abs().amax(1)
     matrices[1] = torch.nan
-    points = _Points()
+    points = Points()
     points.add(read(matrices, Method.AUTO))
     mean = points.statistics("radius")
     assert mean is not None

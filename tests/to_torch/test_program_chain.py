@@ -11,7 +11,8 @@ from torch.func import jacrev
 from lsc_graph.audit_model import audit
 from lsc_graph.auditing.measure import FeedForward
 from lsc_graph.jacobians.chain import chain_blocks
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.to_torch.segment import Segment
 
 

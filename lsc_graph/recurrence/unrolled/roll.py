@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from lsc_graph.canonical.rewiring import remove_unused
+from lsc_graph.canonical.rewiring import RECURRENT_OPS, remove_unused
 from lsc_graph.recurrence.trial import Trial
 from lsc_graph.recurrence.unrolled.chains import (
     MIN_STEPS,
@@ -50,7 +50,6 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 MAX_TRIMMED = 4
 _FEW_ELEMENTS = 2
 _NOTHING = Chosen()
-_FUSED = frozenset(("RNN", "GRU", "LSTM"))
 
 
 class _WrittenOutError(Exception):
@@ -202,7 +201,7 @@ def _roll(
             (), f"they read every {abs(far[0].stride or 0)}. slice of {far[0].source.name}"
         )
     is_read = bool(reads.slices) or any(v not in constants for lane in reads.stacks.values() for v in lane)
-    if any(node.op_type in _FUSED for node in steps.nodes):
+    if any(node.op_type in RECURRENT_OPS for node in steps.nodes):
         raise StepsDifferError((), "its steps are recurrences over time themselves, which are layers")
     if chain.is_sequence and not steps.heads and is_running_total(iter(steps.nodes)):
         raise StepsDifferError((), "its steps only add up: a running total, as in pooling")

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.parser import parse_model
 
 from lsc_graph.canonical.normalize import normalize, simplify
-from lsc_graph.prepare import Request, prepare
+from lsc_graph.planning import Request
+from lsc_graph.prepare import prepare
 from lsc_graph.recurrence.loops.lists import read_lists_as_tensors
 from lsc_graph.recurrence.loops.rewrite import LoweredLoop, length_of, lower_loops
 from lsc_graph.recurrence.weights import trained_tensors
