@@ -24,8 +24,8 @@ from onnx import TensorProto, helper, numpy_helper
 from parsed_models import saturated_softmax
 from written_as import as_dynamo_writes, as_jax_writes, as_keras_writes, step_of
 
-from lsc_graph import audit_model as audit_module
 from lsc_graph.audit_model import audit, inspect
+from lsc_graph.auditing import confirmed_meter
 from lsc_graph.errors import AnalysisError, NoLayersError, ParityError, UsageError
 from lsc_graph.grid.unroll import GridNode
 from lsc_graph.results import Analysis, Direction, Form, Verdict
@@ -199,13 +199,13 @@ def test_where_the_torch_view_disagrees_everything_runs_in_onnx_runtime(
 
 
 def test_a_missing_depth_edge_is_noticed_by_backpropagation(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = audit_module.check_against_autograd
+    real = confirmed_meter.check_against_autograd
 
     def without_depth(model: object, sample: object, edges: list, *rest: object) -> None:
         kept = [edge for edge in edges if edge.tail.layer == edge.head.layer]
         real(model, sample, kept, *rest)
 
-    monkeypatch.setattr(audit_module, "check_against_autograd", without_depth)
+    monkeypatch.setattr(confirmed_meter, "check_against_autograd", without_depth)
     with pytest.raises(Exception, match="does not account for the whole gradient"):
         audited("gru")
 
@@ -256,7 +256,7 @@ def test_a_jacobian_that_is_not_finite_is_named() -> None:
 def test_a_missing_edge_with_a_small_share_of_the_gradient_is_noticed(
     missing: tuple[str, str], scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = audit_module.check_against_autograd
+    real = confirmed_meter.check_against_autograd
 
     def without(model: object, sample: object, edges: list, *rest: object) -> None:
         single = GridNode("layer_0", 6), GridNode("layer_0", 7)
@@ -271,7 +271,7 @@ def test_a_missing_edge_with_a_small_share_of_the_gradient_is_noticed(
 
     proto = with_scaled_weights("lstm", scale)
     assert audit(proto, num_steps=12, num_samples=1).layers
-    monkeypatch.setattr(audit_module, "check_against_autograd", without)
+    monkeypatch.setattr(confirmed_meter, "check_against_autograd", without)
     with pytest.raises(Exception, match="does not account for the whole gradient"):
         audit(proto, num_steps=12, num_samples=1)
 
@@ -281,7 +281,7 @@ def test_a_missing_edge_with_a_small_share_of_the_gradient_is_noticed(
 def test_a_single_edge_beside_others_that_carry_a_hundred_times_as_much_is_noticed(
     layers: tuple[str, str], time: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = audit_module.check_against_autograd
+    real = confirmed_meter.check_against_autograd
 
     def without(model: object, sample: object, edges: list, *rest: object) -> None:
         missing = GridNode(layers[0], time), GridNode(layers[1], time)
@@ -289,14 +289,14 @@ def test_a_single_edge_beside_others_that_carry_a_hundred_times_as_much_is_notic
         assert len(kept) == len(edges) - 1
         real(model, sample, kept, *rest)
 
-    monkeypatch.setattr(audit_module, "check_against_autograd", without)
+    monkeypatch.setattr(confirmed_meter, "check_against_autograd", without)
     with pytest.raises(Exception, match="does not account for the whole gradient"):
         audit(with_scaled_weights("bidirectional_lstm", 0.005), num_samples=1)
 
 
 def test_an_edge_that_few_of_many_paths_use_is_missed_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of C(69, 9) paths in a deep grid, one depth edge carries far less than the rounding of the others."""
-    real = audit_module.check_against_autograd
+    real = confirmed_meter.check_against_autograd
     checked: list[int] = []
 
     def without_one(model: object, sample: object, edges: list, *rest: object) -> None:
@@ -306,7 +306,7 @@ def test_an_edge_that_few_of_many_paths_use_is_missed_by_nobody(monkeypatch: pyt
         real(model, sample, kept, *rest)
         checked.append(len(kept))
 
-    monkeypatch.setattr(audit_module, "check_against_autograd", without_one)
+    monkeypatch.setattr(confirmed_meter, "check_against_autograd", without_one)
     with pytest.raises(Exception, match="does not account for the whole gradient"):
         audit(registry.build("tanh_rnn", num_layers=10), num_steps=60, num_samples=1)
     assert len(checked) == 2  # in either precision it looks whole from the last states alone

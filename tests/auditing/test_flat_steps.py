@@ -8,8 +8,8 @@ import pytest
 from lsc_graph.models import registry
 from onnx import TensorProto, helper, numpy_helper
 
-from lsc_graph import audit_model
 from lsc_graph.audit_model import audit
+from lsc_graph.auditing import confirmed_meter
 from lsc_graph.errors import AnalysisError, ParityError
 
 SIZE, STEPS = 6, 8
@@ -101,7 +101,7 @@ def test_an_error_of_another_kind_is_raised_as_it_is(monkeypatch: pytest.MonkeyP
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(audit_model, "check_against_autograd", fail)
+    monkeypatch.setattr(confirmed_meter, "check_against_autograd", fail)
     with pytest.raises(ParityError) as caught:
         audit(model(scan("Y", STEPWISE["Sub"])), black_box="never")
     assert caught.value is error
