@@ -30,7 +30,7 @@ _SPEED_UP, _SLOW_DOWN, _SLOWEST = 1.2, 0.6, 0.1
 _DOUBT = 4
 # After a step that changes log radii by so little values alone are looked at, where they hardly scatter: so
 # often at most, while the largest error falls to this share.
-_SHORT, _MOST_LOOKS, _NEARER = 0.6, 4, 0.75
+_SHORT, _MOST_LOOKS, _NEARER = 0.6, 3, 0.5
 # Finite changes are looked for so often at most.
 _MOST_JUMPS = 4
 # A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
