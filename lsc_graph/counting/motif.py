@@ -85,7 +85,8 @@ class Motif:
         """log10 growth of path sums per (dt, dl): they grow as 10^(n rate) over n dt steps and n dl levels.
 
         With factors of 1 it is the rate of the number of paths; for a plain stack
-        that is log10 of C(n (dt + dl), n dl) to first order in n. -inf where no path leads that way.
+        that is log10 of C(n (dt + dl), n dl) to first order in n. -inf where no path leads that way. An upper
+        bound where parts of the motif do not reach one another: no path mixes these.
 
         Args:
             dt, dl: the direction, in steps (backwards in a reverse stack) and levels.
