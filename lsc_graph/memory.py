@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 import traceback
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ _WORDS = re.compile(
 )
 _AMOUNT = re.compile(r"(?:to allocate|buffer of size) (\d+(?:\.\d+)?) ?(bytes|[KMGTPE]i?B)?", re.IGNORECASE)
 _GPU = re.compile(r"\b(CUDA|CUBLAS|CUDNN|CUSOLVER|HIP|GPU)", re.IGNORECASE)
+# What has to be left for an error of Python itself not to be one of memory.
+_LEFT = 2**26
 _LESS = "fewer --steps, a smaller batch or shorter sequences (--input-shape), or an export of smaller width"
 
 
@@ -65,7 +68,18 @@ def _let_go(error: BaseException) -> None:
 def _is_of_memory(error: BaseException) -> bool:
     if isinstance(error, LscGraphError):
         return False
+    if isinstance(error, SystemError):
+        return not _is_left()
     return isinstance(error, MemoryError) or bool(_WORDS.search(str(error)))
+
+
+def _is_left() -> bool:
+    """Whether there is memory: without any, Python may say that a call failed, and not of what."""
+    try:
+        mmap.mmap(-1, _LEFT).close()
+    except (OSError, MemoryError):
+        return False
+    return True
 
 
 def _place(error: BaseException) -> str | None:

@@ -18,7 +18,7 @@ from lsc_graph.cli.main import run
 from lsc_graph.models import registry
 
 import lsc_graph
-from lsc_graph import audit_model
+from lsc_graph import audit_model, memory
 from lsc_graph.errors import ConversionError, OutOfMemoryError, UsageError
 from lsc_graph.jacobians import summary
 from lsc_graph.memory import memory_errors_named, out_of_memory
@@ -91,6 +91,15 @@ def test_other_errors_stay_what_they_are(error: Exception) -> None:
     assert raised(fail) is error
 
 
+def test_python_s_own_error_is_one_of_memory_where_none_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = SystemError("<function _find_and_load> returned NULL without setting an exception")
+    assert out_of_memory(error) is None
+    monkeypatch.setattr(memory, "_LEFT", 2**60)
+    found = out_of_memory(error)
+    assert found is not None
+    assert "_find_and_load" in str(found.got)
+
+
 def test_what_was_held_when_memory_ran_out_is_let_go_before_it_is_said() -> None:
     held = []
 
@@ -153,7 +162,7 @@ import resource, sys
 import lsc_graph.audit_model
 from lsc_graph.models import registry
 from lsc_graph.cli.main import run
-import torch
+import torch, torch._dynamo  # which torch imports at the first derivative
 torch.set_num_threads(1)
 open(sys.argv[1], "wb").write(registry.build("tanh_rnn", hidden_size=256).SerializeToString())
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
