@@ -74,7 +74,7 @@ class FitState:
         self.sensitivities = Sensitivities()
         self.unknowns: Unknowns | None = None
         self.iterations = self.jumps = 0
-        self.any_held = self.measures = False
+        self.any_held = self.measures = self._is_whole = False
         self.doublings: dict[Edge, int] = {}
         self.tried: dict[Edge, int] = {}
         self.bare: dict[Edge, float] = {}
@@ -171,8 +171,11 @@ class FitState:
         """How far the largest error may be off by chance; nothing where steps that follow it lead astray."""
         if not len(errors) or not self.is_predictable():
             return 0.0
-        spread = self.tracker.variance.sqrt() * self.problem.in_order(self.problem.targets, self.edges)
-        return float(spread[errors.abs().argmax()])
+        return float(self._spread()[errors.abs().argmax()])
+
+    def _spread(self) -> Tensor:
+        """How well the radii are known: the standard errors of their estimates."""
+        return self.tracker.variance.sqrt() * self.problem.in_order(self.problem.targets, self.edges)
 
     def _largest_lost(self) -> float:
         """The largest error of a radius that was moved before, and is moved by nothing now."""
@@ -219,8 +222,7 @@ class FitState:
         errors = self.errors().abs()
         if not len(errors):
             return True
-        spread = self.tracker.variance.sqrt() * self.problem.in_order(self.problem.targets, self.edges)
-        return bool((errors + share * spread <= part * self.problem.tolerance).all())
+        return bool((errors + share * self._spread() <= part * self.problem.tolerance).all())
 
 
 def _log(mean: float) -> float:

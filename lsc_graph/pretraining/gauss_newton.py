@@ -69,6 +69,9 @@ class Tracker:
     does by way of earlier steps, so that changes come in part only, and that part is estimated too: what
     noise hides in each step shows in their sum.
 
+    Derivatives that leave nothing out are followed by whole changes. What these miss then is a share of each,
+    and all edges tell together how large it is: single ones would take their noise for it.
+
     Attributes:
         error: [R], what is estimated.
         variance: [R], of it.
@@ -76,6 +79,8 @@ class Tracker:
         part: [R], how much comes of what is planned.
         part_variance: [R], of it.
         shared: [R], the covariance of error and part.
+        whole: [R], the change since the last reading, if it was to come whole.
+        missed: the mean square of what whole changes miss, as a share of them.
     """
 
     error: Tensor | None = None
@@ -84,6 +89,8 @@ class Tracker:
     part: Tensor = field(default_factory=lambda: torch.zeros(0))
     part_variance: Tensor = field(default_factory=lambda: torch.zeros(0))
     shared: Tensor = field(default_factory=lambda: torch.zeros(0))
+    whole: Tensor | None = None
+    missed: float = _PREDICTION_ERROR**2
 
     def observe(self, reading: Tensor, variance: Tensor) -> None:
         """Take in a reading with the variance of its mean."""
@@ -94,8 +101,11 @@ class Tracker:
             return
         surprise = reading - self.error
         # What neither variance accounts for, the predictions of changes have missed.
-        seen = (surprise / _SURPRISE).square()
-        self.variance = self.variance + (seen - self.variance - variance).clamp_min(0)
+        if self.whole is None:
+            seen = (surprise / _SURPRISE).square()
+            self.variance = self.variance + (seen - self.variance - variance).clamp_min(0)
+        else:
+            self._learn_what_is_missed(surprise.square() - self.variance - variance, self.whole.square())
         whole = (self.variance + variance).clamp_min(1e-30)
         trust, lesson = self.variance / whole, self.shared / whole
         trust = trust.clamp_min(_LEAST_TRUST) if self.has_moved else trust
@@ -105,9 +115,22 @@ class Tracker:
         self.variance = (1 - trust).square() * self.variance + trust.square() * variance
         self.shared = (1 - trust) * self.shared
 
-    def predict(self, change: Tensor) -> None:
-        """The weights were changed, which should move the errors by `change`."""
+    def _learn_what_is_missed(self, excess: Tensor, squares: Tensor) -> None:
+        """Of the squares of a whole change, what the excess of surprises over their variances says."""
+        share = self.missed + float(excess.sum() / squares.sum().clamp_min(1e-30))
+        before, self.missed = self.missed, max(_PREDICTION_ERROR**2, share)
+        self.variance = self.variance + (self.missed - before) * squares
+        self.whole = None
+
+    def predict(self, change: Tensor, *, is_whole: bool = False) -> None:
+        """The weights were changed, which should move the errors by `change`: in part, or as a whole."""
         assert self.error is not None
+        if is_whole:
+            self.part, self.shared = torch.ones_like(change), torch.zeros_like(change)
+            self.error, self.has_moved, self.whole = self.error + change, True, change
+            self.variance = self.variance + self.missed * change.square()
+            return
+        self.whole = None
         # Over a long way derivatives change: what it misses says nothing of what they leave out.
         is_long = change.abs() > _LONG
         self.part, self.shared = self.part.where(~is_long, 1.0), self.shared.where(~is_long, 0.0)

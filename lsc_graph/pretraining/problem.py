@@ -26,6 +26,8 @@ _BEHIND, _MOST_DERIVATIVES, _FEWER_DERIVATIVES = 4, 2, 1
 _FREE_DOUBLINGS, _FREE_WORK = 3, 2e7
 # A mean within so many standard errors of the tolerance's edge is to be known to this part of the tolerance.
 _CLEAR, _SHARP = 2, 6
+# Of a noise that few points say is less by this factor than what is allowed, they need not be believed more.
+_NOTHING = 3
 # A confirmation ends at a mean that is off by so many standard errors more, known from so many samples; by
 # more of them where fewer samples tell.
 _SURELY, _MANY_SAMPLES, _LEAST_SAMPLES = 3, 32, 8
@@ -170,12 +172,39 @@ class Problem:
             is_rough = any(reading.std_error > max_std_error for reading in own)
             return any(map(self.is_surely_off, own)) or (not is_rough and any(map(self._is_off, own)))
 
+        num_times = 1 if until_off else FIRST_TIMES
+        return self._estimate(values, seed, is_sharp, is_over, only, num_times=num_times)
+
+    def look(self, values: Sequence[Tensor], seed: int, max_std_error: float) -> dict[Edge, Reading]:
+        """Readings at fresh points that earlier ones are to be joined with, until one is surely off.
+
+        What few points say of their own noise is not relied on, unless that is next to nothing.
+        """
+
+        def is_sharp(reading: Reading) -> bool:
+            is_many = len(reading.sizes) >= _MANY_SAMPLES
+            return reading.std_error <= (max_std_error if is_many else max_std_error / _NOTHING)
+
+        def is_over(readings: Sequence[Reading]) -> bool:
+            return any(self.is_surely_off(reading) for reading in readings if reading.edge in self.targets)
+
+        return self._estimate(values, seed, is_sharp, is_over, num_times=1)
+
+    def _estimate(
+        self,
+        values: Sequence[Tensor],
+        seed: int,
+        is_sharp: Callable[[Reading], bool],
+        is_over: Callable[[Sequence[Reading]], bool],
+        only: Collection[Edge] | None = None,
+        *,
+        num_times: int,
+    ) -> dict[Edge, Reading]:
         def draw(seed: int, count: int) -> Sequence[Sample]:
             self.say(f"Looking at {count} fresh samples")
             return self.draw(seed, count)
 
         named = by_name(self.weights, values)
-        num_times = 1 if until_off else FIRST_TIMES
         readings = estimate(self.reader, named, draw, seed, is_sharp, is_over, only, num_times=num_times)
         return {reading.edge: reading for reading in readings if reading.edge in self.targets}
 

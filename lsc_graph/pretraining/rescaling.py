@@ -31,6 +31,9 @@ _DOUBT = 4
 # After a step that changes log radii by so little values alone are looked at, where they hardly scatter: so
 # often at most, while the largest error falls to this share.
 _SHORT, _MOST_LOOKS, _NEARER = 0.6, 3, 0.5
+# Without states that go from step to step radii do what derivatives say, and so many looks tell together where
+# they are. They are to be as sharp as that part of the tolerance at first, and in all as this one.
+_MOST_JOINED, _FIRST_LOOK, _ALL_LOOKS = 6, 1 / 2, 1 / 3
 # Finite changes are looked for so often at most.
 _MOST_JUMPS = 4
 # A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
@@ -180,6 +183,8 @@ class _Run(Verdicts):
             return [readings[number] for number in kept], slopes[kept]
         leaves = [value.detach().requires_grad_() for value in self.values]
         readings, slopes = self._slopes(leaves, points, through_time=self.is_predictable())
+        is_through_time = self.is_predictable() or not problem.reader.is_recurrent
+        self._is_whole = is_through_time and not problem.has_surrogate
         is_moved = are_moved(readings, slopes)
         is_doubtful = not bool(is_moved.all()) or self.course.since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
@@ -215,19 +220,49 @@ class _Run(Verdicts):
 
         Values alone cost less than derivatives: near the targets they say enough for the next step.
         """
+        are_joined = self._is_whole and not self.problem.reader.is_recurrent
+        sees, most = (self._sees, _MOST_JOINED) if are_joined else (self.is_confirmed, _MOST_LOOKS)
         largest = math.inf
-        for look in range(1, _MOST_LOOKS + 1):
+        for look in range(1, most + 1):
             if not (self.is_predictable() and (self.is_settled() or self._is_worth_a_look())):
                 return False
-            if self.is_confirmed(iteration, look):
+            if sees(iteration, look):
                 return True
-            before, largest = largest, float(self.errors().abs().max())
-            if look == _MOST_LOOKS or largest > _NEARER * before:
+            errors = self.errors()
+            before, largest = largest, float(errors.abs().max())
+            noise = self._noise(errors) if are_joined else 0.0
+            if look == most or largest - noise > _NEARER * before:
                 return False
             self._means |= {edge: self._confirmed[edge].mean for edge in self.edges}
             self.trail.read({edge: math.log(max(mean, 1e-12)) for edge, mean in self._means.items()})
             self.move(is_sure=True)
         return False
+
+    def _sees(self, iteration: int, look: int) -> bool:
+        """Whether fresh points say, with those of the looks before, that all radii are at their targets.
+
+        A radius that scatters takes many points, and the steps between two looks hardly change what the first
+        one saw but by what they were to change.
+        """
+        problem = self.problem
+        if look == 1:
+            self.tracker = Tracker()
+        asked = self._asked()
+        seed = problem.seed_of(iteration, 1) + look * 500_000_003
+        self._confirmed = problem.look(self.values, seed, asked)
+        self._observe([self._confirmed[edge] for edge in self.edges])
+        if not (self.is_at_targets() and self._spread().max() <= _ALL_LOOKS * problem.tolerance):
+            return False
+        self._confirmed = {}  # these few points alone say less
+        return True
+
+    def _asked(self) -> float:
+        """The standard error of a look that is needed beside what is known."""
+        first, whole = (part * self.problem.tolerance for part in (_FIRST_LOOK, _ALL_LOOKS))
+        if self.tracker.error is None:
+            return first
+        left = 1.1 / whole**2 - 1 / float(self._spread().max()) ** 2
+        return first if left <= 0 else min(first, left**-0.5)
 
     def _is_worth_a_look(self) -> bool:
         """Whether a step was short, and leads to all targets if derivatives are right."""
@@ -317,7 +352,7 @@ class _Run(Verdicts):
         changes = self.sensitivities.mean @ step
         by_edge = dict(zip(self.edges, changes.tolist(), strict=True))
         self._last = LastStep(self.values, step, vars(self.tracker).copy(), by_edge)
-        self.tracker.predict(changes)
+        self.tracker.predict(changes, is_whole=self._is_whole)
         self.trail.plan(by_edge)
         self.values = values
 

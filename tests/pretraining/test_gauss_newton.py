@@ -103,3 +103,35 @@ def test_a_surprise_makes_the_estimate_follow() -> None:
         tracker.observe(one, 0.01 * one)
     assert tracker.error is not None
     assert float(tracker.error) > 0.9
+
+
+def test_readings_before_and_after_whole_changes_count_as_one() -> None:
+    """What noise makes of single changes is not taken for what these are."""
+    generator, tracker = torch.Generator().manual_seed(2), Tracker()
+    errors, truth = [], torch.zeros(30, dtype=torch.float64)
+    for _ in range(8):
+        noise = 0.03 * torch.randn(30, dtype=torch.float64, generator=generator)
+        tracker.observe(truth + noise, torch.full_like(truth, 0.03**2))
+        assert tracker.error is not None
+        change = -tracker.error
+        tracker.predict(change, is_whole=True)
+        truth = truth + change
+        errors.append(float(truth.square().mean().sqrt()))
+    assert tracker.part.unique().tolist() == [1.0]
+    assert errors[-1] < 1.3 * 0.03 / 8**0.5
+    assert errors[-1] < float(tracker.variance.mean().sqrt())
+
+
+def test_what_whole_changes_miss_is_learned_from_all_of_them_together() -> None:
+    generator, tracker = torch.Generator().manual_seed(3), Tracker()
+    truth = torch.full((30,), 0.3, dtype=torch.float64)
+    tracker.observe(truth, torch.full_like(truth, 1e-6))
+    tracker.predict(-truth, is_whole=True)
+    truth = 0.5 * truth * torch.randn(30, dtype=torch.float64, generator=generator)
+    tracker.observe(truth, torch.full_like(truth, 0.02**2))
+    assert tracker.missed == pytest.approx(0.25, rel=0.4)
+    assert tracker.error is not None
+    torch.testing.assert_close(tracker.error, truth, atol=0.01, rtol=0)
+    before, change = tracker.variance, -tracker.error
+    tracker.predict(change, is_whole=True)
+    torch.testing.assert_close(tracker.variance - before, tracker.missed * change.square())

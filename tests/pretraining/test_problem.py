@@ -10,6 +10,7 @@ import torch
 
 from lsc_graph.pretraining.problem import Effort
 from lsc_graph.pretraining.reading import Reading
+from lsc_graph.pretraining.trainable import as_trained
 from tests.pretraining_problems import problem_of
 
 
@@ -63,6 +64,27 @@ def test_a_confirmation_ends_early_only_where_a_mean_is_far_off_beyond_chance(
     of_many = reading(error, std_error)
     found = replace(of_many, values=of_many.values[:num_samples], sizes=(1,) * num_samples)
     assert problem_of("gru").is_surely_off(found) is is_over
+
+
+def test_a_look_does_not_rely_on_what_few_points_say_of_their_noise() -> None:
+    problem = problem_of("feed_forward_relu")
+    values = as_trained(problem.weights)
+    means = {edge: own.mean for edge, own in problem.estimate(values, 4, 0.01).items()}
+    problem = replace(problem, targets=means)
+    for allowed in (1e3, 0.02):
+        found = problem.look(values, 5, allowed)
+        for own in found.values():
+            is_many = len(own.sizes) >= 32 and own.std_error <= allowed
+            assert is_many or own.std_error <= allowed / 3
+    assert max(len(own.sizes) for own in found.values()) > 8
+
+
+def test_a_look_ends_with_a_mean_that_is_surely_off() -> None:
+    problem = problem_of("feed_forward_relu")
+    far = replace(problem, targets=dict.fromkeys(problem.targets, 5.0))
+    found = far.look(as_trained(problem.weights), 5, 0.001)
+    assert any(map(far.is_surely_off, found.values()))
+    assert max(len(own.sizes) for own in found.values()) == 8
 
 
 def test_derivatives_take_fewer_points_only_where_radii_hardly_scatter() -> None:

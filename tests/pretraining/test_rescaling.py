@@ -233,6 +233,42 @@ def test_steps_that_are_long_or_whose_radii_scatter_are_followed_by_derivatives(
     assert bool(looks) is is_seen
 
 
+@pytest.mark.parametrize(
+    ("looks", "is_right"),
+    [
+        ([(0.502, 0.006)], True),
+        ([(0.502, 0.009)], False),  # as sharp as a look, but not as all of them are to be
+        ([(0.540, 0.009), (0.509, 0.008)], True),  # the second one alone does not say so
+        ([(0.540, 0.009), (0.528, 0.008)], False),
+        ([(0.540, 0.009), (0.528, 0.008), (0.501, 0.008)], True),
+    ],
+)
+def test_looks_at_radii_without_states_tell_together_where_these_are(
+    monkeypatch: pytest.MonkeyPatch, looks: list[tuple[float, float]], is_right: bool
+) -> None:
+    run = run_with({2.0: {FITTED: 0.6, LEFT_OUT: 0.5}})
+    asked: list[float] = []
+    unit = reading(FITTED, 0.0).values + torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
+    scale = replace(reading(FITTED, 0.0), values=unit).std_error
+
+    def look(values: Sequence[Tensor], seed: int, allowed: float) -> dict[Edge, Reading]:
+        asked.append(allowed)
+        mean, std_error = looks[len(asked) - 1]
+        return {FITTED: replace(reading(FITTED, 0.0), values=mean + std_error / scale * unit)}
+
+    monkeypatch.setattr(run.problem, "look", look, raising=False)
+    for number in range(1, len(looks) + 1):
+        found = run._sees(0, number)
+        if number < len(looks):
+            assert not found
+            assert run.tracker.error is not None
+            run.tracker.predict(-run.tracker.error, is_whole=True)
+    assert found is is_right
+    assert bool(run._confirmed) is not is_right
+    assert asked[0] == pytest.approx(run.problem.tolerance / 2)
+    assert all(run.problem.tolerance / 3 < allowed <= asked[0] for allowed in asked[1:])
+
+
 @pytest.mark.parametrize(("radius", "is_predictable"), [(0.6, True), (1.0, False)])
 def test_derivatives_go_back_through_time_only_where_states_of_long_ago_are_forgotten(
     radius: float, is_predictable: bool
