@@ -31,7 +31,7 @@ _DOUBT = 4
 # After a step that changes log radii by so little values alone are looked at, where they hardly scatter: so
 # often at most, while the largest error falls to this share.
 _SHORT, _MOST_LOOKS, _NEARER = 0.6, 3, 0.5
-# Without states that go from step to step radii do what derivatives say, and so many looks tell together where
+# Without states that go from step to step radii do what derivatives say: so many looks tell together where
 # they are. They are to be as sharp as that part of the tolerance at first, and in all as this one.
 _MOST_JOINED, _FIRST_LOOK, _ALL_LOOKS = 6, 1 / 2, 1 / 3
 # Finite changes are looked for so often at most.
