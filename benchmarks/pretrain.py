@@ -165,7 +165,7 @@ def page(rows: list[dict[str, Any]], head: dict[str, Any]) -> str:
         "# Pre-training the reference models",
         "",
         "Made by `python benchmarks/pretrain.py`: iterations (each one set of derivatives, by which up to",
-        "three steps are taken), seconds of one core for the fit, and the",
+        "three steps are taken, six without recurrence), seconds of one core for the fit, and the",
         "largest error of any mean radius at points that the fit never saw, with its standard error where",
         "that is above 0.02. Recurrent models at T = 32, seed 0. What was not reached is in bold, with",
         "the reason. A degree sign marks what was measured with an earlier state of the code.",

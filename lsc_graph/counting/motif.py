@@ -15,10 +15,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import networkx as nx
 import numpy as np
 
 from lsc_graph.counting.hops import Hop, hops_of
@@ -85,8 +86,7 @@ class Motif:
         """log10 growth of path sums per (dt, dl): they grow as 10^(n rate) over n dt steps and n dl levels.
 
         With factors of 1 it is the rate of the number of paths; for a plain stack
-        that is log10 of C(n (dt + dl), n dl) to first order in n. -inf where no path leads that way. An upper
-        bound where parts of the motif do not reach one another: no path mixes these.
+        that is log10 of C(n (dt + dl), n dl) to first order in n. -inf where no path leads that way.
 
         Args:
             dt, dl: the direction, in steps (backwards in a reverse stack) and levels.
@@ -108,6 +108,12 @@ class Motif:
                 expected="hops in one direction",
             )
 
+        rates = (part._rate(dt, dl, time_factor, depth_factor) for part in self._pairs_of_parts)
+        return max(rates, default=-math.inf) / math.log(10)
+
+    def _rate(self, dt: float, dl: float, time_factor: float, depth_factor: float) -> float:
+        """The rate, in natural logarithms, if parts can be mixed as if each reached the others."""
+
         def along(log_w: float) -> float:
             """-dt log z - dl log w on the singular curve."""
 
@@ -118,7 +124,25 @@ class Motif:
                 return math.inf
             return (-dt * _root(excess) if dt else 0.0) - dl * log_w
 
-        return _minimum(along) / math.log(10)
+        return _minimum(along)
+
+    @cached_property
+    def _pairs_of_parts(self) -> list[Motif]:
+        """The strongly connected parts, every two together of which one reaches the other.
+
+        A path goes round in parts of which each reaches the next: its rate is the least maximum of theirs.
+        These are convex in log w: two of them decide it (Helly's theorem on a line).
+        """
+        parts = nx.condensation(nx.DiGraph([(hop.source, hop.target) for hop in self.hops]))
+        part_of = parts.graph["mapping"]
+        inner = [hop for hop in self.hops if part_of[hop.source] == part_of[hop.target]]
+        rounds = {part_of[hop.source] for hop in inner}
+        pairs = [pair for pair in nx.transitive_closure_dag(parts).edges if rounds.issuperset(pair)]
+        alone = rounds - {part for pair in pairs for part in pair}
+        return [
+            replace(self, hops=tuple(hop for hop in inner if part_of[hop.source] in pair))
+            for pair in [*pairs, *((part,) for part in sorted(alone))]
+        ]
 
     def _radius(self, a: float, b: float, log_z: float = 0.0, log_w: float = 0.0) -> float:
         places, is_time, lags, rises = self._table

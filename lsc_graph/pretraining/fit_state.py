@@ -74,7 +74,7 @@ class FitState:
         self.sensitivities = Sensitivities()
         self.unknowns: Unknowns | None = None
         self.iterations = self.jumps = 0
-        self.any_held = self.measures = self._is_whole = False
+        self.any_held = self.measures = False
         self.doublings: dict[Edge, int] = {}
         self.tried: dict[Edge, int] = {}
         self.bare: dict[Edge, float] = {}
@@ -126,6 +126,10 @@ class FitState:
         """Whether states of long ago are forgotten, so that derivatives through time tell what steps do."""
         own = [mean for (source, target), mean in self._means.items() if source == target]
         return bool(self._means) and max(own, default=0.0) < _CONTRACTING
+
+    def _are_derivatives_whole(self) -> bool:
+        """Whether derivatives leave nothing out: no way by earlier steps, and none that a surrogate invents."""
+        return not (self.problem.reader.is_recurrent or self.problem.has_surrogate)
 
     def _update(self, readings: Sequence[Reading], slopes: Tensor) -> None:
         is_moved, relative = are_moved(readings, slopes), relative_slopes(readings, slopes)

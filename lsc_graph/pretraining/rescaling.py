@@ -183,8 +183,6 @@ class _Run(Verdicts):
             return [readings[number] for number in kept], slopes[kept]
         leaves = [value.detach().requires_grad_() for value in self.values]
         readings, slopes = self._slopes(leaves, points, through_time=self.is_predictable())
-        is_through_time = self.is_predictable() or not problem.reader.is_recurrent
-        self._is_whole = is_through_time and not problem.has_surrogate
         is_moved = are_moved(readings, slopes)
         is_doubtful = not bool(is_moved.all()) or self.course.since_best % _DOUBT == _DOUBT - 1
         if is_doubtful and problem.reader.is_recurrent:
@@ -220,7 +218,7 @@ class _Run(Verdicts):
 
         Values alone cost less than derivatives: near the targets they say enough for the next step.
         """
-        are_joined = self._is_whole and not self.problem.reader.is_recurrent
+        are_joined = self._are_derivatives_whole()
         sees, most = (self._sees, _MOST_JOINED) if are_joined else (self.is_confirmed, _MOST_LOOKS)
         largest = math.inf
         for look in range(1, most + 1):
@@ -241,8 +239,8 @@ class _Run(Verdicts):
     def _sees(self, iteration: int, look: int) -> bool:
         """Whether fresh points say, with those of the looks before, that all radii are at their targets.
 
-        A radius that scatters takes many points, and the steps between two looks hardly change what the first
-        one saw but by what they were to change.
+        A radius that scatters takes many points. What a step was to change is known, and how far such steps
+        miss that is learned: a look before it still tells of the radii after it.
         """
         problem = self.problem
         if look == 1:
@@ -352,7 +350,7 @@ class _Run(Verdicts):
         changes = self.sensitivities.mean @ step
         by_edge = dict(zip(self.edges, changes.tolist(), strict=True))
         self._last = LastStep(self.values, step, vars(self.tracker).copy(), by_edge)
-        self.tracker.predict(changes, is_whole=self._is_whole)
+        self.tracker.predict(changes, is_whole=self._are_derivatives_whole())
         self.trail.plan(by_edge)
         self.values = values
 

@@ -42,6 +42,8 @@ def run_with(radii: Mapping[float, Mapping[Edge, float]]) -> _Run:
 
     problem = SimpleNamespace(
         targets=dict.fromkeys((FITTED, LEFT_OUT), 0.5),
+        reader=SimpleNamespace(is_recurrent=True),
+        has_surrogate=False,
         in_order=lambda of_edge, edges: torch.tensor([of_edge[edge] for edge in edges], dtype=torch.float64),
         tolerance=0.02,
         estimate=estimate,
