@@ -128,7 +128,7 @@ class FitState:
         return bool(self._means) and max(own, default=0.0) < _CONTRACTING
 
     def _are_derivatives_whole(self) -> bool:
-        """Whether derivatives leave nothing out: no way by earlier steps, and none that a surrogate invents."""
+        """Whether derivatives leave nothing out: no way by earlier steps, no threshold in it."""
         return not (self.problem.reader.is_recurrent or self.problem.has_surrogate)
 
     def _update(self, readings: Sequence[Reading], slopes: Tensor) -> None:
