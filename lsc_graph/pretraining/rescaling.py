@@ -34,6 +34,8 @@ _SHORT, _MOST_LOOKS, _NEARER = 0.6, 3, 0.5
 # Without states that go from step to step radii do what derivatives say: so many looks tell together where
 # they are. They are to be as sharp as that part of the tolerance at first, and in all as this one.
 _MOST_JOINED, _FIRST_LOOK, _ALL_LOOKS = 6, 1 / 2, 1 / 3
+# So many standard errors within the tolerance all looks together are to be.
+_SURELY = 1.5
 # Finite changes are looked for so often at most.
 _MOST_JUMPS = 4
 # A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
@@ -166,7 +168,8 @@ class _Run(Verdicts):
         """Go back, and a shorter way from there."""
         self._last, self.values = last, last.values
         self.tracker = last.tracker_before()
-        self.tracker.predict(torch.tensor([last.changes[edge] for edge in self.edges], dtype=torch.float64))
+        changes = torch.tensor([last.changes[edge] for edge in self.edges], dtype=torch.float64)
+        self.tracker.predict(changes, is_whole=self._are_derivatives_whole())
         self.trail.plans[-1] = dict(last.changes)
         self.course.slow_down()
         self.unknowns = self._unknowns(seed)
@@ -229,7 +232,7 @@ class _Run(Verdicts):
             errors = self.errors()
             before, largest = largest, float(errors.abs().max())
             noise = self._noise(errors) if are_joined else 0.0
-            if look == most or largest - noise > _NEARER * before:
+            if look == most or largest - noise > _NEARER * before or (are_joined and self._is_blunt()):
                 return False
             self._means |= {edge: self._confirmed[edge].mean for edge in self.edges}
             self.trail.read({edge: math.log(max(mean, 1e-12)) for edge, mean in self._means.items()})
@@ -243,16 +246,26 @@ class _Run(Verdicts):
         miss that is learned: a look before it still tells of the radii after it.
         """
         problem = self.problem
+        before = self.tracker
         if look == 1:
             self.tracker = Tracker()
         asked = self._asked()
         seed = problem.seed_of(iteration, 1) + look * 500_000_003
         self._confirmed = problem.look(self.values, seed, asked)
+        if self._is_blunt():
+            self.tracker = before
         self._observe([self._confirmed[edge] for edge in self.edges])
-        if not (self.is_at_targets() and self._spread().max() <= _ALL_LOOKS * problem.tolerance):
+        is_known = bool((self._spread() <= _ALL_LOOKS * problem.tolerance).all())
+        if not (is_known and self._are_within(_SURELY, 1.0)):
             return False
         self._confirmed = {}  # these few points alone say less
         return True
+
+    def _is_blunt(self) -> bool:
+        """Whether the last look, with all points that can be afforded, is less sharp than one is to be."""
+        readings = [self._confirmed[edge] for edge in self.edges]
+        is_rough = any(r.std_error > _FIRST_LOOK * self.problem.tolerance for r in readings)
+        return is_rough and not any(map(self.problem.is_surely_off, readings))
 
     def _asked(self) -> float:
         """The standard error of a look that is needed beside what is known."""

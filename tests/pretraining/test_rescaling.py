@@ -239,6 +239,7 @@ def test_steps_that_are_long_or_whose_radii_scatter_are_followed_by_derivatives(
     ("looks", "is_right"),
     [
         ([(0.502, 0.006)], True),
+        ([(0.512, 0.006)], False),  # within the tolerance by one standard error only
         ([(0.502, 0.009)], False),  # as sharp as a look, but not as all of them are to be
         ([(0.540, 0.009), (0.509, 0.008)], True),  # the second one alone does not say so
         ([(0.540, 0.009), (0.528, 0.008)], False),
@@ -269,6 +270,20 @@ def test_looks_at_radii_without_states_tell_together_where_these_are(
     assert bool(run._confirmed) is not is_right
     assert asked[0] == pytest.approx(run.problem.tolerance / 2)
     assert all(run.problem.tolerance / 3 < allowed <= asked[0] for allowed in asked[1:])
+
+
+@pytest.mark.parametrize(
+    ("std_error", "is_off", "is_blunt"), [(0.009, False, False), (0.015, False, True), (0.015, True, False)]
+)
+def test_looks_that_no_points_sharpen_are_not_joined(
+    monkeypatch: pytest.MonkeyPatch, std_error: float, is_off: bool, is_blunt: bool
+) -> None:
+    run = run_with({2.0: {FITTED: 0.6, LEFT_OUT: 0.5}})
+    spread = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
+    scale = replace(reading(FITTED, 0.0), values=spread).std_error
+    run._confirmed = {FITTED: replace(reading(FITTED, 0.0), values=0.5 + std_error / scale * spread)}
+    monkeypatch.setattr(run.problem, "is_surely_off", lambda found: is_off, raising=False)
+    assert run._is_blunt() is is_blunt
 
 
 @pytest.mark.parametrize(("radius", "is_predictable"), [(0.6, True), (1.0, False)])
