@@ -126,8 +126,7 @@ def audited(
         analysis = audit(path, seed=report.seed + _AUDIT_SEED + number, num_samples=num_samples, **options)
         layers = {layer.id: layer for layer in analysis.layers}
         radii = tuple(replace(c, written=_radius(layers[c.layer], c)) for c in report.radii)
-        doubts = (_contradicts, _differs)
-        if not any(doubt(change, report.tolerance) for change in radii for doubt in doubts):
+        if not any(_contradicts(c, report.tolerance) or _differs(c, report.tolerance) for c in radii):
             break
     for change in radii:
         _check(change, report.tolerance)

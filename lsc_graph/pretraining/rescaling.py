@@ -35,7 +35,7 @@ _SHORT, _MOST_LOOKS, _NEARER = 0.6, 3, 0.5
 # they are. They are to be as sharp as that part of the tolerance at first, and in all as this one.
 _MOST_JOINED, _FIRST_LOOK, _ALL_LOOKS = 6, 1 / 2, 1 / 3
 # So many standard errors within the tolerance all looks together are to be.
-_SURELY = 1.5
+_MARGIN = 1.5
 # Finite changes are looked for so often at most.
 _MOST_JUMPS = 4
 # A fit that is stuck goes on from the best that it has come by, if that has got better by this factor.
@@ -210,11 +210,14 @@ class _Run(Verdicts):
         problem = self.problem
         if not self.edges:
             return True
-        seed = problem.seed_of(iteration, 1) + look * 500_000_003
+        seed = self._seed_of_look(iteration, look)
         chosen = problem.estimate(self.values, seed, problem.tolerance / 3, until_off=True)
         self._observe([chosen[edge] for edge in self.edges])
         self._confirmed = chosen
         return self.is_at_targets() and all(problem.agrees(chosen[edge]) for edge in self.edges)
+
+    def _seed_of_look(self, iteration: int, look: int) -> int:
+        return self.problem.seed_of(iteration, 1) + look * 500_000_003
 
     def arrives(self, iteration: int) -> bool:
         """Whether this iteration's step has led to the targets, or a few more by the same derivatives do.
@@ -250,13 +253,13 @@ class _Run(Verdicts):
         if look == 1:
             self.tracker = Tracker()
         asked = self._asked()
-        seed = problem.seed_of(iteration, 1) + look * 500_000_003
+        seed = self._seed_of_look(iteration, look)
         self._confirmed = problem.look(self.values, seed, asked)
         if self._is_blunt():
             self.tracker = before
         self._observe([self._confirmed[edge] for edge in self.edges])
         is_known = bool((self._spread() <= _ALL_LOOKS * problem.tolerance).all())
-        if not (is_known and self._are_within(_SURELY, 1.0)):
+        if not (is_known and self._are_within(_MARGIN, 1.0)):
             return False
         self._confirmed = {}  # these few points alone say less
         return True

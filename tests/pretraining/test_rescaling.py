@@ -17,6 +17,7 @@ from lsc_graph.pretraining import rescaling
 from lsc_graph.pretraining.candidates import Candidates
 from lsc_graph.pretraining.fit import Progress
 from lsc_graph.pretraining.fit_verdicts import REACHED
+from lsc_graph.pretraining.gauss_newton import Tracker
 from lsc_graph.pretraining.job import prepare_job
 from lsc_graph.pretraining.last_step import LastStep
 from lsc_graph.pretraining.problem import Problem
@@ -281,9 +282,15 @@ def test_looks_that_no_points_sharpen_are_not_joined(
     run = run_with({2.0: {FITTED: 0.6, LEFT_OUT: 0.5}})
     spread = torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64)
     scale = replace(reading(FITTED, 0.0), values=spread).std_error
-    run._confirmed = {FITTED: replace(reading(FITTED, 0.0), values=0.5 + std_error / scale * spread)}
+    seen = {FITTED: replace(reading(FITTED, 0.0), values=0.5 + std_error / scale * spread)}
     monkeypatch.setattr(run.problem, "is_surely_off", lambda found: is_off, raising=False)
+    monkeypatch.setattr(run.problem, "look", lambda *_: seen, raising=False)
+    run.tracker = Tracker()
+    run.tracker.observe(torch.zeros(1, dtype=torch.float64), torch.full((1,), 0.02**2, dtype=torch.float64))
+    run._sees(0, 1)
     assert run._is_blunt() is is_blunt
+    # What was known before counts only where such a look begins nothing anew.
+    assert (float(run._spread()[0]) < 0.9 * std_error) is is_blunt
 
 
 @pytest.mark.parametrize(("radius", "is_predictable"), [(0.6, True), (1.0, False)])
